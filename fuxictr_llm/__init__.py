@@ -1,0 +1,25 @@
+"""Language models for click-through-rate prediction, as a plugin of FuxiCTR.
+
+Importing this package imports nothing heavy: the names below are loaded when they are first used.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Enhancement": "enhancement",
+    "enhance": "enhancement",
+    "register_backbone": "registry",
+    "register_method": "registry",
+    "load_experiment": "config",
+    "run_experiment": "experiment",
+    "UserError": "errors",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,42 @@
+"""Values of config keys, checked against type hints: a wrong one is a line that names key, value and way out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from fuxictr_llm.errors import UserError
+
+# "8" is no number and true is no integer: what YAML did not read as the right type is an error.
+STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+
+def checked(config_cls: type, params: Mapping[str, Any]) -> Any:
+    """An instance of the pydantic dataclass `config_cls`, from those of the flat `params` that are its fields.
+
+    Raises:
+        UserError: a value has the wrong type or is out of range.
+    """
+    fields = config_cls.__dataclass_fields__
+    try:
+        return config_cls(**{name: params[name] for name in fields if name in params})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _wrong_value(str(first["loc"][0]), params.get(first["loc"][0]), first["msg"]) from error
+
+
+def check_value(key: str, value: Any, hint: Any) -> None:
+    """Check one value against a type hint, which may carry pydantic's ranges.
+
+    Raises:
+        UserError: the value has the wrong type or is out of range.
+    """
+    try:
+        TypeAdapter(hint, config=STRICT).validate_python(value)
+    except ValidationError as error:
+        problems = {problem["msg"]: None for problem in error.errors()}
+        raise _wrong_value(key, value, " or ".join(problems)) from error
+
+
+def _wrong_value(key: str, value: Any, problem: str) -> UserError:
+    return UserError(f"config key {key!r} is {value!r} ({type(value).__name__}): {problem[0].lower()}{problem[1:]}")

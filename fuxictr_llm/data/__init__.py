@@ -1,0 +1,1 @@
+"""Data: named downloads, data-set preparation, building and loading, all through FuxiCTR's own forms."""

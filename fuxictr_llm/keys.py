@@ -1,0 +1,97 @@
+"""The config keys that every experiment understands, with their types and ranges; most are FuxiCTR's own."""
+
+from typing import Annotated, Any, Literal, TypedDict
+
+from pydantic import Field
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Regularizer = float | str | None
+
+
+class ModelKeys(TypedDict, total=False):
+    """What to train and how: `Base`, backbone, method and expid entries."""
+
+    model: str
+    method: str | None
+    dataset_id: str
+    model_id: str
+    model_root: str
+    seed: Count
+    gpu: Annotated[int, Field(ge=-1)]
+    num_threads: Positive | None  # null: as many as torch would take
+    verbose: Annotated[int, Field(ge=0)]
+    debug_mode: bool  # FuxiCTR's tuner asks for it
+
+    task: Literal["binary_classification", "regression"]
+    loss: str
+    metrics: list[str]
+    optimizer: str
+    learning_rate: Annotated[float, Field(gt=0)]
+    embedding_dim: Positive
+    batch_size: Positive
+    epochs: Positive
+    shuffle: bool
+    embedding_regularizer: Regularizer
+    net_regularizer: Regularizer
+    method_regularizer: Regularizer  # on the method's own parameters, which the two above leave out
+    max_gradient_norm: Annotated[float, Field(gt=0)]
+    monitor: str | dict[str, float]
+    monitor_mode: Literal["max", "min"]
+    save_best_only: bool
+    early_stop_patience: Positive
+    eval_steps: Positive | None
+    reduce_lr_on_plateau: bool
+
+    data_loader: Literal["auto", "memory", "ray"]  # auto: in memory where the data fits
+    num_workers: Count
+    buffer_size: Positive
+    group_id: str | None
+    use_features: list[str] | None
+    feature_specs: list[dict[str, Any]] | None
+    feature_config: Any
+
+
+class DatasetKeys(TypedDict, total=False):
+    """Where the data is and what its columns are: entries of a data-set config."""
+
+    dataset_id: str
+    data_root: str
+    data_format: Literal["csv", "parquet", "npz"]
+    train_data: str
+    valid_data: str | None
+    test_data: str | None
+    sep: str
+    n_rows: Positive | None
+    feature_cols: list[dict[str, Any]]
+    label_col: dict[str, Any] | list[dict[str, Any]]
+    min_categr_count: Positive
+    num_buckets: Positive
+    valid_size: Annotated[float, Field(ge=0)]
+    test_size: Annotated[float, Field(ge=0)]
+    split_type: Literal["sequential", "random"]
+    data_block_size: Count
+    rebuild_dataset: bool
+
+    prepare: str | None  # the name of a data set that fuxictr_llm/data can download and write as csv
+    prepare_split: Literal["random", "time"]  # how `prepare` splits it (`split` is an argument of FuxiCTR loaders)
+    raw_data: str | None  # a folder with the original files, instead of a download
+    field_config: str | None  # an entry of field_config/, or a YAML file: what the fields mean, in words
+
+
+# FuxiCTR raises a KeyError deep inside where one of these is absent.
+REQUIRED = (
+    "model",
+    "dataset_id",
+    "data_root",
+    "data_format",
+    "model_root",
+    "task",
+    "loss",
+    "metrics",
+    "optimizer",
+    "batch_size",
+    "epochs",
+    "seed",
+    "verbose",
+)

@@ -1,0 +1,148 @@
+"""Names -> backbones and methods: the reader's index of what exists.
+
+A backbone of ours is a file of its name in `model_zoo/backbones/`, a method a package of its name in
+`model_zoo/`. Anyone adds one with `@register_backbone` or `register_method(...)`, or names a class
+as `package.module:Class`.
+"""
+
+import dataclasses
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+from types import ModuleType
+
+from fuxictr_llm.errors import UserError, unknown
+
+ZOO = "fuxictr_llm.model_zoo"
+
+_backbones: dict[str, type] = {}
+_methods: dict[str, "RegisteredMethod"] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class RegisteredMethod:
+    """A method: its name in expids, the dataclass of its config keys, and its Enhancement class."""
+
+    name: str
+    config_cls: type
+    model_cls: type
+
+
+def register_backbone(cls: type) -> type:
+    """Class decorator: makes a FuxiCTR model a backbone under its class name.
+
+    Raises:
+        UserError: the class is no FuxiCTR model, or another class has its name.
+    """
+    from fuxictr.pytorch.models import BaseModel
+
+    if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
+        raise UserError(f"{cls!r} is not a subclass of fuxictr.pytorch.models.BaseModel; a backbone must be one")
+    other = _backbones.setdefault(cls.__name__, cls)
+    if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise UserError(f"backbone {cls.__name__!r} of {cls.__module__} is already registered by {other.__module__}")
+    _backbones[cls.__name__] = cls
+    return cls
+
+
+def register_method(*, name: str, config_cls: type, model_cls: type) -> None:
+    """Make a method known under `name`, the part between backbone and data set in an expid.
+
+    Raises:
+        UserError: the name has other characters than letters and digits, is taken (case does not
+            count), or `config_cls` is no dataclass.
+    """
+    from fuxictr_llm.enhancement import Enhancement
+
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", name):
+        raise UserError(f"method name {name!r} must be letters and digits: an expid is split at underscores")
+    if not dataclasses.is_dataclass(config_cls):
+        raise UserError(f"config_cls of method {name!r} must be a dataclass (got {config_cls!r})")
+    if not issubclass(model_cls, Enhancement):
+        raise UserError(f"model_cls of method {name!r} must be an Enhancement (got {model_cls!r})")
+    taken = {known.lower(): known for known in _methods if known != name}
+    if name.lower() in taken:
+        raise UserError(f"method {name!r} clashes with {taken[name.lower()]!r}: names differ by more than case")
+    model_cls.method_name, model_cls.config_cls = name, config_cls
+    _methods[name] = RegisteredMethod(name, config_cls, model_cls)
+
+
+def backbone_names() -> list[str]:
+    """Our zoo's backbones and those registered so far, sorted."""
+    return sorted({*_zoo_modules("backbones", packages=False), *_backbones})
+
+
+def method_names() -> list[str]:
+    """Our zoo's methods and those registered so far, sorted."""
+    return sorted({name for name in _zoo_modules(packages=True) if name != "backbones"} | {*_methods})
+
+
+def find_backbone(name: str, where: str = "") -> type:
+    """The class of a backbone: `DeepFM`, or `package.module:Class` for anyone's.
+
+    Raises:
+        UserError: no such backbone, or it is no FuxiCTR model; `where` is what named it.
+    """
+    if ":" in name:
+        return _import_backbone(name)
+    if name not in _backbones:
+        if name not in _zoo_modules("backbones", packages=False):
+            raise unknown("backbone", name, backbone_names(), where)
+        module = importlib.import_module(f"{ZOO}.backbones.{name}")
+        register_backbone(getattr(module, name))
+    return _backbones[name]
+
+
+def find_method(name: str, where: str = "") -> RegisteredMethod:
+    """The registered method of that name, with its package imported.
+
+    Raises:
+        UserError: no such method; `where` is what named it.
+    """
+    if name not in _methods:
+        if name not in method_names():
+            raise unknown("method", name, method_names(), where)
+        importlib.import_module(f"{ZOO}.{name}")
+    return _methods[name]
+
+
+def find_model(name: str) -> type:
+    """The class of `DeepFM` or `DeepFM_LLaCTR`, as FuxiCTR's scripts ask for it.
+
+    Raises:
+        UserError: there is no such backbone or method.
+    """
+    backbone, _, method = name.rpartition("_")
+    if name in backbone_names() or not backbone:
+        return find_backbone(name)
+    from fuxictr_llm.enhancement import enhance
+
+    return enhance(find_backbone(backbone, where=repr(name)), find_method(method, where=repr(name)).model_cls)
+
+
+def _import_backbone(name: str) -> type:
+    from fuxictr.pytorch.models import BaseModel
+
+    module_name, _, class_name = name.partition(":")
+    module = _import_module(module_name, name)
+    cls = getattr(module, class_name, None)
+    if cls is None:
+        models = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise unknown("class", class_name, models, where=f"module {module_name!r}")
+    if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
+        raise UserError(f"model {name!r} is not a subclass of fuxictr.pytorch.models.BaseModel")
+    return cls
+
+
+def _import_module(module_name: str, name: str) -> ModuleType:
+    try:
+        return importlib.import_module(module_name)
+    except Exception as error:  # a user's module can fail in any way
+        raise UserError(f"model {name!r}: importing {module_name!r} failed: {error!r}") from error
+
+
+def _zoo_modules(below: str = "", *, packages: bool) -> list[str]:
+    zoo = importlib.import_module(ZOO)
+    folders = [str(Path(path) / below) for path in zoo.__path__]
+    return [info.name for info in pkgutil.iter_modules(folders) if info.ispkg == packages]

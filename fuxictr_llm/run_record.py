@@ -1,0 +1,80 @@
+"""What a run leaves behind besides its weights: times by stage, and a record that says what was run on what."""
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fuxictr_llm.data.build import SPLITS
+from fuxictr_llm.data.loader import data_files
+from fuxictr_llm.files import digest_of_file, read_json
+
+PACKAGES = ("fuxictr-llm", "fuxictr", "torch", "transformers", "peft", "polars", "numpy", "ray")
+
+
+class Stages:
+    """Seconds, rows and rows per second of each stage of a run, in order."""
+
+    def __init__(self) -> None:
+        self.done: dict[str, dict[str, Any]] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, name: str, **facts: Any) -> Iterator[dict[str, Any]]:
+        """Time the block as the stage `name`. Yields its facts: set `rows` there to get rows per second."""
+        start = time.perf_counter()
+        yield facts
+        facts["seconds"] = round(time.perf_counter() - start, 3)
+        if facts.get("rows") and facts["seconds"]:
+            facts["rows_per_second"] = round(facts["rows"] / facts["seconds"], 1)
+        self.done[name] = facts
+
+    def __str__(self) -> str:
+        parts = [f"{name} {'cached' if facts.get('cached') else _seconds(facts)}" for name, facts in self.done.items()]
+        return ", ".join(parts)
+
+
+def _seconds(facts: Mapping[str, Any]) -> str:
+    return f"{facts['seconds']:.1f} s"
+
+
+def count_parameters(model: torch.nn.Module) -> dict[str, int]:
+    """Trainable parameters of the backbone and of the method."""
+    counts = {"backbone": 0, "method": 0}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            counts["method" if name.startswith("enhancement.") else "backbone"] += parameter.numel()
+    return counts
+
+
+def describe_data(params: Mapping[str, Any], data_dir: Path) -> dict[str, Any]:
+    """Digests and row counts of the data a run used."""
+    manifest = read_json(data_dir / "build.json")
+    if manifest:
+        return {"dataset_id": params["dataset_id"], "rows": manifest["rows"], "sha256": manifest["made_from"]["raw"]}
+    paths = {split: data_files(params[f"{split}_data"]) for split in SPLITS if params.get(f"{split}_data")}
+    digests = {split: [digest_of_file(path) for path in files] for split, files in paths.items()}
+    return {"dataset_id": params["dataset_id"], "sha256": digests}
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the packages that a result depends on."""
+    found = {"python": sys.version.split()[0]}
+    for package in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
+def peak_memory() -> dict[str, float]:
+    """The most memory the process has had, in MiB; on the GPU too if it used one."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    peak = {"process_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)}
+    if torch.cuda.is_available():
+        peak["gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
+    return peak

@@ -1,0 +1,1 @@
+"""Words -> vectors: what fields and values mean, asked of a language model. Knows no CTR model."""

@@ -1,0 +1,49 @@
+"""The config keys of everything that a language model computes for the fields of a data set."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from fuxictr_llm.checks import STRICT
+
+
+@dataclass(config=STRICT, kw_only=True)
+class FieldVectorsConfig:
+    """How the K field vectors `[K, D_llm]` are made. The defaults fit two CPU cores; `(paper: ...)` is LLaCTR's.
+
+    Attributes:
+        field_vectors: `llm`, or a .safetensors file with a row per field.
+        language_model: a named model (`python run_expid.py --list`), a Hugging Face id or a folder.
+        llm_dtype: what the language model computes in.
+        llm_pooling: which hidden states make the vector of a text; auto: last token (causal) or mean (encoder).
+        llm_max_value_tokens: longer values are cut; the rest of a prompt never is.
+        ssft_values_per_field: at most so many train values of a field become prompts (paper: 1000).
+        ssft_held_out: share of those prompts that only measures how well fields are identified.
+        ssft_epochs: passes over the prompts; 0 leaves the language model untuned (paper: 5).
+        ssft_batch_size: prompts a step (paper: 128).
+        ssft_learning_rate: AdamW's, decayed linearly (paper: 1e-4).
+        ssft_warmup_steps: steps of linear warm-up (paper: 20).
+        ssft_tau: temperature of the contrastive loss (paper: 0.02).
+        ssft_seed: seed of sampling and tuning; apart from the run's own seed, so that runs share vectors.
+        lora_rank, lora_alpha, lora_dropout: LoRA's (paper: 8, 16, 0.05).
+        lora_targets: names of the tuned projections; null: peft's choice for the model (Llama: q_proj, v_proj).
+    """
+
+    field_vectors: Annotated[str, Field(min_length=1)] = "llm"
+    language_model: Annotated[str, Field(min_length=1)] = "SmolLM2-135M-Instruct"
+    llm_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    llm_pooling: Literal["auto", "last", "mean"] = "auto"
+    llm_max_value_tokens: Annotated[int, Field(ge=1)] = 32
+    ssft_values_per_field: Annotated[int, Field(ge=1)] = 24
+    ssft_held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    ssft_epochs: Annotated[int, Field(ge=0)] = 2
+    ssft_batch_size: Annotated[int, Field(ge=1)] = 16
+    ssft_learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    ssft_warmup_steps: Annotated[int, Field(ge=0)] = 5
+    ssft_tau: Annotated[float, Field(gt=0)] = 0.05
+    ssft_seed: Annotated[int, Field(ge=0)] = 2024
+    lora_rank: Annotated[int, Field(ge=1)] = 8
+    lora_alpha: Annotated[int, Field(ge=1)] = 16
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    lora_targets: list[str] | None = None

@@ -1,0 +1,61 @@
+"""YAML read safely, with numbers as YAML 1.2 writes them: PyYAML alone takes `1e-3` for text."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fuxictr_llm.errors import UserError
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, with `1e-3` a number and a key given twice an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def read_yaml(path: Path | str) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or holds something else than a mapping.
+    """
+    try:
+        value = parse_yaml(Path(path).read_text(encoding="utf-8"), where=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {str(path)!r}: {error}") from error
+    if not isinstance(value or {}, dict):
+        raise UserError(f"{str(path)!r} must hold a mapping of names to settings (got {type(value).__name__})")
+    return value or {}
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The value of a YAML text; `where` names it in an error.
+
+    Raises:
+        UserError: the text is not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where}{place} is not valid YAML: {getattr(error, 'problem', error)}") from error
+
+
+def dump_yaml(value: Any) -> str:
+    """YAML text that reads back as `value`, keys in their order."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)

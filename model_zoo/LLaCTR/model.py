@@ -1,0 +1,147 @@
+"""LLaCTR's two terms on any backbone: FRE in the loss, FIE in the logit.
+
+"Field Matters: A Lightweight LLM-enhanced Method for CTR Prediction", arXiv 2505.14057.
+
+Shape symbols: `B` rows, `K` fields, `D` embedding dim, `D_llm` width of the field vectors, `P = K (K - 1) / 2` pairs.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fuxictr_llm.anatomy import Anatomy
+from fuxictr_llm.enhancement import Enhancement, Seen
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.semantics.vector_file import read_field_vectors
+
+from .config import LLaCTRConfig
+
+# A full map has P x P weights, so it grows as K^4: 64 fields are 4 million, 300 fields 2 billion.
+MOST_FIELDS_OF_FULL_MAP = 64
+
+
+class LLaCTR(Enhancement):
+    """Both terms of LLaCTR; one whose lambda is 0 has no parameters and is never computed.
+
+    Args:
+        config: its `field_vectors` names a file with a row `h_k` per field.
+        anatomy: the backbone's fields, all of one embedding width D.
+
+    Raises:
+        UserError: the backbone has no field embeddings of one width, the file does not fit, or the
+            full pair map would be too large.
+    """
+
+    def __init__(self, config: LLaCTRConfig, anatomy: Anatomy):
+        super().__init__(config, anatomy)
+        if anatomy.embedding_dim is None:
+            widths = sorted(set(anatomy.dims)) or "none"
+            raise UserError(f"LLaCTR needs field embeddings of one width > 1; this backbone's widths: {widths}")
+        self.fre = self.fie = None
+        if not config.is_on:
+            return
+        vectors = read_field_vectors(config.field_vectors, anatomy.fields)
+        if config.lambda_fre > 0:
+            self.fre = FeatureRepresentationEnhancement(vectors, anatomy.embedding_dim)
+        if config.lambda_fie > 0 and len(anatomy.fields) > 1:
+            self.fie = FeatureInteractionEnhancement(vectors, config.fie_map)
+
+    @classmethod
+    def prepare(cls, config: LLaCTRConfig, experiment: Any) -> dict[str, Any]:
+        """Field vectors from the language model (cached), as a file that training reads."""
+        if not config.is_on:
+            logging.warning("LLaCTR is off: lambda_fre and lambda_fie are both 0")
+            return {}
+        from fuxictr_llm.semantics.field_vectors import prepare_field_vectors
+
+        return {"field_vectors": str(prepare_field_vectors(config, experiment))}
+
+    def active_taps(self) -> frozenset[str]:
+        taps = {"loss"} if self.fre is not None else set()
+        return frozenset(taps | {"logit"} if self.fie is not None else taps)
+
+    def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
+        return self.config.lambda_fie * self.fie(embeddings)
+
+    def loss(self, seen: Seen, y_true: Tensor) -> Tensor:
+        return self.config.lambda_fre * self.fre(seen.embeddings)
+
+
+class FeatureRepresentationEnhancement(nn.Module):
+    """`FRE = (1/B) sum_b sum_k KL(softmax(W h_k + b) || softmax(e_bk))`, `[B, K, D] -> scalar`.
+
+    Args:
+        field_vectors: H, `[K, D_llm]`.
+        embedding_dim: D.
+    """
+
+    def __init__(self, field_vectors: Tensor, embedding_dim: int):
+        super().__init__()
+        self.register_buffer("field_vectors", field_vectors)
+        self.projection = nn.Linear(field_vectors.shape[1], embedding_dim)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        log_p = self.projection(self.field_vectors).log_softmax(dim=-1)  # [K, D]
+        # KL is linear in log q, so the mean over the rows can be taken first.
+        mean_log_q = embeddings.log_softmax(dim=-1).mean(dim=0)  # [K, D]
+        return (log_p.exp() * (log_p - mean_log_q)).sum()
+
+
+class FeatureInteractionEnhancement(nn.Module):
+    """`sum_{i<j} g_ij <e_bi, e_bj>` with `g = A c + a` and `c_ij = cos(h_i, h_j)`, `[B, K, D] -> [B, 1]`.
+
+    A starts as the identity and a as zero, so training starts from the cosines themselves. `g` does not
+    depend on the row: without gradients in evaluation mode it is a constant that `train(False)` folds.
+
+    Args:
+        field_vectors: H, `[K, D_llm]`.
+        fie_map: `full` (A is `[P, P]`) or `diagonal` (A is diagonal).
+
+    Raises:
+        UserError: a full map over more than 64 fields.
+    """
+
+    def __init__(self, field_vectors: Tensor, fie_map: str):
+        super().__init__()
+        num_fields = len(field_vectors)
+        num_pairs = num_fields * (num_fields - 1) // 2
+        if fie_map == "full" and num_fields > MOST_FIELDS_OF_FULL_MAP:
+            raise UserError(
+                f"fie_map 'full' over {num_fields} fields would have {num_pairs**2:,} weights "
+                f"({num_pairs**2 * 4 / 2**30:.1f} GiB); set fie_map: diagonal"
+            )
+        left, right = torch.triu_indices(num_fields, num_fields, offset=1)
+        normed = nn.functional.normalize(field_vectors, dim=-1)
+        self.register_buffer("cosines", (normed[left] * normed[right]).sum(dim=-1))
+        self.register_buffer("left", left, persistent=False)
+        self.register_buffer("right", right, persistent=False)
+        self.register_buffer("folded", torch.zeros(num_fields, num_fields), persistent=False)
+        self.map = nn.Parameter(torch.eye(num_pairs) if fie_map == "full" else torch.ones(num_pairs))
+        self.bias = nn.Parameter(torch.zeros(num_pairs))
+        self._fold()
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        live = self.training or torch.is_grad_enabled()
+        weights = self.pair_weights() if live else self.folded
+        return 0.5 * (embeddings * (weights @ embeddings)).sum(dim=(1, 2)).unsqueeze(-1)
+
+    def pair_weights(self) -> Tensor:
+        """The symmetric `[K, K]` matrix of `g`, with zeros on its diagonal."""
+        g = self.map @ self.cosines if self.map.dim() == 2 else self.map * self.cosines
+        upper = torch.zeros_like(self.folded).index_put((self.left, self.right), g + self.bias)
+        return upper + upper.T
+
+    def train(self, mode: bool = True) -> nn.Module:
+        if not mode:
+            self._fold()
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._fold()
+
+    @torch.no_grad()
+    def _fold(self) -> None:
+        self.folded.copy_(self.pair_weights())

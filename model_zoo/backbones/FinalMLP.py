@@ -1,0 +1,133 @@
+from typing import Any
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor, nn
+
+
+class FinalMLP(BaseModel):
+    """Two MLPs over differently gated features, fused by a multi-head bilinear layer.
+
+    Mao et al., "FinalMLP: An Enhanced Two-Stream MLP Model for CTR Prediction", AAAI 2023, equations 2-9.
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        model_id: str = "FinalMLP",
+        gpu: int = -1,
+        learning_rate: float = 1e-3,
+        embedding_dim: int = 10,
+        mlp1_hidden_units: list[int] = [64, 64, 64],
+        mlp1_hidden_activations: str | list[str] = "ReLU",
+        mlp1_dropout: float | list[float] = 0,
+        mlp1_batch_norm: bool = False,
+        mlp2_hidden_units: list[int] = [64, 64, 64],
+        mlp2_hidden_activations: str | list[str] = "ReLU",
+        mlp2_dropout: float | list[float] = 0,
+        mlp2_batch_norm: bool = False,
+        use_fs: bool = True,
+        fs_hidden_units: list[int] = [64],
+        fs1_context: list[str] = [],
+        fs2_context: list[str] = [],
+        num_heads: int = 1,
+        embedding_regularizer: float | str | None = None,
+        net_regularizer: float | str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            feature_map,
+            model_id=model_id,
+            gpu=gpu,
+            embedding_regularizer=embedding_regularizer,
+            net_regularizer=net_regularizer,
+            **kwargs,
+        )
+        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        feature_dim = feature_map.sum_emb_out_dim()
+        self.mlp1 = MLP_Block(
+            input_dim=feature_dim,
+            hidden_units=mlp1_hidden_units,
+            hidden_activations=mlp1_hidden_activations,
+            dropout_rates=mlp1_dropout,
+            batch_norm=mlp1_batch_norm,
+        )
+        self.mlp2 = MLP_Block(
+            input_dim=feature_dim,
+            hidden_units=mlp2_hidden_units,
+            hidden_activations=mlp2_hidden_activations,
+            dropout_rates=mlp2_dropout,
+            batch_norm=mlp2_batch_norm,
+        )
+        self.use_fs = use_fs
+        if use_fs:
+            self.gate1 = FeatureGate(feature_map, feature_dim, embedding_dim, fs_hidden_units, fs1_context)
+            self.gate2 = FeatureGate(feature_map, feature_dim, embedding_dim, fs_hidden_units, fs2_context)
+        self.fusion = BilinearFusion(mlp1_hidden_units[-1], mlp2_hidden_units[-1], num_heads)
+        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
+        self.reset_parameters()
+        self.model_to_device()
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        X = self.get_inputs(inputs)
+        flat = first = second = self.embedding_layer(X, flatten_emb=True)
+        if self.use_fs:
+            first, second = self.gate1(X, flat), self.gate2(X, flat)
+        logit = self.fusion(self.mlp1(first), self.mlp2(second))
+        return {"y_pred": self.output_activation(logit)}
+
+
+class FeatureGate(nn.Module):
+    """Stream-specific feature selection: `2 sigmoid(MLP(context)) * features` (equations 5-6).
+
+    The context is the embeddings of the fields in `context`, or a learnt vector where none is named.
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        feature_dim: int,
+        embedding_dim: int,
+        hidden_units: list[int],
+        context: list[str],
+    ):
+        super().__init__()
+        if context:
+            self.context = FeatureEmbedding(feature_map, embedding_dim, required_feature_columns=context)
+        else:
+            self.context = None
+            self.bias = nn.Parameter(torch.zeros(1, embedding_dim))
+        self.gate = MLP_Block(
+            input_dim=embedding_dim * max(1, len(context)),
+            output_dim=feature_dim,
+            hidden_units=hidden_units,
+            output_activation="Sigmoid",
+        )
+
+    def forward(self, X: dict[str, Tensor], flat: Tensor) -> Tensor:
+        context = self.bias if self.context is None else self.context(X, flatten_emb=True)
+        return flat * (2 * self.gate(context))
+
+
+class BilinearFusion(nn.Module):
+    """`w_x x + w_y y + sum_h x_h W_h y_h`, `[B, x_dim], [B, y_dim] -> [B, 1]` (equations 7-9)."""
+
+    def __init__(self, x_dim: int, y_dim: int, num_heads: int):
+        super().__init__()
+        if x_dim % num_heads or y_dim % num_heads:
+            raise ValueError(f"both last hidden units ({x_dim}, {y_dim}) must be divisible by num_heads ({num_heads})")
+        self.num_heads = num_heads
+        self.w_x = nn.Linear(x_dim, 1)
+        self.w_y = nn.Linear(y_dim, 1)
+        # One flat column, as FuxiCTR draws it: the Xavier bound depends on the shape.
+        self.w_xy = nn.Parameter(torch.empty(x_dim * y_dim // num_heads, 1))
+        nn.init.xavier_normal_(self.w_xy)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        x_heads = x.unflatten(-1, (self.num_heads, -1))  # [B, heads, x_dim / heads]
+        y_heads = y.unflatten(-1, (self.num_heads, -1))
+        weight = self.w_xy.view(self.num_heads, x_heads.shape[-1], y_heads.shape[-1])
+        bilinear = torch.einsum("bhi,hij,bhj->b", x_heads, weight, y_heads)
+        return self.w_x(x) + self.w_y(y) + bilinear.unsqueeze(-1)

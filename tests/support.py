@@ -1,0 +1,143 @@
+"""Small data, models and add-ons that several tests share."""
+
+from collections import OrderedDict
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.torch_utils import seed_everything
+
+from fuxictr_llm.anatomy import synthetic_batch
+from fuxictr_llm.enhancement import Enhancement
+from fuxictr_llm.registry import find_backbone
+
+BACKBONES = ["DCNv2", "DNN", "DeepFM", "FM", "FinalMLP", "FmFM", "FwFM", "WuKong"]
+# Dropout, BatchNorm and regularizers are on: what a method must not disturb.
+SETTINGS = {
+    "DCNv2": {"parallel_dnn_hidden_units": [12, 6], "batch_norm": True, "net_dropout": 0.2},
+    "DNN": {"hidden_units": [12, 6], "batch_norm": True, "net_dropout": 0.2},
+    "DeepFM": {"hidden_units": [12, 6], "batch_norm": True, "net_dropout": 0.2},
+    "FM": {"regularizer": 1e-4},
+    "FinalMLP": {
+        "mlp1_hidden_units": [12, 6],
+        "mlp2_hidden_units": [8],
+        "mlp1_dropout": 0.2,
+        "mlp2_batch_norm": True,
+        "fs1_context": ["user"],
+        "num_heads": 2,
+    },
+    "FmFM": {"regularizer": 1e-4},
+    "FwFM": {"regularizer": 1e-4},
+    "WuKong": {"num_wukong_layers": 2, "lcb_features": 3, "fmb_features": 4, "net_dropout": 0.2},
+}
+
+
+# FuxiCTR's own LogisticRegression layer cannot take columns of type embedding.
+WITH_LINEAR_LAYER = ("DeepFM", "FM", "FmFM")
+
+
+def small_feature_map(backbone: str, data_dir: str = "unused") -> FeatureMap:
+    """Fields of every type that FuxiCTR has (as far as the backbone takes them) and a meta column."""
+    feature_map = FeatureMap("small", data_dir)
+    categorical = {"type": "categorical", "source": "", "padding_idx": 0}
+    feature_map.features = OrderedDict(
+        user={**categorical, "vocab_size": 12},
+        item={**categorical, "vocab_size": 20},
+        price={"type": "numeric", "source": ""},
+        tags={
+            "type": "sequence",
+            "source": "",
+            "feature_encoder": "layers.MaskedAveragePooling()",
+            "padding_idx": 0,
+            "max_len": 3,
+            "vocab_size": 7,
+        },
+        image={"type": "embedding", "source": "", "pretrain_dim": 6},
+        group={"type": "meta"},
+    )
+    if backbone in WITH_LINEAR_LAYER:
+        del feature_map.features["image"]
+    feature_map.labels = ["click"]
+    feature_map.num_fields = feature_map.get_num_fields()
+    feature_map.default_emb_dim = 4
+    feature_map.set_column_index()
+    return feature_map
+
+
+def params(backbone: str = "DeepFM", **changes) -> dict:
+    """Constructor arguments of a small model."""
+    regularizers = {} if "regularizer" in SETTINGS[backbone] else {"embedding_regularizer": 1e-4, "net_regularizer": 1e-4}
+    return {
+        "model_id": f"{backbone}_small",
+        "gpu": -1,
+        "task": "binary_classification",
+        "learning_rate": 0.05,
+        "embedding_dim": 4,
+        "optimizer": "adam",
+        "loss": "binary_crossentropy",
+        "metrics": ["AUC", "logloss"],
+        "model_root": "unused",
+        "verbose": 0,
+        **regularizers,
+        **SETTINGS[backbone],
+        **changes,
+    }
+
+
+def build(cls: type | str, backbone: str = "DeepFM", seed: int = 1, **changes) -> torch.nn.Module:
+    """A model of the class on `small_feature_map`, made after seeding everything."""
+    seed_everything(seed)
+    cls = find_backbone(cls) if isinstance(cls, str) else cls
+    return cls(small_feature_map(backbone), **params(backbone, **changes))
+
+
+def batches(backbone: str = "DeepFM", count: int = 3, rows: int = 16) -> list[dict[str, torch.Tensor]]:
+    """Fixed batches; the last one is shorter."""
+    whole = synthetic_batch(small_feature_map(backbone), rows=count * rows - rows // 2)
+    cuts = [slice(i * rows, (i + 1) * rows) for i in range(count)]
+    return [{name: column[cut] for name, column in whole.items()} for cut in cuts]
+
+
+def train(model: torch.nn.Module, steps: list[dict[str, torch.Tensor]], seed: int = 2) -> list[float]:
+    """Train with FuxiCTR's own step on the batches, in order; the losses."""
+    seed_everything(seed)
+    model._max_gradient_norm = 0.5
+    model.train()
+    return [model.train_step(batch).item() for batch in steps]
+
+
+class Idle(Enhancement):
+    """Has parameters and taps, all switched off."""
+
+    def __init__(self, config, anatomy):
+        super().__init__(config, anatomy)
+        self.layer = torch.nn.Linear(3, 3)
+
+    def active_taps(self):
+        return frozenset()
+
+
+class AllTaps(Enhancement):
+    """Uses all four taps with a parameter in each returned term."""
+
+    def __init__(self, config, anatomy):
+        super().__init__(config, anatomy)
+        width = sum(anatomy.widths)
+        self.shift = torch.nn.Parameter(torch.full((width,), 0.1)) if width else None
+        self.pull = torch.nn.Parameter(torch.full((anatomy.embedding_dim,), 0.1))
+        self.weight = torch.nn.Parameter(torch.tensor(0.3))
+        self.shapes = {}
+
+    def embeddings(self, embeddings):
+        self.shapes["embeddings"] = tuple(embeddings.shape)
+
+    def representation(self, representation):
+        self.shapes["representation"] = tuple(representation.shape)
+        return representation + self.shift
+
+    def logit(self, embeddings, logit):
+        self.shapes["logit"] = tuple(logit.shape)
+        return self.weight * embeddings.sum(dim=(1, 2)).unsqueeze(-1)
+
+    def loss(self, seen, y_true):
+        self.shapes["loss"] = tuple(y_true.shape)
+        return ((seen.embeddings - self.pull) ** 2).mean()

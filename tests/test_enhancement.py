@@ -1,0 +1,208 @@
+"""The five invariants that `fuxictr_llm/enhancement.py` states, over every backbone."""
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from support import BACKBONES, WITH_LINEAR_LAYER, AllTaps, Idle, batches, build, train
+
+from fuxictr_llm.enhancement import Enhancement, enhance
+from fuxictr_llm.model_zoo import backbones
+from fuxictr_llm.registry import find_backbone
+
+TOWERS = {"DCNv2": 1, "DNN": 1, "DeepFM": 1, "FM": 0, "FinalMLP": 2, "FmFM": 0, "FwFM": 2, "WuKong": 1}
+
+every_backbone = pytest.mark.parametrize("name", BACKBONES)
+
+
+def enhanced(name, method=AllTaps, **changes):
+    return build(enhance(find_backbone(name), method), name, **changes)
+
+
+def predictions(model, steps):
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model.forward(batch)["y_pred"] for batch in steps])
+
+
+def test_the_list_of_backbones_here_is_the_zoo():
+    assert sorted(path.stem for path in Path(backbones.__path__[0]).glob("[!_]*.py")) == sorted(BACKBONES)
+
+
+@every_backbone
+def test_an_idle_method_leaves_weights_and_training_bit_identical(name):
+    plain, idle = build(name, name), enhanced(name, Idle)
+    for key, value in plain.state_dict().items():
+        assert torch.equal(value, idle.state_dict()[key]), key
+    steps = batches(name)
+    assert train(plain, steps) == train(idle, steps)
+    for key, value in plain.state_dict().items():
+        assert torch.equal(value, idle.state_dict()[key]), key
+    assert all(parameter.grad is None for parameter in idle.enhancement.parameters())
+    assert torch.equal(predictions(plain, steps), predictions(idle, steps))
+
+
+@every_backbone
+def test_every_parameter_of_an_active_method_is_optimized_and_moves(name):
+    model = enhanced(name)
+    before = {key: value.clone() for key, value in model.enhancement.named_parameters()}
+    train(model, batches(name, 1))
+    for key, value in model.enhancement.named_parameters():
+        assert value.grad is not None and value.grad.abs().sum() > 0, key
+        assert not torch.equal(value, before[key]), key
+
+
+@every_backbone
+def test_the_backbone_part_loads_strictly_into_the_plain_backbone(name):
+    model, plain = enhanced(name), build(name, name, seed=5)
+    train(model, batches(name, 1))
+    plain.load_state_dict(model.backbone_state_dict(), strict=True)
+    for key, value in plain.state_dict().items():
+        assert torch.equal(value, model.state_dict()[key]), key
+
+
+@every_backbone
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_copies_are_equal_trainable_and_independent(name, duplicate):
+    model, steps = enhanced(name), batches(name)
+    train(model, steps)
+    twin = duplicate(model)
+    assert type(twin) is type(model)
+    assert torch.equal(predictions(model, steps), predictions(twin, steps))
+    before = predictions(model, steps)
+    with torch.no_grad():
+        twin.enhancement.weight.add_(5.0)
+    assert torch.equal(predictions(model, steps), before)
+    assert not torch.equal(predictions(twin, steps), before)
+    shapes = dict(model.enhancement.shapes)
+    model.enhancement.shapes.clear()
+    train(twin, steps)
+    assert model.enhancement.shapes == {} and twin.enhancement.shapes == shapes
+
+
+@every_backbone
+def test_states_are_saved_and_loaded(name, tmp_path):
+    model, other, steps = enhanced(name), enhanced(name, seed=9), batches(name)
+    train(model, steps)
+    model.save_weights(tmp_path / "a.model")
+    other.load_weights(tmp_path / "a.model")
+    assert torch.equal(predictions(model, steps), predictions(other, steps))
+
+
+@every_backbone
+def test_taps_see_the_declared_shapes(name):
+    model, steps = enhanced(name), batches(name, 1)
+    train(model, steps)
+    rows, shapes, anatomy = len(steps[0]["click"]), model.enhancement.shapes, model.enhancement.anatomy
+    assert anatomy.fields == ("user", "item", "price", "tags", "image")[: len(anatomy.fields)]
+    assert len(anatomy.fields) == (4 if name in WITH_LINEAR_LAYER else 5)
+    assert len(anatomy.towers) == TOWERS[name]
+    assert shapes["embeddings"] == (rows, len(anatomy.fields), 4)
+    assert shapes["logit"] == shapes["loss"] == (rows, 1)
+    if anatomy.towers:
+        assert shapes["representation"] == (rows, sum(anatomy.widths))
+    else:
+        assert "representation" not in shapes
+
+
+@every_backbone
+def test_the_loss_tap_is_silent_at_inference(name):
+    model, steps = enhanced(name), batches(name, 1)
+    predictions(model, steps)
+    assert "loss" not in model.enhancement.shapes
+    assert "seen" not in model.forward(steps[0])
+
+
+@every_backbone
+def test_forward_compiles_without_graph_breaks(name):
+    for model in (enhanced(name), enhanced(name, Idle)):
+        torch.compiler.reset()
+        batch = batches(name, 1)[0]
+        model.eval()
+        with torch.no_grad():
+            compiled = torch.compile(model.forward, backend="eager", fullgraph=True)(batch)["y_pred"]
+            assert torch.equal(compiled, model.forward(batch)["y_pred"])
+        model.train()
+        torch.compile(model.forward, backend="eager", fullgraph=True)(batch)
+
+
+def test_a_replaced_representation_acts_as_if_the_logit_layer_had_got_it():
+    class Doubled(Enhancement):
+        def representation(self, representation):
+            return 2 * representation
+
+    model, steps = enhanced("DNN", Doubled), batches("DNN", 1)
+    plain = build("DNN", "DNN")
+    with torch.no_grad():
+        plain.mlp.mlp[-1].weight.mul_(2)
+    assert torch.allclose(predictions(model, steps), predictions(plain, steps), atol=1e-6)
+
+
+def test_the_added_term_is_added_to_the_logit():
+    class Bias(Enhancement):
+        def logit(self, embeddings, logit):
+            return torch.full_like(logit, 0.7)
+
+    model, steps = enhanced("FM", Bias), batches(count=1)
+    difference = torch.logit(predictions(model, steps)) - torch.logit(predictions(build("FM", "FM"), steps))
+    assert torch.allclose(difference, torch.tensor(0.7), atol=1e-4)
+
+
+def test_the_added_loss_counts_in_training_only():
+    class Ten(Enhancement):
+        def loss(self, seen, y_true):
+            return seen.logit.sum() * 0 + 10
+
+    model, plain, steps = enhanced("FM", Ten), build("FM", "FM"), batches(count=1)
+    assert train(model, steps)[0] == pytest.approx(train(plain, steps)[0] + 10)
+    model.eval()
+    plain.load_state_dict(model.backbone_state_dict())
+    plain.eval()
+    y_true = model.get_labels(steps[0])
+    losses = [m.compute_loss(m.forward(steps[0]), y_true).item() for m in (model, plain)]
+    assert losses[0] == losses[1]
+
+
+def test_regularizers_of_backbone_and_method_are_apart():
+    plain, idle = build("FM", "FM"), enhanced("FM", Idle)
+    assert torch.equal(plain.regularization_loss(), idle.regularization_loss())
+    own = enhanced("FM", Idle, method_regularizer=0.5)
+    squares = sum((parameter**2).sum() for parameter in own.enhancement.parameters())
+    assert torch.allclose(own.regularization_loss(), plain.regularization_loss() + 0.25 * squares)
+    assert all(parameter.requires_grad for parameter in own.enhancement.parameters())
+
+
+def test_a_call_of_the_activation_outside_the_chosen_one_is_left_alone():
+    class Bias(Enhancement):
+        def logit(self, embeddings, logit):
+            return torch.ones_like(logit)
+
+    class TwoCalls(find_backbone("FM")):
+        def forward(self, inputs):
+            return_dict = super().forward(inputs)
+            return {"y1": self.output_activation(torch.zeros(1, 1)), **return_dict}
+
+        def add_loss(self, return_dict, y_true):
+            self.in_loss = self.output_activation(torch.zeros(1, 1))
+            return super().add_loss(return_dict, y_true)
+
+    model = build(enhance(TwoCalls, Bias), "FM")
+    train(model, batches(count=1))
+    assert model.in_loss.item() == 0.5
+    assert model.forward(batches(count=1)[0])["y1"].item() == 0.5
+
+
+def test_a_model_without_y_pred_says_so():
+    class NoOutput(find_backbone("FM")):
+        def forward(self, inputs):
+            return {"prediction": super().forward(inputs)["y_pred"]}
+
+    with pytest.raises(Exception, match="cannot be tapped: its output has no .y_pred."):
+        build(enhance(NoOutput, Idle), "FM")
+
+
+def test_one_class_per_pair():
+    assert enhance(find_backbone("FM"), Idle) is enhance(find_backbone("FM"), Idle)
+    assert enhance(find_backbone("FM"), Idle).__name__ == "FM_Idle"
