@@ -199,9 +199,14 @@ def _parse(expid: str, datasets: Mapping[str, Any]) -> tuple[str, str | None, st
 
 
 def _entries_of_ours(folder: Path, kind: str) -> dict[str, Any]:
-    """The entries of the packaged directory with those of `folder` on top."""
-    entries = _entries(packaged_configs(), kind)
-    return entries if folder.resolve() == packaged_configs().resolve() else {**entries, **_entries(folder, kind)}
+    """The packaged entries with those of `folder` on top: key by key, but a data set is replaced whole."""
+    packaged = _entries(packaged_configs(), kind)
+    if folder.resolve() == packaged_configs().resolve():
+        return packaged
+    own = _entries(folder, kind)
+    if kind != "dataset_config":
+        own = {name: {**_entry(packaged, name), **(entry or {})} for name, entry in own.items()}
+    return {**packaged, **own}
 
 
 def _entries(folder: Path, kind: str) -> dict[str, Any]:

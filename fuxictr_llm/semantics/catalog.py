@@ -1,0 +1,90 @@
+"""What the fields of a data set mean, in words, and which values they take in the train split."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fuxictr_llm.config import packaged_configs
+from fuxictr_llm.errors import UserError, nearest
+from fuxictr_llm.files import read_json
+from fuxictr_llm.yamls import read_yaml
+
+# Ids that FuxiCTR reserves; they are no values.
+RESERVED = ("__PAD__", "__OOV__")
+KEYS = ("about", "fields", "values")
+
+
+@dataclass(frozen=True)
+class FieldEntry:
+    """A field: its name in the data, what it means in words, and its train values in words, as FuxiCTR ordered them."""
+
+    name: str
+    text: str
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FieldCatalog:
+    """The K fields of a data set in feature-map order, and what the data set is about."""
+
+    about: str
+    fields: tuple[FieldEntry, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [field.name for field in self.fields]
+
+
+def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> FieldCatalog:
+    """Words from the field config, values from the built data set's vocabulary, which holds train values alone.
+
+    Args:
+        feature_map: FuxiCTR's; meta columns and labels are left out.
+        data_dir: the built data set's folder, with feature_vocab.json.
+        field_config: an entry of the packaged field_config/, or a YAML file; None: column names serve as words.
+
+    Raises:
+        UserError: no such field config, or it names a field that the data set lacks.
+    """
+    words = read_field_config(field_config)
+    vocabulary = read_json(data_dir / "feature_vocab.json") or {}
+    names = [name for name, spec in feature_map.features.items() if spec["type"] != "meta"]
+    texts, value_texts = words.get("fields") or {}, words.get("values") or {}
+    for name in [*texts, *value_texts]:
+        if name not in names:
+            hint = nearest(name, names) or ";"
+            raise UserError(f"field config {field_config!r} has words for {name!r}{hint} fields: {', '.join(names)}")
+    fields = []
+    for name in names:
+        if not texts.get(name):
+            logging.warning("no words for field %r in field config %r: its name is used", name, field_config)
+        in_words = value_texts.get(name) or {}
+        values = [str(in_words.get(value, value)) for value in vocabulary.get(name, ()) if value not in RESERVED]
+        fields.append(FieldEntry(name, str(texts.get(name) or name.replace("_", " ")), tuple(values)))
+    return FieldCatalog(str(words.get("about") or "rows of a click-through-rate data set"), tuple(fields))
+
+
+def read_field_config(name: str | None) -> Mapping[str, Any]:
+    """The entry of that name in the packaged field_config/, or the mapping in a YAML file.
+
+    Raises:
+        UserError: there is none, or it has other keys than `about`, `fields` and `values`.
+    """
+    if not name:
+        return {}
+    if Path(name).suffix in (".yaml", ".yml"):
+        words = read_yaml(name)
+    else:
+        entries: dict[str, Any] = {}
+        for path in sorted((packaged_configs() / "field_config").glob("*.yaml")):
+            entries |= read_yaml(path)
+        if name not in entries:
+            hint = nearest(name, entries) or ";"
+            raise UserError(f"unknown field config {name!r}{hint} known: {', '.join(sorted(entries))}, or a .yaml file")
+        words = entries[name]
+    wrong = [key for key in words if key not in KEYS]
+    if wrong:
+        raise UserError(f"field config {name!r} has the unknown key {wrong[0]!r}; known: {', '.join(KEYS)}")
+    return words

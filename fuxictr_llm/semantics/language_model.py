@@ -1,0 +1,105 @@
+"""A language model without its head, asked for vectors of texts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+from fuxictr_llm.errors import UserError
+
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+
+
+@dataclass
+class LanguageModel:
+    """A language model without its head, and how it makes a vector of a text.
+
+    Attributes:
+        pooling: `last` (hidden state of the last real token) or `mean` (over the real tokens).
+        head, tail: the tokens that the tokenizer puts around every text.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    pooling: str
+    head: list[int]
+    tail: list[int]
+
+    def tokens(self, text: str, limit: int | None = None) -> list[int]:
+        """Token ids of a text alone, at most `limit`."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"][:limit]
+
+    def framed(self, tokens: list[int]) -> list[int]:
+        """The tokens between head and tail: what tuning and export both give to the model."""
+        return [*self.head, *tokens, *self.tail]
+
+    def batch(self, rows: Sequence[list[int]]) -> dict[str, Tensor]:
+        """Token id lists -> `input_ids` and `attention_mask`, padded on the right to `[N, longest]`."""
+        longest = max(map(len, rows))
+        pad = self.tokenizer.pad_token_id or 0  # the mask hides it, so any id will do
+        ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
+        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def embed(self, batch: dict[str, Tensor], model: nn.Module | None = None) -> Tensor:
+        """Vectors `[N, D_llm]` in float32, on the model's device; `model` stands in for a wrapped one."""
+        model = self.model if model is None else model
+        device = next(model.parameters()).device
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
+        hidden = model(**batch).last_hidden_state.float()  # [N, L, D_llm]
+        return pool(hidden, batch["attention_mask"], self.pooling)
+
+    @torch.no_grad()
+    def encode(self, texts: Iterable[str], batch_size: int = 32) -> Tensor:
+        """Vectors of whole texts, `[N, D_llm]`, in float32 on the CPU."""
+        self.model.eval()
+        rows = [self.framed(self.tokens(text)) for text in texts]
+        parts = [self.embed(self.batch(rows[i : i + batch_size])) for i in range(0, len(rows), batch_size)]
+        return torch.cat(parts).cpu()
+
+
+def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """`[N, L, D_llm]` and a right-padded mask `[N, L]` -> `[N, D_llm]`; padding never counts."""
+    if pooling == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(dim=1) - 1]
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def load_language_model(folder: Path, dtype: str, pooling: str, gpu: int) -> LanguageModel:
+    """Load a folder's model and tokenizer.
+
+    Args:
+        dtype: `bfloat16` or `float32`.
+        pooling: `last`, `mean`, or `auto`: last for causal models, mean for encoders.
+        gpu: index of the GPU, -1 for the CPU.
+
+    Raises:
+        UserError: the folder cannot be loaded.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype))
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"language model {str(folder)!r} cannot be loaded: {reason}") from error
+    if pooling == "auto":
+        causal = any(name.endswith(CAUSAL) for name in config.architectures or [])
+        pooling = "last" if causal else "mean"
+    model.to(f"cuda:{gpu}" if gpu >= 0 else "cpu")
+    return LanguageModel(model, tokenizer, pooling, *_frame(tokenizer))
+
+
+def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """What the tokenizer puts before and behind a text: BOS, [CLS] and [SEP], or nothing."""
+    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
+    framed = tokenizer("a", add_special_tokens=True)["input_ids"]
+    for start in range(len(framed) - len(plain) + 1):
+        if framed[start : start + len(plain)] == plain:
+            return framed[:start], framed[start + len(plain) :]
+    return [], []

@@ -1,0 +1,76 @@
+"""Where a language model is: a named one, a folder or a Hugging Face id. Does not import transformers to find out."""
+
+import logging
+from pathlib import Path
+
+from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, seal
+from fuxictr_llm.errors import UserError, nearest
+from fuxictr_llm.files import cache_dir, digest_of, digest_of_file, replacing_dir
+
+WEIGHTS = (".safetensors", ".bin")
+# What decides about a model's vectors: weights, settings, tokenizer.
+DECIDES = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
+GGUF_MODELS = [name for name, asset in ASSETS.items() if asset.members[0].endswith(".gguf")]
+
+
+def find_language_model(name: str) -> Path:
+    """The folder of a language model: a named one, a folder, or a Hugging Face id.
+
+    Raises:
+        UserError: there is no such model, or the folder is not one.
+    """
+    if name in GGUF_MODELS:
+        return _converted(name)
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        folder = _from_hub(name)
+    has_weights = any(path.suffix in WEIGHTS for path in folder.iterdir())
+    if not (folder / "config.json").is_file() or not has_weights:
+        raise UserError(
+            f"language_model {name!r} is no language-model folder: it needs config.json, a tokenizer and "
+            ".safetensors weights, as save_pretrained writes them"
+        )
+    return folder
+
+
+def digest_of_model(folder: Path) -> str:
+    """One digest over the files that decide about a model's vectors."""
+    files = sorted(path for path in folder.iterdir() if path.suffix in DECIDES and path.name != "manifest.json")
+    return digest_of({path.name: digest_of_file(path) for path in files})
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in DECIDES]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        hint = nearest(name, GGUF_MODELS) or ";"
+        raise UserError(
+            f"unknown language model {name!r}{hint} known: {', '.join(GGUF_MODELS)}, a folder, or a Hugging Face id "
+            f"(the hub says: {str(error).strip().splitlines()[0]})"
+        ) from error
+
+
+def _converted(name: str) -> Path:
+    """A packaged GGUF model as a Hugging Face folder, converted once: reading GGUF takes 25 s, this 1 s."""
+    folder = cache_dir() / "models" / f"{name}-{ASSETS[name].sha256[:12]}"
+    if is_whole(folder):
+        return folder
+    from transformers import AutoTokenizer, LlamaForCausalLM
+
+    source = asset_dir(name)
+    gguf = Path(ASSETS[name].members[0]).name
+    logging.info("Converting %s to safetensors (once)", gguf)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf)
+    quantized = LlamaForCausalLM.from_pretrained(source, gguf_file=gguf)
+    config = quantized.config.to_dict()
+    config.pop("quantization_config", None)  # save_pretrained refuses models that carry it
+    plain = LlamaForCausalLM(type(quantized.config).from_dict(config))
+    plain.load_state_dict(quantized.state_dict())
+    with replacing_dir(folder) as temporary:
+        plain.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        seal(temporary)
+    return folder

@@ -1,0 +1,47 @@
+"""The prompts of SSFT: given a value and the candidate fields, which field is it of?
+
+What all prompts of a data set share, the candidates included, comes first and the value last, so that
+the common prefix could be computed once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fuxictr_llm.semantics.catalog import FieldCatalog
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One training example: a value and the index of the field it belongs to."""
+
+    value: str
+    field: int
+
+
+def common_prefix(catalog: FieldCatalog) -> str:
+    """Task description and candidate fields."""
+    candidates = "; ".join(field.text for field in catalog.fields)
+    return f"Data: {catalog.about}.\nFields: {candidates}.\nTo which field does this value belong?\nValue:"
+
+
+def sample_prompts(
+    catalog: FieldCatalog, per_field: int, held_out: float, seed: int
+) -> tuple[list[Prompt], list[Prompt]]:
+    """At most `per_field` distinct train values of each field, drawn uniformly, as (tuning, held out).
+
+    A value that occurs in several fields is kept for each of them. A share `held_out` of each field's values is
+    set apart to measure with; a field keeps at least one value for tuning. Fields without a vocabulary
+    (numbers, embeddings) have no prompts.
+    """
+    generator = np.random.default_rng(seed)
+    tuning, apart = [], []
+    for index, field in enumerate(catalog.fields):
+        values = list(dict.fromkeys(value for value in field.values if value.strip()))
+        chosen = generator.permutation(len(values))[:per_field]
+        prompts = [Prompt(values[position], index) for position in chosen]
+        cut = len(prompts) - int(len(prompts) * held_out)
+        tuning += prompts[:cut]
+        apart += prompts[cut:]
+    return [tuning[position] for position in generator.permutation(len(tuning))], apart

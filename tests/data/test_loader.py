@@ -1,0 +1,112 @@
+"""The in-memory loader: every row once an epoch, the same batches for the same seed, FuxiCTR's types."""
+
+import numpy as np
+import pytest
+import torch
+from fuxictr.features import FeatureMap
+
+from fuxictr_llm.config import load_experiment
+from fuxictr_llm.data import loader as loader_module
+from fuxictr_llm.data.build import built_data
+from fuxictr_llm.data.loader import InMemoryLoader, make_loaders
+from fuxictr_llm.errors import UserError
+
+
+@pytest.fixture
+def shop(configs):
+    params = load_experiment("DeepFM_shop", configs).params
+    params |= built_data(params)
+    feature_map = FeatureMap("shop", f"{params['data_root']}/shop")
+    feature_map.load(f"{params['data_root']}/shop/feature_map.json", params)
+    return feature_map, params
+
+
+def rows(loader):
+    batches = list(loader)
+    columns = [torch.cat([batch[name] for batch in batches]).reshape(loader.num_samples, -1) for name in batches[0]]
+    return torch.cat([column.double() for column in columns], dim=1)
+
+
+def load(shop, batch_size=128, split="train", **changes):
+    feature_map, params = shop
+    return InMemoryLoader(feature_map, params[f"{split}_data"], batch_size=batch_size, **changes)
+
+
+def test_an_epoch_has_every_row_once_and_a_shorter_last_batch(shop):
+    ordered, shuffled = load(shop), load(shop, shuffle=True, seed=1)
+    assert [len(batch["click"]) for batch in shuffled] == [128] * 7 + [4] and len(shuffled) == 8
+    a, b = rows(ordered), rows(shuffled)
+    assert not torch.equal(a, b)
+    assert torch.equal(torch.tensor(sorted(a.tolist())), torch.tensor(sorted(b.tolist())))
+
+
+def test_the_same_seed_gives_the_same_batches_and_epochs_differ(shop):
+    one, two, other = (load(shop, shuffle=True, seed=seed) for seed in (1, 1, 2))
+    torch.manual_seed(0)
+    first = rows(one)
+    torch.rand(5)
+    assert torch.equal(first, rows(two))
+    second = rows(one)
+    assert torch.equal(second, rows(two)) and not torch.equal(first, second)
+    assert not torch.equal(first, rows(other))
+
+
+def test_shuffling_leaves_other_random_numbers_alone(shop):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    rows(load(shop, shuffle=True))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_types_and_shapes_are_fuxictrs(shop):
+    batch = next(iter(load(shop)))
+    assert {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in batch.items()} == {
+        "color": (torch.int64, (128,)),
+        "city": (torch.int64, (128,)),
+        "user": (torch.int64, (128,)),
+        "tags": (torch.int32, (128, 3)),
+        "click": (torch.float64, (128,)),
+    }
+
+
+@pytest.mark.ray
+def test_fuxictrs_own_loader_reads_the_same_rows(shop):
+    feature_map, params = shop
+    theirs = list(make_loaders(feature_map, {**params, "data_loader": "ray"}, "test"))
+    ours = list(make_loaders(feature_map, params, "test"))
+    assert len(theirs) == len(ours)
+    for a, b in zip(theirs, ours, strict=True):
+        assert a.keys() == b.keys()
+        assert all(torch.equal(a[name], b[name]) and a[name].dtype == b[name].dtype for name in a)
+
+
+def test_npz_and_folders_of_parts_are_read_too(shop, tmp_path):
+    feature_map, params = shop
+    whole = load(shop)
+    columns = {name: torch.cat([batch[name] for batch in whole]).numpy() for name in [*feature_map.features, "click"]}
+    (tmp_path / "parts").mkdir()
+    for part, cut in enumerate((slice(0, 500), slice(500, None))):
+        np.savez(tmp_path / "parts" / f"part-{part}.npz", **{name: values[cut] for name, values in columns.items()})
+    np.savez(tmp_path / "all.npz", **columns)
+    for path in (tmp_path / "parts", tmp_path / "all", tmp_path / "all.npz"):
+        assert torch.equal(rows(InMemoryLoader(feature_map, str(path), batch_size=128)), rows(whole))
+
+
+def test_missing_files_and_columns_are_named(shop, tmp_path):
+    feature_map, params = shop
+    with pytest.raises(UserError, match="built data .* is missing"):
+        InMemoryLoader(feature_map, str(tmp_path / "absent"))
+    np.savez(tmp_path / "few.npz", color=np.zeros(3, int))
+    with pytest.raises(UserError, match=r"lacks the columns \['city', 'user', 'tags', 'click'\]"):
+        InMemoryLoader(feature_map, str(tmp_path / "few.npz"))
+
+
+def test_auto_takes_ray_for_data_that_does_not_fit_and_says_so(shop, monkeypatch, caplog):
+    feature_map, params = shop
+    caplog.set_level("INFO")
+    assert loader_module._in_memory("auto", feature_map, params)
+    monkeypatch.setattr(loader_module, "fits_in_memory", lambda rows, columns: False)
+    assert not loader_module._in_memory("auto", feature_map, params)
+    assert "1200 rows x 7 columns do not fit in memory" in caplog.text
+    assert loader_module._in_memory("memory", feature_map, params)

@@ -1,0 +1,97 @@
+"""MovieLens-100K from GroupLens's own files, and what `prepare` does with half and changed folders."""
+
+import pandas as pd
+import pytest
+
+from fuxictr_llm.data.movielens import prepare
+from fuxictr_llm.data.prepare import prepare_raw_data
+from fuxictr_llm.errors import UserError
+
+LATIN = "Misérables, Les (1995)"
+
+
+@pytest.fixture
+def original(tmp_path):
+    """A folder in GroupLens's form: 20 ratings, 2 users, 3 movies."""
+    folder = tmp_path / "ml-100k"
+    folder.mkdir()
+    ratings = [f"{1 + i % 2}\t{1 + i % 3}\t{1 + i % 5}\t{880000000 + 3600 * ((7 * i) % 20)}" for i in range(20)]
+    (folder / "u.data").write_text("\n".join(ratings) + "\n")
+    (folder / "u.user").write_text("1|24|M|technician|85711\n2|53|F|other|94043\n")
+    genres = ["0|0|0|1|1|1" + "|0" * 13, "0" + "|0" * 8 + "|0|0|0|1" + "|0" * 6, "1" + "|0" * 18]
+    titles = ["Toy Story (1995)", LATIN, "unknown"]
+    lines = [f"{i + 1}|{titles[i]}|01-Jan-1995||url|{genres[i]}" for i in range(3)]
+    (folder / "u.item").write_bytes("\n".join(lines).encode("latin-1"))
+    return folder
+
+
+def settings(tmp_path, original, **changes):
+    files = {f"{split}_data": str(tmp_path / "raw" / f"{split}.csv") for split in ("train", "valid", "test")}
+    return {"prepare": "movielens100k", "prepare_split": "random", "raw_data": str(original), **files, **changes}
+
+
+def test_columns_are_words_and_buckets(original):
+    rows = pd.concat(prepare("time", str(original)).values())
+    first = rows[(rows.user_id == "1") & (rows.item_id == "1")].iloc[0]
+    assert first[["age", "gender", "occupation", "zip_code"]].tolist() == ["20-24", "M", "technician", "857"]
+    assert first[["movie_title", "release_year", "genres"]].tolist() == [
+        "Toy Story", "1995", "Animation^Children's^Comedy"
+    ]  # fmt: skip
+    assert rows[rows.item_id == "2"].iloc[0][["movie_title", "genres"]].tolist() == ["Misérables, Les", "Musical"]
+    assert rows[rows.item_id == "3"].iloc[0][["movie_title", "release_year", "genres"]].tolist() == [
+        "unknown", "", "unknown"
+    ]  # fmt: skip
+    assert set(rows.weekday) <= {"Wednesday", "Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday"}
+    assert set(rows.label) == {0, 1} and len(rows) == 20
+
+
+def test_splits_are_8_1_1_fixed_and_disjoint(original):
+    a, b = prepare("random", str(original)), prepare("random", str(original))
+    assert {split: len(table) for split, table in a.items()} == {"train": 16, "valid": 2, "test": 2}
+    assert all(a[split].equals(b[split]) for split in a)
+    by_time = prepare("time", str(original))
+    assert sorted(pd.concat(a.values()).index) == sorted(pd.concat(by_time.values()).index) == list(range(20))
+    seconds = [(7 * i) % 20 for i in range(20)]
+    assert max(seconds[i] for i in by_time["train"].index) < min(seconds[i] for i in by_time["test"].index)
+
+
+def test_a_prepared_folder_is_left_alone_and_half_a_folder_is_made_anew(tmp_path, original, caplog):
+    params = settings(tmp_path, original)
+    prepare_raw_data(params)
+    train = tmp_path / "raw" / "train.csv"
+    stamp, content = train.stat().st_mtime_ns, train.read_text()
+    prepare_raw_data(params)
+    assert train.stat().st_mtime_ns == stamp
+    (tmp_path / "raw" / "test.csv").unlink()
+    prepare_raw_data(params)
+    assert (tmp_path / "raw" / "test.csv").is_file()
+    train.write_text("half")
+    (tmp_path / "raw" / "prepared.json").unlink()
+    prepare_raw_data(params)
+    assert train.read_text() == content
+    caplog.clear()
+    train.write_text(content + content.splitlines()[1])
+    prepare_raw_data(params)
+    assert train.read_text() != content and "changed since it was prepared" in caplog.text
+
+
+def test_another_split_or_raw_file_is_noticed(tmp_path, original):
+    prepare_raw_data(settings(tmp_path, original))
+    before = (tmp_path / "raw" / "train.csv").read_text()
+    prepare_raw_data(settings(tmp_path, original, prepare_split="time"))
+    assert (tmp_path / "raw" / "train.csv").read_text() != before
+    with (original / "u.user").open("a") as file:
+        file.write("3|20|F|artist|00000\n")
+    stamp = (tmp_path / "raw" / "train.csv").stat().st_mtime_ns
+    prepare_raw_data(settings(tmp_path, original, prepare_split="time"))
+    assert (tmp_path / "raw" / "train.csv").stat().st_mtime_ns != stamp
+
+
+def test_bad_settings_and_folders_are_named(tmp_path, original):
+    with pytest.raises(UserError, match="unknown data set 'movielens' .*did you mean 'movielens100k'"):
+        prepare_raw_data(settings(tmp_path, original, prepare="movielens"))
+    with pytest.raises(UserError, match="valid_data must name a .csv file"):
+        prepare_raw_data(settings(tmp_path, original, valid_data=None))
+    (original / "u.item").unlink()
+    with pytest.raises(UserError, match="lacks u.item of GroupLens"):
+        prepare_raw_data(settings(tmp_path, original))

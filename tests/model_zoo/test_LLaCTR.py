@@ -1,0 +1,223 @@
+"""FRE and FIE against literal versions of the equations, and LLaCTR on every backbone."""
+
+import math
+
+import pytest
+import torch
+from support import BACKBONES, batches, build, train
+
+from fuxictr_llm.enhancement import enhance
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.model_zoo.LLaCTR.config import LLaCTRConfig
+from fuxictr_llm.model_zoo.LLaCTR.model import FeatureInteractionEnhancement, FeatureRepresentationEnhancement
+from fuxictr_llm.registry import find_backbone, find_method
+from fuxictr_llm.semantics.vector_file import write_field_vectors
+
+FIELDS = ["user", "item", "price", "tags", "image"]
+every_backbone = pytest.mark.parametrize("name", BACKBONES)
+
+
+@pytest.fixture
+def vector_file(tmp_path):
+    """Writes a random vector for each field of a backbone's feature map."""
+
+    def write(name):
+        fields = FIELDS[:-1] if name in ("DeepFM", "FM", "FmFM") else FIELDS
+        path = tmp_path / f"{name}.safetensors"
+        write_field_vectors(path, torch.randn(len(fields), 9, generator=torch.Generator().manual_seed(3)), fields)
+        return str(path)
+
+    return write
+
+
+def llactr(name, vectors, **changes):
+    cls = enhance(find_backbone(name), find_method("LLaCTR").model_cls)
+    return build(cls, name, field_vectors=vectors, **changes)
+
+
+def literal_fre(W, b, H, e):
+    """The sum over rows, fields and dims, written out."""
+    B, K, D = e.shape
+    total = 0.0
+    for row in range(B):
+        for k in range(K):
+            z = [sum(W[d][m] * H[k][m] for m in range(H.shape[1])) + b[d] for d in range(D)]
+            p = [math.exp(v) / sum(math.exp(u) for u in z) for v in z]
+            q = [math.exp(v) / sum(math.exp(u) for u in e[row, k]) for v in e[row, k]]
+            total += sum(p[d] * math.log(p[d] / q[d]) for d in range(D))
+    return total / B
+
+
+def literal_fie(A, a, H, e):
+    """g = A c + a over i < j, then the weighted inner products of every row."""
+    K = len(H)
+    pairs = [(i, j) for i in range(K) for j in range(i + 1, K)]
+    c = [float(torch.dot(H[i], H[j]) / (H[i].norm() * H[j].norm())) for i, j in pairs]
+    g = [sum(A[p][q] * c[q] for q in range(len(pairs))) + a[p] for p in range(len(pairs))]
+    return [sum(g[p] * float(torch.dot(row[i], row[j])) for p, (i, j) in enumerate(pairs)) for row in e]
+
+
+def test_fre_equals_the_literal_equation():
+    torch.manual_seed(0)
+    H, e = torch.randn(5, 7), torch.randn(3, 5, 4)
+    fre = FeatureRepresentationEnhancement(H, 4)
+    expected = literal_fre(fre.projection.weight.detach(), fre.projection.bias.detach(), H, e)
+    assert fre(e).item() == pytest.approx(expected, abs=1e-5)
+
+
+def test_fre_is_zero_when_embeddings_agree_with_the_projection():
+    H = torch.randn(3, 5)
+    fre = FeatureRepresentationEnhancement(H, 4)
+    assert fre(fre.projection(H).expand(6, -1, -1)).item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("fie_map", ["full", "diagonal"])
+def test_fie_equals_the_literal_equation(fie_map):
+    torch.manual_seed(0)
+    H, e = torch.randn(5, 7), torch.randn(3, 5, 4)
+    fie = FeatureInteractionEnhancement(H, fie_map)
+    with torch.no_grad():
+        fie.map.copy_(torch.randn_like(fie.map))
+        fie.bias.copy_(torch.randn_like(fie.bias))
+    A = fie.map.detach() if fie_map == "full" else torch.diag(fie.map.detach())
+    expected = torch.tensor(literal_fie(A, fie.bias.detach(), H, e))
+    assert torch.allclose(fie(e).squeeze(-1), expected, atol=1e-4)
+    fie.eval()
+    with torch.no_grad():
+        assert torch.allclose(fie(e).squeeze(-1), expected, atol=1e-4)
+
+
+def test_fie_starts_from_the_cosines():
+    H = torch.randn(4, 6)
+    fie = FeatureInteractionEnhancement(H, "full")
+    expected = torch.nn.functional.cosine_similarity(H.unsqueeze(0), H.unsqueeze(1), dim=-1)
+    assert torch.allclose(fie.pair_weights(), expected.fill_diagonal_(0), atol=1e-6)
+
+
+def test_the_fold_follows_training_and_loading():
+    fie, other, e = FeatureInteractionEnhancement(torch.randn(4, 6), "full"), None, torch.randn(2, 4, 3)
+    other = FeatureInteractionEnhancement(torch.randn(4, 6), "full").eval()
+    with torch.no_grad():
+        fie.map.mul_(3)
+    fie.eval()
+    other.load_state_dict(fie.state_dict())
+    with torch.no_grad():
+        assert torch.equal(fie(e), other(e))
+    assert torch.allclose(fie.folded, fie.pair_weights())
+
+
+def test_a_full_map_over_many_fields_is_refused_with_its_size():
+    with pytest.raises(UserError, match=r"over 65 fields would have 4,326,400 weights .* fie_map: diagonal"):
+        FeatureInteractionEnhancement(torch.randn(65, 3), "full")
+    assert FeatureInteractionEnhancement(torch.randn(65, 3), "diagonal").map.numel() == 2080
+
+
+@every_backbone
+def test_every_parameter_gets_a_gradient_and_moves(name, vector_file):
+    model = llactr(name, vector_file(name), lambda_fre=0.1, lambda_fie=0.1)
+    before = {key: value.clone() for key, value in model.enhancement.named_parameters()}
+    assert set(before) == {"fre.projection.weight", "fre.projection.bias", "fie.map", "fie.bias"}
+    train(model, batches(name, 1))
+    for key, value in model.enhancement.named_parameters():
+        assert value.grad.abs().sum() > 0 and not torch.equal(value, before[key]), key
+
+
+@every_backbone
+def test_both_lambdas_zero_train_bit_identically_to_the_plain_backbone(name):
+    plain, off, steps = build(name, name), llactr(name, "not read", lambda_fre=0.0, lambda_fie=0.0), batches(name)
+    assert train(plain, steps) == train(off, steps)
+    state = off.state_dict()
+    assert plain.state_dict().keys() == state.keys()
+    assert all(torch.equal(value, state[key]) for key, value in plain.state_dict().items())
+
+
+@every_backbone
+def test_one_lambda_zero_leaves_the_other_term_alone(name, vector_file):
+    fre_only = llactr(name, vector_file(name), lambda_fie=0.0)
+    assert set(dict(fre_only.enhancement.named_parameters())) == {"fre.projection.weight", "fre.projection.bias"}
+    fie_only, steps = llactr(name, vector_file(name), lambda_fre=0.0), batches(name, 1)
+    plain = build(name, name)
+    for model in (fre_only, fie_only, plain):
+        model.eval()
+    with torch.no_grad():
+        expected = plain.forward(steps[0])["y_pred"]
+        assert torch.equal(fre_only.forward(steps[0])["y_pred"], expected)
+        assert not torch.equal(fie_only.forward(steps[0])["y_pred"], expected)
+
+
+def test_the_terms_enter_loss_and_logit_with_their_lambdas(vector_file):
+    model, plain = llactr("FM", vector_file("FM"), lambda_fre=0.3, lambda_fie=0.2), build("FM", "FM")
+    batch = batches("FM", 1)[0]
+    return_dict = model.forward(batch)
+    e = return_dict["seen"].embeddings
+    logit = torch.logit(plain.forward(batch)["y_pred"]) + 0.2 * model.enhancement.fie(e)
+    assert torch.allclose(torch.logit(return_dict["y_pred"]), logit, atol=1e-4)
+    y = model.get_labels(batch)
+    bce = torch.nn.functional.binary_cross_entropy(return_dict["y_pred"], y)
+    assert model.add_loss(return_dict, y).item() == pytest.approx((bce + 0.3 * model.enhancement.fre(e)).item(), abs=1e-5)
+
+
+def test_inference_is_the_same_with_and_without_the_fold(vector_file):
+    model, steps = llactr("DeepFM", vector_file("DeepFM")), batches()
+    train(model, steps)
+    model.eval()
+    live = model.forward(steps[0])["y_pred"]
+    with torch.no_grad():
+        assert torch.allclose(model.forward(steps[0])["y_pred"], live, atol=1e-6)
+
+
+def test_forward_compiles_without_graph_breaks(vector_file):
+    model, batch = llactr("DeepFM", vector_file("DeepFM")), batches(count=1)[0]
+    torch.compiler.reset()
+    torch.compile(model.forward, backend="eager", fullgraph=True)(batch)
+    model.eval()
+    with torch.no_grad():
+        torch.compile(model.forward, backend="eager", fullgraph=True)(batch)
+
+
+def test_a_single_field_has_no_pairs(tmp_path):
+    from support import params, small_feature_map
+
+    feature_map = small_feature_map("DNN")
+    for name in FIELDS[1:]:
+        del feature_map.features[name]
+    feature_map.num_fields = 1
+    write_field_vectors(tmp_path / "one.safetensors", torch.randn(1, 9), ["user"])
+    cls = enhance(find_backbone("DNN"), find_method("LLaCTR").model_cls)
+    model = cls(feature_map, **params("DNN", field_vectors=str(tmp_path / "one.safetensors")))
+    assert model.enhancement.fie is None
+    batch = {name: batches("DNN", 1)[0][name] for name in ("user", "group", "click")}
+    assert torch.isfinite(torch.tensor(train(model, [batch])))
+
+
+def test_vectors_of_other_fields_and_missing_files_are_named(vector_file, tmp_path):
+    with pytest.raises(UserError, match=r"missing \['image'\], unexpected none"):
+        llactr("DNN", vector_file("FM"))
+    with pytest.raises(UserError, match="is not a file; give one, or let"):
+        llactr("DNN", str(tmp_path / "absent.safetensors"))
+    (tmp_path / "garbage.safetensors").write_bytes(b"garbage")
+    with pytest.raises(UserError, match="is no file of field vectors"):
+        llactr("DNN", str(tmp_path / "garbage.safetensors"))
+
+
+def test_vectors_follow_the_fields_by_name_not_by_order(tmp_path, vector_file):
+    torch.manual_seed(0)
+    H = torch.randn(4, 9)
+    names = FIELDS[:4]
+    write_field_vectors(tmp_path / "a.safetensors", H, names)
+    write_field_vectors(tmp_path / "b.safetensors", H.flip(0), names[::-1])
+    a, b = (llactr("FM", str(tmp_path / f"{file}.safetensors")) for file in "ab")
+    assert torch.equal(a.enhancement.fre.field_vectors, b.enhancement.fre.field_vectors)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("lambda_fre", -1.0), ("lambda_fie", "x"), ("fie_map", "dense"), ("variant", "Corrected")]
+)
+def test_wrong_settings_name_key_and_value(key, value):
+    with pytest.raises(UserError, match=f"config key '{key}' is {value!r}"):
+        llactr("FM", "unread", **{key: value})
+
+
+def test_defaults_are_the_documented_ones():
+    config = LLaCTRConfig()
+    assert (config.lambda_fre, config.lambda_fie, config.variant, config.fie_map) == (0.05, 0.1, "corrected", "full")

@@ -1,0 +1,245 @@
+"""Resolution order, strictness, identity, and FuxiCTR's own forms of configs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from fuxictr.utils import load_config
+
+from fuxictr_llm.config import load_experiment, parse_overrides
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.yamls import parse_yaml
+
+
+def test_later_layers_win(configs):
+    (configs / "model_config.yaml").write_text(
+        "Base: {seed: 1, batch_size: 1, learning_rate: 0.1}\n"
+        "DeepFM: {learning_rate: 0.2, net_dropout: 0.2, embedding_dim: 2, batch_size: 2}\n"
+        "DeepFM_shop: {net_dropout: 0.3, embedding_dim: 3, batch_size: 3}\n"
+        "DeepFM_LLaCTR_shop: {min_categr_count: 9, lambda_fre: 0.6, max_gradient_norm: 6}\n"
+    )
+    (configs / "method_config" / "LLaCTR.yaml").write_text(
+        "LLaCTR: {embedding_dim: 4, batch_size: 4, lambda_fie: 0.4, lambda_fre: 0.4}\n"
+        "LLaCTR_shop: {batch_size: 5, lambda_fre: 0.5}\n"
+    )
+    found = load_experiment("DeepFM_LLaCTR_shop", configs, overrides={"max_gradient_norm": 7.0}).params
+    assert (found["seed"], found["epochs"]) == (1, 100)  # Base stands on the packaged one
+    assert found["learning_rate"] == 0.2  # backbone over Base
+    assert found["net_dropout"] == 0.3  # Backbone_dataset over backbone
+    assert (found["embedding_dim"], found["lambda_fie"]) == (4, 0.4)  # method over Backbone_dataset
+    assert found["batch_size"] == 5  # Method_dataset over method
+    assert found["lambda_fre"] == 0.6  # exact expid over Method_dataset
+    assert found["min_categr_count"] == 1  # the data set's keys win over the expid
+    assert found["max_gradient_norm"] == 7.0  # --set wins over all
+    assert (found["model"], found["method"], found["dataset_id"]) == ("DeepFM", "LLaCTR", "shop")
+    assert found["debug_mode"] is False
+
+
+def test_any_combination_runs_without_being_written_down(configs):
+    found = load_experiment("FinalMLP_LLaCTR_shop", configs).params
+    assert found["mlp1_hidden_units"] == [400, 400, 400] and found["lambda_fre"] == 0.05
+
+
+def test_aliases_name_the_same_experiment():
+    assert load_experiment("DNN_movielens") == load_experiment("DNN_movielens100k")
+
+
+def test_a_label_with_model_and_dataset_is_only_a_label(configs):
+    (configs / "model_config.yaml").write_text(
+        (configs / "model_config.yaml").read_text() + "tuned_1: {model: DNN, dataset_id: shop, hidden_units: [5]}\n"
+    )
+    found = load_experiment("tuned_1", configs)
+    assert (found.expid, found.params["model"], found.params["hidden_units"]) == ("tuned_1", "DNN", [5])
+
+
+@pytest.mark.parametrize(
+    ("expid", "message"),
+    [
+        ("DeepFN_movielens100k", "unknown backbone 'DeepFN' in expid 'DeepFN_movielens100k'; did you mean 'DeepFM'?"),
+        (
+            "DeepFM_LLaCRT_movielens100k",
+            "unknown method 'LLaCRT' in expid 'DeepFM_LLaCRT_movielens100k'; did you mean .LLaCTR.\\? known: LLaCTR",
+        ),
+        ("DeepFM_LLaCTR_movielens100", "unknown data set 'movielens100' .* did you mean 'movielens100k'?"),
+        ("DeepFM_movelens100k", "unknown data set 'movelens100k' .* did you mean 'movielens100k'?"),
+        ("DeepFM", "unknown data set ''"),
+    ],
+)
+def test_unknown_parts_of_an_expid_name_the_nearest(expid, message):
+    with pytest.raises(UserError, match=message):
+        load_experiment(expid)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("learnin_rate", 0.1, "unknown config key 'learnin_rate' .* did you mean 'learning_rate'"),
+        ("learning_rate", -1, "'learning_rate' is -1 .*: input should be greater than 0"),
+        ("batch_size", "many", "'batch_size' is 'many' .*: input should be a valid integer"),
+        ("batch_size", True, "'batch_size' is True"),
+        ("hidden_units", ["a"], "'hidden_units' is"),
+        ("lambda_fre", "a lot", "'lambda_fre' is 'a lot'"),
+        ("data_loader", "disk", "'data_loader' is 'disk' .*: input should be 'auto', 'memory' or 'ray'"),
+        ("model", "FM", "'model' cannot be changed with --set"),
+        ("metrics", None, "lacks 'metrics'"),
+    ],
+)
+def test_wrong_settings_name_key_value_and_way_out(key, value, message):
+    with pytest.raises(UserError, match=message):
+        load_experiment("DeepFM_LLaCTR_movielens100k", overrides={key: value})
+
+
+def test_a_misspelt_key_in_a_file_of_ours_is_an_error(configs):
+    (configs / "method_config" / "LLaCTR.yaml").write_text("LLaCTR: {lamda_fre: 0.1}\n")
+    with pytest.raises(UserError, match="unknown config key 'lamda_fre' .* did you mean 'lambda_fre'"):
+        load_experiment("DeepFM_LLaCTR_shop", configs)
+
+
+def test_only_changed_settings_change_the_identity(configs):
+    plain = load_experiment("DeepFM_shop", configs)
+    same = load_experiment("DeepFM_shop", configs, seed=7, overrides={"epochs": 2, "verbose": 1})
+    other = load_experiment("DeepFM_shop", configs, seed=8)
+    assert not plain.changed and not same.changed and other.changed
+    assert plain.sha256 == same.sha256 != other.sha256
+    assert other.full_id == f"DeepFM_shop_{other.sha256[:8]}"
+    threads = load_experiment("DeepFM_shop", configs, overrides={"num_threads": 2})
+    assert threads.changed and threads.sha256 != plain.sha256
+
+
+def test_the_printed_config_is_a_config(configs, tmp_path):
+    experiment = load_experiment("DeepFM_LLaCTR_shop", configs, seed=3)
+    (tmp_path / "printed.yaml").write_text(experiment.to_yaml(), encoding="utf-8")
+    again = load_experiment("DeepFM_LLaCTR_shop", tmp_path / "printed.yaml")
+    assert again.params == experiment.params and again.sha256 == experiment.sha256
+    with pytest.raises(UserError, match="unknown expid 'DeepFM_shop' .* did you mean"):
+        load_experiment("DeepFM_shop", tmp_path / "printed.yaml")
+
+
+def test_a_written_directory_is_read_alike_by_fuxictr_and_by_us(configs, tmp_path):
+    experiment = load_experiment("DeepFM_LLaCTR_shop", configs)
+    experiment.write_directory(tmp_path / "written")
+    ours = load_experiment("DeepFM_LLaCTR_shop", tmp_path / "written").params
+    fuxictr = load_config(str(tmp_path / "written"), "DeepFM_LLaCTR_shop")
+    assert {key: ours[key] for key in fuxictr if key != "model_id"} == {
+        key: value for key, value in fuxictr.items() if key != "model_id"
+    }
+    assert ours == experiment.params
+
+
+@pytest.fixture
+def fuxictr_dir(tmp_path, configs):
+    folder = tmp_path / "config"
+    (folder / "model_config").mkdir(parents=True)
+    (folder / "model_config" / "b.yaml").write_text(
+        "Base: {model_root: ./c/, verbose: 0, patience: 2, seed: 1, task: binary_classification}\n"
+        "FM_x: {model: FM_LLaCTR, dataset_id: shop, loss: binary_crossentropy, metrics: [AUC], optimizer: adam,\n"
+        "       learning_rate: 1e-3, batch_size: 10, epochs: 1, seed: 2, min_categr_count: 5}\n"
+    )
+    (folder / "dataset_config.yaml").write_text((configs / "dataset_config.yaml").read_text())
+    return folder
+
+
+def test_a_plain_fuxictr_directory_resolves_as_in_fuxictr(fuxictr_dir, caplog):
+    found = load_experiment("FM_x", fuxictr_dir)
+    reference = load_config(str(fuxictr_dir), "FM_x")
+    for key in set(reference) - {"model", "model_id", "learning_rate"}:
+        assert found.params[key] == reference[key], key
+    assert found.params["learning_rate"] == 0.001  # FuxiCTR reads 1e-3 as text
+    assert (found.params["model"], found.params["method"]) == ("FM", "LLaCTR")
+    assert found.params["min_categr_count"] == 1
+    assert "'patience' of expid 'FM_x' of " in caplog.text and "has no effect" in caplog.text
+
+
+def test_set_is_strict_in_a_plain_fuxictr_directory_too(fuxictr_dir):
+    with pytest.raises(UserError, match="unknown config key 'batchsize'"):
+        load_experiment("FM_x", fuxictr_dir, overrides={"batchsize": 1})
+    with pytest.raises(UserError, match=r"unknown expid 'FM_y' .* did you mean 'FM_x'\?"):
+        load_experiment("FM_y", fuxictr_dir)
+
+
+def test_what_fuxictr_needs_and_a_config_lacks_is_named(fuxictr_dir):
+    path = fuxictr_dir / "model_config" / "b.yaml"
+    path.write_text(path.read_text().replace("optimizer: adam,", "").replace("verbose: 0,", ""))
+    with pytest.raises(UserError, match="lacks 'optimizer', 'verbose'"):
+        load_experiment("FM_x", fuxictr_dir)
+
+
+def test_a_config_that_is_none_says_so(tmp_path):
+    with pytest.raises(UserError, match="neither a directory nor a YAML file"):
+        load_experiment("FM_x", tmp_path / "absent")
+    with pytest.raises(UserError, match=r"has neither model_config.yaml nor"):
+        load_experiment("FM_x", tmp_path)
+    (tmp_path / "broken.yaml").write_text("a: [1\nb: 2")
+    with pytest.raises(UserError, match=r"broken.yaml', line 2 is not valid YAML|broken.yaml, line 2 is not valid YAML"):
+        load_experiment("FM_x", tmp_path / "broken.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(UserError, match="must hold a mapping"):
+        load_experiment("FM_x", tmp_path / "list.yaml")
+
+
+def test_an_entry_given_twice_is_an_error(configs):
+    (configs / "method_config" / "a.yaml").write_text("X: {}")
+    (configs / "method_config" / "b.yaml").write_text("X: {}")
+    with pytest.raises(UserError, match="'X' stands twice in .* the second time in b.yaml"):
+        load_experiment("DeepFM_shop", configs)
+
+
+def test_numbers_are_read_as_yaml_1_2_writes_them():
+    assert parse_yaml("[1e-3, 1E5, -2.5e+2, 1.e-3, .5, 12, e5, 1e]", "here") == [
+        1e-3, 1e5, -250.0, 1e-3, 0.5, 12, "e5", "1e"
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="key 'a' is given twice"):
+        parse_yaml("{a: 1, a: 2}", "here")
+    with pytest.raises(UserError, match="not valid YAML"):
+        parse_yaml("!!python/object/apply:os.system ['true']", "here")
+
+
+def test_overrides_are_typed():
+    assert parse_overrides(["a=1", "b=1e-3", "c=[1, x]", "d=null", "e=x=y", "f="]) == {
+        "a": 1, "b": 1e-3, "c": [1, "x"], "d": None, "e": "x=y", "f": None
+    }  # fmt: skip
+    for wrong in (["a"], ["=1"], ["a=1", "a=2"]):
+        with pytest.raises(UserError, match="--set"):
+            parse_overrides(wrong)
+
+
+def test_anyones_model_is_a_backbone(configs, tmp_path, monkeypatch):
+    (tmp_path / "my_net.py").write_text(
+        "from fuxictr_llm.registry import find_backbone\n\nclass Net(find_backbone('DNN')):\n    pass\n\nclass Other:\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    config = configs / "model_config.yaml"
+    config.write_text(config.read_text() + "mine: {model: 'my_net:Net', dataset_id: shop, hidden_units: [3]}\n")
+    assert load_experiment("mine", configs).params["model"] == "my_net:Net"
+    for name, message in (
+        ("my_net:Nett", "unknown class 'Nett' .* did you mean 'Net'"),
+        ("my_net:Other", "not a subclass"),
+        ("no_net:Net", "importing 'no_net' failed"),
+    ):
+        config.write_text(f"mine: {{model: '{name}', dataset_id: shop}}\n")
+        with pytest.raises(UserError, match=message):
+            load_experiment("mine", configs)
+
+
+def test_fuxictrs_tuner_takes_a_written_directory_and_its_results_run(configs, tmp_path):
+    from fuxictr.autotuner import enumerate_params, load_experiment_ids
+
+    load_experiment("DeepFM_shop", configs).write_directory(tmp_path / "base")
+    space = {"base_config": str(tmp_path / "base"), "base_expid": "DeepFM_shop", "dataset_id": "shop"}
+    space["tuner_space"] = {"learning_rate": [0.01, 0.02], "hidden_units": [[8], [4]]}
+    (tmp_path / "tuner.yaml").write_text(yaml.safe_dump(space))
+    folder = enumerate_params(str(tmp_path / "tuner.yaml"))
+    expids = load_experiment_ids(folder)
+    assert len(expids) == 4
+    settings = [load_experiment(expid, folder).params for expid in expids]
+    assert sorted((s["learning_rate"], s["hidden_units"][0]) for s in settings) == [
+        (0.01, 4), (0.01, 8), (0.02, 4), (0.02, 8)
+    ]  # fmt: skip
+    assert all(s["dataset_id"].startswith("shop_") for s in settings)
+    script = Path(__file__).parents[1] / "run_expid.py"
+    command = [sys.executable, "-u", script, "--config", folder, "--expid", expids[0], "--gpu", "-1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"[exp_id] {expids[0]}," in (tmp_path / "tuner.csv").read_text()

@@ -1,0 +1,58 @@
+"""Names find classes, and FuxiCTR's own scripts find ours."""
+
+import dataclasses
+
+import pytest
+
+from fuxictr_llm import model_zoo, registry
+from fuxictr_llm.enhancement import Enhancement
+from fuxictr_llm.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def _same_registry_afterwards(monkeypatch):
+    monkeypatch.setattr(registry, "_backbones", dict(registry._backbones))
+    monkeypatch.setattr(registry, "_methods", dict(registry._methods))
+
+
+def test_the_zoo_is_an_attribute_away():
+    assert model_zoo.DeepFM.__name__ == "DeepFM"
+    assert model_zoo.DeepFM_LLaCTR is registry.find_model("DeepFM_LLaCTR")
+    assert issubclass(model_zoo.DeepFM_LLaCTR, model_zoo.DeepFM)
+    with pytest.raises(AttributeError, match="did you mean 'DeepFM'"):
+        model_zoo.DeepFN  # noqa: B018
+    assert not hasattr(model_zoo, "DeepFM_LLaCRT") and not hasattr(model_zoo, "__wrapped__")
+
+
+def test_a_registered_backbone_is_found_and_a_clash_is_an_error():
+    @registry.register_backbone
+    class MyNet(registry.find_backbone("DNN")):
+        pass
+
+    assert registry.find_backbone("MyNet") is MyNet and "MyNet" in registry.backbone_names()
+    other = type("MyNet", (registry.find_backbone("FM"),), {"__module__": "elsewhere"})
+    with pytest.raises(UserError, match="'MyNet' of elsewhere is already registered"):
+        registry.register_backbone(other)
+    with pytest.raises(UserError, match="not a subclass of fuxictr.pytorch.models.BaseModel"):
+        registry.register_backbone(int)
+
+
+def test_a_registered_method_makes_classes():
+    @dataclasses.dataclass
+    class Config:
+        strength: float = 1.0
+
+    class Method(Enhancement):
+        pass
+
+    registry.register_method(name="Mine", config_cls=Config, model_cls=Method)
+    assert registry.find_model("FM_Mine").enhancement_cls is Method
+    for name, config_cls, model_cls, message in (
+        ("my_method", Config, Method, "must be letters and digits"),
+        ("llactr", Config, Method, "clashes with 'LLaCTR'|clashes"),
+        ("Other", dict, Method, "must be a dataclass"),
+        ("Other", Config, int, "must be an Enhancement"),
+    ):
+        registry.find_method("LLaCTR")
+        with pytest.raises(UserError, match=message):
+            registry.register_method(name=name, config_cls=config_cls, model_cls=model_cls)
