@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 # FuxiCTR's wheel and checkouts own the top-level name `model_zoo`, so ours is installed below
@@ -16,7 +18,7 @@ setup(
     name="fuxictr-llm",
     version="0.1.0",
     description="Language models for click-through-rate prediction, as a plugin of FuxiCTR",
-    long_description=open("README.md", encoding="utf-8").read(),
+    long_description=Path("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",

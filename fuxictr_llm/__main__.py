@@ -102,9 +102,7 @@ def _experiment(args: argparse.Namespace):
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     from fuxictr_llm.config import load_experiment, parse_overrides
 
-    return load_experiment(
-        args.expid, args.config, seed=args.seed, overrides=parse_overrides(args.set), gpu=args.gpu
-    )
+    return load_experiment(args.expid, args.config, seed=args.seed, overrides=parse_overrides(args.set), gpu=args.gpu)
 
 
 def _list(args: argparse.Namespace) -> None:

@@ -78,7 +78,9 @@ def find_anatomy(model: BaseModel) -> Anatomy:
         y_pred = model(synthetic_batch(model.feature_map)).get("y_pred")
     calls = [index for index, output in enumerate(recorder.activations) if output[1] is y_pred]
     if y_pred is None or not calls:
-        raise UserError(f"{type(model).__name__} cannot be tapped: its output has no 'y_pred' made by its output_activation")
+        raise UserError(
+            f"{type(model).__name__} cannot be tapped: its output has no 'y_pred' made by its output_activation"
+        )
     call = calls[-1]
     logit = recorder.activations[call][0]
     embedding, dims = recorder.widest_embedding()
@@ -112,7 +114,9 @@ class _Recorder:
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
         handles = []
-        inside = tuple(f"{name}." for name, module in self.model.named_modules() if type(module) is FeatureEmbeddingDict)
+        inside = tuple(
+            f"{name}." for name, module in self.model.named_modules() if type(module) is FeatureEmbeddingDict
+        )
         for name, module in self.model.named_modules():
             if type(module) is FeatureEmbeddingDict:
                 handles.append(module.register_forward_hook(self._embedding_hook(name)))

@@ -17,7 +17,7 @@ from fuxictr_llm import registry
 from fuxictr_llm.checks import check_value, checked
 from fuxictr_llm.errors import UserError, nearest, unknown
 from fuxictr_llm.files import digest_of, replacing, writable_dir
-from fuxictr_llm.keys import REQUIRED, DatasetKeys, ModelKeys
+from fuxictr_llm.keys import GROUP_METRICS, REQUIRED, DatasetKeys, ModelKeys
 from fuxictr_llm.yamls import dump_yaml, parse_yaml, read_yaml
 
 # Where a run takes place, how much it prints and what it is called do not change what it computes.
@@ -311,6 +311,11 @@ def _check(params: dict[str, Any], source: _Source, given: Mapping[str, Any]) ->
             check_value(key, value, hints[key])
     if method:
         checked(method.config_cls, params)
+    monitor = params.get("monitor") or "AUC"
+    metrics = [*params["metrics"], *([monitor] if isinstance(monitor, str) else monitor)]
+    grouped = [metric for metric in metrics if metric.startswith(GROUP_METRICS)]
+    if grouped and not params.get("group_id"):
+        raise UserError(f"metric {grouped[0]!r} needs group_id: the meta column whose rows are ranked together")
 
 
 def _constructor_hints(backbone: type) -> dict[str, Any]:

@@ -27,6 +27,8 @@ from fuxictr_llm.files import explain_write_errors, read_json, replacing, writab
 from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
 
 OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
+# The ending of the weights of a run that is not over.
+UNFINISHED = ".training"
 
 
 @dataclass
@@ -73,12 +75,16 @@ def run_experiment(experiment: Experiment) -> Result:
     with logging_to(folder / f"{model_id}.log"):
         logging.info("Params: %s", print_to_json(experiment.params))
         run = prepare_run(experiment, model_id)
-        model, record = _train(run)
+        try:
+            model, record = _train(run)
+        except BaseException:
+            (folder / f"{model_id}{UNFINISHED}").unlink(missing_ok=True)
+            raise
         record |= {"time": started.isoformat(timespec="seconds"), "command": _command(), "expid": experiment.expid}
         record |= {"config": experiment.params, "config_sha256": experiment.sha256}
         with explain_write_errors(folder, OTHER_MODEL_ROOT):
-            Path(model.checkpoint).replace(folder / f"{model_id}.model")
-            model.checkpoint = str((folder / f"{model_id}.model").absolute())
+            unfinished, model.checkpoint = model.checkpoint, str((folder / f"{model_id}.model").absolute())
+            Path(unfinished).replace(model.checkpoint)
             write_json(folder / f"{model_id}.run.json", record)
         _append_result_line(experiment, model_id, record)
         _log_summary(record, folder / model_id)
@@ -115,40 +121,37 @@ def build_model(run: Run) -> BaseModel:
     seed_everything(params["seed"])  # what went before (a language model, say) must not show in the weights
     try:
         return cls(run.feature_map, **params)
-    except (NotImplementedError, ValueError, AssertionError) as error:
+    except (NotImplementedError, ValueError, AssertionError, AttributeError) as error:
+        if isinstance(error, AttributeError) and "torch" not in str(error):  # an activation that torch does not have
+            raise
         raise UserError(f"{cls.__name__} cannot be built with these settings: {error}") from error
 
 
 def _train(run: Run) -> tuple[BaseModel, dict[str, Any]]:
+    """The trained model, whose weights are in its `checkpoint` still under another name, and the record."""
     params, stages = run.params, run.stages
     if not params.get("valid_data"):
         raise UserError(f"data set {params['dataset_id']!r} names no valid_data; training stops early on it")
     model = build_model(run)
     model.count_parameters()
-    model.checkpoint = str(Path(model.checkpoint).with_suffix(".training"))
     best = _BestEpoch(model)
-    try:
-        with stages("train") as facts:
-            train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
-            _fit(model, train_rows, valid_rows, params)
-            facts["epochs"] = model._epoch_index + 1
-            facts["rows"] = train_rows.num_samples * facts["epochs"]
-        logging.info("****** Validation evaluation ******")
-        valid = model.evaluate(valid_rows)
-        test = {}
-        if params.get("test_data"):
-            with stages("test") as facts:
-                logging.info("******** Test evaluation ********")
-                test_rows = make_loaders(run.feature_map, params, "test")
-                facts["rows"] = test_rows.num_samples
-                test = model.evaluate(test_rows)
-    except BaseException:
-        Path(model.checkpoint).unlink(missing_ok=True)
-        raise
+    with stages("train") as facts:
+        train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
+        _fit(model, train_rows, valid_rows, params)
+        facts["epochs"] = model._epoch_index + 1
+        facts["rows"] = train_rows.num_samples * facts["epochs"]
+    logging.info("****** Validation evaluation ******")
+    metrics = {"valid": model.evaluate(valid_rows), "test": {}}
+    if params.get("test_data"):
+        logging.info("******** Test evaluation ********")
+        with stages("test") as facts:
+            test_rows = make_loaders(run.feature_map, params, "test")
+            facts["rows"] = test_rows.num_samples
+            metrics["test"] = model.evaluate(test_rows)
     record = {
         "model_id": params["model_id"],
         "seed": params["seed"],
-        "metrics": {"valid": valid, "test": test},
+        "metrics": metrics,
         "best_epoch": best.epoch,
         "stages": stages.done,
         "parameters": count_parameters(model),
@@ -163,18 +166,20 @@ def _train(run: Run) -> tuple[BaseModel, dict[str, Any]]:
 def _fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, Any]) -> None:
     try:
         model.fit(train_rows, validation_data=valid_rows, **params)
-    except ValueError as error:
-        if "NaN" not in str(error):
+    except (ValueError, RuntimeError) as error:
+        # What the metrics and torch's cross entropy say of predictions that are NaN.
+        if not any(sign in str(error) for sign in ("NaN", "between 0 and 1")):
             raise
         rate = params["learning_rate"]
         raise UserError(f"training diverged: predictions are NaN; lower learning_rate (now {rate})") from error
 
 
 class _BestEpoch:
-    """Notes at which epoch the weights were last saved, and saves them whole or not at all."""
+    """Notes at which epoch the weights were last saved; saves them whole or not at all, as unfinished."""
 
     def __init__(self, model: BaseModel):
         self.epoch = 0
+        model.checkpoint = model.checkpoint.removesuffix(".model") + UNFINISHED
         save_weights = model.save_weights
 
         def save(checkpoint: str) -> None:

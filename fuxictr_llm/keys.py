@@ -7,6 +7,9 @@ from pydantic import Field
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Regularizer = float | str | None
+# FuxiCTR's metrics; it evaluates the name of an NDCG as code, so nothing else may get there.
+Metric = Annotated[str, Field(pattern=r"^(AUC|logloss|binary_crossentropy|gAUC|avgAUC|MRR|NDCG\(k=[0-9]+\))$")]
+GROUP_METRICS = ("gAUC", "avgAUC", "MRR", "NDCG")
 
 
 class ModelKeys(TypedDict, total=False):
@@ -25,7 +28,7 @@ class ModelKeys(TypedDict, total=False):
 
     task: Literal["binary_classification", "regression"]
     loss: str
-    metrics: list[str]
+    metrics: Annotated[list[Metric], Field(min_length=1)]
     optimizer: str
     learning_rate: Annotated[float, Field(gt=0)]
     embedding_dim: Positive
@@ -36,7 +39,7 @@ class ModelKeys(TypedDict, total=False):
     net_regularizer: Regularizer
     method_regularizer: Regularizer  # on the method's own parameters, which the two above leave out
     max_gradient_norm: Annotated[float, Field(gt=0)]
-    monitor: str | dict[str, float]
+    monitor: Metric | dict[Metric, float]
     monitor_mode: Literal["max", "min"]
     save_best_only: bool
     early_stop_patience: Positive

@@ -65,7 +65,9 @@ def small_feature_map(backbone: str, data_dir: str = "unused") -> FeatureMap:
 
 def params(backbone: str = "DeepFM", **changes) -> dict:
     """Constructor arguments of a small model."""
-    regularizers = {} if "regularizer" in SETTINGS[backbone] else {"embedding_regularizer": 1e-4, "net_regularizer": 1e-4}
+    regularizers = (
+        {} if "regularizer" in SETTINGS[backbone] else {"embedding_regularizer": 1e-4, "net_regularizer": 1e-4}
+    )
     return {
         "model_id": f"{backbone}_small",
         "gpu": -1,

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import BACKBONES, WITH_LINEAR_LAYER, AllTaps, Idle, batches, build, train
 
 from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.model_zoo import backbones
 from fuxictr_llm.registry import find_backbone
+from support import BACKBONES, WITH_LINEAR_LAYER, AllTaps, Idle, batches, build, train
 
 TOWERS = {"DCNv2": 1, "DNN": 1, "DeepFM": 1, "FM": 0, "FinalMLP": 2, "FmFM": 0, "FwFM": 2, "WuKong": 1}
 

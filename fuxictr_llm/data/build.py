@@ -24,7 +24,16 @@ from fuxictr_llm.files import digest_of, digest_of_file, read_json, replacing_di
 SPLITS = ("train", "valid", "test")
 SLICE_ROWS = 100_000
 # What decides about the built data, besides the raw files.
-DECIDES = ("feature_cols", "label_col", "min_categr_count", "num_buckets", "sep", "n_rows", "data_format", "data_block_size")
+DECIDES = (
+    "feature_cols",
+    "label_col",
+    "min_categr_count",
+    "num_buckets",
+    "sep",
+    "n_rows",
+    "data_format",
+    "data_block_size",
+)
 VERSION = 1
 
 
@@ -105,8 +114,8 @@ def _is_of_fuxictr(data_dir: Path, params: Mapping[str, Any]) -> bool:
     declared = {col["name"] for col in _columns(params) if col.get("active", True)}
     if built != declared:
         raise UserError(
-            f"{str(data_dir)!r} was built by something else, with other columns ({sorted(built ^ declared)[:5]} differ); "
-            "remove it, or give the data set another dataset_id"
+            f"{str(data_dir)!r} was built by something else, with other columns "
+            f"({sorted(built ^ declared)[:5]} differ); remove it, or give the data set another dataset_id"
         )
     logging.warning("%s was built by FuxiCTR itself: whether its raw files changed cannot be checked", data_dir)
     return True
@@ -137,7 +146,9 @@ def _build(data_dir: Path, made_from: dict[str, Any], params: Mapping[str, Any],
         for split, frame in frames.items():
             rows[split] = _check_raw(frame, raw[split], params)
         if params.get("data_block_size") or not fits_in_memory(sum(rows.values()), len(_columns(params))):
-            logging.info("Building with FuxiCTR's Ray pipeline: %d rows in blocks, or too many for memory", sum(rows.values()))
+            logging.info(
+                "Building with FuxiCTR's Ray pipeline: %d rows in blocks, or too many for memory", sum(rows.values())
+            )
             build_dataset(processor, **params)
         else:
             _build_in_memory(processor, frames, params)
@@ -185,7 +196,9 @@ def _check_label(frame: pl.LazyFrame, name: str, path: str, present: list[str]) 
         raise UserError(f"label {name!r} of data file {path!r} must be 0 or 1 (got {found.item()})")
 
 
-def _build_in_memory(processor: FeatureProcessor, frames: Mapping[str, pl.LazyFrame], params: Mapping[str, Any]) -> None:
+def _build_in_memory(
+    processor: FeatureProcessor, frames: Mapping[str, pl.LazyFrame], params: Mapping[str, Any]
+) -> None:
     frames = {split: processor.preprocess(frame) for split, frame in frames.items()}
     processor.fit(
         frames["train"],
@@ -213,5 +226,3 @@ def _arrow(values: Any) -> pa.Array:
     if getattr(values, "ndim", 1) == 2:
         return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
     return pa.array(values)
-
-

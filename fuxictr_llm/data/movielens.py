@@ -10,10 +10,8 @@ from fuxictr_llm.errors import UserError
 
 SPLIT_SEED = 2024
 # The order of the genre flags in GroupLens's u.item, which says "unknown" first.
-GENRES = (
-    "unknown,Action,Adventure,Animation,Children's,Comedy,Crime,Documentary,Drama,Fantasy,Film-Noir,"
-    "Horror,Musical,Mystery,Romance,Sci-Fi,Thriller,War,Western"
-).split(",")
+GENRES = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"]
+GENRES += ["Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"]
 
 
 def prepare(split: str, raw_data: str | None) -> dict[str, pd.DataFrame]:

@@ -4,7 +4,6 @@ What all prompts of a data set share, the candidates included, comes first and t
 the common prefix could be computed once.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np

@@ -35,7 +35,9 @@ def read_field_vectors(path: str | Path, fields: Sequence[str]) -> Tensor:
             stored = json.loads((file.metadata() or {})["fields"])
             vectors = file.get_tensor("field_vectors").float()
     except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{str(path)!r} is no file of field vectors ({error}); make it anew with '{PREPARE}'") from error
+        raise UserError(
+            f"{str(path)!r} is no file of field vectors ({error}); make it anew with '{PREPARE}'"
+        ) from error
     if sorted(stored) != sorted(fields):
         missing, extra = sorted(set(fields) - set(stored)), sorted(set(stored) - set(fields))
         raise UserError(

@@ -76,5 +76,5 @@ def test_without_network_the_way_out_is_named(monkeypatch):
     monkeypatch.setattr(subprocess, "run", fail)
     with pytest.raises(UserError, match=r"cannot download recbole==1.2.1: ERROR: No matching .* put recbole-1.2.1"):
         asset_dir("movielens100k")
-    with pytest.raises(UserError, match="unknown asset 'movielens100' ; did|unknown asset 'movielens100'"):
+    with pytest.raises(UserError, match="unknown asset 'movielens100'; did you mean 'movielens100k'"):
         asset_dir("movielens100")

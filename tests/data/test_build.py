@@ -34,7 +34,9 @@ def edit(path, **columns):
 
 def test_the_result_is_what_fuxictr_writes(params):
     files = built_data(params)
-    assert files == {f"{split}_data": str(data_dir(params) / f"{split}.parquet") for split in ("train", "valid", "test")}
+    assert files == {
+        f"{split}_data": str(data_dir(params) / f"{split}.parquet") for split in ("train", "valid", "test")
+    }
     feature_map = json.loads((data_dir(params) / "feature_map.json").read_text())
     assert feature_map["dataset_id"] == "shop" and feature_map["labels"] == ["click"]
     vocabulary = json.loads((data_dir(params) / "feature_vocab.json").read_text())

@@ -82,7 +82,7 @@ def test_fuxictrs_own_loader_reads_the_same_rows(shop):
 
 
 def test_npz_and_folders_of_parts_are_read_too(shop, tmp_path):
-    feature_map, params = shop
+    feature_map, _ = shop
     whole = load(shop)
     columns = {name: torch.cat([batch[name] for batch in whole]).numpy() for name in [*feature_map.features, "click"]}
     (tmp_path / "parts").mkdir()
@@ -94,7 +94,7 @@ def test_npz_and_folders_of_parts_are_read_too(shop, tmp_path):
 
 
 def test_missing_files_and_columns_are_named(shop, tmp_path):
-    feature_map, params = shop
+    feature_map, _ = shop
     with pytest.raises(UserError, match="built data .* is missing"):
         InMemoryLoader(feature_map, str(tmp_path / "absent"))
     np.savez(tmp_path / "few.npz", color=np.zeros(3, int))

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from support import BACKBONES, batches, build, train
 
 from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError
@@ -12,6 +11,7 @@ from fuxictr_llm.model_zoo.LLaCTR.config import LLaCTRConfig
 from fuxictr_llm.model_zoo.LLaCTR.model import FeatureInteractionEnhancement, FeatureRepresentationEnhancement
 from fuxictr_llm.registry import find_backbone, find_method
 from fuxictr_llm.semantics.vector_file import write_field_vectors
+from support import BACKBONES, batches, build, train
 
 FIELDS = ["user", "item", "price", "tags", "image"]
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
@@ -154,7 +154,9 @@ def test_the_terms_enter_loss_and_logit_with_their_lambdas(vector_file):
     assert torch.allclose(torch.logit(return_dict["y_pred"]), logit, atol=1e-4)
     y = model.get_labels(batch)
     bce = torch.nn.functional.binary_cross_entropy(return_dict["y_pred"], y)
-    assert model.add_loss(return_dict, y).item() == pytest.approx((bce + 0.3 * model.enhancement.fre(e)).item(), abs=1e-5)
+    assert model.add_loss(return_dict, y).item() == pytest.approx(
+        (bce + 0.3 * model.enhancement.fre(e)).item(), abs=1e-5
+    )
 
 
 def test_inference_is_the_same_with_and_without_the_fold(vector_file):

@@ -1,0 +1,174 @@
+"""The commands as users type them: exit codes, messages, lists, lazy imports, an installed wheel."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fuxictr_llm.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def python(*args, **kwargs):
+    return subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, check=False, **kwargs)
+
+
+def test_run_expid_trains_and_ends_with_the_test_metrics(configs):
+    done = python(ROOT / "run_expid.py", "--config", configs, "--expid", "FM_shop", "--set", "epochs=1", "--seed", "3")
+    assert done.returncode == 0, done.stderr
+    metrics = re.findall(r"\[Metrics\] (.*)", done.stderr)
+    assert f"[test] {metrics[-1]}" in Path("my_configs.csv").read_text()
+    assert "Summary" in done.stderr.split("[Metrics]")[-1]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--expid", "DeepFN_movielens100k"], "error: unknown backbone 'DeepFN'"),
+        (["--expid", "DeepFM_movielens100k", "--set", "epoch=1"], "error: unknown config key 'epoch'"),
+        (["--expid", "DeepFM_movielens100k", "--set", "epochs=many"], "error: config key 'epochs' is 'many'"),
+        (["--expid", "DeepFM_movielens100k", "--set", "epochs"], "error: --set 'epochs' is not key=value"),
+        (["--expid", "DeepFM_movielens100k", "--config", "absent"], "error: --config 'absent'"),
+        (["--expid", "DeepFM_movielens100k", "--to", "x"], "error: --to goes with --print-config"),
+        ([], "error: --expid is missing"),
+    ],
+)
+def test_bad_arguments_are_one_line_and_exit_code_2(args, message, capsys):
+    assert main(["run", *args]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message) and error.count("\n") == 1
+
+
+def test_a_gpu_that_is_not_there_is_exit_code_2(configs, capsys):
+    assert main(["run", "--config", str(configs), "--expid", "FM_shop", "--gpu", "99"]) == 2
+    assert "--gpu -1 takes the CPU" in capsys.readouterr().err
+
+
+def test_print_config_prints_a_config_and_writes_a_directory(configs, capsys):
+    assert main(["run", "--config", str(configs), "--expid", "FM_LLaCTR_shop", "--print-config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)["FM_LLaCTR_shop"]
+    assert (printed["model"], printed["method"], printed["debug_mode"]) == ("FM", "LLaCTR", False)
+    assert main(["run", "--config", str(configs), "--expid", "FM_shop", "--print-config", "--to", "out"]) == 0
+    assert {path.name for path in Path("out").iterdir()} == {"model_config.yaml", "dataset_config.yaml"}
+
+
+def test_list_says_what_exists(capsys):
+    assert main(["run", "--list"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("DeepFM", "WuKong", "LLaCTR", "movielens100k_time", "SmolLM2-135M-Instruct"):
+        assert name in printed
+
+
+def test_prepare_and_encode_stop_before_training(configs, tiny_settings, capsys):
+    assert main(["prepare", "--config", str(configs), "--expid", "FM_shop"]) == 0
+    built = Path(capsys.readouterr().out.strip())
+    assert (built / "train.parquet").is_file()
+    settings = [arg for key, value in tiny_settings.items() for arg in ("--set", f"{key}={value}")]
+    assert main(["encode", "--config", str(configs), "--expid", "FM_LLaCTR_shop", *settings]) == 0
+    assert Path(capsys.readouterr().out.strip()).name == "field_vectors.safetensors"
+    assert not Path("checkpoints").exists()
+    assert main(["encode", "--config", str(configs), "--expid", "FM_shop"]) == 2
+
+
+def test_ctrl_c_exits_with_130_and_leaves_no_half_weights(configs):
+    command = [sys.executable, ROOT / "run_expid.py", "--config", configs, "--expid", "DeepFM_shop"]
+    command += ["--set", "epochs=100000", "--set", "early_stop_patience=100000"]
+    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    for line in running.stderr:
+        if "Save best model" in line:
+            running.send_signal(signal.SIGINT)
+            break
+    rest = running.stderr.read()
+    assert running.wait(timeout=60) == 130
+    assert "interrupted" in rest and "Traceback" not in rest
+    assert [path.suffix for path in Path("checkpoints/shop").iterdir()] == [".log"]
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    heavy = ("torch", "transformers", "peft", "ray", "pandas", "fuxictr")
+    code = f"import sys, fuxictr_llm; print([name for name in {heavy} if name in sys.modules])"
+    assert python("-c", code).stdout.strip() == "[]"
+
+
+def test_a_run_with_cached_vectors_imports_no_language_library(configs, tiny_settings):
+    settings = [arg for key, value in tiny_settings.items() for arg in ("--set", f"{key}={value}")]
+    args = ["run", "--config", str(configs), "--expid", "FM_LLaCTR_shop", *settings]
+    code = f"import sys; from fuxictr_llm.__main__ import main; print(main({args!r})); print('peft' in sys.modules, 'transformers' in sys.modules)"
+    assert python("-c", code).stdout.split() == ["0", "True", "True"]
+    assert python("-c", code).stdout.split() == ["0", "False", "False"]
+
+
+def test_no_file_imports_a_top_level_model_zoo():
+    pattern = re.compile(r"^\s*(import model_zoo|from model_zoo)", re.MULTILINE)
+    files = [path for folder in ("fuxictr_llm", "model_zoo", "tests") for path in (ROOT / folder).rglob("*.py")]
+    assert len(files) > 30 and not [path for path in files if pattern.search(path.read_text())]
+
+
+FUXICTR_SCRIPT = """
+import logging, os, sys
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.dataloaders import RankDataLoader
+from fuxictr.pytorch.torch_utils import seed_everything
+from fuxictr.utils import load_config, set_logger
+import fuxictr_llm.model_zoo as src
+
+params = load_config(sys.argv[1], sys.argv[2])
+params["gpu"] = -1
+set_logger(params)
+seed_everything(seed=params["seed"])
+data_dir = os.path.join(params["data_root"], params["dataset_id"])
+feature_map = FeatureMap(params["dataset_id"], data_dir)
+feature_map.load(os.path.join(data_dir, "feature_map.json"), params)
+for split in ("train", "valid", "test"):
+    params[split + "_data"] = os.path.join(data_dir, split + ".parquet")
+params["data_loader"] = None
+model = getattr(src, params["model"])(feature_map, **params)
+model.count_parameters()
+train_gen, valid_gen = RankDataLoader(feature_map, stage="train", **params)
+model.fit(train_gen, validation_data=valid_gen, **params)
+print(type(model).__name__, model.evaluate(RankDataLoader(feature_map, stage="test", **params)))
+"""
+
+
+@pytest.mark.ray
+def test_a_script_in_fuxictrs_form_trains_our_models_by_their_name(configs, tiny_settings, capsys):
+    settings = [arg for key, value in tiny_settings.items() for arg in ("--set", f"{key}={value}")]
+    assert main(["encode", "--config", str(configs), "--expid", "FM_LLaCTR_shop", *settings]) == 0
+    vectors = capsys.readouterr().out.strip()
+    args = ["--config", str(configs), "--expid", "FM_LLaCTR_shop", "--set", f"field_vectors={vectors}"]
+    assert main(["run", *args, "--print-config", "--to", "written"]) == 0
+    path = Path("written/model_config.yaml")
+    path.write_text(path.read_text().replace("model: FM", "model: FM_LLaCTR"))
+    Path("script.py").write_text(FUXICTR_SCRIPT)
+    done = python("script.py", "written", "FM_LLaCTR_shop")
+    assert done.returncode == 0, done.stderr
+    assert "FM_LLaCTR OrderedDict" in done.stdout or "FM_LLaCTR {" in done.stdout
+
+
+def test_an_installed_wheel_works_outside_the_checkout(tmp_path, configs):
+    """Built and unpacked into a folder of its own, which comes first on the path."""
+    built = python("-m", "pip", "wheel", "--no-deps", "-q", "-w", tmp_path / "wheels", ROOT)
+    assert built.returncode == 0, built.stderr
+    (wheel,) = (tmp_path / "wheels").iterdir()
+    target = tmp_path / "site"
+    assert python("-m", "pip", "install", "-q", "--no-deps", "--target", target, wheel).returncode == 0
+    environment = {**os.environ, "PYTHONPATH": str(target)}
+    code = textwrap.dedent(
+        f"""
+        import fuxictr_llm.model_zoo as zoo, fuxictr_llm.benchmark_configs as configs
+        assert zoo.__file__.startswith({str(target)!r}), zoo.__file__
+        assert list(configs.__path__)[0].startswith({str(target)!r}), configs.__path__
+        from fuxictr_llm.__main__ main
+        """
+    ).replace("__main__ main", "__main__ import main")
+    done = python("-c", code + "main(['run', '--list'])", env=environment)
+    assert "DeepFM" in done.stdout and "movielens100k" in done.stdout, done.stderr
+    done = python("-m", "fuxictr_llm", "run", "--config", configs, "--expid", "FinalMLP_shop", env=environment)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,201 @@
+"""Whole runs on a small data set with a tiny language model: records, caches, identity, bit-identity."""
+
+import csv
+import json
+import logging
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from fuxictr_llm import experiment as experiment_module
+from fuxictr_llm.config import load_experiment
+from fuxictr_llm.data.loader import make_loaders
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.experiment import run_experiment
+from fuxictr_llm.files import digest_of_file
+
+RUNS = Path("checkpoints/shop")
+
+
+def run(configs, expid="DeepFM_shop", **changes):
+    return run_experiment(load_experiment(expid, configs, **changes))
+
+
+def test_predictions(result):
+    return result.model.predict(make_loaders(result.run.feature_map, result.run.params, "test"))
+
+
+test_predictions.__test__ = False
+
+
+def record_of(name):
+    return json.loads((RUNS / f"{name}.run.json").read_text())
+
+
+def test_a_plain_run_leaves_weights_log_record_and_result_line(configs):
+    result = run(configs)
+    record = record_of("DeepFM_shop")
+    assert {path.name for path in RUNS.iterdir()} == {f"DeepFM_shop.{kind}" for kind in ("model", "log", "run.json")}
+    assert record["config"]["model"] == "DeepFM" and record["config_sha256"]
+    assert record["data"]["rows"] == {"train": 900, "valid": 150, "test": 150}
+    assert record["data"]["sha256"]["test"] == [digest_of_file(result.record["config"]["test_data"])]
+    assert set(record["metrics"]["test"]) == {"AUC", "logloss"} and 1 <= record["best_epoch"] <= 2
+    assert record["stages"]["train"]["rows"] == 1800 and record["stages"]["train"]["rows_per_second"] > 0
+    assert record["parameters"]["method"] == 0 < record["parameters"]["backbone"]
+    assert record["peak_memory"]["process_mib"] > 0 and "torch" in record["versions"] and record["seed"] == 7
+    log = (RUNS / "DeepFM_shop.log").read_text()
+    last = re.findall(r"\[Metrics\] (.*)", log)[-1]
+    assert last == " - ".join(f"{name}: {value:.6f}" for name, value in record["metrics"]["test"].items())
+    (line,) = csv.reader(Path("my_configs.csv").read_text().splitlines())
+    assert line[0].startswith(" 2") and line[2:5] == ["[exp_id] DeepFM_shop", "[dataset_id] shop", "[train] N.A."]
+    assert line[6] == f"[test] {last}"
+    state = torch.load(RUNS / "DeepFM_shop.model", weights_only=True)
+    assert all(torch.equal(value, state[name]) for name, value in result.model.state_dict().items())
+
+
+def test_the_same_run_again_gives_identical_metrics_and_appends_to_the_log(configs):
+    first = run(configs).record["metrics"]
+    size = (RUNS / "DeepFM_shop.log").stat().st_size
+    assert run(configs).record["metrics"] == first
+    assert (RUNS / "DeepFM_shop.log").stat().st_size > 1.5 * size
+    assert len(Path("my_configs.csv").read_text().splitlines()) == 2
+
+
+def test_another_seed_is_another_run(configs):
+    first, other = run(configs), run(configs, seed=8)
+    assert other.record["model_id"] == load_experiment("DeepFM_shop", configs, seed=8).full_id
+    assert other.record["metrics"] != first.record["metrics"]
+    assert record_of("DeepFM_shop")["seed"] == 7 and record_of(other.record["model_id"])["seed"] == 8
+
+
+def test_files_of_other_settings_are_kept(configs):
+    run(configs)
+    before = (RUNS / "DeepFM_shop.model").read_bytes()
+    path = configs / "model_config.yaml"
+    path.write_text(path.read_text().replace("hidden_units: [8]", "hidden_units: [5]"))
+    again = run(configs)
+    assert (RUNS / "DeepFM_shop.model").read_bytes() == before
+    assert again.record["model_id"].startswith("DeepFM_shop_")
+
+
+def test_llactr_prepares_its_vectors_once(configs, tiny_settings, caplog):
+    first = run(configs, "DeepFM_LLaCTR_shop", overrides=tiny_settings)
+    notes, stages = first.record["notes"]["field_vectors"], first.record["stages"]
+    assert notes["source"] == "llm" and notes["sha256"] == digest_of_file(notes["path"])
+    assert notes["texts"].endswith("the train split") and notes["ssft"]["prompts"] == 4 * 3 + 3 - 3
+    assert stages["tune"]["rows"] == notes["ssft"]["prompts"] and stages["encode"]["rows"] == 4
+    assert first.record["parameters"]["method"] > 0
+    again = run(configs, "DeepFM_LLaCTR_shop", overrides=tiny_settings)
+    assert again.record["stages"]["tune"]["cached"] and again.record["metrics"] == first.record["metrics"]
+    other_seed = run(configs, "DeepFM_LLaCTR_shop", overrides=tiny_settings, seed=99)
+    assert other_seed.record["notes"]["field_vectors"]["sha256"] == notes["sha256"]  # seeds share the vectors
+    fewer = run(configs, "DeepFM_LLaCTR_shop", overrides={**tiny_settings, "ssft_values_per_field": 2})
+    assert "cached" not in fewer.record["stages"]["tune"]
+
+
+def test_damaged_vectors_are_noticed_and_computed_anew(configs, tiny_settings, caplog):
+    first = run(configs, "DeepFM_LLaCTR_shop", overrides=tiny_settings)
+    path = Path(first.record["notes"]["field_vectors"]["path"])
+    path.write_bytes(path.read_bytes()[:-4] + b"spam")
+    again = run(configs, "DeepFM_LLaCTR_shop", overrides=tiny_settings)
+    assert "is damaged: it is computed anew" in (RUNS / f"{again.record['model_id']}.log").read_text()
+    assert again.record["notes"]["field_vectors"]["sha256"] == first.record["notes"]["field_vectors"]["sha256"]
+    assert again.record["metrics"] == first.record["metrics"]
+
+
+def test_an_untuned_language_model_gives_vectors_too(configs, tiny_settings):
+    result = run(configs, "DeepFM_LLaCTR_shop", overrides={**tiny_settings, "ssft_epochs": 0})
+    assert "ssft" not in result.record["notes"]["field_vectors"] and "tune" not in result.record["stages"]
+
+
+def test_a_given_vector_file_is_used(configs, tiny_settings):
+    first = run(configs, "DeepFM_LLaCTR_shop", overrides=tiny_settings)
+    path = first.record["notes"]["field_vectors"]["path"]
+    given = run(configs, "DeepFM_LLaCTR_shop", overrides={"field_vectors": path})
+    assert given.record["notes"]["field_vectors"]["source"] == "given"
+    assert given.record["metrics"] == first.record["metrics"]
+
+
+def test_both_lambdas_zero_predict_bit_identically_to_the_plain_run(configs, tiny_settings):
+    plain = run(configs)
+    off = run(configs, "DeepFM_LLaCTR_shop", overrides={**tiny_settings, "lambda_fre": 0, "lambda_fie": 0})
+    assert (test_predictions(plain) == test_predictions(off)).all()
+    assert "tune" not in off.record["stages"]
+    assert "LLaCTR is off" in (RUNS / f"{off.record['model_id']}.log").read_text()
+
+
+def test_what_a_language_model_did_before_does_not_show_in_the_weights(configs, tiny_settings):
+    first = run(configs, "DeepFM_LLaCTR_shop", overrides=tiny_settings)
+    cached = run(configs, "DeepFM_LLaCTR_shop", overrides=tiny_settings)
+    assert (test_predictions(first) == test_predictions(cached)).all()
+
+
+def test_saved_weights_load_into_a_new_model(configs, tiny_settings):
+    result = run(configs, "DeepFM_LLaCTR_shop", overrides=tiny_settings)
+    result.run.params["seed"] = 1234
+    model = experiment_module.build_model(result.run)
+    model.load_weights(result.model.checkpoint)
+    loader = make_loaders(result.run.feature_map, result.run.params, "test")
+    assert (model.predict(loader) == test_predictions(result)).all()
+
+
+def test_an_interrupted_run_leaves_the_earlier_one_whole(configs, monkeypatch):
+    run(configs)
+    before = {path.name: path.read_bytes() for path in RUNS.iterdir() if path.suffix != ".log"}
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment_module, "count_parameters", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(configs)
+    assert {path.name: path.read_bytes() for path in RUNS.iterdir() if path.suffix != ".log"} == before
+    assert len(Path("my_configs.csv").read_text().splitlines()) == 1
+
+
+def test_logging_is_as_before_afterwards(configs):
+    before = logging.getLogger().handlers[:]
+    run(configs)
+    assert logging.getLogger().handlers == before
+
+
+def test_diverging_training_says_so(configs, monkeypatch):
+    with pytest.raises(UserError, match=r"training diverged: predictions are NaN; lower learning_rate \(now 1e\+30\)"):
+        run(
+            configs,
+            overrides={"learning_rate": 1e30, "batch_norm": False, "optimizer": "SGD", "max_gradient_norm": 1e38},
+        )
+    assert not (RUNS / "DeepFM_shop.model").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gpu": 99}, r"--gpu 99: this machine has .*; --gpu -1 takes the CPU"),
+        ({"overrides": {"model_root": "taken"}}, r"cannot write to 'taken/shop': .*name another folder with --set model_root"),
+        ({"overrides": {"data_root": "taken"}}, r"cannot write to 'taken'"),
+        ({"overrides": {"hidden_activations": "reluu"}}, "cannot be built with these settings"),
+        ({"overrides": {"optimizer": "adamm"}}, "cannot be built with these settings: optimizer=adamm"),
+        ({"overrides": {"loss": "bcee"}}, "cannot be built with these settings: loss=bcee"),
+        ({"overrides": {"metrics": ["AUCC"]}}, r"'metrics' is \['AUCC'\] .*should match pattern '\^\(AUC\|logloss"),
+        ({"overrides": {"monitor": "AUCC"}}, "'monitor' is 'AUCC'"),
+        ({"overrides": {"metrics": ["gAUC"]}}, "metric 'gAUC' needs group_id"),
+        ({"overrides": {"valid_data": None}}, "names no valid_data"),
+    ],
+)  # fmt: skip
+def test_bad_settings_are_one_line_and_leave_nothing(configs, changes, message):
+    Path("taken").write_text("a file where a folder should be")
+    with pytest.raises(UserError, match=message):
+        run(configs, **changes)
+    assert Path("taken").read_text() == "a file where a folder should be"
+    assert not list(Path().glob("checkpoints/shop/*.model")) and not Path("my_configs.csv").exists()
+
+
+def test_gauc_by_a_meta_column(configs):
+    path = configs / "dataset_config.yaml"
+    extra = "    - {name: user_group, active: true, dtype: str, type: meta, preprocess: copy_from(user)}\n"
+    path.write_text(path.read_text().replace("    label_col", extra + "    label_col"))
+    result = run(configs, overrides={"group_id": "user_group", "metrics": ["gAUC", "AUC"]})
+    assert 0 < result.record["metrics"]["test"]["gAUC"] < 1
