@@ -4,6 +4,7 @@ Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the represe
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class Anatomy:
         dims: the width of each of those embeddings.
         padding: the padding id of each field that is a sequence of ids.
         embedding: name of the module that makes the field embeddings; None where there is none.
-        towers: names of the Linears whose outputs sum up to the logit; empty where there is none.
+        towers: name and call of each Linear whose outputs sum up to the logit; empty where there is none.
         widths: the input width of each tower; R is their sum.
         activation_call: which call of `output_activation` in a forward pass gives `y_pred`.
     """
@@ -37,7 +38,7 @@ class Anatomy:
     dims: tuple[int, ...]
     padding: dict[str, int]
     embedding: str | None
-    towers: tuple[str, ...]
+    towers: tuple[tuple[str, int], ...]
     widths: tuple[int, ...]
     activation_call: int
 
@@ -91,8 +92,8 @@ def find_anatomy(model: BaseModel) -> Anatomy:
         dims=tuple(dims[name] for name in fields),
         padding=_padding(model.feature_map, fields),
         embedding=embedding,
-        towers=tuple(name for name, _ in towers),
-        widths=tuple(module.in_features for _, module in towers),
+        towers=tuple((name, call) for name, call, _ in towers),
+        widths=tuple(width for _, _, width in towers),
         activation_call=call,
     )
 
@@ -108,7 +109,8 @@ class _Recorder:
     def __init__(self, model: BaseModel):
         self.model = model
         self.embeddings: dict[str, dict[str, int]] = {}
-        self.linears: list[tuple[str, nn.Linear, object]] = []
+        self.linears: list[tuple[str, int, int, object]] = []  # name, call, width, what made the output
+        self.calls: Counter[str] = Counter()
         self.activations: list[tuple[Tensor, Tensor]] = []
 
     @contextlib.contextmanager
@@ -143,7 +145,8 @@ class _Recorder:
     def _linear_hook(self, name: str):
         def hook(module: nn.Linear, args: tuple, output: Tensor) -> None:
             if module.out_features == 1 and module.in_features > 1 and args[0].dim() == 2:
-                self.linears.append((name, module, output.grad_fn))
+                self.linears.append((name, self.calls[name], module.in_features, output.grad_fn))
+            self.calls[name] += 1
 
         return hook
 
@@ -157,8 +160,8 @@ class _Recorder:
         return best, best_dims
 
 
-def _towers_of(logit: Tensor, linears: list[tuple[str, nn.Linear, object]]) -> list[tuple[str, nn.Linear]]:
-    """The Linears whose output reaches the logit through sums alone, in the order of their calls."""
+def _towers_of(logit: Tensor, linears: list[tuple[str, int, int, object]]) -> list[tuple[str, int, int]]:
+    """Name, call and width of the Linears whose output reaches the logit through sums alone, as they were called."""
     reached, waiting = set(), [logit.grad_fn]
     while waiting:
         node = waiting.pop()
@@ -167,7 +170,7 @@ def _towers_of(logit: Tensor, linears: list[tuple[str, nn.Linear, object]]) -> l
         reached.add(node)
         if node.name().startswith(_SUMMING):
             waiting.extend(child for child, _ in node.next_functions)
-    return [(name, module) for name, module, grad_fn in linears if grad_fn in reached]
+    return [(name, call, width) for name, call, width, grad_fn in linears if grad_fn in reached]
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ class Seen:
     def __init__(self, anatomy: Anatomy):
         self.anatomy = anatomy
         self.by_field: dict[str, Tensor] = {}
-        self.tower_inputs: dict[str, Tensor] = {}
+        self.tower_inputs: dict[str, list[Tensor]] = {}  # one a call, [B, width] each
         self.tower_weights: dict[str, Tensor] = {}  # [1, width] each
         self.activation_calls = 0
         self.logit: Tensor | None = None  # [B, 1], before any term is added
@@ -52,7 +52,7 @@ class Seen:
     @property
     def representation(self) -> Tensor:
         """`[B, R]`, the input of the logit layer; several towers side by side."""
-        return torch.cat([self.tower_inputs[name] for name in self.anatomy.towers], dim=-1)
+        return torch.cat([self.tower_inputs[name][call] for name, call in self.anatomy.towers], dim=-1)
 
 
 class Enhancement(nn.Module):
@@ -109,7 +109,7 @@ class _Taps:
     def attach(self, model: BaseModel) -> None:
         if self.anatomy.embedding is not None:
             model.get_submodule(self.anatomy.embedding).register_forward_hook(self.on_embeddings)
-        for name in self.anatomy.towers:
+        for name in dict(self.anatomy.towers):
             tower_hook = functools.partial(self.on_tower, name)
             model.get_submodule(name).register_forward_pre_hook(tower_hook)
         model.output_activation.register_forward_pre_hook(self.on_activation)
@@ -134,7 +134,7 @@ class _Taps:
 
     def on_tower(self, name: str, module: nn.Linear, args: tuple) -> None:
         if self.seen is not None:
-            self.seen.tower_inputs[name] = args[0]
+            self.seen.tower_inputs.setdefault(name, []).append(args[0])
             self.seen.tower_weights[name] = module.weight
 
     def on_activation(self, _module: nn.Module, args: tuple) -> tuple | None:
@@ -165,7 +165,7 @@ class _Taps:
         if replacement is None:
             return logit
         differences = (replacement - representation).split(self.anatomy.widths, dim=-1)
-        for name, difference in zip(self.anatomy.towers, differences, strict=True):
+        for (name, _), difference in zip(self.anatomy.towers, differences, strict=True):
             logit = logit + functional.linear(difference, seen.tower_weights[name])
         return logit
 

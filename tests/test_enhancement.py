@@ -140,6 +140,27 @@ def test_a_replaced_representation_acts_as_if_the_logit_layer_had_got_it():
     assert torch.allclose(predictions(model, steps), predictions(plain, steps), atol=1e-6)
 
 
+def test_a_logit_layer_that_is_called_twice_is_two_towers():
+    class Twice(find_backbone("DNN")):
+        def forward(self, inputs):
+            hidden = self.mlp.mlp[:-1](self.embedding_layer(self.get_inputs(inputs), flatten_emb=True))
+            head = self.mlp.mlp[-1]
+            return {"y_pred": self.output_activation(head(hidden) + head(-3 * hidden))}
+
+    class Replaced(Enhancement):
+        def representation(self, representation):
+            first, second = representation.chunk(2, dim=-1)
+            assert torch.allclose(second, -3 * first)
+            return torch.cat([0 * first, second], dim=-1)
+
+    model, plain, batch = build(enhance(Twice, Replaced), "DNN"), build("DNN", "DNN"), batches("DNN", 1)
+    assert len(model.enhancement.anatomy.towers) == 2
+    with torch.no_grad():
+        plain.mlp.mlp[-1].weight.mul_(-3)
+        plain.mlp.mlp[-1].bias.zero_()
+    assert torch.allclose(predictions(model, batch), predictions(plain, batch), atol=1e-6)
+
+
 def test_the_added_term_is_added_to_the_logit():
     class Bias(Enhancement):
         def logit(self, embeddings, logit):

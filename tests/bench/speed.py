@@ -1,0 +1,135 @@
+"""Speed, as ratios of two things measured in turn: `python tests/bench/speed.py`. Prints a line a figure.
+
+Absolute times depend on the machine and on who else uses it; ratios of neighbours in time do not.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import OrderedDict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+PLAIN = "DeepFM_movielens100k"
+
+
+def report(name: str, value: float, unit: str, goal: str) -> None:
+    print(f"{name:58}{value:8.3f} {unit:3} (goal: {goal})", flush=True)
+
+
+def bench_import() -> None:
+    heavy = ("ray", "transformers", "torch")
+    code = f"import sys, fuxictr_llm; sys.exit(sum(name in sys.modules for name in {heavy}))"
+    found = subprocess.run([sys.executable, "-c", code], check=False).returncode
+    report("heavy libraries imported by `import fuxictr_llm`", found, "", "0")
+
+
+def run_once(folder: str, loader: str) -> tuple[float, float]:
+    """Seconds of a whole run, and seconds until its first epoch starts."""
+    # Fixed epochs: FuxiCTR's loader shuffles without a seed, so early stopping would compare unequal work.
+    settings = [f"data_loader={loader}", "epochs=10", "early_stop_patience=10"]
+    command = [sys.executable, str(ROOT / "run_expid.py"), "--expid", PLAIN]
+    command += [arg for setting in settings for arg in ("--set", setting)]
+    start = time.perf_counter()
+    first = None
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as process:
+        for line in process.stderr:
+            if "Epoch=1 start" in line:
+                first = time.perf_counter() - start
+    if process.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return time.perf_counter() - start, first
+
+
+def bench_whole_run(rounds: int) -> None:
+    """Our loader against FuxiCTR's own, the data being built."""
+    with tempfile.TemporaryDirectory() as folder:
+        prepare = [sys.executable, "-m", "fuxictr_llm", "prepare", "--expid", PLAIN]
+        subprocess.run(prepare, cwd=folder, check=True, capture_output=True)
+        ratios, starts = [], []
+        for _ in range(rounds):
+            memory, first = run_once(folder, "memory")
+            ray, _ = run_once(folder, "ray")
+            ratios.append(memory / ray)
+            starts.append(first)
+            print(f"  in memory {memory:.1f} s, Ray {ray:.1f} s", flush=True)
+    report(f"{PLAIN}: in-memory loader / data_loader: ray", statistics.median(ratios), "", "at most 0.5")
+    report(f"{PLAIN}: start to first batch", statistics.median(starts), "s", "under 12")
+
+
+def criteo_like(backbone: str, method=None, **changes):
+    """DeepFM over 39 fields x 10,000 values, D=16, hidden units [400, 400, 400]."""
+    from fuxictr.features import FeatureMap
+
+    from fuxictr_llm.enhancement import enhance
+    from fuxictr_llm.registry import find_backbone
+    from support import params
+
+    feature_map = FeatureMap("criteo_like", "unused")
+    spec = {"type": "categorical", "source": "", "padding_idx": 0, "vocab_size": 10_000}
+    feature_map.features = OrderedDict((f"f{index}", dict(spec)) for index in range(39))
+    feature_map.labels, feature_map.num_fields, feature_map.default_emb_dim = ["click"], 39, 16
+    feature_map.set_column_index()
+    settings = {"embedding_dim": 16, "hidden_units": [400, 400, 400], "net_dropout": 0.0, "batch_norm": False}
+    settings |= {"embedding_regularizer": None, "net_regularizer": None, "learning_rate": 1e-3, **changes}
+    cls = find_backbone(backbone)
+    model = (cls if method is None else enhance(cls, method))(feature_map, **params(backbone, **settings))
+    model._max_gradient_norm = 10.0
+    return model
+
+
+def in_turn(a, b, rounds: int) -> float:
+    """Median of the ratios a / b of neighbouring calls."""
+
+    def seconds(call) -> float:
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+
+    a(), b()
+    ratios = []
+    for index in range(rounds):
+        pair = (seconds(a), seconds(b)) if index % 2 else (seconds(b), seconds(a))[::-1]
+        ratios.append(pair[0] / pair[1])
+    return statistics.median(ratios)
+
+
+def bench_steps(rounds: int) -> None:
+    import torch
+
+    from fuxictr_llm.anatomy import synthetic_batch
+    from fuxictr_llm.registry import find_method
+    from fuxictr_llm.semantics.vector_file import write_field_vectors
+    from support import Idle
+
+    plain, idle = criteo_like("DeepFM"), criteo_like("DeepFM", Idle)
+    batch = synthetic_batch(plain.feature_map, rows=4096)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vectors.safetensors"
+        write_field_vectors(path, torch.randn(39, 576), [f"f{index}" for index in range(39)])
+        llactr = criteo_like("DeepFM", find_method("LLaCTR").model_cls, field_vectors=str(path))
+    for model in (plain, idle, llactr):
+        model.train()
+    step = {model: (lambda model=model: model.train_step(batch)) for model in (plain, idle, llactr)}
+    report(
+        "training step, taps attached and idle / plain", in_turn(step[idle], step[plain], rounds), "", "at most 1.03"
+    )
+    report("training step, LLaCTR / plain", in_turn(step[llactr], step[plain], rounds), "", "none yet")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=30, help="pairs of training steps")
+    parser.add_argument("--runs", type=int, default=3, help="pairs of whole runs")
+    args = parser.parse_args()
+    bench_import()
+    bench_steps(args.rounds)
+    bench_whole_run(args.runs)
+
+
+if __name__ == "__main__":
+    main()

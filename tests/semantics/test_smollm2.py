@@ -1,0 +1,49 @@
+"""The real SmolLM2-135M: downloaded, converted, asked and tuned a little, on the real MovieLens-100K."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fuxictr_llm.config import load_experiment
+from fuxictr_llm.experiment import run_experiment
+from fuxictr_llm.semantics.language_model import load_language_model
+from fuxictr_llm.semantics.model_folder import digest_of_model, find_language_model
+from fuxictr_llm.semantics.vector_file import read_field_vectors
+
+pytestmark = pytest.mark.llm
+NAME = "SmolLM2-135M-Instruct"
+
+
+def test_the_named_model_knows_what_words_have_to_do_with_each_other():
+    folder = find_language_model(NAME)
+    assert {path.name for path in folder.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
+    assert digest_of_model(folder) == digest_of_model(find_language_model(NAME))
+    model = load_language_model(folder, "float32", "mean", gpu=-1)
+    assert model.model.config.hidden_size == 576 and not model.model.training
+    vectors = model.encode(["title of the movie", "name of the film", "zip code of the user"])
+    near, far = torch.nn.functional.cosine_similarity(vectors[0], vectors[1:], dim=-1)
+    assert near > far
+
+
+def test_bfloat16_is_close_to_float32():
+    texts = ["title of the movie", "age of the user"]
+    half, full = (
+        load_language_model(find_language_model(NAME), dtype, "last", gpu=-1).encode(texts)
+        for dtype in ("bfloat16", "float32")
+    )
+    assert half.dtype == torch.float32
+    assert (torch.nn.functional.cosine_similarity(half, full, dim=-1) > 0.98).all()
+
+
+def test_llactr_on_movielens_from_raw_data_to_test_metrics():
+    changes = {"ssft_values_per_field": 2, "ssft_epochs": 1, "ssft_held_out": 0.0, "epochs": 2, "verbose": 0}
+    experiment = load_experiment("DeepFM_LLaCTR_movielens100k", overrides=changes)
+    result = run_experiment(experiment)
+    record, notes = result.record, result.record["notes"]["field_vectors"]
+    assert record["data"]["rows"] == {"train": 80000, "valid": 10000, "test": 10000}
+    assert notes["ssft"]["prompts"] == 22 and notes["ssft"]["tuned_parameters"] == 460_800
+    vectors = read_field_vectors(notes["path"], result.run.feature_map.features)
+    assert vectors.shape == (11, 576) and notes["pooling"] == "last"
+    assert record["metrics"]["test"]["AUC"] > 0.7
+    assert Path("benchmark_configs.csv").read_text().count("DeepFM_LLaCTR_movielens100k") == 2

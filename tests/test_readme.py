@@ -1,0 +1,40 @@
+"""The README's commands are the ones that continuous integration runs, and its example of own data works."""
+
+import re
+from pathlib import Path
+
+from conftest import small_table
+
+from fuxictr_llm.__main__ import main
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = (
+    'pip install -e ".[test]" -c constraints.txt && python -m pytest',
+    "pip install -e . -c constraints.txt && python run_expid.py --expid DeepFM_LLaCTR_movielens100k",
+)
+
+
+def test_the_two_commands_are_what_ci_runs():
+    readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
+    for command in COMMANDS:
+        assert f"```\n{command}\n```" in readme
+        assert command.replace("pip install", "pip install --quiet") in ci
+
+
+def test_the_example_of_own_data_runs(tiny_settings):
+    blocks = re.findall(r"```yaml\n# (\S+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    Path("my_configs/method_config").mkdir(parents=True)
+    Path("raw").mkdir()
+    for path, text in blocks:
+        Path(path).write_text(text)
+    assert [path for path, _ in blocks] == ["my_configs/dataset_config.yaml", "my_configs/shop_fields.yaml"]
+    for seed, split in enumerate(("train", "valid", "test")):
+        small_table(300, seed).drop(columns=["user", "tags"]).to_csv(f"raw/{split}.csv", index=False)
+    settings = {**tiny_settings, "epochs": 1, "verbose": 0, "num_threads": 1}
+    sets = [arg for key, value in settings.items() for arg in ("--set", f"{key}={value}")]
+    assert main(["run", "--config", "my_configs", "--expid", "DeepFM_LLaCTR_shop", *sets]) == 0
+
+
+def test_every_file_that_the_readme_links_to_is_there():
+    links = re.findall(r"\]\(([^)h][^)]*)\)", (ROOT / "README.md").read_text())
+    assert len(links) >= 4 and all((ROOT / link).is_file() for link in links)
