@@ -42,5 +42,5 @@ setup(
         "h5py",
         "rich",
     ],
-    extras_require={"test": ["pytest", "ruff"]},
+    extras_require={"test": ["pytest", "ruff", "setuptools>=77"]},
 )
