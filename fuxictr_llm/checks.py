@@ -34,9 +34,14 @@ def check_value(key: str, value: Any, hint: Any) -> None:
     try:
         TypeAdapter(hint, config=STRICT).validate_python(value)
     except ValidationError as error:
-        problems = {problem["msg"]: None for problem in error.errors()}
-        raise _wrong_value(key, value, " or ".join(problems)) from error
+        problems = error.errors()
+        first = problems[0]
+        if first["loc"] and isinstance(first["loc"][0], int):  # an entry of a list is at fault: show that one alone
+            key, value = f"{key}[{first['loc'][0]}]", value[first["loc"][0]]
+            parts = [part for part in first["loc"][1:] if isinstance(value, dict)]
+            raise _wrong_value(key, value, " ".join([*map(repr, parts[:1]), first["msg"]])) from error
+        raise _wrong_value(key, value, " or ".join({problem["msg"]: None for problem in problems})) from error
 
 
 def _wrong_value(key: str, value: Any, problem: str) -> UserError:
-    return UserError(f"config key {key!r} is {value!r} ({type(value).__name__}): {problem[0].lower()}{problem[1:]}")
+    return UserError(f"config key {key!r} is {value!r} ({type(value).__name__}): {problem[:1].lower()}{problem[1:]}")

@@ -58,9 +58,11 @@ class Experiment:
         return dump_yaml({self.expid: {key: value for key, value in self.params.items() if key not in NO_IDENTITY[:2]}})
 
     def write_directory(self, folder: Path) -> None:
-        """Write `model_config.yaml` and `dataset_config.yaml` in FuxiCTR's form, which its tuner takes."""
-        dataset_id = self.params["dataset_id"]
+        """Write `model_config.yaml` and `dataset_config.yaml` in FuxiCTR's form, which its scripts and tuner take."""
+        dataset_id, method = self.params["dataset_id"], self.params["method"]
         model_keys = {k: v for k, v in self.params.items() if k not in self.dataset_keys and k not in NO_IDENTITY[:2]}
+        if not method or ":" not in model_keys["model"]:  # FuxiCTR's scripts know a model by one name
+            model_keys["model"] = "_".join(filter(None, (model_keys["model"], model_keys.pop("method"))))
         dataset = {k: v for k, v in self.params.items() if k in self.dataset_keys}
         writable_dir(folder, "give another folder with --to")
         for name, entry in (

@@ -22,7 +22,7 @@ from fuxictr_llm.data.build import built_data
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.enhancement import enhance
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.files import explain_write_errors, read_json, replacing, writable_dir, write_json
 from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
 
@@ -102,13 +102,27 @@ def prepare_run(experiment: Experiment, model_id: str) -> Run:
     with stages("build data"):
         params |= built_data(params)
     data_dir = Path(params["data_root"]) / params["dataset_id"]
-    feature_map = FeatureMap(params["dataset_id"], str(data_dir))
-    feature_map.load(str(data_dir / "feature_map.json"), params)
-    run = Run(params, data_dir, feature_map, stages)
+    run = Run(params, data_dir, load_feature_map(params, data_dir), stages)
     if params["method"]:
         method = registry.find_method(params["method"])
         run.params |= method.model_cls.prepare(checked(method.config_cls, params), run)
     return run
+
+
+def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:
+    """FuxiCTR's feature map of a built data set, with `use_features` and `feature_specs` applied.
+
+    Raises:
+        UserError: one of the two names a column that the data set does not have.
+    """
+    feature_map = FeatureMap(params["dataset_id"], str(data_dir))
+    try:
+        feature_map.load(str(data_dir / "feature_map.json"), params)
+    except KeyError as error:
+        built = [name for features in read_json(data_dir / "feature_map.json")["features"] for name in features]
+        where = "use_features or feature_specs"
+        raise unknown("column", error.args[0], built, where) from error
+    return feature_map
 
 
 def build_model(run: Run) -> BaseModel:
@@ -227,6 +241,10 @@ def logging_to(path: Path) -> Iterator[None]:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         yield
+    except BaseException as error:  # the screen shows one line, the file keeps where it came from
+        record = root.makeRecord("root", logging.ERROR, "", 0, "%r", (error,), sys.exc_info())
+        handlers[0].handle(record)
+        raise
     finally:
         root.handlers, root.level = before, level
         for handler in handlers:

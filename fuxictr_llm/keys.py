@@ -1,8 +1,9 @@
 """The config keys that every experiment understands, with their types and ranges; most are FuxiCTR's own."""
 
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, Required
 
 from pydantic import Field
+from typing_extensions import TypedDict  # pydantic reads the one of typing only from Python 3.12 on
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
@@ -46,13 +47,30 @@ class ModelKeys(TypedDict, total=False):
     eval_steps: Positive | None
     reduce_lr_on_plateau: bool
 
-    data_loader: Literal["auto", "memory", "ray"]  # auto: in memory where the data fits
+    # Without it: in memory where the data fits. Not in Base: FuxiCTR's own scripts take it for a class.
+    data_loader: Literal["auto", "memory", "ray"]
     num_workers: Count
     buffer_size: Positive
     group_id: str | None
     use_features: list[str] | None
     feature_specs: list[dict[str, Any]] | None
     feature_config: Any
+
+
+class Column(TypedDict, total=False):
+    """What FuxiCTR reads of every feature column; a column may have more keys."""
+
+    name: Required[str | list[str]]
+    active: Required[bool]
+    dtype: Required[str | type]
+    type: Required[Literal["numeric", "categorical", "sequence", "embedding", "meta"]]
+
+
+class Label(TypedDict, total=False):
+    """What FuxiCTR reads of a label column."""
+
+    name: Required[str]
+    dtype: Required[str | type]
 
 
 class DatasetKeys(TypedDict, total=False):
@@ -66,8 +84,8 @@ class DatasetKeys(TypedDict, total=False):
     test_data: str | None
     sep: str
     n_rows: Positive | None
-    feature_cols: list[dict[str, Any]]
-    label_col: dict[str, Any] | list[dict[str, Any]]
+    feature_cols: list[Column]
+    label_col: Label | list[Label]
     min_categr_count: Positive
     num_buckets: Positive
     valid_size: Annotated[float, Field(ge=0)]

@@ -114,6 +114,7 @@ def test_no_file_imports_a_top_level_model_zoo():
 FUXICTR_SCRIPT = """
 import logging, os, sys
 from fuxictr.features import FeatureMap
+from fuxictr.preprocess import FeatureProcessor, build_dataset
 from fuxictr.pytorch.dataloaders import RankDataLoader
 from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr.utils import load_config, set_logger
@@ -124,11 +125,10 @@ params["gpu"] = -1
 set_logger(params)
 seed_everything(seed=params["seed"])
 data_dir = os.path.join(params["data_root"], params["dataset_id"])
+encoder = FeatureProcessor(**params)
+params["train_data"], params["valid_data"], params["test_data"] = build_dataset(encoder, **params)
 feature_map = FeatureMap(params["dataset_id"], data_dir)
 feature_map.load(os.path.join(data_dir, "feature_map.json"), params)
-for split in ("train", "valid", "test"):
-    params[split + "_data"] = os.path.join(data_dir, split + ".parquet")
-params["data_loader"] = None
 model = getattr(src, params["model"])(feature_map, **params)
 model.count_parameters()
 train_gen, valid_gen = RankDataLoader(feature_map, stage="train", **params)
@@ -144,8 +144,6 @@ def test_a_script_in_fuxictrs_form_trains_our_models_by_their_name(configs, tiny
     vectors = capsys.readouterr().out.strip()
     args = ["--config", str(configs), "--expid", "FM_LLaCTR_shop", "--set", f"field_vectors={vectors}"]
     assert main(["run", *args, "--print-config", "--to", "written"]) == 0
-    path = Path("written/model_config.yaml")
-    path.write_text(path.read_text().replace("model: FM", "model: FM_LLaCTR"))
     Path("script.py").write_text(FUXICTR_SCRIPT)
     done = python("script.py", "written", "FM_LLaCTR_shop")
     assert done.returncode == 0, done.stderr

@@ -79,7 +79,7 @@ def test_unknown_parts_of_an_expid_name_the_nearest(expid, message):
         ("learning_rate", -1, "'learning_rate' is -1 .*: input should be greater than 0"),
         ("batch_size", "many", "'batch_size' is 'many' .*: input should be a valid integer"),
         ("batch_size", True, "'batch_size' is True"),
-        ("hidden_units", ["a"], "'hidden_units' is"),
+        ("hidden_units", ["a"], "'hidden_units\\[0\\]' is 'a'"),
         ("lambda_fre", "a lot", "'lambda_fre' is 'a lot'"),
         ("data_loader", "disk", "'data_loader' is 'disk' .*: input should be 'auto', 'memory' or 'ray'"),
         ("model", "FM", "'model' cannot be changed with --set"),
@@ -89,6 +89,20 @@ def test_unknown_parts_of_an_expid_name_the_nearest(expid, message):
 def test_wrong_settings_name_key_value_and_way_out(key, value, message):
     with pytest.raises(UserError, match=message):
         load_experiment("DeepFM_LLaCTR_movielens100k", overrides={key: value})
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ({"name": "a", "active": True, "dtype": "str"}, r"'feature_cols\[1\]' is .*: 'type' Field required"),
+        ({"name": "a", "active": True, "dtype": "str", "type": "text"}, r"'type' Input should be 'numeric', 'categ"),
+        ("a", r"'feature_cols\[1\]' is 'a' \(str\): input should be a valid dictionary"),
+    ],
+)
+def test_a_wrong_column_is_named(configs, column, message):
+    good = {"name": "color", "active": True, "dtype": "str", "type": "categorical"}
+    with pytest.raises(UserError, match=message):
+        load_experiment("DeepFM_shop", configs, overrides={"feature_cols": [good, column]})
 
 
 def test_a_misspelt_key_in_a_file_of_ours_is_an_error(configs):
@@ -122,10 +136,11 @@ def test_a_written_directory_is_read_alike_by_fuxictr_and_by_us(configs, tmp_pat
     experiment.write_directory(tmp_path / "written")
     ours = load_experiment("DeepFM_LLaCTR_shop", tmp_path / "written").params
     fuxictr = load_config(str(tmp_path / "written"), "DeepFM_LLaCTR_shop")
-    assert {key: ours[key] for key in fuxictr if key != "model_id"} == {
-        key: value for key, value in fuxictr.items() if key != "model_id"
+    assert fuxictr["model"] == "DeepFM_LLaCTR"  # FuxiCTR's scripts know a model by one name
+    assert {key: ours[key] for key in fuxictr if key not in ("model", "model_id")} == {
+        key: value for key, value in fuxictr.items() if key not in ("model", "model_id")
     }
-    assert ours == experiment.params
+    assert ours == experiment.params and experiment.sha256 == load_experiment("DeepFM_LLaCTR_shop", configs).sha256
 
 
 @pytest.fixture

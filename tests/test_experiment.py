@@ -63,6 +63,13 @@ def test_the_same_run_again_gives_identical_metrics_and_appends_to_the_log(confi
     assert len(Path("my_configs.csv").read_text().splitlines()) == 2
 
 
+def test_the_log_keeps_where_an_error_came_from(configs):
+    with pytest.raises(UserError):
+        run(configs, overrides={"use_features": ["colour"]})
+    (log,) = RUNS.glob("*.log")
+    assert "KeyError: 'colour'" in log.read_text() and "UserError" in log.read_text()
+
+
 def test_another_seed_is_another_run(configs):
     first, other = run(configs), run(configs, seed=8)
     assert other.record["model_id"] == load_experiment("DeepFM_shop", configs, seed=8).full_id
@@ -179,10 +186,11 @@ def test_diverging_training_says_so(configs, monkeypatch):
         ({"overrides": {"hidden_activations": "reluu"}}, "cannot be built with these settings"),
         ({"overrides": {"optimizer": "adamm"}}, "cannot be built with these settings: optimizer=adamm"),
         ({"overrides": {"loss": "bcee"}}, "cannot be built with these settings: loss=bcee"),
-        ({"overrides": {"metrics": ["AUCC"]}}, r"'metrics' is \['AUCC'\] .*should match pattern '\^\(AUC\|logloss"),
+        ({"overrides": {"metrics": ["AUCC"]}}, r"'metrics\[0\]' is 'AUCC' .*should match pattern '\^\(AUC\|logloss"),
         ({"overrides": {"monitor": "AUCC"}}, "'monitor' is 'AUCC'"),
         ({"overrides": {"metrics": ["gAUC"]}}, "metric 'gAUC' needs group_id"),
         ({"overrides": {"valid_data": None}}, "names no valid_data"),
+        ({"overrides": {"use_features": ["colour"]}}, "unknown column 'colour' in use_features .* did you mean 'color'"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_one_line_and_leave_nothing(configs, changes, message):

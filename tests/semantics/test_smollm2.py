@@ -46,4 +46,4 @@ def test_llactr_on_movielens_from_raw_data_to_test_metrics():
     vectors = read_field_vectors(notes["path"], result.run.feature_map.features)
     assert vectors.shape == (11, 576) and notes["pooling"] == "last"
     assert record["metrics"]["test"]["AUC"] > 0.7
-    assert Path("benchmark_configs.csv").read_text().count("DeepFM_LLaCTR_movielens100k") == 2
+    assert f"[exp_id] {experiment.full_id}," in Path("benchmark_configs.csv").read_text()
