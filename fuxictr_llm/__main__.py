@@ -106,7 +106,7 @@ def _experiment(args: argparse.Namespace):
 
 
 def _list(args: argparse.Namespace) -> None:
-    from fuxictr_llm.config import dataset_names
+    from fuxictr_llm.config_sources import dataset_names
     from fuxictr_llm.data.assets import ASSETS
     from fuxictr_llm.registry import backbone_names, method_names
 

@@ -1,9 +1,4 @@
-"""An expid and a config -> one checked, fully resolved, flat dict of settings.
-
-Three forms of `--config`: a directory of ours (it has `method_config/`, is strict, and stands on the
-packaged one), a plain FuxiCTR directory (resolved as FuxiCTR does; unknown keys are warnings), and a
-YAML file that `--print-config` printed.
-"""
+"""An expid and a config -> one checked, fully resolved, flat dict of settings."""
 
 import dataclasses
 import inspect
@@ -15,10 +10,11 @@ from typing import Any, get_type_hints
 
 from fuxictr_llm import registry
 from fuxictr_llm.checks import check_value, checked
-from fuxictr_llm.errors import UserError, nearest, unknown
+from fuxictr_llm.config_sources import Source, read_source
+from fuxictr_llm.errors import UserError, nearest
 from fuxictr_llm.files import digest_of, replacing, writable_dir
 from fuxictr_llm.keys import GROUP_METRICS, REQUIRED, DatasetKeys, ModelKeys
-from fuxictr_llm.yamls import dump_yaml, parse_yaml, read_yaml
+from fuxictr_llm.yamls import dump_yaml, parse_yaml
 
 # Where a run takes place, how much it prints and what it is called do not change what it computes.
 NO_IDENTITY = ("gpu", "model_id", "verbose")
@@ -94,38 +90,17 @@ def load_experiment(
         UserError: something is unknown, missing, of the wrong type or out of range.
     """
     overrides = {**(overrides or {}), **({} if seed is None else {"seed": seed})}
-    folder = packaged_configs() if config is None else Path(config)
-    if folder.is_file():
-        source = _from_file(expid, folder)
-    elif not folder.is_dir():
-        raise UserError(f"--config {str(folder)!r} is neither a directory nor a YAML file")
-    elif (folder / "method_config").is_dir():
-        source = _from_ours(expid, folder)
-    else:
-        source = _from_fuxictr(expid, folder)
+    source = read_source(expid, config)
     forbidden = [key for key in overrides if key in CHOSEN_BY_EXPID]
     if forbidden:
         raise UserError(f"{forbidden[0]!r} cannot be changed with --set; name another --expid")
     params = {**source.params, **overrides}
     _check(params, source, given=overrides)
     base, params = _completed(source.params, gpu), _completed(params, gpu)
-    name = folder.name.removesuffix(".yaml") or "benchmark_configs"
+    name = Path(config or "benchmark_configs").resolve().name.removesuffix(".yaml")
     found = Experiment(source.expid, params, source.dataset_keys, changed=False, config_name=name)
     changed = found.sha256 != dataclasses.replace(found, params=base).sha256
     return dataclasses.replace(found, changed=changed)
-
-
-def packaged_configs() -> Path:
-    """The `benchmark_configs` directory that comes with the package."""
-    from fuxictr_llm import benchmark_configs
-
-    return Path(next(iter(benchmark_configs.__path__)))
-
-
-def dataset_names(folder: Path | None = None) -> list[str]:
-    """The data sets of a config directory of ours, aliases left out."""
-    entries = _entries_of_ours(folder or packaged_configs(), "dataset_config")
-    return sorted(name for name, entry in entries.items() if not isinstance(entry, str))
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
@@ -146,143 +121,6 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
     return overrides
 
 
-@dataclasses.dataclass(frozen=True)
-class _Source:
-    """Settings as read, before `--set`; `strict` says whether unknown keys are errors."""
-
-    expid: str
-    params: dict[str, Any]
-    dataset_keys: frozenset[str]
-    strict: bool
-    where: str
-
-
-def _from_ours(expid: str, folder: Path) -> _Source:
-    models = _entries_of_ours(folder, "model_config")
-    methods = _entries_of_ours(folder, "method_config")
-    datasets = _entries_of_ours(folder, "dataset_config")
-    exact = _entry(models, expid) or _entry(methods, expid)
-    if {"model", "dataset_id"} <= exact.keys():
-        backbone, method, dataset_id = exact["model"], exact.get("method"), exact["dataset_id"]
-        if dataset_id not in datasets:
-            raise unknown("data set", dataset_id, datasets, where=f"expid {expid!r}")
-    else:
-        backbone, method, dataset_id = _parse(expid, datasets)
-    if isinstance(datasets[dataset_id], str):  # an alias
-        dataset_id = datasets[dataset_id]
-        if not exact:
-            expid = "_".join(filter(None, (backbone, method, dataset_id)))
-    layers = [models.get("Base"), models.get(backbone), models.get(f"{backbone}_{dataset_id}")]
-    if method:
-        layers += [methods.get(method), methods.get(f"{method}_{dataset_id}")]
-    layers += [_entry(models, expid), _entry(methods, expid)]
-    dataset = {key: value for key, value in datasets[dataset_id].items() if key != "dataset_id"}
-    params = {key: value for layer in layers for key, value in (layer or {}).items()}
-    params |= {"model": backbone, "method": method, "dataset_id": dataset_id, **dataset}
-    return _Source(expid, params, frozenset(dataset), strict=True, where=f"expid {expid!r}")
-
-
-def _parse(expid: str, datasets: Mapping[str, Any]) -> tuple[str, str | None, str]:
-    backbone, _, rest = expid.partition("_")
-    first, _, after = rest.partition("_")
-    where = f"expid {expid!r}"
-    if rest in datasets:
-        method, dataset_id = None, rest
-    elif after in datasets:
-        method, dataset_id = first, after
-    elif first in registry.method_names():
-        raise unknown("data set", after, datasets, where)
-    else:
-        raise unknown("data set", rest, datasets, where)
-    registry.find_backbone(backbone, where)
-    if method:
-        registry.find_method(method, where)
-    return backbone, method, dataset_id
-
-
-def _entries_of_ours(folder: Path, kind: str) -> dict[str, Any]:
-    """The packaged entries with those of `folder` on top: key by key, but a data set is replaced whole."""
-    packaged = _entries(packaged_configs(), kind)
-    if folder.resolve() == packaged_configs().resolve():
-        return packaged
-    own = _entries(folder, kind)
-    if kind != "dataset_config":
-        own = {name: {**_entry(packaged, name), **(entry or {})} for name, entry in own.items()}
-    return {**packaged, **own}
-
-
-def _entries(folder: Path, kind: str) -> dict[str, Any]:
-    entries: dict[str, Any] = {}
-    for path in _config_files(folder, kind):
-        for name, entry in read_yaml(path).items():
-            if name in entries:
-                raise UserError(f"{name!r} stands twice in {str(folder / kind)!r}, the second time in {path.name}")
-            entries[name] = entry
-    return entries
-
-
-def _config_files(folder: Path, kind: str) -> list[Path]:
-    single = folder / f"{kind}.yaml"
-    return [single] if single.exists() else sorted((folder / kind).glob("*.yaml"))
-
-
-def _entry(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return entries.get(name) or {}
-
-
-def _from_fuxictr(expid: str, folder: Path) -> _Source:
-    """Resolve as fuxictr.utils.load_config does: `Base` below the expid's entry, the data set's keys win."""
-    base: dict[str, Any] = {}
-    found: dict[str, Any] | None = None
-    names: list[str] = []
-    files = _config_files(folder, "model_config")
-    if not files:
-        raise UserError(f"--config {str(folder)!r} has neither model_config.yaml nor model_config/*.yaml")
-    for path in files:
-        entries = read_yaml(path)
-        names += [name for name in entries if name != "Base"]
-        base = entries.get("Base") or base
-        if found is None and expid in entries:
-            found = entries[expid] or {}
-        if base and found is not None:
-            break
-    if found is None:
-        raise unknown("expid", expid, names, where=repr(str(folder)))
-    params = {**base, **found}
-    dataset_id = params.get("dataset_id")
-    if dataset_id is None:
-        raise UserError(f"expid {expid!r} in {str(folder)!r} names no dataset_id")
-    datasets: dict[str, Any] = {}
-    for path in _config_files(folder, "dataset_config"):
-        datasets = {**read_yaml(path), **datasets}
-    if dataset_id not in datasets:
-        raise unknown("data set", dataset_id, datasets, where=f"expid {expid!r} of {str(folder)!r}")
-    # FuxiCTR's tuner renames a data set but leaves the old id inside its entry; with the new name,
-    # two data sets that differ never share a folder.
-    dataset = {key: value for key, value in (datasets[dataset_id] or {}).items() if key != "dataset_id"}
-    params = _split_model({**params, **dataset, "dataset_id": dataset_id})
-    return _Source(expid, params, frozenset(dataset), strict=False, where=f"expid {expid!r} of {str(folder)!r}")
-
-
-def _from_file(expid: str, path: Path) -> _Source:
-    entries = read_yaml(path)
-    if expid not in entries:
-        raise unknown("expid", expid, entries, where=repr(str(path)))
-    params = _split_model(dict(entries[expid] or {}))
-    dataset_keys = frozenset(params) & (frozenset(DatasetKeys.__annotations__) - {"dataset_id"})
-    return _Source(expid, params, dataset_keys, strict=True, where=f"expid {expid!r} of {str(path)!r}")
-
-
-def _split_model(params: dict[str, Any]) -> dict[str, Any]:
-    """`model: DeepFM_LLaCTR`, as FuxiCTR's scripts need it, -> `model: DeepFM, method: LLaCTR`."""
-    model = params.get("model")
-    if params.get("method") is None and isinstance(model, str) and ":" not in model:
-        backbone, _, method = model.rpartition("_")
-        if backbone and method in registry.method_names() and model not in registry.backbone_names():
-            return {**params, "model": backbone, "method": method}
-    return {**params, "method": params.get("method")}
-
-
 def _completed(params: dict[str, Any], gpu: int) -> dict[str, Any]:
     threads = params.get("num_threads") or int(os.environ.get("OMP_NUM_THREADS") or _cores())
     return {**params, "num_threads": threads, "gpu": gpu}
@@ -292,7 +130,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check(params: dict[str, Any], source: _Source, given: Mapping[str, Any]) -> None:
+def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> None:
     """Every key is known and every value fits; what `--set` gave is checked strictly everywhere."""
     missing = [key for key in REQUIRED if params.get(key) is None]
     if missing:

@@ -23,6 +23,7 @@ import torch.nn.functional as functional
 from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import get_regularizer
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from fuxictr_llm.anatomy import Anatomy, find_anatomy, preserved_rng
 from fuxictr_llm.checks import checked
@@ -105,14 +106,17 @@ class _Taps:
         self.enhancement = enhancement
         self.active: frozenset[str] = frozenset()
         self.seen: Seen | None = None  # None outside of a forward pass: the hooks then do nothing
+        # Kept because torch numbers hooks by process: their numbers go to no other hook of an unpickled model.
+        self.handles: list[RemovableHandle] = []
 
     def attach(self, model: BaseModel) -> None:
         if self.anatomy.embedding is not None:
-            model.get_submodule(self.anatomy.embedding).register_forward_hook(self.on_embeddings)
+            embedding = model.get_submodule(self.anatomy.embedding)
+            self.handles.append(embedding.register_forward_hook(self.on_embeddings))
         for name in dict(self.anatomy.towers):
             tower_hook = functools.partial(self.on_tower, name)
-            model.get_submodule(name).register_forward_pre_hook(tower_hook)
-        model.output_activation.register_forward_pre_hook(self.on_activation)
+            self.handles.append(model.get_submodule(name).register_forward_pre_hook(tower_hook))
+        self.handles.append(model.output_activation.register_forward_pre_hook(self.on_activation))
 
     def open(self, training: bool) -> None:
         active = self.enhancement.active_taps()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.hooks import RemovableHandle
 
 from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.model_zoo import backbones
@@ -80,6 +81,17 @@ def test_copies_are_equal_trainable_and_independent(name, duplicate):
     model.enhancement.shapes.clear()
     train(twin, steps)
     assert model.enhancement.shapes == {} and twin.enhancement.shapes == shapes
+
+
+def test_hooks_of_others_do_not_displace_those_of_an_unpickled_model(monkeypatch):
+    model, steps = enhanced("DeepFM"), batches()
+    expected, dumped = predictions(model, steps), pickle.dumps(model)
+    monkeypatch.setattr(RemovableHandle, "next_id", 0)  # as in a new process
+    again = pickle.loads(dumped)
+    for _ in range(50):
+        again.output_activation.register_forward_pre_hook(lambda *_: None)
+        again.embedding_layer.embedding_layer.register_forward_hook(lambda *_: None)
+    assert torch.equal(predictions(again, steps), expected)
 
 
 @every_backbone

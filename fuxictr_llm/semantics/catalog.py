@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuxictr_llm.config import packaged_configs
+from fuxictr_llm.config_sources import packaged_configs
 from fuxictr_llm.errors import UserError, nearest
 from fuxictr_llm.files import read_json
 from fuxictr_llm.yamls import read_yaml

@@ -84,9 +84,10 @@ class FeatureRepresentationEnhancement(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         log_p = self.projection(self.field_vectors).log_softmax(dim=-1)  # [K, D]
-        # KL is linear in log q, so the mean over the rows can be taken first.
-        mean_log_q = embeddings.log_softmax(dim=-1).mean(dim=0)  # [K, D]
-        return (log_p.exp() * (log_p - mean_log_q)).sum()
+        # log q = e - logsumexp(e) and p sums to 1, so the rows' softmax is never needed, only two means over them.
+        mean_embedding = embeddings.mean(dim=0)  # [K, D]
+        mean_normalizer = embeddings.logsumexp(dim=-1).mean(dim=0)  # [K]
+        return (log_p.exp() * (log_p - mean_embedding)).sum() + mean_normalizer.sum()
 
 
 class FeatureInteractionEnhancement(nn.Module):

@@ -1,0 +1,182 @@
+"""Where the settings of an expid are read from, before `--set` and checks.
+
+`--config` has three forms: a directory of ours (it has `method_config/`, is strict, and stands on the
+packaged one), a plain FuxiCTR directory (resolved as FuxiCTR does; unknown keys are warnings), and a
+YAML file that `--print-config` printed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fuxictr_llm import registry
+from fuxictr_llm.errors import UserError, unknown
+from fuxictr_llm.keys import DatasetKeys
+from fuxictr_llm.yamls import read_yaml
+
+
+@dataclass(frozen=True)
+class Source:
+    """Settings as read, before `--set`; `strict` says whether unknown keys are errors."""
+
+    expid: str
+    params: dict[str, Any]
+    dataset_keys: frozenset[str]
+    strict: bool
+    where: str
+
+
+def read_source(expid: str, config: Path | str | None) -> Source:
+    """The settings that `--config` holds for an expid.
+
+    Raises:
+        UserError: the config or the expid is unknown, or a file of it cannot be read.
+    """
+    folder = packaged_configs() if config is None else Path(config)
+    if folder.is_file():
+        return _from_file(expid, folder)
+    if not folder.is_dir():
+        raise UserError(f"--config {str(folder)!r} is neither a directory nor a YAML file")
+    if (folder / "method_config").is_dir():
+        return _from_ours(expid, folder)
+    return _from_fuxictr(expid, folder)
+
+
+def packaged_configs() -> Path:
+    """The `benchmark_configs` directory that comes with the package."""
+    from fuxictr_llm import benchmark_configs
+
+    return Path(next(iter(benchmark_configs.__path__)))
+
+
+def dataset_names(folder: Path | None = None) -> list[str]:
+    """The data sets of a config directory of ours, aliases left out."""
+    entries = _entries_of_ours(folder or packaged_configs(), "dataset_config")
+    return sorted(name for name, entry in entries.items() if not isinstance(entry, str))
+
+
+def _from_ours(expid: str, folder: Path) -> Source:
+    models = _entries_of_ours(folder, "model_config")
+    methods = _entries_of_ours(folder, "method_config")
+    datasets = _entries_of_ours(folder, "dataset_config")
+    exact = _entry(models, expid) or _entry(methods, expid)
+    if {"model", "dataset_id"} <= exact.keys():
+        backbone, method, dataset_id = exact["model"], exact.get("method"), exact["dataset_id"]
+        if dataset_id not in datasets:
+            raise unknown("data set", dataset_id, datasets, where=f"expid {expid!r}")
+    else:
+        backbone, method, dataset_id = _parse(expid, datasets)
+    if isinstance(datasets[dataset_id], str):  # an alias
+        dataset_id = datasets[dataset_id]
+        if not exact:
+            expid = "_".join(filter(None, (backbone, method, dataset_id)))
+    layers = [models.get("Base"), models.get(backbone), models.get(f"{backbone}_{dataset_id}")]
+    if method:
+        layers += [methods.get(method), methods.get(f"{method}_{dataset_id}")]
+    layers += [_entry(models, expid), _entry(methods, expid)]
+    dataset = {key: value for key, value in datasets[dataset_id].items() if key != "dataset_id"}
+    params = {key: value for layer in layers for key, value in (layer or {}).items()}
+    params |= {"model": backbone, "method": method, "dataset_id": dataset_id, **dataset}
+    return Source(expid, params, frozenset(dataset), strict=True, where=f"expid {expid!r}")
+
+
+def _parse(expid: str, datasets: Mapping[str, Any]) -> tuple[str, str | None, str]:
+    backbone, _, rest = expid.partition("_")
+    first, _, after = rest.partition("_")
+    where = f"expid {expid!r}"
+    if rest in datasets:
+        method, dataset_id = None, rest
+    elif after in datasets:
+        method, dataset_id = first, after
+    elif first in registry.method_names():
+        raise unknown("data set", after, datasets, where)
+    else:
+        raise unknown("data set", rest, datasets, where)
+    registry.find_backbone(backbone, where)
+    if method:
+        registry.find_method(method, where)
+    return backbone, method, dataset_id
+
+
+def _entries_of_ours(folder: Path, kind: str) -> dict[str, Any]:
+    """The packaged entries with those of `folder` on top: key by key, but a data set is replaced whole."""
+    packaged = _entries(packaged_configs(), kind)
+    if folder.resolve() == packaged_configs().resolve():
+        return packaged
+    own = _entries(folder, kind)
+    if kind != "dataset_config":
+        own = {name: {**_entry(packaged, name), **(entry or {})} for name, entry in own.items()}
+    return {**packaged, **own}
+
+
+def _entries(folder: Path, kind: str) -> dict[str, Any]:
+    entries: dict[str, Any] = {}
+    for path in _config_files(folder, kind):
+        for name, entry in read_yaml(path).items():
+            if name in entries:
+                raise UserError(f"{name!r} stands twice in {str(folder / kind)!r}, the second time in {path.name}")
+            entries[name] = entry
+    return entries
+
+
+def _config_files(folder: Path, kind: str) -> list[Path]:
+    single = folder / f"{kind}.yaml"
+    return [single] if single.exists() else sorted((folder / kind).glob("*.yaml"))
+
+
+def _entry(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return entries.get(name) or {}
+
+
+def _from_fuxictr(expid: str, folder: Path) -> Source:
+    """Resolve as fuxictr.utils.load_config does: `Base` below the expid's entry, the data set's keys win."""
+    base: dict[str, Any] = {}
+    found: dict[str, Any] | None = None
+    names: list[str] = []
+    files = _config_files(folder, "model_config")
+    if not files:
+        raise UserError(f"--config {str(folder)!r} has neither model_config.yaml nor model_config/*.yaml")
+    for path in files:
+        entries = read_yaml(path)
+        names += [name for name in entries if name != "Base"]
+        base = entries.get("Base") or base
+        if found is None and expid in entries:
+            found = entries[expid] or {}
+        if base and found is not None:
+            break
+    if found is None:
+        raise unknown("expid", expid, names, where=repr(str(folder)))
+    params = {**base, **found}
+    dataset_id = params.get("dataset_id")
+    if dataset_id is None:
+        raise UserError(f"expid {expid!r} in {str(folder)!r} names no dataset_id")
+    datasets: dict[str, Any] = {}
+    for path in _config_files(folder, "dataset_config"):
+        datasets = {**read_yaml(path), **datasets}
+    if dataset_id not in datasets:
+        raise unknown("data set", dataset_id, datasets, where=f"expid {expid!r} of {str(folder)!r}")
+    # FuxiCTR's tuner renames a data set but leaves the old id inside its entry; with the new name,
+    # two data sets that differ never share a folder.
+    dataset = {key: value for key, value in (datasets[dataset_id] or {}).items() if key != "dataset_id"}
+    params = _split_model({**params, **dataset, "dataset_id": dataset_id})
+    return Source(expid, params, frozenset(dataset), strict=False, where=f"expid {expid!r} of {str(folder)!r}")
+
+
+def _from_file(expid: str, path: Path) -> Source:
+    entries = read_yaml(path)
+    if expid not in entries:
+        raise unknown("expid", expid, entries, where=repr(str(path)))
+    params = _split_model(dict(entries[expid] or {}))
+    dataset_keys = frozenset(params) & (frozenset(DatasetKeys.__annotations__) - {"dataset_id"})
+    return Source(expid, params, dataset_keys, strict=True, where=f"expid {expid!r} of {str(path)!r}")
+
+
+def _split_model(params: dict[str, Any]) -> dict[str, Any]:
+    """`model: DeepFM_LLaCTR`, as FuxiCTR's scripts need it, -> `model: DeepFM, method: LLaCTR`."""
+    model = params.get("model")
+    if params.get("method") is None and isinstance(model, str) and ":" not in model:
+        backbone, _, method = model.rpartition("_")
+        if backbone and method in registry.method_names() and model not in registry.backbone_names():
+            return {**params, "model": backbone, "method": method}
+    return {**params, "method": params.get("method")}
