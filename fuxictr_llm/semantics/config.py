@@ -13,10 +13,14 @@ class FieldVectorsConfig:
     """How the K field vectors `[K, D_llm]` are made. The defaults fit two CPU cores; `(paper: ...)` is LLaCTR's.
 
     Attributes:
-        field_vectors: `llm`, or a .safetensors file with a row per field.
+        field_vectors: `llm` (tuned), `llm_untuned`, or a placebo: `random` (Gaussian, norms of the tuned ones),
+            `shuffled` (the tuned ones handed round over the fields), `identity` (one-hot fields); or a file with a
+            row per field (.safetensors, .npy, .pt).
+        control_seed: seed of `random` and `shuffled`.
         language_model: a named model (`python run_expid.py --list`), a Hugging Face id or a folder.
         llm_dtype: what the language model computes in.
         llm_pooling: which hidden states make the vector of a text; auto: last token (causal) or mean (encoder).
+        llm_centre: the mean of the K vectors is taken off each: last-token vectors are crowded around it.
         llm_max_value_tokens: longer values are cut; the rest of a prompt never is.
         ssft_values_per_field: at most so many train values of a field become prompts (paper: 1000).
         ssft_held_out: share of those prompts that only measures how well fields are identified.
@@ -31,9 +35,11 @@ class FieldVectorsConfig:
     """
 
     field_vectors: Annotated[str, Field(min_length=1)] = "llm"
+    control_seed: Annotated[int, Field(ge=0)] = 0
     language_model: Annotated[str, Field(min_length=1)] = "SmolLM2-135M-Instruct"
     llm_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     llm_pooling: Literal["auto", "last", "mean"] = "auto"
+    llm_centre: bool = False
     llm_max_value_tokens: Annotated[int, Field(ge=1)] = 32
     ssft_values_per_field: Annotated[int, Field(ge=1)] = 24
     ssft_held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2

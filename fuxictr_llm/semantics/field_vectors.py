@@ -1,56 +1,64 @@
 """Field vectors of a data set, from the store or from a language model: catalog -> prompts -> SSFT -> encoding."""
 
 import logging
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from fuxictr_llm.errors import unknown
 from fuxictr_llm.files import digest_of, digest_of_file
-from fuxictr_llm.semantics import store
+from fuxictr_llm.semantics import controls, store
 from fuxictr_llm.semantics.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.semantics.config import FieldVectorsConfig
 from fuxictr_llm.semantics.model_folder import digest_of_model, find_language_model
 from fuxictr_llm.semantics.prompts import Prompt, common_prefix, sample_prompts
-from fuxictr_llm.semantics.vector_file import read_field_vectors, write_field_vectors
+from fuxictr_llm.semantics.vector_file import SUFFIXES, read_field_vectors, write_field_vectors
 
 FILE = "field_vectors.safetensors"
 KIND = "field_vectors"
+SOURCES = ("llm", "llm_untuned", *controls.OF_VECTORS, "identity")
 # Raise it when the same settings would give other vectors.
 VERSION = 1
 
 
 def prepare_field_vectors(config: FieldVectorsConfig, run: Any) -> Path:
-    """The file with a vector per field of the run's data set.
+    """The file with a vector per field of the run's data set, from the source that `field_vectors` names.
 
     Args:
-        config: `field_vectors: llm` computes it (or finds it in the store); else it names a file.
+        config: how the vectors are made.
         run: the experiment under way; its stages and notes are added to.
 
     Raises:
         UserError: a given file does not fit, or the language model cannot be had.
     """
     catalog = load_catalog(run.feature_map, run.data_dir, run.params.get("field_config"))
-    if config.field_vectors != "llm":
-        read_field_vectors(config.field_vectors, catalog.names)
-        path = Path(config.field_vectors)
-        run.notes["field_vectors"] = {"source": "given", "sha256": digest_of_file(path)}
-        return path
-    with run.stages("language model"):
-        folder = find_language_model(config.language_model)
-        digest = digest_of_model(folder)
-    prompts = sample_prompts(catalog, config.ssft_values_per_field, config.ssft_held_out, config.ssft_seed)
-    made_from = _made_from(config, digest, catalog, prompts)
-    found = store.find(KIND, made_from, FILE)
-    if found:
-        logging.info("Field vectors of %s are cached: %s", config.language_model, found[0])
-        for stage in ("tune", "encode"):
-            with run.stages(stage, cached=True):
-                pass
+    source = config.field_vectors
+    if source not in SOURCES:
+        if Path(source).suffix not in SUFFIXES and not Path(source).exists():
+            raise unknown("source", source, [*SOURCES, *(f"a {suffix} file" for suffix in SUFFIXES)], "'field_vectors'")
+        read_field_vectors(source, catalog.names)
+        run.notes["field_vectors"] = {"source": "given", "path": source, "sha256": digest_of_file(source)}
+        return Path(source)
+    if source == "llm_untuned":
+        config = replace(config, ssft_epochs=0)
+    if source == "identity":
+        names = catalog.names
+        found = _stored_control(source, {"fields": names}, catalog, lambda: controls.identity(len(names)))
     else:
-        found = _compute(config, run, folder, catalog, prompts, made_from)
+        found = _of_language_model(config, run, catalog)
+    if source in controls.OF_VECTORS:
+        path, manifest = found
+        make = {"random": controls.random_like, "shuffled": controls.shuffled}[source]
+        made_from = {"of_sha256": manifest["sha256"], "seed": config.control_seed}
+        found = _stored_control(
+            source, made_from, catalog, lambda: make(read_field_vectors(path, catalog.names), config.control_seed)
+        )
     path, manifest = found
     run.notes["field_vectors"] = {
-        "source": "llm",
+        "source": source,
         "path": str(path),
         "sha256": manifest["sha256"],
         "texts": "field descriptions and values of the train split",
@@ -59,16 +67,45 @@ def prepare_field_vectors(config: FieldVectorsConfig, run: Any) -> Path:
     return path
 
 
+def _stored_control(
+    source: str, of: dict[str, Any], catalog: FieldCatalog, make: Callable[[], Tensor]
+) -> tuple[Path, dict[str, Any]]:
+    made_from = {"control": source, **of, "version": VERSION}
+    found = store.find(KIND, made_from, FILE)
+    return found or store.save(
+        KIND, made_from, FILE, lambda path: write_field_vectors(path, make(), catalog.names), facts={}
+    )
+
+
+def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatalog) -> tuple[Path, dict[str, Any]]:
+    """File and manifest of the language model's own vectors, from the store where they are there."""
+    with run.stages("language model"):
+        folder = find_language_model(config.language_model)
+        digest = digest_of_model(folder)
+    prompts = sample_prompts(catalog, config.ssft_values_per_field, config.ssft_held_out, config.ssft_seed)
+    made_from = _made_from(config, digest, catalog, prompts)
+    found = store.find(KIND, made_from, FILE)
+    if found is None:
+        return _compute(config, run, folder, catalog, prompts, made_from)
+    logging.info("Field vectors of %s are cached: %s", config.language_model, found[0])
+    for stage in ("tune", "encode"):
+        with run.stages(stage, cached=True):
+            pass
+    return found
+
+
 def _made_from(
     config: FieldVectorsConfig, model_digest: str, catalog: FieldCatalog, prompts: tuple[list[Prompt], list[Prompt]]
 ) -> dict[str, Any]:
-    settings = {key: value for key, value in asdict(config).items() if key.startswith(("llm_", "ssft_", "lora_"))}
+    decides = ("llm_", "ssft_", "lora_") if config.ssft_epochs else ("llm_",)
+    settings = {key: value for key, value in asdict(config).items() if key.startswith(decides)}
+    tuned_on = [[[prompt.value, prompt.field] for prompt in part] for part in prompts] if config.ssft_epochs else None
     return {
         "language_model": {"name": config.language_model, "sha256": model_digest},
         "settings": settings,
         "fields": {field.name: field.text for field in catalog.fields},
         "prompt": common_prefix(catalog),
-        "prompts_sha256": digest_of([[[prompt.value, prompt.field] for prompt in part] for part in prompts]),
+        "prompts_sha256": digest_of(tuned_on),
         "version": VERSION,
     }
 
@@ -94,4 +131,6 @@ def _compute(
             stage["rows"] = facts["ssft"]["prompts"] * config.ssft_epochs
     with run.stages("encode", rows=len(catalog.fields)):
         vectors = model.encode(field.text for field in catalog.fields)
+        if config.llm_centre:
+            vectors = vectors - vectors.mean(dim=0)
     return store.save(KIND, made_from, FILE, lambda path: write_field_vectors(path, vectors, catalog.names), facts)

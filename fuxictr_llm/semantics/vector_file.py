@@ -3,7 +3,9 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from fuxictr_llm.errors import UserError
 
+SUFFIXES = (".safetensors", ".npy", ".pt")
 PREPARE = "python -m fuxictr_llm encode --expid EXPID"
 
 
@@ -22,8 +25,11 @@ def write_field_vectors(path: Path, vectors: Tensor, fields: Sequence[str]) -> N
 def read_field_vectors(path: str | Path, fields: Sequence[str]) -> Tensor:
     """The rows of `fields`, in their order, as float32 `[K, D_llm]`.
 
+    A .safetensors file (ours) names its fields; .npy and .pt hold the matrix alone, whose rows are then
+    taken to be in the order of `fields`.
+
     Raises:
-        UserError: the file is missing, is no file of field vectors, or its fields are not these.
+        UserError: the file is missing, is no matrix with a row per field, or its fields are not these.
     """
     path = Path(path)
     if not path.is_file():
@@ -31,13 +37,11 @@ def read_field_vectors(path: str | Path, fields: Sequence[str]) -> Tensor:
             f"field_vectors: {str(path)!r} is not a file; give one, or let '{PREPARE}' make it and print its path"
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            stored = json.loads((file.metadata() or {})["fields"])
-            vectors = file.get_tensor("field_vectors").float()
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(
-            f"{str(path)!r} is no file of field vectors ({error}); make it anew with '{PREPARE}'"
-        ) from error
+        vectors, stored = _read(path)
+    except (SafetensorError, UnpicklingError, KeyError, ValueError, RuntimeError, EOFError) as error:
+        problem = f"{str(path)!r} is no file of field vectors ({str(error).splitlines()[0]})"
+        raise UserError(f"{problem}; make it anew with '{PREPARE}'") from error
+    stored = list(fields) if stored is None else stored
     if sorted(stored) != sorted(fields):
         missing, extra = sorted(set(fields) - set(stored)), sorted(set(stored) - set(fields))
         raise UserError(
@@ -45,5 +49,19 @@ def read_field_vectors(path: str | Path, fields: Sequence[str]) -> Tensor:
             f"missing {missing or 'none'}, unexpected {extra or 'none'}; make it anew with '{PREPARE}'"
         )
     if vectors.dim() != 2 or len(vectors) != len(stored) or not bool(torch.isfinite(vectors).all()):
-        raise UserError(f"{str(path)!r} is not one finite vector per field (shape {tuple(vectors.shape)})")
+        shape = tuple(vectors.shape)
+        raise UserError(f"{str(path)!r} is not one finite vector for each of {len(stored)} fields (shape {shape})")
     return vectors[[stored.index(field) for field in fields]]
+
+
+def _read(path: Path) -> tuple[Tensor, list[str] | None]:
+    """The matrix in a file, and the fields of its rows where the file names them."""
+    if path.suffix == ".npy":
+        return torch.from_numpy(np.load(path, allow_pickle=False)).float(), None
+    if path.suffix == ".pt":
+        vectors = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(vectors, Tensor):
+            raise ValueError(f"it holds a {type(vectors).__name__}, not a tensor")
+        return vectors.float(), None
+    with safe_open(path, framework="pt") as file:
+        return file.get_tensor("field_vectors").float(), json.loads((file.metadata() or {})["fields"])
