@@ -25,6 +25,7 @@ class Anatomy:
     """Which parts of a backbone the taps sit on. Modules go by their names, so that a copied model has its own.
 
     Attributes:
+        backbone: name of the backbone's class.
         fields: the F fields whose embeddings are seen, in feature-map order.
         dims: the width of each of those embeddings.
         padding: the padding id of each field that is a sequence of ids.
@@ -34,6 +35,7 @@ class Anatomy:
         activation_call: which call of `output_activation` in a forward pass gives `y_pred`.
     """
 
+    backbone: str
     fields: tuple[str, ...]
     dims: tuple[int, ...]
     padding: dict[str, int]
@@ -88,6 +90,7 @@ def find_anatomy(model: BaseModel) -> Anatomy:
     fields = tuple(name for name in model.feature_map.features if name in dims)
     towers = _towers_of(logit, recorder.linears) if logit.shape[-1] == 1 else []
     return Anatomy(
+        backbone=getattr(model, "backbone_cls", type(model)).__name__,
         fields=fields,
         dims=tuple(dims[name] for name in fields),
         padding=_padding(model.feature_map, fields),

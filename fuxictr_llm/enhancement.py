@@ -15,7 +15,7 @@ What holds for every backbone (tests/test_enhancement.py):
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +27,7 @@ from torch.utils.hooks import RemovableHandle
 
 from fuxictr_llm.anatomy import Anatomy, find_anatomy, preserved_rng
 from fuxictr_llm.checks import checked
+from fuxictr_llm.errors import UserError
 
 TAPS = ("embeddings", "representation", "logit", "loss")
 
@@ -81,6 +82,10 @@ class Enhancement(nn.Module):
         """The taps that this method uses now, out of `TAPS`; one that is not named costs nothing."""
         own = type(self)
         return frozenset(tap for tap in TAPS if getattr(own, tap) is not getattr(Enhancement, tap))
+
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        """Those of the method's parameters that the optimizer gets."""
+        return self.parameters()
 
     def embeddings(self, embeddings: Tensor) -> None:
         """Reads the field embeddings `[B, F, D]`."""
@@ -199,6 +204,10 @@ class EnhancedModel:
         self._taps.attach(self)
         # The backbone's constructor made its optimizer before the method's parameters were there.
         super().compile(*self._compile_args[0], **self._compile_args[1])
+        untrained = {*self.enhancement.parameters()} - {*self.enhancement.trained_parameters()}
+        for group in self.optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if parameter not in untrained]
+        set_weight_decay(self.optimizer, params.get("weight_decay"))
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         self._compile_args = (args, kwargs)
@@ -257,6 +266,20 @@ def _frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float | None) -> None:
+    """Give the optimizer its own weight decay, which FuxiCTR has no key for; None leaves it as it is.
+
+    Raises:
+        UserError: the optimizer has none.
+    """
+    if weight_decay is None:
+        return
+    for group in optimizer.param_groups:
+        if "weight_decay" not in group:
+            raise UserError(f"optimizer {type(optimizer).__name__} has no weight_decay; remove the key or take adam")
+        group["weight_decay"] = weight_decay
 
 
 @functools.cache

@@ -21,7 +21,7 @@ from fuxictr_llm.config import Experiment
 from fuxictr_llm.data.build import built_data
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
-from fuxictr_llm.enhancement import enhance
+from fuxictr_llm.enhancement import enhance, set_weight_decay
 from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.files import explain_write_errors, read_json, replacing, writable_dir, write_json
 from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
@@ -134,7 +134,9 @@ def build_model(run: Run) -> BaseModel:
     torch.set_num_threads(params["num_threads"])
     seed_everything(params["seed"])  # what went before (a language model, say) must not show in the weights
     try:
-        return cls(run.feature_map, **params)
+        model = cls(run.feature_map, **params)
+        set_weight_decay(model.optimizer, params.get("weight_decay"))
+        return model
     except (NotImplementedError, ValueError, AssertionError, AttributeError) as error:
         if isinstance(error, AttributeError) and "torch" not in str(error):  # an activation that torch does not have
             raise

@@ -36,6 +36,7 @@ class ModelKeys(TypedDict, total=False):
     batch_size: Positive
     epochs: Positive
     shuffle: bool
+    weight_decay: Annotated[float, Field(ge=0)] | None  # the optimizer's own, added after clipping
     embedding_regularizer: Regularizer
     net_regularizer: Regularizer
     method_regularizer: Regularizer  # on the method's own parameters, which the two above leave out

@@ -6,6 +6,7 @@ Shape symbols: `B` rows, `K` fields, `D` embedding dim, `D_llm` width of the fie
 """
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class LLaCTR(Enhancement):
     """
 
     def __init__(self, config: LLaCTRConfig, anatomy: Anatomy):
+        config = config.for_backbone(anatomy.backbone)
         super().__init__(config, anatomy)
         if anatomy.embedding_dim is None:
             widths = sorted(set(anatomy.dims)) or "none"
@@ -46,7 +48,7 @@ class LLaCTR(Enhancement):
         if config.lambda_fre > 0:
             self.fre = FeatureRepresentationEnhancement(vectors, anatomy.embedding_dim)
         if config.lambda_fie > 0 and len(anatomy.fields) > 1:
-            self.fie = FeatureInteractionEnhancement(vectors, config.fie_map)
+            self.fie = FeatureInteractionEnhancement(vectors, config.fie_map, config.fie_form, config.fie_init)
 
     @classmethod
     def prepare(cls, config: LLaCTRConfig, experiment: Any) -> dict[str, Any]:
@@ -57,6 +59,9 @@ class LLaCTR(Enhancement):
         from fuxictr_llm.semantics.field_vectors import prepare_field_vectors
 
         return {"field_vectors": str(prepare_field_vectors(config, experiment))}
+
+    def trained_parameters(self) -> Iterable[nn.Parameter]:
+        return self.parameters() if self.config.train_maps else ()
 
     def active_taps(self) -> frozenset[str]:
         taps = {"loss"} if self.fre is not None else set()
@@ -93,18 +98,20 @@ class FeatureRepresentationEnhancement(nn.Module):
 class FeatureInteractionEnhancement(nn.Module):
     """`sum_{i<j} g_ij <e_bi, e_bj>` with `g = A c + a` and `c_ij = cos(h_i, h_j)`, `[B, K, D] -> [B, 1]`.
 
-    A starts as the identity and a as zero, so training starts from the cosines themselves. `g` does not
-    depend on the row: without gradients in evaluation mode it is a constant that `train(False)` folds.
+    `g` does not depend on the row: without gradients in evaluation mode it is a constant that `train(False)`
+    folds.
 
     Args:
         field_vectors: H, `[K, D_llm]`.
         fie_map: `full` (A is `[P, P]`) or `diagonal` (A is diagonal).
+        form: `pairwise`, or `scalar`: `sum_{i<j} g_ij`, the same for every row.
+        init: `identity`: training starts from the cosines themselves; `random`: as torch's Linear.
 
     Raises:
         UserError: a full map over more than 64 fields.
     """
 
-    def __init__(self, field_vectors: Tensor, fie_map: str):
+    def __init__(self, field_vectors: Tensor, fie_map: str, form: str = "pairwise", init: str = "identity"):
         super().__init__()
         num_fields = len(field_vectors)
         num_pairs = num_fields * (num_fields - 1) // 2
@@ -119,13 +126,20 @@ class FeatureInteractionEnhancement(nn.Module):
         self.register_buffer("left", left, persistent=False)
         self.register_buffer("right", right, persistent=False)
         self.register_buffer("folded", torch.zeros(num_fields, num_fields), persistent=False)
+        self.form = form
         self.map = nn.Parameter(torch.eye(num_pairs) if fie_map == "full" else torch.ones(num_pairs))
         self.bias = nn.Parameter(torch.zeros(num_pairs))
+        if init == "random":
+            bound = num_pairs**-0.5
+            nn.init.uniform_(self.map, -bound, bound)
+            nn.init.uniform_(self.bias, -bound, bound)
         self._fold()
 
     def forward(self, embeddings: Tensor) -> Tensor:
         live = self.training or torch.is_grad_enabled()
         weights = self.pair_weights() if live else self.folded
+        if self.form == "scalar":
+            return 0.5 * weights.sum().expand(len(embeddings), 1)
         return 0.5 * (embeddings * (weights @ embeddings)).sum(dim=(1, 2)).unsqueeze(-1)
 
     def pair_weights(self) -> Tensor:

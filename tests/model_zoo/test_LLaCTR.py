@@ -11,7 +11,7 @@ from fuxictr_llm.model_zoo.LLaCTR.config import LLaCTRConfig
 from fuxictr_llm.model_zoo.LLaCTR.model import FeatureInteractionEnhancement, FeatureRepresentationEnhancement
 from fuxictr_llm.registry import find_backbone, find_method
 from fuxictr_llm.semantics.vector_file import write_field_vectors
-from support import BACKBONES, batches, build, train
+from support import BACKBONES, SETTINGS, batches, build, train
 
 FIELDS = ["user", "item", "price", "tags", "image"]
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
@@ -213,7 +213,8 @@ def test_vectors_follow_the_fields_by_name_not_by_order(tmp_path, vector_file):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("lambda_fre", -1.0), ("lambda_fie", "x"), ("fie_map", "dense"), ("variant", "Corrected")]
+    ("key", "value"),
+    [("lambda_fre", -1.0), ("lambda_fie", "x"), ("fie_map", "dense"), ("variant", "Corrected"), ("fie_form", "pairs")],
 )
 def test_wrong_settings_name_key_and_value(key, value):
     with pytest.raises(UserError, match=f"config key '{key}' is {value!r}"):
@@ -223,3 +224,89 @@ def test_wrong_settings_name_key_and_value(key, value):
 def test_defaults_are_the_documented_ones():
     config = LLaCTRConfig()
     assert (config.lambda_fre, config.lambda_fie, config.variant, config.fie_map) == (0.05, 0.1, "corrected", "full")
+
+
+def literal_reference_step(model, W, b, A, a, H, batch, optimizer, lambda_fre, lambda_fie, max_norm):
+    """A training step as the published code takes it: W, b, A, a in no optimizer, their gradients never cleared."""
+    optimizer.zero_grad()
+    seen = {}
+    hook = model.embedding_layer.register_forward_hook(lambda _, __, output: seen.update(e=output))
+    logit_hook = model.output_activation.register_forward_pre_hook(lambda _, args: seen.update(logit=args[0]))
+    model.forward(batch)
+    hook.remove()
+    logit_hook.remove()
+    e = seen["e"]
+    e = e if e.dim() == 3 else e.unflatten(-1, (len(H), -1))
+    normed = H / H.norm(dim=-1, keepdim=True)
+    mask = torch.triu(torch.ones(len(H), len(H)), diagonal=1).bool()
+    g = A @ (normed @ normed.T)[mask] + a
+    if type(model).__name__ in ("FinalMLP", "WuKong"):
+        fie = g.sum()
+    else:
+        fie = (torch.bmm(e, e.transpose(1, 2))[:, mask] * g).sum(dim=-1, keepdim=True)
+    y_pred = torch.sigmoid(seen["logit"] + lambda_fie * fie)
+    target = torch.softmax(H @ W.T + b, dim=-1)
+    fre = torch.nn.functional.kl_div(torch.log(torch.softmax(e, dim=-1)), target.expand_as(e), reduction="batchmean")
+    y = batch["click"].float().view(-1, 1)
+    loss = torch.nn.functional.binary_cross_entropy(y_pred, y) + lambda_fre * fre + model.regularization_loss()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_([*model.parameters(), W, b, A, a], max_norm)
+    optimizer.step()
+    return loss.item()
+
+
+@pytest.mark.parametrize("name", ["FM", "DeepFM", "FinalMLP", "WuKong"])
+def test_the_reference_variant_trains_as_a_literal_version(name, vector_file):
+    H = torch.randn(4 if name in ("DeepFM", "FM") else 5, 9, generator=torch.Generator().manual_seed(3))
+    # No BatchNorm: what it cancels has gradients of rounding errors alone, whose sign Adam turns into full steps.
+    off = {key: 0.0 for key in SETTINGS[name] if key.endswith("dropout")}
+    off |= dict.fromkeys(("batch_norm", "mlp1_batch_norm", "mlp2_batch_norm", "mlp_batch_norm"), False)
+    model = llactr(
+        name, vector_file(name), variant="reference", lambda_fre=0.3, lambda_fie=0.5, weight_decay=0.01, **off
+    )
+    literal = build(name, name, **off)
+    fre, fie = model.enhancement.fre.projection, model.enhancement.fie
+    copies = [p.detach().clone().requires_grad_() for p in (fre.weight, fre.bias, fie.map, fie.bias)]
+    optimizer = torch.optim.Adam(literal.parameters(), lr=0.05, weight_decay=0.01)
+    steps = batches(name)
+    losses = train(model, steps)
+    literal.train()
+    expected = [literal_reference_step(literal, *copies, H, step, optimizer, 0.3, 0.5, 0.5) for step in steps]
+    assert losses == pytest.approx(expected, abs=2e-5)
+    for key, value in literal.state_dict().items():
+        assert torch.allclose(value, model.state_dict()[key], atol=2e-4), key
+    for parameter, copy in zip((fre.weight, fre.bias, fie.map, fie.bias), copies, strict=True):
+        assert torch.equal(parameter, copy)  # never trained
+        assert torch.allclose(parameter.grad, copy.grad, atol=1e-4)  # and never cleared
+
+
+def test_each_piece_of_the_reference_variant_can_be_switched_alone(vector_file):
+    def pieces(name, **changes):
+        model = llactr(name, vector_file(name), **changes)
+        fie = model.enhancement.fie
+        optimized = {id(p) for group in model.optimizer.param_groups for p in group["params"]}
+        started_as_identity = torch.equal(fie.map, torch.eye(len(fie.map)))
+        return id(fie.map) in optimized, fie.form, started_as_identity
+
+    assert pieces("WuKong") == (True, "pairwise", True)
+    assert pieces("WuKong", variant="reference") == (False, "scalar", False)
+    assert pieces("FM", variant="reference") == (False, "pairwise", False)
+    assert pieces("WuKong", variant="reference", train_maps=True) == (True, "scalar", False)
+    assert pieces("WuKong", variant="reference", fie_form="pairwise") == (False, "pairwise", False)
+    assert pieces("WuKong", variant="reference", fie_init="identity") == (False, "scalar", True)
+    assert pieces("FM", fie_form="scalar") == (True, "scalar", True)
+
+
+def test_a_scalar_fie_shifts_every_logit_alike(vector_file):
+    model, plain, batch = llactr("FM", vector_file("FM"), fie_form="scalar"), build("FM", "FM"), batches("FM", 1)[0]
+    for m in (model, plain):
+        m.eval()
+    with torch.no_grad():
+        shift = torch.logit(model.forward(batch)["y_pred"]) - torch.logit(plain.forward(batch)["y_pred"])
+    expected = 0.1 * model.enhancement.fie.folded.triu().sum()
+    assert torch.allclose(shift, expected.expand_as(shift), atol=1e-4) and expected.abs() > 1e-3
+
+
+def test_an_optimizer_without_weight_decay_says_so(vector_file):
+    with pytest.raises(UserError, match="optimizer LBFGS has no weight_decay"):
+        llactr("FM", vector_file("FM"), weight_decay=0.1, optimizer="LBFGS")
