@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; nothing half done is kept, the same command starts again", file=sys.stderr)
+        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
     return 0
 

@@ -127,7 +127,7 @@ def _compute(
     facts = {"pooling": model.pooling}
     if config.ssft_epochs:
         with run.stages("tune") as stage:
-            facts["ssft"] = tune(model, catalog, *prompts, config)
+            facts["ssft"] = tune(model, catalog, *prompts, config, store.entry_dir("ssft", made_from))
             stage["rows"] = facts["ssft"]["prompts"] * config.ssft_epochs
     with run.stages("encode", rows=len(catalog.fields)):
         vectors = model.encode(field.text for field in catalog.fields)

@@ -7,8 +7,9 @@ Shape symbols: `K` fields, `N` prompts of a step, `D_llm` width of the language 
 """
 
 import logging
-import tempfile
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +17,16 @@ import torch.nn.functional as functional
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
 
 from fuxictr_llm.errors import UserError
+from fuxictr_llm.files import read_json
 from fuxictr_llm.semantics.catalog import FieldCatalog
 from fuxictr_llm.semantics.config import FieldVectorsConfig
 from fuxictr_llm.semantics.language_model import LanguageModel
 from fuxictr_llm.semantics.prompts import Prompt, common_prefix
+
+SAVE_STEPS = 10
 
 
 def contrastive_loss(prompts: Tensor, fields: Tensor, answers: Tensor, tau: float) -> Tensor:
@@ -46,8 +51,14 @@ def tune(
     tuning: Sequence[Prompt],
     held_out: Sequence[Prompt],
     config: FieldVectorsConfig,
+    checkpoints: Path,
 ) -> dict[str, Any]:
     """Tune the language model in place with LoRA; how well it names the field of held-out values before and after.
+
+    Args:
+        checkpoints: a folder for this tuning alone. One that was killed goes on from the last checkpoint in it
+            (weights, optimizer, schedule, random numbers, data position) and ends with the same weights as one
+            that was not; it is removed at the end.
 
     Raises:
         UserError: there are no prompts, or LoRA finds nothing to tune.
@@ -59,19 +70,19 @@ def tune(
     before = accuracy(language_model, texts, held_out)
     wrapped = _with_lora(language_model.model, config)
     language_model.model = wrapped
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = _Contrastive(
-            model=wrapped,
-            args=_arguments(folder, config, on_gpu=next(wrapped.parameters()).is_cuda),
-            train_dataset=list(tuning),
-            data_collator=texts.collate,
-            language_model=language_model,
-            texts=texts,
-            tau=config.ssft_tau,
-        )
-        trainer.remove_callback(ProgressCallback)
-        trainer.add_callback(_Progress)
-        loss = trainer.train().training_loss
+    trainer = _Contrastive(
+        model=wrapped,
+        args=_arguments(checkpoints, config, on_gpu=next(wrapped.parameters()).is_cuda),
+        train_dataset=list(tuning),
+        data_collator=texts.collate,
+        language_model=language_model,
+        texts=texts,
+        tau=config.ssft_tau,
+    )
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(_Progress)
+    loss = trainer.train(resume_from_checkpoint=_last_whole_checkpoint(checkpoints)).training_loss
+    shutil.rmtree(checkpoints, ignore_errors=True)
     after = accuracy(language_model, texts, held_out)
     logging.info("SSFT: field identification on %d held-out values %s -> %s", len(held_out), before, after)
     return {
@@ -152,16 +163,29 @@ def _with_lora(model: nn.Module, config: FieldVectorsConfig) -> nn.Module:
         raise UserError(f"LoRA finds nothing to tune ({error}); name projections with lora_targets") from error
 
 
-def _arguments(folder: str, config: FieldVectorsConfig, on_gpu: bool) -> TrainingArguments:
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint in a folder; those that a kill left half written are removed."""
+    while folder.is_dir() and (last := get_last_checkpoint(str(folder))):
+        # The Trainer writes its state last.
+        if read_json(Path(last) / "trainer_state.json"):
+            logging.info("SSFT goes on from %s", last)
+            return last
+        shutil.rmtree(last)
+    return None
+
+
+def _arguments(folder: Path, config: FieldVectorsConfig, on_gpu: bool) -> TrainingArguments:
     return TrainingArguments(
-        output_dir=folder,
+        output_dir=str(folder),
         num_train_epochs=config.ssft_epochs,
         per_device_train_batch_size=config.ssft_batch_size,
         learning_rate=config.ssft_learning_rate,
         warmup_steps=config.ssft_warmup_steps,
         seed=config.ssft_seed,
         use_cpu=not on_gpu,
-        save_strategy="no",
+        save_strategy="steps",
+        save_steps=SAVE_STEPS,
+        save_total_limit=2,
         logging_steps=10,
         report_to="none",
         remove_unused_columns=False,

@@ -2,11 +2,13 @@
 
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from fuxictr_llm.errors import UserError
+from fuxictr_llm.semantics import ssft
 from fuxictr_llm.semantics.catalog import FieldCatalog, FieldEntry
 from fuxictr_llm.semantics.config import FieldVectorsConfig
 from fuxictr_llm.semantics.language_model import load_language_model, pool
@@ -102,7 +104,7 @@ def test_tuning_teaches_the_fields_and_touches_lora_alone(model):
     config = FieldVectorsConfig(
         ssft_epochs=30, ssft_batch_size=4, ssft_learning_rate=0.02, ssft_warmup_steps=0, lora_dropout=0.0
     )
-    facts = tune(model, CATALOG, tuning, tuning, config)
+    facts = tune(model, CATALOG, tuning, tuning, config, Path("ssft"))
     assert facts["accuracy_after"] == 1.0 > facts["accuracy_before"]
     assert 0 < facts["tuned_parameters"] < 3000
     after = {name.removeprefix("base_model.model."): value for name, value in model.model.state_dict().items()}
@@ -116,22 +118,56 @@ def test_tuning_is_repeatable(tiny_llm):
     for _ in range(2):
         torch.rand(3)
         model = load_language_model(tiny_llm, "float32", "auto", gpu=-1)
-        tune(model, CATALOG, *sample_prompts(CATALOG, 4, 0.25, 0), FieldVectorsConfig(ssft_epochs=1))
+        tune(model, CATALOG, *sample_prompts(CATALOG, 4, 0.25, 0), FieldVectorsConfig(ssft_epochs=1), Path("ssft"))
         vectors.append(model.encode(["color", "city"]))
     assert torch.equal(*vectors)
 
 
+@pytest.mark.parametrize("half_written", [False, True])
+def test_a_killed_tuning_ends_with_the_weights_of_an_uninterrupted_one(tiny_llm, monkeypatch, half_written):
+    config = FieldVectorsConfig(ssft_epochs=8, ssft_batch_size=4, lora_dropout=0.2)  # 24 steps, saved at 10 and 20
+    prompts = sample_prompts(CATALOG, 6, 0, 0)
+
+    def load():
+        return load_language_model(tiny_llm, "float32", "auto", gpu=-1)
+
+    whole = load()
+    tune(whole, CATALOG, *prompts, config, Path("whole"))
+
+    losses, loss = [], ssft.contrastive_loss
+
+    def counted(*args):
+        losses.append(1)
+        if len(losses) == 17:
+            raise KeyboardInterrupt
+        return loss(*args)
+
+    monkeypatch.setattr(ssft, "contrastive_loss", counted)
+    with pytest.raises(KeyboardInterrupt):
+        tune(load(), CATALOG, *prompts, config, Path("killed"))
+    assert [path.name for path in Path("killed").iterdir()] == ["checkpoint-10"]
+    if half_written:
+        Path("killed/checkpoint-20").mkdir()
+    again = load()
+    tune(again, CATALOG, *prompts, config, Path("killed"))
+    assert len(losses) == 17 + 14 and not Path("killed").exists()
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, again.model.state_dict()[name]), name
+
+
 def test_an_encoder_can_be_tuned(tiny_encoder):
     model = load_language_model(tiny_encoder, "float32", "auto", gpu=-1)
-    facts = tune(model, CATALOG, *sample_prompts(CATALOG, 4, 0.25, 0), FieldVectorsConfig(ssft_epochs=1))
+    facts = tune(model, CATALOG, *sample_prompts(CATALOG, 4, 0.25, 0), FieldVectorsConfig(ssft_epochs=1), Path("ssft"))
     assert facts["held_out"] == 2 and math.isfinite(facts["mean_loss"])
 
 
 def test_nothing_to_tune_is_an_error(model):
     with pytest.raises(UserError, match="no field has values to tune"):
-        tune(model, CATALOG, [], [], FieldVectorsConfig())
+        tune(model, CATALOG, [], [], FieldVectorsConfig(), Path("ssft"))
     with pytest.raises(UserError, match="LoRA finds nothing to tune .* lora_targets"):
-        tune(model, CATALOG, *sample_prompts(CATALOG, 2, 0, 0), FieldVectorsConfig(lora_targets=["absent"]))
+        tune(
+            model, CATALOG, *sample_prompts(CATALOG, 2, 0, 0), FieldVectorsConfig(lora_targets=["absent"]), Path("ssft")
+        )
 
 
 def test_folders_that_are_no_models_are_named(tmp_path, tiny_llm):
