@@ -1,16 +1,38 @@
 """The config keys of everything that a language model computes for the fields of a data set."""
 
+from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from fuxictr_llm.checks import STRICT
+from fuxictr_llm.errors import UserError
+
+# Sizes of SSFT: `paper` is LLaCTR's published setting (Llama-3-8B on a GPU), `demo` fits two CPU cores.
+PRESETS = {
+    "demo": {
+        "ssft_values_per_field": 24,
+        "ssft_epochs": 2,
+        "ssft_batch_size": 16,
+        "ssft_learning_rate": 5e-4,
+        "ssft_warmup_steps": 5,
+        "ssft_tau": 0.05,
+    },
+    "paper": {
+        "ssft_values_per_field": 1000,
+        "ssft_epochs": 5,
+        "ssft_batch_size": 128,
+        "ssft_learning_rate": 1e-4,
+        "ssft_warmup_steps": 20,
+        "ssft_tau": 0.02,
+    },
+}
 
 
 @dataclass(config=STRICT, kw_only=True)
 class FieldVectorsConfig:
-    """How the K field vectors `[K, D_llm]` are made. The defaults fit two CPU cores; `(paper: ...)` is LLaCTR's.
+    """How the K field vectors `[K, D_llm]` are made.
 
     Attributes:
         field_vectors: `llm` (tuned), `llm_untuned`, or a placebo: `random` (Gaussian, norms of the tuned ones),
@@ -22,15 +44,18 @@ class FieldVectorsConfig:
         llm_pooling: which hidden states make the vector of a text; auto: last token (causal) or mean (encoder).
         llm_centre: the mean of the K vectors is taken off each: last-token vectors are crowded around it.
         llm_max_value_tokens: longer values are cut; the rest of a prompt never is.
-        ssft_values_per_field: at most so many train values of a field become prompts (paper: 1000).
-        ssft_held_out: share of those prompts that only measures how well fields are identified.
-        ssft_epochs: passes over the prompts; 0 leaves the language model untuned (paper: 5).
-        ssft_batch_size: prompts a step (paper: 128).
-        ssft_learning_rate: AdamW's, decayed linearly (paper: 1e-4).
-        ssft_warmup_steps: steps of linear warm-up (paper: 20).
-        ssft_tau: temperature of the contrastive loss (paper: 0.02).
+        ssft_preset: `demo` or `paper`: gives the values of the six keys below it that are null.
+        ssft_values_per_field: at most so many train values of a field become prompts.
+        ssft_epochs: passes over the prompts; 0 leaves the language model untuned.
+        ssft_batch_size: prompts a step.
+        ssft_learning_rate: AdamW's, decayed linearly.
+        ssft_warmup_steps: steps of linear warm-up.
+        ssft_tau: temperature of the contrastive loss.
+        ssft_contrastive, ssft_generative: weights of the two objectives; one may be 0. The generative one needs a
+            causal language model.
+        ssft_held_out: share of the prompts that only measures how well fields are identified.
         ssft_seed: seed of sampling and tuning; apart from the run's own seed, so that runs share vectors.
-        lora_rank, lora_alpha, lora_dropout: LoRA's (paper: 8, 16, 0.05).
+        lora_rank, lora_alpha, lora_dropout: LoRA's; the defaults are the paper's.
         lora_targets: names of the tuned projections; null: peft's choice for the model (Llama: q_proj, v_proj).
     """
 
@@ -41,15 +66,30 @@ class FieldVectorsConfig:
     llm_pooling: Literal["auto", "last", "mean"] = "auto"
     llm_centre: bool = False
     llm_max_value_tokens: Annotated[int, Field(ge=1)] = 32
-    ssft_values_per_field: Annotated[int, Field(ge=1)] = 24
+    ssft_preset: Literal["demo", "paper"] = "demo"
+    ssft_values_per_field: Annotated[int, Field(ge=1)] | None = None
+    ssft_epochs: Annotated[int, Field(ge=0)] | None = None
+    ssft_batch_size: Annotated[int, Field(ge=1)] | None = None
+    ssft_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    ssft_warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    ssft_tau: Annotated[float, Field(gt=0)] | None = None
+    ssft_contrastive: Annotated[float, Field(ge=0)] = 1.0
+    ssft_generative: Annotated[float, Field(ge=0)] = 0.0
     ssft_held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    ssft_epochs: Annotated[int, Field(ge=0)] = 2
-    ssft_batch_size: Annotated[int, Field(ge=1)] = 16
-    ssft_learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    ssft_warmup_steps: Annotated[int, Field(ge=0)] = 5
-    ssft_tau: Annotated[float, Field(gt=0)] = 0.05
     ssft_seed: Annotated[int, Field(ge=0)] = 2024
     lora_rank: Annotated[int, Field(ge=1)] = 8
     lora_alpha: Annotated[int, Field(ge=1)] = 16
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     lora_targets: list[str] | None = None
+
+    def filled(self) -> "FieldVectorsConfig":
+        """The same settings with what `ssft_preset` decides filled in.
+
+        Raises:
+            UserError: SSFT has no objective.
+        """
+        preset = PRESETS[self.ssft_preset]
+        filled = replace(self, **{key: value for key, value in preset.items() if getattr(self, key) is None})
+        if filled.ssft_epochs and not (filled.ssft_contrastive or filled.ssft_generative):
+            raise UserError("ssft_contrastive and ssft_generative are both 0; set ssft_epochs: 0 to leave SSFT out")
+        return filled

@@ -35,7 +35,7 @@ def prepare_field_vectors(config: FieldVectorsConfig, run: Any) -> Path:
         UserError: a given file does not fit, or the language model cannot be had.
     """
     catalog = load_catalog(run.feature_map, run.data_dir, run.params.get("field_config"))
-    source = config.field_vectors
+    config, source = config.filled(), config.field_vectors
     if source not in SOURCES:
         if Path(source).suffix not in SUFFIXES and not Path(source).exists():
             raise unknown("source", source, [*SOURCES, *(f"a {suffix} file" for suffix in SUFFIXES)], "'field_vectors'")

@@ -1,4 +1,4 @@
-"""A language model without its head, asked for vectors of texts."""
+"""A language model, asked for vectors of texts."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from fuxictr_llm.errors import UserError
 
@@ -17,26 +17,29 @@ CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 @dataclass
 class LanguageModel:
-    """A language model without its head, and how it makes a vector of a text.
+    """A language model, and how it makes a vector of a text.
 
     Attributes:
+        model: the network up to its last hidden state.
+        lm_head: hidden state -> logits of the next token; None for encoders.
         pooling: `last` (hidden state of the last real token) or `mean` (over the real tokens).
-        head, tail: the tokens that the tokenizer puts around every text.
+        before, after: the tokens that the tokenizer puts around every text.
     """
 
     model: nn.Module
+    lm_head: nn.Module | None
     tokenizer: Any
     pooling: str
-    head: list[int]
-    tail: list[int]
+    before: list[int]
+    after: list[int]
 
     def tokens(self, text: str, limit: int | None = None) -> list[int]:
         """Token ids of a text alone, at most `limit`."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"][:limit]
 
     def framed(self, tokens: list[int]) -> list[int]:
-        """The tokens between head and tail: what tuning and export both give to the model."""
-        return [*self.head, *tokens, *self.tail]
+        """The tokens within their frame: what tuning and export both give to the model."""
+        return [*self.before, *tokens, *self.after]
 
     def batch(self, rows: Sequence[list[int]]) -> dict[str, Tensor]:
         """Token id lists -> `input_ids` and `attention_mask`, padded on the right to `[N, longest]`."""
@@ -46,13 +49,16 @@ class LanguageModel:
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
         return {"input_ids": ids, "attention_mask": mask}
 
-    def embed(self, batch: dict[str, Tensor], model: nn.Module | None = None) -> Tensor:
-        """Vectors `[N, D_llm]` in float32, on the model's device; `model` stands in for a wrapped one."""
+    def hidden(self, batch: dict[str, Tensor], model: nn.Module | None = None) -> Tensor:
+        """Last hidden states `[N, L, D_llm]`, on the model's device; `model` stands in for a wrapped one."""
         model = self.model if model is None else model
         device = next(model.parameters()).device
-        batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        hidden = model(**batch).last_hidden_state.float()  # [N, L, D_llm]
-        return pool(hidden, batch["attention_mask"], self.pooling)
+        return model(batch["input_ids"].to(device), batch["attention_mask"].to(device)).last_hidden_state
+
+    def embed(self, batch: dict[str, Tensor], model: nn.Module | None = None) -> Tensor:
+        """Vectors `[N, D_llm]` in float32, on the model's device."""
+        hidden = self.hidden(batch, model)
+        return pool(hidden.float(), batch["attention_mask"].to(hidden.device), self.pooling)
 
     @torch.no_grad()
     def encode(self, texts: Iterable[str], batch_size: int = 32) -> Tensor:
@@ -85,15 +91,18 @@ def load_language_model(folder: Path, dtype: str, pooling: str, gpu: int) -> Lan
     try:
         config = AutoConfig.from_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModel.from_pretrained(folder, dtype=getattr(torch, dtype))
+        causal = any(name.endswith(CAUSAL) for name in config.architectures or [])
+        loader = AutoModelForCausalLM if causal else AutoModel
+        model = loader.from_pretrained(folder, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"language model {str(folder)!r} cannot be loaded: {reason}") from error
     if pooling == "auto":
-        causal = any(name.endswith(CAUSAL) for name in config.architectures or [])
         pooling = "last" if causal else "mean"
+    model.eval().requires_grad_(False)
     model.to(f"cuda:{gpu}" if gpu >= 0 else "cpu")
-    return LanguageModel(model, tokenizer, pooling, *_frame(tokenizer))
+    lm_head = model.get_output_embeddings() if causal else None
+    return LanguageModel(model.base_model if causal else model, lm_head, tokenizer, pooling, *_frame(tokenizer))
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -10,6 +10,9 @@ import numpy as np
 
 from fuxictr_llm.semantics.catalog import FieldCatalog
 
+# What stands between a value and the field's words when the language model is to generate them.
+ANSWER = "\nField:"
+
 
 @dataclass(frozen=True)
 class Prompt:

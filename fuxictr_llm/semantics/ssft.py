@@ -1,7 +1,7 @@
 """SSFT, self-supervised field-feature fine-tuning: a language model learns to say which field a value is of.
 
-"Field Matters: A Lightweight LLM-enhanced Method for CTR Prediction", arXiv 2505.14057, the contrastive
-objective. No click label is used.
+"Field Matters: A Lightweight LLM-enhanced Method for CTR Prediction", arXiv 2505.14057, the contrastive and
+the generative objective and their weighted sum. No click label is used.
 
 Shape symbols: `K` fields, `N` prompts of a step, `D_llm` width of the language model.
 """
@@ -23,10 +23,12 @@ from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import read_json
 from fuxictr_llm.semantics.catalog import FieldCatalog
 from fuxictr_llm.semantics.config import FieldVectorsConfig
-from fuxictr_llm.semantics.language_model import LanguageModel
-from fuxictr_llm.semantics.prompts import Prompt, common_prefix
+from fuxictr_llm.semantics.language_model import LanguageModel, pool
+from fuxictr_llm.semantics.prompts import ANSWER, Prompt, common_prefix
 
 SAVE_STEPS = 10
+# What torch's cross entropy leaves out.
+IGNORED = -100
 
 
 def contrastive_loss(prompts: Tensor, fields: Tensor, answers: Tensor, tau: float) -> Tensor:
@@ -38,6 +40,19 @@ def contrastive_loss(prompts: Tensor, fields: Tensor, answers: Tensor, tau: floa
         answers: `[N]`, the index k of each prompt's field.
     """
     return functional.cross_entropy(cosines(prompts, fields) / tau, answers)
+
+
+def generative_loss(hidden: Tensor, answer_tokens: Tensor, lm_head: nn.Module) -> Tensor:
+    """`mean -log P_LLM(F_k | P)`, the log-probability summed over the tokens of the field's words.
+
+    Args:
+        hidden: `[N, L, D_llm]`, the states of prompt and answer.
+        answer_tokens: `[N, L]`, the token ids of the answers in their places, -100 elsewhere.
+    """
+    targets = answer_tokens[:, 1:]
+    counted = targets != IGNORED
+    logits = lm_head(hidden[:, :-1][counted])  # only where an answer's token is predicted
+    return functional.cross_entropy(logits.float(), targets[counted], reduction="sum") / len(hidden)
 
 
 def cosines(left: Tensor, right: Tensor) -> Tensor:
@@ -66,18 +81,20 @@ def tune(
     if not tuning:
         raise UserError("no field has values to tune the language model on; set ssft_epochs: 0 to leave it untuned")
     set_seed(config.ssft_seed)
+    if config.ssft_generative and language_model.lm_head is None:
+        raise UserError(f"ssft_generative needs a causal language model; {config.language_model!r} is an encoder")
     texts = _PromptTexts(language_model, catalog, config.llm_max_value_tokens)
     before = accuracy(language_model, texts, held_out)
     wrapped = _with_lora(language_model.model, config)
     language_model.model = wrapped
-    trainer = _Contrastive(
+    trainer = _FieldIdentification(
         model=wrapped,
         args=_arguments(checkpoints, config, on_gpu=next(wrapped.parameters()).is_cuda),
         train_dataset=list(tuning),
-        data_collator=texts.collate,
+        data_collator=texts.collate_with_answers if config.ssft_generative else texts.collate,
         language_model=language_model,
         texts=texts,
-        tau=config.ssft_tau,
+        config=config,
     )
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Progress)
@@ -119,26 +136,56 @@ class _PromptTexts:
         self.prefix = language_model.tokens(common_prefix(catalog))
         field_rows = [language_model.framed(language_model.tokens(field.text)) for field in catalog.fields]
         self.fields = language_model.batch(field_rows)
+        self.intro = language_model.tokens(ANSWER)
+        self.answers = [language_model.tokens(f" {field.text}") for field in catalog.fields]
 
     def collate(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        model = self.language_model
-        values = [model.tokens(f" {prompt.value}", self.max_value_tokens) for prompt in prompts]
-        batch = model.batch([model.framed(self.prefix + value) for value in values])
+        """Prompts alone, and the index of the field of each."""
+        batch = self.language_model.batch([self.language_model.framed(row) for row in self._rows(prompts)])
         return {**batch, "answers": torch.tensor([prompt.field for prompt in prompts])}
 
+    def collate_with_answers(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+        """Prompts followed by their answers; `prompt_mask` covers the prompts, `answer_tokens` the answers."""
+        model = self.language_model
+        questions = [[*model.before, *row] for row in self._rows(prompts)]
+        answers = [self.answers[prompt.field] for prompt in prompts]
+        batch = model.batch([q + self.intro + a for q, a in zip(questions, answers, strict=True)])
+        batch["prompt_mask"] = torch.zeros_like(batch["attention_mask"])
+        batch["answer_tokens"] = torch.full_like(batch["input_ids"], IGNORED)
+        for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+            batch["prompt_mask"][row, : len(question)] = 1
+            start = len(question) + len(self.intro)
+            batch["answer_tokens"][row, start : start + len(answer)] = torch.tensor(answer)
+        return {**batch, "answers": torch.tensor([prompt.field for prompt in prompts])}
 
-class _Contrastive(Trainer):
-    """Trainer whose loss compares a batch of prompts with the K fields, encoded with gradient every step."""
+    def _rows(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        tokens, limit = self.language_model.tokens, self.max_value_tokens
+        return [self.prefix + tokens(f" {prompt.value}", limit) for prompt in prompts]
 
-    def __init__(self, *args: Any, language_model: LanguageModel, texts: _PromptTexts, tau: float, **kwargs: Any):
+
+class _FieldIdentification(Trainer):
+    """Trainer with SSFT's loss; the K field texts are encoded with gradient every step."""
+
+    def __init__(
+        self, *args: Any, language_model: LanguageModel, texts: _PromptTexts, config: FieldVectorsConfig, **kwargs: Any
+    ):
         super().__init__(*args, **kwargs)
-        self.language_model, self.texts, self.tau = language_model, texts, tau
+        self.language_model, self.texts, self.config = language_model, texts, config
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
-        answers = inputs.pop("answers")
-        prompts = self.language_model.embed(inputs, model)
-        fields = self.language_model.embed(self.texts.fields, model)
-        return contrastive_loss(prompts, fields, answers, self.tau)
+        hidden = self.language_model.hidden(inputs, model)
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        if self.config.ssft_contrastive:
+            # A causal model's states of a prompt do not depend on the answer behind it.
+            mask = inputs.get("prompt_mask", inputs["attention_mask"])
+            prompts = pool(hidden.float(), mask, self.language_model.pooling)
+            fields = self.language_model.embed(self.texts.fields, model)
+            contrastive = contrastive_loss(prompts, fields, inputs["answers"], self.config.ssft_tau)
+            loss = loss + self.config.ssft_contrastive * contrastive
+        if self.config.ssft_generative:
+            generative = generative_loss(hidden, inputs["answer_tokens"], self.language_model.lm_head)
+            loss = loss + self.config.ssft_generative * generative
+        return loss
 
 
 class _Progress(ProgressCallback):

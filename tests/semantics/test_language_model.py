@@ -14,7 +14,7 @@ from fuxictr_llm.semantics.config import FieldVectorsConfig
 from fuxictr_llm.semantics.language_model import load_language_model, pool
 from fuxictr_llm.semantics.model_folder import digest_of_model, find_language_model
 from fuxictr_llm.semantics.prompts import common_prefix, sample_prompts
-from fuxictr_llm.semantics.ssft import _PromptTexts, contrastive_loss, tune
+from fuxictr_llm.semantics.ssft import _PromptTexts, contrastive_loss, generative_loss, tune
 
 CATALOG = FieldCatalog(
     "clicks",
@@ -66,9 +66,9 @@ def test_a_vector_does_not_depend_on_its_batch(model):
 
 
 def test_causal_models_pool_the_last_token_and_encoders_the_mean(model, tiny_encoder):
-    assert (model.pooling, model.head, model.tail) == ("last", [0], [])
+    assert (model.pooling, model.before, model.after) == ("last", [0], [])
     encoder = load_language_model(tiny_encoder, "float32", "auto", gpu=-1)
-    assert (encoder.pooling, encoder.head, encoder.tail) == ("mean", [0], [1])
+    assert (encoder.pooling, encoder.before, encoder.after) == ("mean", [0], [1])
     assert encoder.encode(["red"]).shape == (1, 16)
 
 
@@ -98,14 +98,25 @@ def test_the_contrastive_loss_equals_the_literal_equation():
     assert contrastive_loss(prompts, fields, answers, tau).item() == pytest.approx(total / 3, abs=1e-5)
 
 
-def test_tuning_teaches_the_fields_and_touches_lora_alone(model):
+@pytest.mark.parametrize("objective", [{}, {"ssft_generative": 1.0}, {"ssft_contrastive": 0.0, "ssft_generative": 1.0}])
+def test_tuning_teaches_the_fields_and_touches_lora_alone(model, objective):
     before = {name: value.clone() for name, value in model.model.state_dict().items()}
     tuning, _ = sample_prompts(CATALOG, 6, 0.34, 0)
+    batch = _PromptTexts(model, CATALOG, 32).collate_with_answers(tuning)
+
+    @torch.no_grad()
+    def answer_loss():
+        return generative_loss(model.hidden(batch), batch["answer_tokens"], model.lm_head).item()
+
+    untuned = answer_loss()
     config = FieldVectorsConfig(
-        ssft_epochs=30, ssft_batch_size=4, ssft_learning_rate=0.02, ssft_warmup_steps=0, lora_dropout=0.0
-    )
+        ssft_epochs=30, ssft_batch_size=4, ssft_learning_rate=0.02, ssft_warmup_steps=0, lora_dropout=0.0, **objective
+    ).filled()
     facts = tune(model, CATALOG, tuning, tuning, config, Path("ssft"))
-    assert facts["accuracy_after"] == 1.0 > facts["accuracy_before"]
+    if objective.get("ssft_contrastive", 1):
+        assert facts["accuracy_after"] == 1.0 > facts["accuracy_before"]
+    if objective:  # a random model's head is almost flat and stays as it is, so there is little to gain
+        assert answer_loss() < untuned - 0.3
     assert 0 < facts["tuned_parameters"] < 3000
     after = {name.removeprefix("base_model.model."): value for name, value in model.model.state_dict().items()}
     for name, value in before.items():
@@ -113,19 +124,61 @@ def test_tuning_teaches_the_fields_and_touches_lora_alone(model):
         assert torch.equal(kept, value), name
 
 
+def test_the_generative_loss_equals_the_literal_equation(model):
+    """-log P(answer | prompt), token by token, with one forward pass for each."""
+    texts = _PromptTexts(model, CATALOG, max_value_tokens=5)
+    prompts = sample_prompts(CATALOG, 2, 0, 0)[0]
+    batch = texts.collate_with_answers(prompts)
+    total = 0.0
+    with torch.no_grad():
+        for prompt in prompts:
+            row = texts.collate([prompt])["input_ids"][0].tolist() + model.tokens("\nField:")
+            for token in model.tokens(f" {CATALOG.fields[prompt.field].text}"):
+                state = model.model(torch.tensor([row])).last_hidden_state[0, -1]
+                total -= torch.log_softmax(model.lm_head(state), dim=-1)[token].item()
+                row.append(token)
+        loss = generative_loss(model.hidden(batch), batch["answer_tokens"], model.lm_head)
+    assert loss.item() == pytest.approx(total / len(prompts), rel=1e-5)
+
+
+def test_a_prompt_has_the_same_vector_with_and_without_its_answer(model):
+    texts = _PromptTexts(model, CATALOG, max_value_tokens=5)
+    prompts = sample_prompts(CATALOG, 3, 0, 0)[0]
+    alone, answered = texts.collate(prompts), texts.collate_with_answers(prompts)
+    with torch.no_grad():
+        pooled = pool(model.hidden(answered), answered["prompt_mask"], "last")
+        assert torch.allclose(pooled, model.embed(alone), atol=1e-5)
+
+
+def test_presets_fill_what_is_left_open():
+    paper = FieldVectorsConfig(ssft_preset="paper", ssft_epochs=1).filled()
+    assert (paper.ssft_values_per_field, paper.ssft_tau, paper.ssft_batch_size) == (1000, 0.02, 128)
+    assert paper.ssft_epochs == 1 and FieldVectorsConfig().filled().ssft_values_per_field == 24
+    with pytest.raises(UserError, match="ssft_contrastive and ssft_generative are both 0"):
+        FieldVectorsConfig(ssft_contrastive=0.0).filled()
+
+
 def test_tuning_is_repeatable(tiny_llm):
     vectors = []
     for _ in range(2):
         torch.rand(3)
         model = load_language_model(tiny_llm, "float32", "auto", gpu=-1)
-        tune(model, CATALOG, *sample_prompts(CATALOG, 4, 0.25, 0), FieldVectorsConfig(ssft_epochs=1), Path("ssft"))
+        tune(
+            model,
+            CATALOG,
+            *sample_prompts(CATALOG, 4, 0.25, 0),
+            FieldVectorsConfig(ssft_epochs=1).filled(),
+            Path("ssft"),
+        )
         vectors.append(model.encode(["color", "city"]))
     assert torch.equal(*vectors)
 
 
 @pytest.mark.parametrize("half_written", [False, True])
 def test_a_killed_tuning_ends_with_the_weights_of_an_uninterrupted_one(tiny_llm, monkeypatch, half_written):
-    config = FieldVectorsConfig(ssft_epochs=8, ssft_batch_size=4, lora_dropout=0.2)  # 24 steps, saved at 10 and 20
+    config = FieldVectorsConfig(
+        ssft_epochs=8, ssft_batch_size=4, lora_dropout=0.2
+    ).filled()  # 24 steps, saved at 10 and 20
     prompts = sample_prompts(CATALOG, 6, 0, 0)
 
     def load():
@@ -157,16 +210,29 @@ def test_a_killed_tuning_ends_with_the_weights_of_an_uninterrupted_one(tiny_llm,
 
 def test_an_encoder_can_be_tuned(tiny_encoder):
     model = load_language_model(tiny_encoder, "float32", "auto", gpu=-1)
-    facts = tune(model, CATALOG, *sample_prompts(CATALOG, 4, 0.25, 0), FieldVectorsConfig(ssft_epochs=1), Path("ssft"))
+    facts = tune(
+        model, CATALOG, *sample_prompts(CATALOG, 4, 0.25, 0), FieldVectorsConfig(ssft_epochs=1).filled(), Path("ssft")
+    )
     assert facts["held_out"] == 2 and math.isfinite(facts["mean_loss"])
+
+
+def test_an_encoder_cannot_generate(tiny_encoder):
+    model = load_language_model(tiny_encoder, "float32", "auto", gpu=-1)
+    config = FieldVectorsConfig(ssft_generative=1.0, language_model="tiny").filled()
+    with pytest.raises(UserError, match="ssft_generative needs a causal language model; 'tiny' is an encoder"):
+        tune(model, CATALOG, *sample_prompts(CATALOG, 4, 0.25, 0), config, Path("ssft"))
 
 
 def test_nothing_to_tune_is_an_error(model):
     with pytest.raises(UserError, match="no field has values to tune"):
-        tune(model, CATALOG, [], [], FieldVectorsConfig(), Path("ssft"))
+        tune(model, CATALOG, [], [], FieldVectorsConfig().filled(), Path("ssft"))
     with pytest.raises(UserError, match="LoRA finds nothing to tune .* lora_targets"):
         tune(
-            model, CATALOG, *sample_prompts(CATALOG, 2, 0, 0), FieldVectorsConfig(lora_targets=["absent"]), Path("ssft")
+            model,
+            CATALOG,
+            *sample_prompts(CATALOG, 2, 0, 0),
+            FieldVectorsConfig(lora_targets=["absent"]).filled(),
+            Path("ssft"),
         )
 
 
