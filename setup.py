@@ -40,7 +40,7 @@ setup(
         "pandas",
         "pyarrow",
         "h5py",
-        "rich",
+        "filelock",
     ],
     extras_require={"test": ["pytest", "ruff", "setuptools>=77"]},
 )

@@ -82,27 +82,40 @@ def _encode(args: argparse.Namespace) -> None:
     experiment = _experiment(args)
     if not experiment.params["method"]:
         raise UserError(f"expid {experiment.expid!r} names no method, so it needs nothing from a language model")
-    from fuxictr_llm.experiment import check_gpu, prepare_run
+    from fuxictr_llm.experiment import prepare_run
 
-    check_gpu(experiment.params["gpu"])
     run = prepare_run(experiment, experiment.expid)
     print(run.params.get("field_vectors"))
 
 
 def _experiment(args: argparse.Namespace):
-    """The resolved experiment. `--gpu N` hides the other GPUs, so that every library finds the right one."""
+    """The resolved experiment."""
     if not args.expid:
         raise UserError("--expid is missing, for example --expid DeepFM_LLaCTR_movielens100k; --list shows the parts")
-    if args.gpu > 0 and "torch" not in sys.modules:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        indexes = visible.split(",") if visible else [str(index) for index in range(args.gpu + 1)]
-        if args.gpu < len(indexes):
-            os.environ["CUDA_VISIBLE_DEVICES"] = indexes[args.gpu]
-            args.gpu = 0
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
     from fuxictr_llm.config import load_experiment, parse_overrides
 
-    return load_experiment(args.expid, args.config, seed=args.seed, overrides=parse_overrides(args.set), gpu=args.gpu)
+    overrides = parse_overrides(args.set)
+    return load_experiment(args.expid, args.config, seed=args.seed, overrides=overrides, gpu=_gpu(args.gpu))
+
+
+def _gpu(index: int) -> int:
+    """Hide all GPUs but the chosen one, so that every library takes that; its index among those left.
+
+    FuxiCTR would silently take the CPU for a GPU that is not there.
+    """
+    if index < -1:
+        raise UserError(f"--gpu {index} is neither the index of a GPU nor -1 for the CPU")
+    if index == -1:
+        return index
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    indexes = [str(number) for number in range(index + 1)] if visible is None else visible.split(",")
+    os.environ["CUDA_VISIBLE_DEVICES"] = indexes[index] if index < len(indexes) else ""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError(f"--gpu {index}: this machine has no such GPU that torch can use; --gpu -1 takes the CPU")
+    return 0
 
 
 def _list(args: argparse.Namespace) -> None:
@@ -110,6 +123,8 @@ def _list(args: argparse.Namespace) -> None:
     from fuxictr_llm.data.assets import ASSETS
     from fuxictr_llm.registry import backbone_names, method_names
 
+    if args.config and not Path(args.config).exists():
+        raise UserError(f"--config {args.config!r} does not exist")
     models = [f"{name} ({asset.licence})" for name, asset in ASSETS.items() if name not in dataset_names()]
     for title, names in (
         ("backbones", backbone_names()),

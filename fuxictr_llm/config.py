@@ -13,12 +13,13 @@ from fuxictr_llm.checks import check_value, checked
 from fuxictr_llm.config_sources import Source, read_source
 from fuxictr_llm.errors import UserError, nearest
 from fuxictr_llm.files import digest_of, replacing, writable_dir
-from fuxictr_llm.keys import GROUP_METRICS, REQUIRED, DatasetKeys, ModelKeys
+from fuxictr_llm.keys import GROUP_METRICS, REGULARIZERS, REQUIRED, REQUIRED_OF_CSV, DatasetKeys, ModelKeys
 from fuxictr_llm.yamls import dump_yaml, parse_yaml
 
 # Where a run takes place, how much it prints and what it is called do not change what it computes.
-NO_IDENTITY = ("gpu", "model_id", "verbose")
-CHOSEN_BY_EXPID = ("model", "method", "dataset_id", "model_id")
+OF_THE_CALL = ("gpu", "model_id")
+NO_IDENTITY = (*OF_THE_CALL, "verbose")
+NOT_SET = dict.fromkeys(("model", "method", "dataset_id", "model_id"), "name another --expid") | {"gpu": "use --gpu"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Experiment:
         expid: its label.
         params: every setting, flat, as FuxiCTR's models and loaders take them.
         dataset_keys: those of them that describe the data set.
+        without_effect: those that nothing reads; a plain FuxiCTR config may have some.
         changed: whether `--seed` or `--set` made it differ from what the label stands for.
         config_name: names the result file, as in FuxiCTR.
     """
@@ -36,6 +38,7 @@ class Experiment:
     expid: str
     params: dict[str, Any]
     dataset_keys: frozenset[str]
+    without_effect: frozenset[str]
     changed: bool
     config_name: str
 
@@ -51,15 +54,19 @@ class Experiment:
 
     def to_yaml(self) -> str:
         """The resolved settings; as a file, a valid `--config`."""
-        return dump_yaml({self.expid: {key: value for key, value in self.params.items() if key not in NO_IDENTITY[:2]}})
+        return dump_yaml({self.expid: self._settings()})
+
+    def _settings(self) -> dict[str, Any]:
+        left_out = {*OF_THE_CALL, *self.without_effect}
+        return {key: value for key, value in self.params.items() if key not in left_out}
 
     def write_directory(self, folder: Path) -> None:
         """Write `model_config.yaml` and `dataset_config.yaml` in FuxiCTR's form, which its scripts and tuner take."""
         dataset_id, method = self.params["dataset_id"], self.params["method"]
-        model_keys = {k: v for k, v in self.params.items() if k not in self.dataset_keys and k not in NO_IDENTITY[:2]}
+        model_keys = {key: value for key, value in self._settings().items() if key not in self.dataset_keys}
         if not method or ":" not in model_keys["model"]:  # FuxiCTR's scripts know a model by one name
             model_keys["model"] = "_".join(filter(None, (model_keys["model"], model_keys.pop("method"))))
-        dataset = {k: v for k, v in self.params.items() if k in self.dataset_keys}
+        dataset = {key: value for key, value in self._settings().items() if key in self.dataset_keys}
         writable_dir(folder, "give another folder with --to")
         for name, entry in (
             ("model_config", {self.expid: {**model_keys, "dataset_id": dataset_id}}),
@@ -91,14 +98,14 @@ def load_experiment(
     """
     overrides = {**(overrides or {}), **({} if seed is None else {"seed": seed})}
     source = read_source(expid, config)
-    forbidden = [key for key in overrides if key in CHOSEN_BY_EXPID]
-    if forbidden:
-        raise UserError(f"{forbidden[0]!r} cannot be changed with --set; name another --expid")
+    for key in overrides:
+        if key in NOT_SET:
+            raise UserError(f"{key!r} cannot be changed with --set; {NOT_SET[key]}")
     params = {**source.params, **overrides}
-    _check(params, source, given=overrides)
+    without_effect = _check(params, source, given=overrides)
     base, params = _completed(source.params, gpu), _completed(params, gpu)
     name = Path(config or "benchmark_configs").resolve().name.removesuffix(".yaml")
-    found = Experiment(source.expid, params, source.dataset_keys, changed=False, config_name=name)
+    found = Experiment(source.expid, params, source.dataset_keys, without_effect, changed=False, config_name=name)
     changed = found.sha256 != dataclasses.replace(found, params=base).sha256
     return dataclasses.replace(found, changed=changed)
 
@@ -122,17 +129,23 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def _completed(params: dict[str, Any], gpu: int) -> dict[str, Any]:
-    threads = params.get("num_threads") or int(os.environ.get("OMP_NUM_THREADS") or _cores())
-    return {**params, "num_threads": threads, "gpu": gpu}
+    """Fill in what depends on the machine and the call."""
+    # FuxiCTR silently ignores a regularizer that is an integer.
+    numbers = {key: float(params[key]) for key in REGULARIZERS if isinstance(params.get(key), int)}
+    return {**params, **numbers, "num_threads": params.get("num_threads") or _cores(), "gpu": gpu}
 
 
 def _cores() -> int:
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> None:
-    """Every key is known and every value fits; what `--set` gave is checked strictly everywhere."""
-    missing = [key for key in REQUIRED if params.get(key) is None]
+def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> frozenset[str]:
+    """Check that every key is known and every value fits; the keys without effect, which `--set` may not give."""
+    needed = (*REQUIRED, *(REQUIRED_OF_CSV if params.get("data_format") == "csv" else ()))
+    missing = [key for key in needed if params.get(key) is None]
     if missing:
         raise UserError(f"{source.where} lacks {', '.join(map(repr, missing))}; FuxiCTR needs it in every config")
     check_value("model", params["model"], str)
@@ -141,9 +154,14 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     hints = {**_constructor_hints(backbone), **get_type_hints(ModelKeys, include_extras=True)}
     hints |= get_type_hints(DatasetKeys, include_extras=True)
     known = {*hints, *(method.config_cls.__dataclass_fields__ if method else ())}
-    for key in [key for key in params if key not in known]:
+    # A constructor with `regularizer` passes it on as these two, and takes neither of them.
+    own_names = {"embedding_regularizer", "net_regularizer"} if "regularizer" in hints else set()
+    known -= own_names
+    unknown_keys = frozenset(key for key in params if key not in known)
+    for key in sorted(unknown_keys):
         if source.strict or key in given:
             hint = nearest(key, known) or "; it would have no effect"
+            hint = "; did you mean 'regularizer'?" if key in own_names else hint
             raise UserError(f"unknown config key {key!r} in {source.where}{hint}")
         logging.warning("config key %r of %s has no effect%s", key, source.where, nearest(key, known))
     for key, value in params.items():
@@ -156,6 +174,7 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     grouped = [metric for metric in metrics if metric.startswith(GROUP_METRICS)]
     if grouped and not params.get("group_id"):
         raise UserError(f"metric {grouped[0]!r} needs group_id: the meta column whose rows are ranked together")
+    return unknown_keys
 
 
 def _constructor_hints(backbone: type) -> dict[str, Any]:

@@ -68,7 +68,9 @@ def _from_ours(expid: str, folder: Path) -> Source:
     else:
         backbone, method, dataset_id = _parse(expid, datasets)
     if isinstance(datasets[dataset_id], str):  # an alias
-        dataset_id = datasets[dataset_id]
+        alias, dataset_id = dataset_id, datasets[dataset_id]
+        if not isinstance(datasets.get(dataset_id), dict):
+            raise unknown("data set", dataset_id, datasets, where=f"alias {alias!r}")
         if not exact:
             expid = "_".join(filter(None, (backbone, method, dataset_id)))
     layers = [models.get("Base"), models.get(backbone), models.get(f"{backbone}_{dataset_id}")]
@@ -82,7 +84,10 @@ def _from_ours(expid: str, folder: Path) -> Source:
 
 
 def _parse(expid: str, datasets: Mapping[str, Any]) -> tuple[str, str | None, str]:
-    backbone, _, rest = expid.partition("_")
+    # A registered backbone's name may have underscores of its own.
+    named = [name for name in registry.backbone_names() if expid.startswith(f"{name}_")]
+    backbone = max(named, key=len) if named else expid.partition("_")[0]
+    rest = expid[len(backbone) + 1 :]
     first, _, after = rest.partition("_")
     where = f"expid {expid!r}"
     if rest in datasets:
@@ -116,6 +121,9 @@ def _entries(folder: Path, kind: str) -> dict[str, Any]:
         for name, entry in read_yaml(path).items():
             if name in entries:
                 raise UserError(f"{name!r} stands twice in {str(folder / kind)!r}, the second time in {path.name}")
+            alias = kind == "dataset_config" and isinstance(entry, str)
+            if not (isinstance(entry, dict) or alias or (entry is None and kind != "dataset_config")):
+                raise UserError(f"entry {name!r} of {str(path)!r} must map keys to values (got {entry!r})")
             entries[name] = entry
     return entries
 
@@ -136,7 +144,10 @@ def _from_fuxictr(expid: str, folder: Path) -> Source:
     names: list[str] = []
     files = _config_files(folder, "model_config")
     if not files:
-        raise UserError(f"--config {str(folder)!r} has neither model_config.yaml nor model_config/*.yaml")
+        raise UserError(
+            f"--config {str(folder)!r} has neither model_config.yaml nor model_config/*.yaml; "
+            "a directory of ours also needs a folder method_config/, which may hold nothing"
+        )
     for path in files:
         entries = read_yaml(path)
         names += [name for name in entries if name != "Base"]

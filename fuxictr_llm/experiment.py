@@ -1,6 +1,7 @@
 """A resolved experiment -> a trained model, its metrics and its run record."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,8 +28,6 @@ from fuxictr_llm.files import explain_write_errors, read_json, replacing, writab
 from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
 
 OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
-# The ending of the weights of a run that is not over.
-UNFINISHED = ".training"
 
 
 @dataclass
@@ -71,20 +70,23 @@ def run_experiment(experiment: Experiment) -> Result:
     check_gpu(experiment.params["gpu"])
     folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
     model_id = choose_model_id(experiment, folder)
+    writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
     started = datetime.now()
     with logging_to(folder / f"{model_id}.log"):
         logging.info("Params: %s", print_to_json(experiment.params))
         run = prepare_run(experiment, model_id)
+        unfinished = folder / f".{model_id}.{os.getpid()}.training"
         try:
-            model, record = _train(run)
+            model, record = _train(run, unfinished)
         except BaseException:
-            (folder / f"{model_id}{UNFINISHED}").unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             raise
+        record["model_id"] = model_id = choose_model_id(experiment, folder)  # another run may have ended meanwhile
         record |= {"time": started.isoformat(timespec="seconds"), "command": _command(), "expid": experiment.expid}
         record |= {"config": experiment.params, "config_sha256": experiment.sha256}
         with explain_write_errors(folder, OTHER_MODEL_ROOT):
-            unfinished, model.checkpoint = model.checkpoint, str((folder / f"{model_id}.model").absolute())
-            Path(unfinished).replace(model.checkpoint)
+            model.checkpoint = str((folder / f"{model_id}.model").absolute())
+            unfinished.replace(model.checkpoint)
             write_json(folder / f"{model_id}.run.json", record)
         _append_result_line(experiment, model_id, record)
         _log_summary(record, folder / model_id)
@@ -115,13 +117,20 @@ def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:
     Raises:
         UserError: one of the two names a column that the data set does not have.
     """
+    path = data_dir / "feature_map.json"
+    built = [name for features in (read_json(path) or {}).get("features", []) for name in features]
+    if not built:
+        raise UserError(f"{str(path)!r} is missing or damaged; remove it, and what FuxiCTR built with it")
     feature_map = FeatureMap(params["dataset_id"], str(data_dir))
     try:
-        feature_map.load(str(data_dir / "feature_map.json"), params)
+        feature_map.load(str(path), params)
     except KeyError as error:
-        built = [name for features in read_json(data_dir / "feature_map.json")["features"] for name in features]
-        where = "use_features or feature_specs"
-        raise unknown("column", error.args[0], built, where) from error
+        raise unknown("column", error.args[0], built, "use_features or feature_specs") from error
+    except RuntimeError as error:
+        raise UserError(f"{str(path)!r} is of another data set than {params['dataset_id']!r}") from error
+    feature_map.num_fields = feature_map.get_num_fields()  # FuxiCTR counts before it applies use_features
+    if params.get("group_id") and params["group_id"] not in feature_map.features:
+        raise unknown("column", params["group_id"], list(feature_map.features), "group_id")
     return feature_map
 
 
@@ -135,25 +144,27 @@ def build_model(run: Run) -> BaseModel:
     seed_everything(params["seed"])  # what went before (a language model, say) must not show in the weights
     try:
         model = cls(run.feature_map, **params)
+        model.regularization_loss()  # FuxiCTR reads the regularizers only when it trains
         set_weight_decay(model.optimizer, params.get("weight_decay"))
         return model
-    except (NotImplementedError, ValueError, AssertionError, AttributeError) as error:
-        if isinstance(error, AttributeError) and "torch" not in str(error):  # an activation that torch does not have
-            raise
-        raise UserError(f"{cls.__name__} cannot be built with these settings: {error}") from error
+    except UserError:
+        raise
+    except Exception as error:  # a constructor fails in many ways on settings that it does not check
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise UserError(f"{cls.__name__} cannot be built with these settings: {reason}") from error
 
 
-def _train(run: Run) -> tuple[BaseModel, dict[str, Any]]:
-    """The trained model, whose weights are in its `checkpoint` still under another name, and the record."""
+def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
+    """The trained model, whose weights are in `checkpoint`, and the record."""
     params, stages = run.params, run.stages
     if not params.get("valid_data"):
         raise UserError(f"data set {params['dataset_id']!r} names no valid_data; training stops early on it")
     model = build_model(run)
     model.count_parameters()
-    best = _BestEpoch(model)
+    model.checkpoint = str(checkpoint)
     with stages("train") as facts:
         train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
-        _fit(model, train_rows, valid_rows, params)
+        best_epoch = _fit(model, train_rows, valid_rows, params)
         facts["epochs"] = model._epoch_index + 1
         facts["rows"] = train_rows.num_samples * facts["epochs"]
     logging.info("****** Validation evaluation ******")
@@ -168,7 +179,7 @@ def _train(run: Run) -> tuple[BaseModel, dict[str, Any]]:
         "model_id": params["model_id"],
         "seed": params["seed"],
         "metrics": metrics,
-        "best_epoch": best.epoch,
+        "best_epoch": best_epoch,
         "stages": stages.done,
         "parameters": count_parameters(model),
         "data": describe_data(params, run.data_dir),
@@ -179,31 +190,44 @@ def _train(run: Run) -> tuple[BaseModel, dict[str, Any]]:
     return model, record
 
 
-def _fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, Any]) -> None:
+def _fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, Any]) -> int:
+    """FuxiCTR's fit; the epoch whose weights it kept."""
+    steps = len(train_rows) * params["epochs"]
+    if (params.get("eval_steps") or 0) > steps:
+        raise UserError(
+            f"eval_steps {params['eval_steps']} is more than all {steps} steps of training: nothing is kept"
+        )
+    best = _BestEpoch(model)
     try:
-        model.fit(train_rows, validation_data=valid_rows, **params)
+        with best.noting():
+            model.fit(train_rows, validation_data=valid_rows, **params)
     except (ValueError, RuntimeError) as error:
         # What the metrics and torch's cross entropy say of predictions that are NaN.
         if not any(sign in str(error) for sign in ("NaN", "between 0 and 1")):
             raise
         rate = params["learning_rate"]
         raise UserError(f"training diverged: predictions are NaN; lower learning_rate (now {rate})") from error
+    return best.epoch
 
 
 class _BestEpoch:
-    """Notes at which epoch the weights were last saved; saves them whole or not at all, as unfinished."""
+    """Notes at which epoch the weights were last saved, and has them saved whole or not at all."""
 
     def __init__(self, model: BaseModel):
-        self.epoch = 0
-        model.checkpoint = model.checkpoint.removesuffix(".model") + UNFINISHED
-        save_weights = model.save_weights
+        self.model, self.epoch = model, 0
 
-        def save(checkpoint: str) -> None:
-            with explain_write_errors(Path(checkpoint), OTHER_MODEL_ROOT), replacing(checkpoint) as temporary:
-                save_weights(str(temporary))
-            self.epoch = model._epoch_index + 1
+    def save(self, checkpoint: str) -> None:
+        with explain_write_errors(Path(checkpoint), OTHER_MODEL_ROOT), replacing(checkpoint) as temporary:
+            type(self.model).save_weights(self.model, str(temporary))
+        self.epoch = self.model._epoch_index + 1
 
-        model.save_weights = save
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        self.model.save_weights = self.save
+        try:
+            yield
+        finally:
+            del self.model.save_weights  # the model is as its class has it: it can be copied and pickled
 
 
 def check_gpu(gpu: int) -> None:

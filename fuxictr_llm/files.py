@@ -61,7 +61,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 @contextlib.contextmanager
 def replacing_dir(path: Path | str) -> Iterator[Path]:
     """As `replacing`, for a whole folder: an old folder at `path` goes away only when the new one is whole."""
-    path = Path(path)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:

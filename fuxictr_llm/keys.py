@@ -7,7 +7,11 @@ from typing_extensions import TypedDict  # pydantic reads the one of typing only
 
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
-Regularizer = float | str | None
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Regularizer = (
+    Annotated[float, Field(ge=0)] | Annotated[str, Field(pattern=r"^(l[12]\([^,]+\)|l1_l2\([^,]+,[^,]+\))$")] | None
+)
+REGULARIZERS = ("embedding_regularizer", "net_regularizer", "method_regularizer", "regularizer")
 # FuxiCTR's metrics; it evaluates the name of an NDCG as code, so nothing else may get there.
 Metric = Annotated[str, Field(pattern=r"^(AUC|logloss|binary_crossentropy|gAUC|avgAUC|MRR|NDCG\(k=[0-9]+\))$")]
 GROUP_METRICS = ("gAUC", "avgAUC", "MRR", "NDCG")
@@ -21,13 +25,13 @@ class ModelKeys(TypedDict, total=False):
     dataset_id: str
     model_id: str
     model_root: str
-    seed: Count
+    seed: Seed
     gpu: Annotated[int, Field(ge=-1)]
     num_threads: Positive | None  # null: as many as torch would take
     verbose: Annotated[int, Field(ge=0)]
     debug_mode: bool  # FuxiCTR's tuner asks for it
 
-    task: Literal["binary_classification", "regression"]
+    task: Literal["binary_classification"]
     loss: str
     metrics: Annotated[list[Metric], Field(min_length=1)]
     optimizer: str
@@ -63,7 +67,7 @@ class Column(TypedDict, total=False):
 
     name: Required[str | list[str]]
     active: Required[bool]
-    dtype: Required[str | type]
+    dtype: Required[Literal["str", "int", "float"]]  # FuxiCTR evaluates it as code
     type: Required[Literal["numeric", "categorical", "sequence", "embedding", "meta"]]
 
 
@@ -71,7 +75,7 @@ class Label(TypedDict, total=False):
     """What FuxiCTR reads of a label column."""
 
     name: Required[str]
-    dtype: Required[str | type]
+    dtype: Required[Literal["str", "int", "float"]]
 
 
 class DatasetKeys(TypedDict, total=False):
@@ -102,6 +106,7 @@ class DatasetKeys(TypedDict, total=False):
 
 
 # FuxiCTR raises a KeyError deep inside where one of these is absent.
+REQUIRED_OF_CSV = ("train_data", "feature_cols", "label_col")
 REQUIRED = (
     "model",
     "dataset_id",

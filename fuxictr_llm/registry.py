@@ -114,7 +114,7 @@ def find_model(name: str) -> type:
         UserError: there is no such backbone or method.
     """
     backbone, _, method = name.rpartition("_")
-    if name in backbone_names() or not backbone:
+    if ":" in name or name in backbone_names() or not backbone:
         return find_backbone(name)
     from fuxictr_llm.enhancement import enhance
 

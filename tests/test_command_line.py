@@ -46,9 +46,13 @@ def test_bad_arguments_are_one_line_and_exit_code_2(args, message, capsys):
     assert error.startswith(message) and error.count("\n") == 1
 
 
-def test_a_gpu_that_is_not_there_is_exit_code_2(configs, capsys):
-    assert main(["run", "--config", str(configs), "--expid", "FM_shop", "--gpu", "99"]) == 2
-    assert "--gpu -1 takes the CPU" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("gpu", "message"), [("99", "--gpu 99: this machine has no such GPU"), ("-2", "--gpu -2 is neither")]
+)
+def test_a_gpu_that_is_not_there_is_exit_code_2(configs, capsys, monkeypatch, gpu, message):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert main(["run", "--config", str(configs), "--expid", "FM_shop", "--gpu", gpu]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_print_config_prints_a_config_and_writes_a_directory(configs, capsys):
@@ -75,6 +79,30 @@ def test_prepare_and_encode_stop_before_training(configs, tiny_settings, capsys)
     assert Path(capsys.readouterr().out.strip()).name == "field_vectors.safetensors"
     assert not Path("checkpoints").exists()
     assert main(["encode", "--config", str(configs), "--expid", "FM_shop"]) == 2
+
+
+def test_two_first_runs_at_once_share_the_tuning(configs, tiny_settings):
+    settings = [
+        arg for key, value in {**tiny_settings, "ssft_epochs": 20}.items() for arg in ("--set", f"{key}={value}")
+    ]
+    Path("data").mkdir()
+    assert main(["prepare", "--config", str(configs), "--expid", "FM_shop"]) == 0
+    command = [
+        sys.executable,
+        "-m",
+        "fuxictr_llm",
+        "encode",
+        "--config",
+        configs,
+        "--expid",
+        "FM_LLaCTR_shop",
+        *settings,
+    ]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    assert outputs[0][0] == outputs[1][0]
+    assert sum("are cached" in error for _, error in outputs) == 1
 
 
 def test_ctrl_c_exits_with_130_and_leaves_no_half_weights(configs):

@@ -82,7 +82,9 @@ def test_unknown_parts_of_an_expid_name_the_nearest(expid, message):
         ("hidden_units", ["a"], "'hidden_units\\[0\\]' is 'a'"),
         ("lambda_fre", "a lot", "'lambda_fre' is 'a lot'"),
         ("data_loader", "disk", "'data_loader' is 'disk' .*: input should be 'auto', 'memory' or 'ray'"),
-        ("model", "FM", "'model' cannot be changed with --set"),
+        ("model", "FM", "'model' cannot be changed with --set; name another --expid"),
+        ("gpu", 0, "'gpu' cannot be changed with --set; use --gpu"),
+        ("feature_cols", None, "lacks 'feature_cols'"),
         ("metrics", None, "lacks 'metrics'"),
     ],
 )
@@ -96,6 +98,10 @@ def test_wrong_settings_name_key_value_and_way_out(key, value, message):
     [
         ({"name": "a", "active": True, "dtype": "str"}, r"'feature_cols\[1\]' is .*: 'type' Field required"),
         ({"name": "a", "active": True, "dtype": "str", "type": "text"}, r"'type' Input should be 'numeric', 'categ"),
+        (
+            {"name": "a", "active": True, "dtype": "__import__('os')", "type": "numeric"},
+            r"'dtype' Input should be 'str', 'int",
+        ),
         ("a", r"'feature_cols\[1\]' is 'a' \(str\): input should be a valid dictionary"),
     ],
 )
@@ -167,6 +173,14 @@ def test_a_plain_fuxictr_directory_resolves_as_in_fuxictr(fuxictr_dir, caplog):
     assert "'patience' of expid 'FM_x' of " in caplog.text and "has no effect" in caplog.text
 
 
+def test_the_printed_config_of_a_plain_fuxictr_directory_is_a_config(fuxictr_dir, tmp_path):
+    found = load_experiment("FM_x", fuxictr_dir)
+    (tmp_path / "printed.yaml").write_text(found.to_yaml(), encoding="utf-8")
+    again = load_experiment("FM_x", tmp_path / "printed.yaml").params
+    assert "patience" in found.params and "patience" not in again
+    assert {**again, "patience": 2} == found.params
+
+
 def test_set_is_strict_in_a_plain_fuxictr_directory_too(fuxictr_dir):
     with pytest.raises(UserError, match="unknown config key 'batchsize'"):
         load_experiment("FM_x", fuxictr_dir, overrides={"batchsize": 1})
@@ -192,6 +206,30 @@ def test_a_config_that_is_none_says_so(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(UserError, match="must hold a mapping"):
         load_experiment("FM_x", tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "message"),
+    [
+        ("dataset_config", "shop: [1]", r"entry 'shop' of .* must map keys to values \(got \[1\]\)"),
+        ("dataset_config", "shop:", "entry 'shop' of .* must map keys to values"),
+        ("dataset_config", "shop: mall", "unknown data set 'mall' in alias 'shop'"),
+        ("model_config", "DeepFM: 3", "entry 'DeepFM' of .* must map keys to values"),
+    ],
+)
+def test_entries_that_are_none_are_named(configs, kind, text, message):
+    (configs / f"{kind}.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_experiment("DeepFM_shop", configs)
+
+
+def test_a_backbone_with_an_underscore_in_its_name_is_found(configs, monkeypatch):
+    from fuxictr_llm import registry
+
+    monkeypatch.setattr(registry, "_backbones", dict(registry._backbones))
+    registry.register_backbone(type("My_Net", (registry.find_backbone("DNN"),), {}))
+    found = load_experiment("My_Net_LLaCTR_shop", configs).params
+    assert (found["model"], found["method"], found["dataset_id"]) == ("My_Net", "LLaCTR", "shop")
 
 
 def test_an_entry_given_twice_is_an_error(configs):

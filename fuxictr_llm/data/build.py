@@ -6,6 +6,8 @@ the digests of what went in, so that a changed file or column list is noticed.
 """
 
 import logging
+import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +20,9 @@ import pyarrow.parquet as pq
 from fuxictr.preprocess import FeatureProcessor, build_dataset
 from fuxictr.preprocess.build_dataset import merge_meta_ddf
 
-from fuxictr_llm.errors import UserError, nearest
-from fuxictr_llm.files import digest_of, digest_of_file, read_json, replacing_dir, writable_dir, write_json
+from fuxictr_llm.data.raw import check_raw, feature_columns, raw_files
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.files import digest_of, digest_of_file, read_json, writable_dir, write_json
 
 SPLITS = ("train", "valid", "test")
 SLICE_ROWS = 100_000
@@ -34,6 +37,7 @@ DECIDES = (
     "data_format",
     "data_block_size",
 )
+MANIFEST = "build.json"
 VERSION = 1
 
 
@@ -63,6 +67,7 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
     if params.get("valid_size") or params.get("test_size"):
         raise UserError("valid_size and test_size do not work in FuxiCTR 2.3; give valid_data and test_data as files")
     made_from = _made_from(params, raw)
+    _check_places(data_dir, params, raw)
     if not _is_current(data_dir, made_from, params):
         _build(data_dir, made_from, params, raw)
     suffix = "" if params.get("data_block_size") else ".parquet"
@@ -70,8 +75,18 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
     return {"valid_data": None, "test_data": None, **files}
 
 
+def _check_places(data_dir: Path, params: Mapping[str, Any], raw: Mapping[str, str]) -> None:
+    """Raw files may lie in the data set's folder, but not where the built ones go."""
+    taken = [(data_dir / split).resolve() for split in SPLITS if params.get("data_block_size")]
+    taken += [(data_dir / f"{split}.parquet").resolve() for split in SPLITS]
+    for path in raw.values():
+        for file in raw_files(path, params["data_format"]):
+            if file.resolve() in taken or file.resolve().parent in taken:
+                raise UserError(f"raw file {str(file)!r} lies where the built data goes; move it to another folder")
+
+
 def _made_from(params: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, Any]:
-    files = {split: [str(path) for path in _raw_files(path, params["data_format"])] for split, path in raw.items()}
+    files = {split: [str(path) for path in raw_files(path, params["data_format"])] for split, path in raw.items()}
     decides = {key: params.get(key) for key in DECIDES}
     return {
         "settings": digest_of(decides),
@@ -81,37 +96,33 @@ def _made_from(params: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, A
     }
 
 
-def _raw_files(path: str, data_format: str) -> list[Path]:
-    found = [Path(path)] if path.endswith(data_format) else sorted(Path(path).glob(f"*.{data_format}"))
-    found = [file for file in found if file.is_file()]
-    if not found:
-        raise UserError(f"data file {path!r} is missing; check train_data, valid_data and test_data in the data set")
-    empty = [file for file in found if file.stat().st_size == 0]
-    if empty:
-        raise UserError(f"data file {str(empty[0])!r} is empty")
-    return found
-
-
 def _is_current(data_dir: Path, made_from: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
     """Whether the built data set can be used; says why where it has to be built anew."""
     if not (data_dir / "feature_map.json").exists():
         return False
-    manifest = read_json(data_dir / "build.json")
+    manifest = read_json(data_dir / MANIFEST)
     if manifest is None:
         return _is_of_fuxictr(data_dir, params)
-    if manifest.get("made_from") == made_from:
-        return True
-    old = manifest.get("made_from", {})
+    old = manifest.get("made_from") or {}
+    if old == made_from:
+        damaged = [name for name, size in manifest["sizes"].items() if _size(data_dir / name) != size]
+        if damaged:
+            logging.warning("Rebuilding %s: missing or damaged: %s", data_dir, ", ".join(damaged))
+        return not damaged
     what = [key for key in made_from if old.get(key) != made_from[key]]
     logging.warning("Rebuilding %s: changed since it was built: %s", data_dir, ", ".join(what))
     return False
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def _is_of_fuxictr(data_dir: Path, params: Mapping[str, Any]) -> bool:
     """A data set without our manifest: FuxiCTR built it. It is used if its columns are the declared ones."""
     feature_map = read_json(data_dir / "feature_map.json") or {"features": []}
     built = {name for feature in feature_map["features"] for name in feature}
-    declared = {col["name"] for col in _columns(params) if col.get("active", True)}
+    declared = {col["name"] for col in feature_columns(params) if col.get("active", True)}
     if built != declared:
         raise UserError(
             f"{str(data_dir)!r} was built by something else, with other columns "
@@ -121,79 +132,60 @@ def _is_of_fuxictr(data_dir: Path, params: Mapping[str, Any]) -> bool:
     return True
 
 
-def _columns(params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The declared feature columns, one dict a column."""
-    columns = []
-    for col in params["feature_cols"]:
-        names = col["name"] if isinstance(col["name"], list) else [col["name"]]
-        columns += [{**col, "name": name} for name in names]
-    return columns
-
-
-def _labels(params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return params["label_col"] if isinstance(params["label_col"], list) else [params["label_col"]]
-
-
 def _build(data_dir: Path, made_from: dict[str, Any], params: Mapping[str, Any], raw: Mapping[str, str]) -> None:
     writable_dir(params["data_root"], "name another folder with --set data_root=DIR")
     logging.info("Building data set %s", data_dir)
-    with replacing_dir(data_dir) as folder:
-        processor = FeatureProcessor(**{**params, "data_root": str(folder.parent), "dataset_id": folder.name})
-        # FuxiCTR writes the id into feature_map.json, and we build in a folder of another name.
-        processor.feature_map.dataset_id = params["dataset_id"]
-        frames = {split: _read(processor, path, params) for split, path in raw.items()}
-        rows = {}
-        for split, frame in frames.items():
-            rows[split] = _check_raw(frame, raw[split], params)
-        if params.get("data_block_size") or not fits_in_memory(sum(rows.values()), len(_columns(params))):
-            logging.info(
-                "Building with FuxiCTR's Ray pipeline: %d rows in blocks, or too many for memory", sum(rows.values())
-            )
-            build_dataset(processor, **params)
-        else:
-            _build_in_memory(processor, frames, params)
-        write_json(folder / "build.json", {"made_from": made_from, "rows": rows})
+    with tempfile.TemporaryDirectory(prefix=f".{data_dir.name}.", suffix=".tmp", dir=params["data_root"]) as name:
+        folder = Path(name)
+        try:
+            rows = _build_in(folder, params, raw)
+        except (UserError, OSError):
+            raise
+        except Exception as error:  # FuxiCTR and polars fail in many ways on data that the config does not fit
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            raise UserError(
+                f"data set {params['dataset_id']!r} cannot be built: {type(error).__name__}: {reason}"
+            ) from error
+        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+        _install(folder, data_dir, {"made_from": made_from, "rows": rows, "sizes": sizes})
+
+
+def _build_in(folder: Path, params: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, int]:
+    """Build in a folder; the number of rows of each split."""
+    processor = FeatureProcessor(**{**params, "data_root": str(folder.parent), "dataset_id": folder.name})
+    # FuxiCTR writes the id into feature_map.json, and we build in a folder of another name.
+    processor.feature_map.dataset_id = params["dataset_id"]
+    frames = {split: _read(processor, path, params) for split, path in raw.items()}
+    rows = {split: check_raw(frame, raw[split], params) for split, frame in frames.items()}
+    if params.get("data_block_size") or not fits_in_memory(sum(rows.values()), len(feature_columns(params))):
+        logging.info(
+            "Building with FuxiCTR's Ray pipeline: %d rows in blocks, or too many for memory", sum(rows.values())
+        )
+        build_dataset(processor, **params)
+    else:
+        _build_in_memory(processor, frames, params)
+    return rows
+
+
+def _install(built: Path, data_dir: Path, manifest: dict[str, Any]) -> None:
+    """Move what was built into the data set's folder, which may hold files of the user's too.
+
+    Until all is there, the manifest says that it is not.
+    """
+    data_dir.mkdir(parents=True, exist_ok=True)
+    write_json(data_dir / MANIFEST, {"made_from": None})
+    for path in built.iterdir():
+        target = data_dir / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)
+    write_json(data_dir / MANIFEST, manifest)
 
 
 def _read(processor: FeatureProcessor, path: str, params: Mapping[str, Any]) -> pl.LazyFrame:
     return processor.read_data(
         path, data_format=params["data_format"], sep=params.get("sep") or ",", n_rows=params.get("n_rows")
     )
-
-
-def _check_raw(frame: pl.LazyFrame, path: str, params: Mapping[str, Any]) -> int:
-    """The number of rows, after checking columns and labels."""
-    try:
-        present = frame.collect_schema().names()
-    except pl.exceptions.PolarsError as error:
-        raise UserError(f"data file {path!r} cannot be read as {params['data_format']}: {error}") from error
-    columns = [*_labels(params), *(col for col in _columns(params) if col.get("active", True))]
-    for col in columns:
-        # A column with a preprocess step may be derived from others.
-        if col["name"] not in present and not col.get("preprocess"):
-            hint = nearest(col["name"], present) or ";"
-            raise UserError(
-                f"data file {path!r} has no column {col['name']!r}{hint} it has: {', '.join(map(str, present[:30]))}"
-            )
-    rows = frame.select(pl.len()).collect().item()
-    if not rows:
-        raise UserError(f"data file {path!r} is empty: it has a header and no rows")
-    if params["task"] == "binary_classification":
-        for label in _labels(params):
-            _check_label(frame, label["name"], path, present)
-    return rows
-
-
-def _check_label(frame: pl.LazyFrame, name: str, path: str, present: list[str]) -> None:
-    if name not in present:
-        return
-    wrong = pl.col(name).is_in([0, 1]).fill_null(False).not_()
-    try:
-        found = frame.filter(wrong).select(name).head(1).collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
-        raise UserError(f"data file {path!r} cannot be read: {str(error).splitlines()[0]}") from error
-    if len(found):
-        raise UserError(f"label {name!r} of data file {path!r} must be 0 or 1 (got {found.item()})")
 
 
 def _build_in_memory(
@@ -207,14 +199,14 @@ def _build_in_memory(
         num_buckets=params.get("num_buckets", 10),
     )
     for split, frame in frames.items():
-        _transform(processor, frame.collect(), Path(processor.data_dir) / f"{split}.parquet")
+        _transform(processor, frame, Path(processor.data_dir) / f"{split}.parquet")
 
 
-def _transform(processor: FeatureProcessor, frame: pl.DataFrame, path: Path) -> None:
-    """Write ids and values as parquet, a slice at a time."""
+def _transform(processor: FeatureProcessor, frame: pl.LazyFrame, path: Path) -> None:
+    """Write ids and values as parquet, a slice at a time: the text of a whole split is never in memory."""
     writer = None
-    for start in range(0, len(frame), SLICE_ROWS):
-        batch = {column.name: column.to_numpy() for column in frame.slice(start, SLICE_ROWS)}
+    for rows in frame.collect_batches(chunk_size=SLICE_ROWS, maintain_order=True):
+        batch = {column.name: column.to_numpy() for column in rows}
         table = pa.table({name: _arrow(values) for name, values in processor.transform(batch).items()})
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)

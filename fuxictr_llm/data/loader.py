@@ -53,7 +53,9 @@ class InMemoryLoader:
         narrow = [name for name, values in columns.items() if values.ndim == 1 and values.dtype == np.int32]
         # One gather for all ids instead of one a column.
         self._id_names = narrow
-        self._ids = torch.from_numpy(np.stack([columns.pop(name) for name in narrow], axis=1)) if narrow else None
+        self._ids = torch.empty(self.num_samples, len(narrow), dtype=torch.int32) if narrow else None
+        for index, name in enumerate(narrow):
+            self._ids[:, index] = torch.from_numpy(columns.pop(name))
         self._others = {name: torch.from_numpy(values) for name, values in columns.items()}
 
     def __len__(self) -> int:
@@ -113,40 +115,43 @@ def data_files(path: str) -> list[Path]:
             return [candidate]
     parts = sorted(Path(path).glob("*.parquet")) or sorted(Path(path).glob("*.npz"))
     if not parts:
-        raise UserError(f"built data {path!r} is missing; remove its folder so that it is built anew")
+        raise UserError(f"built data {path!r} is missing")
     return parts
 
 
 def _read_columns(parts: list[Path], names: list[str]) -> dict[str, np.ndarray]:
-    read = [_read_npz(part, names) if part.suffix == ".npz" else _read_parquet(part, names) for part in parts]
-    columns = {name: np.concatenate([part[name] for part in read]) for name in names}
-    return {name: _narrow(values) for name, values in columns.items()}
+    """One column after the other, each narrowed before the next is read, so that little is in memory twice."""
+    readers = [_NpzPart(part) if part.suffix == ".npz" else _ParquetPart(part) for part in parts]
+    for reader in readers:
+        missing = [name for name in names if name not in reader.names]
+        if missing:
+            raise UserError(f"{str(reader.path)!r} lacks the columns {missing} that the feature map has")
+    return {name: np.concatenate([_narrow(reader.read(name)) for reader in readers]) for name in names}
 
 
-def _read_parquet(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    present = pq.read_schema(path).names
-    _check_columns(path, names, present)
-    table = pq.read_table(path, columns=names)
-    return {name: _column_values(table.column(name)) for name in names}
+class _ParquetPart:
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self.names = pq.read_schema(path).names
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{str(path)!r} is damaged ({error}); remove it and build or download it again") from error
+
+    def read(self, name: str) -> np.ndarray:
+        column = pq.read_table(self.path, columns=[name]).column(name)
+        if not pa.types.is_nested(column.type):
+            return column.to_numpy()
+        flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(len(column), -1)
 
 
-def _column_values(column: pa.ChunkedArray) -> np.ndarray:
-    if not pa.types.is_nested(column.type):
-        return column.to_numpy()
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(column), -1)
+class _NpzPart:
+    def __init__(self, path: Path):
+        self.path, self.arrays = path, np.load(path)
+        self.names = self.arrays.files
 
-
-def _read_npz(path: Path, names: list[str]) -> dict[str, np.ndarray]:
-    with np.load(path) as arrays:
-        _check_columns(path, names, arrays.files)
-        return {name: arrays[name] for name in names}
-
-
-def _check_columns(path: Path, names: list[str], present: list[str]) -> None:
-    missing = [name for name in names if name not in present]
-    if missing:
-        raise UserError(f"{str(path)!r} lacks the columns {missing}; remove its folder so that it is built anew")
+    def read(self, name: str) -> np.ndarray:
+        return self.arrays[name]
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:

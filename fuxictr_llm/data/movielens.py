@@ -9,6 +9,8 @@ from fuxictr_llm.data.assets import asset_dir
 from fuxictr_llm.errors import UserError
 
 SPLIT_SEED = 2024
+# GroupLens's own files, as they may stand in `raw_data`.
+ORIGINALS = ("u.data", "u.item", "u.user")
 # The order of the genre flags in GroupLens's u.item, which says "unknown" first.
 GENRES = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"]
 GENRES += ["Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"]
@@ -76,7 +78,7 @@ def _packaged() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 
 def _original(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Read GroupLens's own files: u.data by tabs, u.item and u.user by bars, in Latin-1."""
-    missing = [name for name in ("u.data", "u.item", "u.user") if not (folder / name).is_file()]
+    missing = [name for name in ORIGINALS if not (folder / name).is_file()]
     if missing:
         raise UserError(f"raw_data folder {str(folder)!r} lacks {', '.join(missing)} of GroupLens's ml-100k")
 

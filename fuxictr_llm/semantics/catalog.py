@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
 from fuxictr_llm.config_sources import packaged_configs
 from fuxictr_llm.errors import UserError, nearest
 from fuxictr_llm.files import read_json
@@ -50,20 +54,49 @@ def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> 
     """
     words = read_field_config(field_config)
     vocabulary = read_json(data_dir / "feature_vocab.json") or {}
+    built = read_json(data_dir / "feature_map.json") or {"features": []}
+    built = [name for features in built["features"] for name, spec in features.items() if spec["type"] != "meta"]
     names = [name for name, spec in feature_map.features.items() if spec["type"] != "meta"]
     texts, value_texts = words.get("fields") or {}, words.get("values") or {}
     for name in [*texts, *value_texts]:
-        if name not in names:
-            hint = nearest(name, names) or ";"
-            raise UserError(f"field config {field_config!r} has words for {name!r}{hint} fields: {', '.join(names)}")
+        if name not in built:  # words for fields that use_features leaves out do no harm
+            hint = nearest(name, built) or ";"
+            raise UserError(f"field config {field_config!r} has words for {name!r}{hint} fields: {', '.join(built)}")
     fields = []
     for name in names:
         if not texts.get(name):
             logging.warning("no words for field %r in field config %r: its name is used", name, field_config)
-        in_words = value_texts.get(name) or {}
-        values = [str(in_words.get(value, value)) for value in vocabulary.get(name, ()) if value not in RESERVED]
+        known = _train_values(name, feature_map, data_dir, vocabulary)
+        # YAML reads coded values as numbers, FuxiCTR's vocabulary holds texts.
+        in_words = {str(value): str(text) for value, text in (value_texts.get(name) or {}).items()}
+        if unused := sorted(in_words.keys() - set(known)):
+            logging.warning(
+                "field config %r has words for values of %r that train does not have: %s",
+                field_config,
+                name,
+                ", ".join(unused[:5]),
+            )
+        values = [in_words.get(value, value) for value in known]
         fields.append(FieldEntry(name, str(texts.get(name) or name.replace("_", " ")), tuple(values)))
     return FieldCatalog(str(words.get("about") or "rows of a click-through-rate data set"), tuple(fields))
+
+
+def _train_values(name: str, feature_map: Any, data_dir: Path, vocabulary: Mapping[str, Any]) -> list[str]:
+    """The values of a field in the train split, in FuxiCTR's order.
+
+    Fields that share an embedding share one vocabulary, with the values of all: there the column itself is asked.
+    """
+    ids = {value: index for value, index in vocabulary.get(name, {}).items() if value not in RESERVED}
+    specs = feature_map.features
+    shares = specs[name].get("share_embedding") or any(spec.get("share_embedding") == name for spec in specs.values())
+    if shares:
+        present = set()
+        for part in sorted([*data_dir.glob("train.parquet"), *data_dir.glob("train/*.parquet")]):
+            column = pq.read_table(part, columns=[name]).column(name).combine_chunks()
+            column = column.flatten() if pa.types.is_nested(column.type) else column
+            present |= set(pc.unique(column).to_pylist())
+        ids = {value: index for value, index in ids.items() if index in present}
+    return list(ids)
 
 
 def read_field_config(name: str | None) -> Mapping[str, Any]:
@@ -84,6 +117,10 @@ def read_field_config(name: str | None) -> Mapping[str, Any]:
             hint = nearest(name, entries) or ";"
             raise UserError(f"unknown field config {name!r}{hint} known: {', '.join(sorted(entries))}, or a .yaml file")
         words = entries[name]
+    if not all(isinstance(words.get(key) or {}, dict) for key in ("fields", "values")) or not all(
+        isinstance(texts or {}, dict) for texts in (words.get("values") or {}).values()
+    ):
+        raise UserError(f"field config {name!r}: 'fields' maps fields to words, 'values' fields to value: words")
     wrong = [key for key in words if key not in KEYS]
     if wrong:
         raise UserError(f"field config {name!r} has the unknown key {wrong[0]!r}; known: {', '.join(KEYS)}")

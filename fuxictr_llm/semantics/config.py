@@ -60,7 +60,7 @@ class FieldVectorsConfig:
     """
 
     field_vectors: Annotated[str, Field(min_length=1)] = "llm"
-    control_seed: Annotated[int, Field(ge=0)] = 0
+    control_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     language_model: Annotated[str, Field(min_length=1)] = "SmolLM2-135M-Instruct"
     llm_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     llm_pooling: Literal["auto", "last", "mean"] = "auto"
@@ -76,7 +76,7 @@ class FieldVectorsConfig:
     ssft_contrastive: Annotated[float, Field(ge=0)] = 1.0
     ssft_generative: Annotated[float, Field(ge=0)] = 0.0
     ssft_held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    ssft_seed: Annotated[int, Field(ge=0)] = 2024
+    ssft_seed: Annotated[int, Field(ge=0, lt=2**32)] = 2024
     lora_rank: Annotated[int, Field(ge=1)] = 8
     lora_alpha: Annotated[int, Field(ge=1)] = 16
     lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05

@@ -1,15 +1,17 @@
 """Field vectors of a data set, from the store or from a language model: catalog -> prompts -> SSFT -> encoding."""
 
 import logging
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from torch import Tensor
 
 from fuxictr_llm.errors import unknown
-from fuxictr_llm.files import digest_of, digest_of_file
+from fuxictr_llm.files import digest_of, digest_of_file, writable_dir
 from fuxictr_llm.semantics import controls, store
 from fuxictr_llm.semantics.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.semantics.config import FieldVectorsConfig
@@ -17,9 +19,12 @@ from fuxictr_llm.semantics.model_folder import digest_of_model, find_language_mo
 from fuxictr_llm.semantics.prompts import Prompt, common_prefix, sample_prompts
 from fuxictr_llm.semantics.vector_file import SUFFIXES, read_field_vectors, write_field_vectors
 
+TUNED_ON = "field descriptions and values of the train split"
+TEXTS = {"llm": TUNED_ON, "llm_untuned": "field descriptions", "identity": "none"}
+TEXTS |= dict.fromkeys(controls.OF_VECTORS, TUNED_ON)
 FILE = "field_vectors.safetensors"
 KIND = "field_vectors"
-SOURCES = ("llm", "llm_untuned", *controls.OF_VECTORS, "identity")
+SOURCES = tuple(TEXTS)
 # Raise it when the same settings would give other vectors.
 VERSION = 1
 
@@ -61,7 +66,7 @@ def prepare_field_vectors(config: FieldVectorsConfig, run: Any) -> Path:
         "source": source,
         "path": str(path),
         "sha256": manifest["sha256"],
-        "texts": "field descriptions and values of the train split",
+        "texts": TEXTS[source],
         **{key: value for key, value in manifest.items() if key not in ("made_from", "sha256")},
     }
     return path
@@ -83,10 +88,16 @@ def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatal
         folder = find_language_model(config.language_model)
         digest = digest_of_model(folder)
     prompts = sample_prompts(catalog, config.ssft_values_per_field, config.ssft_held_out, config.ssft_seed)
-    made_from = _made_from(config, digest, catalog, prompts)
+    made_from = _made_from(config, digest, catalog, prompts, on_gpu=run.params["gpu"] >= 0)
     found = store.find(KIND, made_from, FILE)
     if found is None:
-        return _compute(config, run, folder, catalog, prompts, made_from)
+        # A second run that needs the same vectors waits for the first and then finds them.
+        entry = store.entry_dir(KIND, made_from)
+        writable_dir(entry.parent, "move the cache with FUXICTR_LLM_CACHE")
+        with FileLock(entry.with_suffix(".lock")):
+            found = store.find(KIND, made_from, FILE)
+            if found is None:
+                return _compute(config, run, folder, catalog, prompts, made_from)
     logging.info("Field vectors of %s are cached: %s", config.language_model, found[0])
     for stage in ("tune", "encode"):
         with run.stages(stage, cached=True):
@@ -95,13 +106,18 @@ def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatal
 
 
 def _made_from(
-    config: FieldVectorsConfig, model_digest: str, catalog: FieldCatalog, prompts: tuple[list[Prompt], list[Prompt]]
+    config: FieldVectorsConfig,
+    model_digest: str,
+    catalog: FieldCatalog,
+    prompts: tuple[list[Prompt], list[Prompt]],
+    on_gpu: bool,
 ) -> dict[str, Any]:
     decides = ("llm_", "ssft_", "lora_") if config.ssft_epochs else ("llm_",)
     settings = {key: value for key, value in asdict(config).items() if key.startswith(decides)}
     tuned_on = [[[prompt.value, prompt.field] for prompt in part] for part in prompts] if config.ssft_epochs else None
     return {
         "language_model": {"name": config.language_model, "sha256": model_digest},
+        "device": "gpu" if on_gpu else "cpu",  # they round differently
         "settings": settings,
         "fields": {field.name: field.text for field in catalog.fields},
         "prompt": common_prefix(catalog),
@@ -125,12 +141,15 @@ def _compute(
     with run.stages("load language model"):
         model = load_language_model(folder, config.llm_dtype, config.llm_pooling, run.params["gpu"])
     facts = {"pooling": model.pooling}
+    checkpoints = store.entry_dir("ssft", made_from)
     if config.ssft_epochs:
         with run.stages("tune") as stage:
-            facts["ssft"] = tune(model, catalog, *prompts, config, store.entry_dir("ssft", made_from))
+            facts["ssft"] = tune(model, catalog, *prompts, config, checkpoints)
             stage["rows"] = facts["ssft"]["prompts"] * config.ssft_epochs
     with run.stages("encode", rows=len(catalog.fields)):
         vectors = model.encode(field.text for field in catalog.fields)
         if config.llm_centre:
             vectors = vectors - vectors.mean(dim=0)
-    return store.save(KIND, made_from, FILE, lambda path: write_field_vectors(path, vectors, catalog.names), facts)
+    found = store.save(KIND, made_from, FILE, lambda path: write_field_vectors(path, vectors, catalog.names), facts)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return found

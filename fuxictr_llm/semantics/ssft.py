@@ -73,7 +73,7 @@ def tune(
     Args:
         checkpoints: a folder for this tuning alone. One that was killed goes on from the last checkpoint in it
             (weights, optimizer, schedule, random numbers, data position) and ends with the same weights as one
-            that was not; it is removed at the end.
+            that was not. Whoever keeps the result removes it.
 
     Raises:
         UserError: there are no prompts, or LoRA finds nothing to tune.
@@ -84,12 +84,15 @@ def tune(
     if config.ssft_generative and language_model.lm_head is None:
         raise UserError(f"ssft_generative needs a causal language model; {config.language_model!r} is an encoder")
     texts = _PromptTexts(language_model, catalog, config.llm_max_value_tokens)
+    _check_length(language_model, texts, config)
     before = accuracy(language_model, texts, held_out)
     wrapped = _with_lora(language_model.model, config)
     language_model.model = wrapped
+    arguments = _arguments(checkpoints, config, on_gpu=next(wrapped.parameters()).is_cuda)
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs would silently multiply the batch; torchrun is for them
     trainer = _FieldIdentification(
         model=wrapped,
-        args=_arguments(checkpoints, config, on_gpu=next(wrapped.parameters()).is_cuda),
+        args=arguments,
         train_dataset=list(tuning),
         data_collator=texts.collate_with_answers if config.ssft_generative else texts.collate,
         language_model=language_model,
@@ -99,7 +102,6 @@ def tune(
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(_Progress)
     loss = trainer.train(resume_from_checkpoint=_last_whole_checkpoint(checkpoints)).training_loss
-    shutil.rmtree(checkpoints, ignore_errors=True)
     after = accuracy(language_model, texts, held_out)
     logging.info("SSFT: field identification on %d held-out values %s -> %s", len(held_out), before, after)
     return {
@@ -208,6 +210,18 @@ def _with_lora(model: nn.Module, config: FieldVectorsConfig) -> nn.Module:
         return get_peft_model(model, lora)
     except ValueError as error:
         raise UserError(f"LoRA finds nothing to tune ({error}); name projections with lora_targets") from error
+
+
+def _check_length(language_model: LanguageModel, texts: _PromptTexts, config: FieldVectorsConfig) -> None:
+    longest = len(language_model.framed(texts.prefix)) + config.llm_max_value_tokens
+    if config.ssft_generative:
+        longest += len(texts.intro) + max(map(len, texts.answers))
+    limit = getattr(language_model.model.config, "max_position_embeddings", None) or longest
+    if longest > limit:
+        raise UserError(
+            f"prompts of up to {longest} tokens do not fit into the {limit} positions of {config.language_model!r}; "
+            "shorten the field descriptions, lower llm_max_value_tokens, or take another language model"
+        )
 
 
 def _last_whole_checkpoint(folder: Path) -> str | None:

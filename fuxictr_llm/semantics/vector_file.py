@@ -22,11 +22,11 @@ def write_field_vectors(path: Path, vectors: Tensor, fields: Sequence[str]) -> N
     save_file({"field_vectors": vectors.float().contiguous()}, path, metadata={"fields": json.dumps(list(fields))})
 
 
-def read_field_vectors(path: str | Path, fields: Sequence[str]) -> Tensor:
+def read_field_vectors(path: str | Path, fields: Sequence[str], *, exact: bool = True) -> Tensor:
     """The rows of `fields`, in their order, as float32 `[K, D_llm]`.
 
     A .safetensors file (ours) names its fields; .npy and .pt hold the matrix alone, whose rows are then
-    taken to be in the order of `fields`.
+    taken to be in the order of `fields`. With `exact` off a file may name more fields than are asked for.
 
     Raises:
         UserError: the file is missing, is no matrix with a row per field, or its fields are not these.
@@ -38,12 +38,13 @@ def read_field_vectors(path: str | Path, fields: Sequence[str]) -> Tensor:
         )
     try:
         vectors, stored = _read(path)
-    except (SafetensorError, UnpicklingError, KeyError, ValueError, RuntimeError, EOFError) as error:
-        problem = f"{str(path)!r} is no file of field vectors ({str(error).splitlines()[0]})"
+    except (SafetensorError, UnpicklingError, KeyError, ValueError, TypeError, RuntimeError, EOFError) as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        problem = f"{str(path)!r} is no file of field vectors ({reason})"
         raise UserError(f"{problem}; make it anew with '{PREPARE}'") from error
     stored = list(fields) if stored is None else stored
-    if sorted(stored) != sorted(fields):
-        missing, extra = sorted(set(fields) - set(stored)), sorted(set(stored) - set(fields))
+    missing, extra = sorted(set(fields) - set(stored)), sorted(set(stored) - set(fields))
+    if missing or (extra and exact):
         raise UserError(
             f"{str(path)!r} holds vectors of other fields than the data set's: "
             f"missing {missing or 'none'}, unexpected {extra or 'none'}; make it anew with '{PREPARE}'"

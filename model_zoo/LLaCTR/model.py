@@ -44,7 +44,8 @@ class LLaCTR(Enhancement):
         self.fre = self.fie = None
         if not config.is_on:
             return
-        vectors = read_field_vectors(config.field_vectors, anatomy.fields)
+        # A backbone may leave a field of the data set out of its embeddings.
+        vectors = read_field_vectors(config.field_vectors, anatomy.fields, exact=False)
         if config.lambda_fre > 0:
             self.fre = FeatureRepresentationEnhancement(vectors, anatomy.embedding_dim)
         if config.lambda_fie > 0 and len(anatomy.fields) > 1:

@@ -124,6 +124,14 @@ def spoil(params, how):
         edit(path, click="2")
     elif how == "no label":
         edit(path, click="")
+    elif how == "one label":
+        edit(path, click="1")
+    elif how == "other ending":
+        params["valid_data"] = str(path.rename(path.with_suffix(".txt")))
+    elif how == "ragged":
+        path.write_text(path.read_text() + "a,b,c,d,0,e,f\n")
+    elif how == "empty column":
+        edit(raw(params), color="")
     elif how == "words as label":
         edit(path, click="yes")
 
@@ -138,6 +146,10 @@ def spoil(params, how):
         ("label", r"label 'click' of data file '.*valid.csv' must be 0 or 1 \(got 2.0\)"),
         ("no label", r"label 'click' of data file '.*valid.csv' must be 0 or 1 \(got None\)"),
         ("words as label", r"data file '.*valid.csv' cannot be read: could not parse `yes`"),
+        ("one label", r"label 'click' of data file '.*valid.csv' has one value only"),
+        ("other ending", r"data file '.*valid.txt' must end in .csv"),
+        ("ragged", r"data set 'shop' cannot be built: ComputeError|cannot be read"),
+        ("empty column", r"data set 'shop' cannot be built: IndexError"),
     ],
 )
 def test_bad_raw_data_is_named_and_builds_nothing(params, how, message):
@@ -179,3 +191,71 @@ def test_building_starts_no_ray(configs):
         f"built_data(load_experiment('DeepFM_shop', {str(configs)!r}).params); assert not ray.is_initialized()"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_raw_files_in_the_folder_of_the_data_set_are_kept(params):
+    folder = data_dir(params)
+    folder.mkdir(parents=True)
+    for split in ("train", "valid", "test"):
+        params[f"{split}_data"] = str(raw(params, split).rename(folder / f"{split}.csv"))
+    content = (folder / "train.csv").read_bytes()
+    for _ in range(2):
+        built_data(params)
+        edit(folder / "valid.csv", color="red")
+    assert (folder / "train.csv").read_bytes() == content and (folder / "train.parquet").is_file()
+
+
+def test_raw_files_where_the_built_ones_go_are_refused(params, tmp_path):
+    files = built_data(params)
+    params |= {**files, "data_format": "parquet", "rebuild_dataset": True}
+    with pytest.raises(UserError, match="lies where the built data goes; move it"):
+        built_data(params)
+    assert Path(files["train_data"]).is_file()
+
+
+def test_a_damaged_or_missing_built_file_is_built_anew(params, caplog):
+    files = built_data(params)
+    Path(files["train_data"]).write_bytes(b"half")
+    (data_dir(params) / "feature_vocab.json").unlink()
+    built_data(params)
+    assert "missing or damaged: " in caplog.text and len(pq.read_table(files["train_data"])) == 900
+    assert (data_dir(params) / "feature_vocab.json").is_file()
+
+
+def test_a_build_killed_while_its_files_are_moved_counts_as_not_built(params, monkeypatch):
+    files = built_data(params)
+    edit(raw(params), color="red")
+    rename = Path.replace
+
+    def killed(path, target):
+        if path.name == "train.parquet":
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        built_data(params)
+    monkeypatch.undo()
+    built_data(params)
+    assert len(set(pq.read_table(files["train_data"])["color"].to_pylist())) == 1
+
+
+def test_paths_with_odd_characters_and_linked_folders_work(params, tmp_path):
+    odd = tmp_path / "raw (1) ü"
+    raw(params).parent.rename(odd)
+    for split in ("train", "valid", "test"):
+        params[f"{split}_data"] = str(odd / f"{split}.csv")
+    (tmp_path / "elsewhere").mkdir()
+    Path(params["data_root"]).mkdir()
+    data_dir(params).symlink_to(tmp_path / "elsewhere")
+    built_data(params)
+    edit(odd / "valid.csv", color="red")
+    built_data(params)
+    assert (tmp_path / "elsewhere" / "train.parquet").is_file() and data_dir(params).is_symlink()
+    assert sorted(path.name for path in Path(params["data_root"]).iterdir()) == ["shop"]
+
+
+def test_a_path_that_fuxictr_would_take_for_a_pattern_is_refused(params):
+    params["train_data"] = "raw[1]/train.csv"
+    with pytest.raises(UserError, match="for a pattern; rename the folder or file"):
+        built_data(params)

@@ -98,7 +98,9 @@ def test_missing_files_and_columns_are_named(shop, tmp_path):
     with pytest.raises(UserError, match="built data .* is missing"):
         InMemoryLoader(feature_map, str(tmp_path / "absent"))
     np.savez(tmp_path / "few.npz", color=np.zeros(3, int))
-    with pytest.raises(UserError, match=r"lacks the columns \['city', 'user', 'tags', 'click'\]"):
+    with pytest.raises(
+        UserError, match=r"lacks the columns \['city', 'user', 'tags', 'click'\] that the feature map has"
+    ):
         InMemoryLoader(feature_map, str(tmp_path / "few.npz"))
 
 

@@ -55,7 +55,7 @@ def test_splits_are_8_1_1_fixed_and_disjoint(original):
     assert max(seconds[i] for i in by_time["train"].index) < min(seconds[i] for i in by_time["test"].index)
 
 
-def test_a_prepared_folder_is_left_alone_and_half_a_folder_is_made_anew(tmp_path, original, caplog):
+def test_a_prepared_folder_is_left_alone_and_half_a_folder_is_made_anew(tmp_path, original, caplog, monkeypatch):
     params = settings(tmp_path, original)
     prepare_raw_data(params)
     train = tmp_path / "raw" / "train.csv"
@@ -65,10 +65,21 @@ def test_a_prepared_folder_is_left_alone_and_half_a_folder_is_made_anew(tmp_path
     (tmp_path / "raw" / "test.csv").unlink()
     prepare_raw_data(params)
     assert (tmp_path / "raw" / "test.csv").is_file()
+    to_csv, calls = pd.DataFrame.to_csv, []
+
+    def killed(table, *args, **kwargs):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        to_csv(table, *args, **kwargs)
+
+    (tmp_path / "raw" / "valid.csv").unlink()
+    monkeypatch.setattr(pd.DataFrame, "to_csv", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_raw_data(params)
     train.write_text("half")
-    (tmp_path / "raw" / "prepared.json").unlink()
     prepare_raw_data(params)
-    assert train.read_text() == content
+    assert train.read_text() == content and (tmp_path / "raw" / "valid.csv").is_file()
     caplog.clear()
     train.write_text(content + content.splitlines()[1])
     prepare_raw_data(params)
@@ -95,3 +106,19 @@ def test_bad_settings_and_folders_are_named(tmp_path, original):
     (original / "u.item").unlink()
     with pytest.raises(UserError, match="lacks u.item of GroupLens"):
         prepare_raw_data(settings(tmp_path, original))
+
+
+def test_files_that_it_did_not_write_are_never_overwritten(tmp_path, original):
+    params = settings(tmp_path, original)
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "train.csv").write_text("mine")
+    with pytest.raises(UserError, match="would overwrite .*train.csv', which it did not write; move it away"):
+        prepare_raw_data(params)
+    (tmp_path / "raw" / "train.csv").unlink()
+    prepare_raw_data(params)
+    (tmp_path / "raw" / "valid.csv").write_text("changed by hand")
+    (original / "notes.txt").write_text("an unrelated file changes nothing")
+    prepare_raw_data(params)
+    with pytest.raises(UserError, match="would overwrite .*valid.csv'"):
+        prepare_raw_data(settings(tmp_path, original, prepare_split="time"))
+    assert (tmp_path / "raw" / "valid.csv").read_text() == "changed by hand"

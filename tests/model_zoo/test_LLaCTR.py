@@ -195,6 +195,7 @@ def test_a_single_field_has_no_pairs(tmp_path):
 def test_vectors_of_other_fields_and_missing_files_are_named(vector_file, tmp_path):
     with pytest.raises(UserError, match=r"missing \['image'\], unexpected none"):
         llactr("DNN", vector_file("FM"))
+    llactr("FM", vector_file("DNN"))  # a backbone may leave a field of the data set out
     with pytest.raises(UserError, match="is not a file; give one, or let"):
         llactr("DNN", str(tmp_path / "absent.safetensors"))
     (tmp_path / "garbage.safetensors").write_bytes(b"garbage")

@@ -43,12 +43,37 @@ def test_a_field_without_words_falls_back_to_its_name(shop, tmp_path, caplog):
     assert [field.text for field in load_catalog(shop[0], shop[1], None).fields] == ["color", "city", "user", "tags"]
 
 
+def test_words_for_coded_values_are_found_and_those_for_others_named(shop, tmp_path, caplog):
+    (tmp_path / "coded.yaml").write_text(
+        "fields: {color: c, city: c2, user: u, tags: t}\nvalues: {user: {1: Ann, 99: Zoe}}"
+    )
+    by_name = {field.name: field for field in load_catalog(shop[0], shop[1], str(tmp_path / "coded.yaml")).fields}
+    assert "Ann" in by_name["user"].values and "1" not in by_name["user"].values
+    assert "values of 'user' that train does not have: 99" in caplog.text
+
+
+def test_fields_that_share_a_vocabulary_keep_their_own_values(configs, tmp_path):
+    path = configs / "dataset_config.yaml"
+    path.write_text(path.read_text().replace("max_len: 3}", "max_len: 3, share_embedding: color}"))
+    params = load_experiment("DeepFM_shop", configs).params
+    built_data(params)
+    feature_map = FeatureMap("shop", f"{params['data_root']}/shop")
+    feature_map.load(f"{params['data_root']}/shop/feature_map.json", params)
+    catalog = load_catalog(feature_map, Path(params["data_root"]) / "shop", None)
+    by_name = {field.name: set(field.values) for field in catalog.fields}
+    assert by_name["tags"] == {"new", "old", "hot"}
+    assert by_name["color"] == {"red", "green", "blue", "black", "white", "grey"}
+
+
 def test_wrong_field_configs_are_named(shop, tmp_path):
     with pytest.raises(UserError, match="unknown field config 'movielens100'; did you mean 'movielens100k'"):
         load_catalog(shop[0], shop[1], "movielens100")
     (tmp_path / "wrong.yaml").write_text("fields: {colour: color}")
     with pytest.raises(UserError, match="has words for 'colour'; did you mean 'color'"):
         load_catalog(shop[0], shop[1], str(tmp_path / "wrong.yaml"))
+    (tmp_path / "list.yaml").write_text("values: {color: [red]}")
+    with pytest.raises(UserError, match="'values' fields to value: words"):
+        load_catalog(shop[0], shop[1], str(tmp_path / "list.yaml"))
     (tmp_path / "keys.yaml").write_text("words: {}")
     with pytest.raises(UserError, match="unknown key 'words'; known: about, fields, values"):
         load_catalog(shop[0], shop[1], str(tmp_path / "keys.yaml"))

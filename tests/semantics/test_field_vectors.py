@@ -73,6 +73,11 @@ def test_given_matrices_are_read_and_checked(vectors_of, tmp_path):
     np.save(tmp_path / "nan.npy", np.full((4, 6), np.nan))
     with pytest.raises(UserError, match="is not one finite vector"):
         vectors_of(field_vectors=str(tmp_path / "nan.npy"))
+    (tmp_path / "empty.pt").write_bytes(b"")
+    np.save(tmp_path / "texts.npy", np.array([["a"]] * 4))
+    for name in ("empty.pt", "texts.npy"):
+        with pytest.raises(UserError, match="is no file of field vectors"):
+            vectors_of(field_vectors=str(tmp_path / name))
     torch.save({"a": matrix}, tmp_path / "dict.pt")
     with pytest.raises(UserError, match="holds a dict, not a tensor"):
         vectors_of(field_vectors=str(tmp_path / "dict.pt"))

@@ -1,0 +1,87 @@
+"""Raw csv or parquet files of a data set: which they are, and whether they fit what the config declares."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fuxictr_llm.errors import UserError, nearest
+
+
+def raw_files(path: str, data_format: str) -> list[Path]:
+    """The files behind a path: itself, or those of a folder.
+
+    Raises:
+        UserError: there is none, it has another ending than FuxiCTR wants, or one is empty.
+    """
+    if any(sign in path for sign in "*?["):
+        raise UserError(
+            f"data file {path!r}: FuxiCTR takes *, ? and [ in a path for a pattern; rename the folder or file"
+        )
+    found = [Path(path)] if path.endswith(data_format) else sorted(Path(path).glob(f"*.{data_format}"))
+    found = [file for file in found if file.is_file()]
+    if not found and Path(path).exists():
+        raise UserError(f"data file {path!r} must end in .{data_format}, or be a folder of such files")
+    if not found:
+        raise UserError(f"data file {path!r} is missing; check train_data, valid_data and test_data in the data set")
+    empty = [file for file in found if file.stat().st_size == 0]
+    if empty:
+        raise UserError(f"data file {str(empty[0])!r} is empty")
+    return found
+
+
+def feature_columns(params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The declared feature columns, one dict a column."""
+    columns = []
+    for col in params["feature_cols"]:
+        names = col["name"] if isinstance(col["name"], list) else [col["name"]]
+        columns += [{**col, "name": name} for name in names]
+    return columns
+
+
+def label_columns(params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The declared labels."""
+    return params["label_col"] if isinstance(params["label_col"], list) else [params["label_col"]]
+
+
+def check_raw(frame: pl.LazyFrame, path: str, params: Mapping[str, Any]) -> int:
+    """The number of rows of a split.
+
+    Raises:
+        UserError: it cannot be read, lacks a declared column, has no rows, or labels that are not 0 and 1.
+    """
+    try:
+        present = frame.collect_schema().names()
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"data file {path!r} cannot be read as {params['data_format']}: {error}") from error
+    columns = [*label_columns(params), *(col for col in feature_columns(params) if col.get("active", True))]
+    for col in columns:
+        # A column with a preprocess step may be derived from others.
+        if col["name"] not in present and not col.get("preprocess"):
+            hint = nearest(col["name"], present) or ";"
+            raise UserError(
+                f"data file {path!r} has no column {col['name']!r}{hint} it has: {', '.join(map(str, present[:30]))}"
+            )
+    rows = frame.select(pl.len()).collect().item()
+    if not rows:
+        raise UserError(f"data file {path!r} is empty: it has a header and no rows")
+    if params["task"] == "binary_classification":
+        for label in label_columns(params):
+            _check_label(frame, label["name"], path, present)
+    return rows
+
+
+def _check_label(frame: pl.LazyFrame, name: str, path: str, present: list[str]) -> None:
+    if name not in present:
+        return
+    wrong = pl.col(name).is_in([0, 1]).fill_null(False).not_()
+    try:
+        found = frame.filter(wrong).select(name).head(1).collect(engine="streaming")
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"data file {path!r} cannot be read: {str(error).splitlines()[0]}") from error
+    if len(found):
+        raise UserError(f"label {name!r} of data file {path!r} must be 0 or 1 (got {found.item()})")
+    seen = frame.select(pl.col(name).n_unique()).collect(engine="streaming").item()
+    if seen < 2:
+        raise UserError(f"label {name!r} of data file {path!r} has one value only: nothing can be learnt or measured")
