@@ -24,10 +24,9 @@ from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.enhancement import enhance, set_weight_decay
 from fuxictr_llm.errors import UserError, unknown
-from fuxictr_llm.files import explain_write_errors, read_json, replacing, writable_dir, write_json
+from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
-
-OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
+from fuxictr_llm.training import OTHER_MODEL_ROOT, fit
 
 
 @dataclass
@@ -164,7 +163,7 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
     model.checkpoint = str(checkpoint)
     with stages("train") as facts:
         train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
-        best_epoch = _fit(model, train_rows, valid_rows, params)
+        best_epoch = fit(model, train_rows, valid_rows, params)
         facts["epochs"] = model._epoch_index + 1
         facts["rows"] = train_rows.num_samples * facts["epochs"]
     logging.info("****** Validation evaluation ******")
@@ -188,46 +187,6 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         "versions": versions(),
     }
     return model, record
-
-
-def _fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, Any]) -> int:
-    """FuxiCTR's fit; the epoch whose weights it kept."""
-    steps = len(train_rows) * params["epochs"]
-    if (params.get("eval_steps") or 0) > steps:
-        raise UserError(
-            f"eval_steps {params['eval_steps']} is more than all {steps} steps of training: nothing is kept"
-        )
-    best = _BestEpoch(model)
-    try:
-        with best.noting():
-            model.fit(train_rows, validation_data=valid_rows, **params)
-    except (ValueError, RuntimeError) as error:
-        # What the metrics and torch's cross entropy say of predictions that are NaN.
-        if not any(sign in str(error) for sign in ("NaN", "between 0 and 1")):
-            raise
-        rate = params["learning_rate"]
-        raise UserError(f"training diverged: predictions are NaN; lower learning_rate (now {rate})") from error
-    return best.epoch
-
-
-class _BestEpoch:
-    """Notes at which epoch the weights were last saved, and has them saved whole or not at all."""
-
-    def __init__(self, model: BaseModel):
-        self.model, self.epoch = model, 0
-
-    def save(self, checkpoint: str) -> None:
-        with explain_write_errors(Path(checkpoint), OTHER_MODEL_ROOT), replacing(checkpoint) as temporary:
-            type(self.model).save_weights(self.model, str(temporary))
-        self.epoch = self.model._epoch_index + 1
-
-    @contextmanager
-    def noting(self) -> Iterator[None]:
-        self.model.save_weights = self.save
-        try:
-            yield
-        finally:
-            del self.model.save_weights  # the model is as its class has it: it can be copied and pickled
 
 
 def check_gpu(gpu: int) -> None:

@@ -235,7 +235,7 @@ def test_two_runs_of_one_name_at_once_keep_their_own_weights(configs, tmp_path, 
     other = shutil.copytree(configs, tmp_path / "other_configs")
     path = other / "model_config.yaml"
     path.write_text(path.read_text().replace("learning_rate: 0.01", "learning_rate: 0.03"))
-    fit, nested = experiment_module._fit, []
+    fit, nested = experiment_module.fit, []
 
     def fit_beside_another(*args):
         if not nested:
@@ -243,7 +243,7 @@ def test_two_runs_of_one_name_at_once_keep_their_own_weights(configs, tmp_path, 
             nested[0] = run(other)
         return fit(*args)
 
-    monkeypatch.setattr(experiment_module, "_fit", fit_beside_another)
+    monkeypatch.setattr(experiment_module, "fit", fit_beside_another)
     first = run(configs)
     assert nested[0].record["model_id"] == "DeepFM_shop"
     assert first.record["model_id"] == load_experiment("DeepFM_shop", configs).full_id

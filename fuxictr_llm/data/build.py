@@ -38,7 +38,7 @@ DECIDES = (
     "data_block_size",
 )
 MANIFEST = "build.json"
-VERSION = 1
+VERSION = 2
 
 
 def fits_in_memory(rows: int, columns: int) -> bool:
@@ -105,7 +105,7 @@ def _is_current(data_dir: Path, made_from: Mapping[str, Any], params: Mapping[st
         return _is_of_fuxictr(data_dir, params)
     old = manifest.get("made_from") or {}
     if old == made_from:
-        damaged = [name for name, size in manifest["sizes"].items() if _size(data_dir / name) != size]
+        damaged = [name for name, size in manifest.get("sizes", {}).items() if _size(data_dir / name) != size]
         if damaged:
             logging.warning("Rebuilding %s: missing or damaged: %s", data_dir, ", ".join(damaged))
         return not damaged

@@ -36,12 +36,12 @@ def prepare_raw_data(params: Mapping[str, Any]) -> None:
     made_from = {"name": name, "split": split, "raw_data": raw_data and digests, "version": VERSION}
     manifest_file = paths["train"].parent / "prepared.json"
     manifest = read_json(manifest_file)
-    if manifest and manifest["made_from"] == made_from and all(path.is_file() for path in paths.values()):
+    if manifest and manifest.get("made_from") == made_from and all(path.is_file() for path in paths.values()):
         for path in _changed(paths, manifest):
             logging.warning("%s was changed since it was prepared; it is used as it is", path)
         return
     in_the_way = _changed(paths, manifest or {"sha256": {}})
-    if in_the_way and not (manifest and manifest["made_from"] is None):
+    if in_the_way and not (manifest and manifest.get("made_from") is None):
         raise UserError(
             f"'prepare: {name}' would overwrite {str(in_the_way[0])!r}, which it did not write; "
             "move it away, or set prepare: null to use it as it is"
