@@ -8,6 +8,11 @@ class UserError(Exception):
     """Something the user can put right. The command line prints it as one line and exits with 2."""
 
 
+def reason_of(error: BaseException) -> str:
+    """The first line of what an error of another library says, or its class where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'X'?` for the known name closest to `name`, or an empty string."""
     by_lower = {candidate.lower(): candidate for candidate in known}

@@ -19,11 +19,11 @@ from fuxictr.utils import print_to_json, print_to_list
 from fuxictr_llm import registry
 from fuxictr_llm.checks import checked
 from fuxictr_llm.config import Experiment
-from fuxictr_llm.data.build import built_data
+from fuxictr_llm.data.build import built_columns, built_data
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.enhancement import enhance, set_weight_decay
-from fuxictr_llm.errors import UserError, unknown
+from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
 from fuxictr_llm.training import OTHER_MODEL_ROOT, fit
@@ -88,7 +88,7 @@ def run_experiment(experiment: Experiment) -> Result:
             unfinished.replace(model.checkpoint)
             write_json(folder / f"{model_id}.run.json", record)
         _append_result_line(experiment, model_id, record)
-        _log_summary(record, folder / model_id)
+        _log_summary(record, run.stages, folder / model_id)
     return Result(model, run, record)
 
 
@@ -117,7 +117,7 @@ def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:
         UserError: one of the two names a column that the data set does not have.
     """
     path = data_dir / "feature_map.json"
-    built = [name for features in (read_json(path) or {}).get("features", []) for name in features]
+    built = built_columns(data_dir)
     if not built:
         raise UserError(f"{str(path)!r} is missing or damaged; remove it, and what FuxiCTR built with it")
     feature_map = FeatureMap(params["dataset_id"], str(data_dir))
@@ -149,8 +149,7 @@ def build_model(run: Run) -> BaseModel:
     except UserError:
         raise
     except Exception as error:  # a constructor fails in many ways on settings that it does not check
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{cls.__name__} cannot be built with these settings: {reason}") from error
+        raise UserError(f"{cls.__name__} cannot be built with these settings: {reason_of(error)}") from error
 
 
 def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
@@ -251,9 +250,8 @@ def _append_result_line(experiment: Experiment, model_id: str, record: dict[str,
         file.write(line)
 
 
-def _log_summary(record: dict[str, Any], files: Path) -> None:
-    counts, stages = record["parameters"], Stages()
-    stages.done = record["stages"]
+def _log_summary(record: dict[str, Any], stages: Stages, files: Path) -> None:
+    counts = record["parameters"]
     lines = [
         f"{record['model_id']}, seed {record['seed']}",
         f"  test        {print_to_list(record['metrics']['test']) or 'no test data'}",

@@ -91,6 +91,17 @@ def read_json(path: Path | str) -> Any | None:
         return None
 
 
+def sizes_of(folder: Path) -> dict[str, int]:
+    """The size of every file in a folder, to be noted in a manifest."""
+    return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def not_as_noted(folder: Path, sizes: dict[str, int]) -> list[str]:
+    """The noted files that are missing or have another size now."""
+    now = sizes_of(folder) if folder.is_dir() else {}
+    return [name for name, size in sizes.items() if now.get(name) != size]
+
+
 def digest_of(value: Any) -> str:
     """sha256 of the canonical JSON of a value: the same in every process, for every order of the keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fuxictr_llm.data.build import SPLITS
+from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.loader import data_files
 from fuxictr_llm.files import digest_of_file, read_json
 

@@ -143,3 +143,8 @@ class AllTaps(Enhancement):
     def loss(self, seen, y_true):
         self.shapes["loss"] = tuple(y_true.shape)
         return ((seen.embeddings - self.pull) ** 2).mean()
+
+
+def as_arguments(settings: dict) -> list[str]:
+    """`--set key=value` for each of the settings."""
+    return [arg for key, value in settings.items() for arg in ("--set", f"{key}={value}")]

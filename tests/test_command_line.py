@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from fuxictr_llm.__main__ import main
+from support import as_arguments
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,7 +75,7 @@ def test_prepare_and_encode_stop_before_training(configs, tiny_settings, capsys)
     assert main(["prepare", "--config", str(configs), "--expid", "FM_shop"]) == 0
     built = Path(capsys.readouterr().out.strip())
     assert (built / "train.parquet").is_file()
-    settings = [arg for key, value in tiny_settings.items() for arg in ("--set", f"{key}={value}")]
+    settings = as_arguments(tiny_settings)
     assert main(["encode", "--config", str(configs), "--expid", "FM_LLaCTR_shop", *settings]) == 0
     assert Path(capsys.readouterr().out.strip()).name == "field_vectors.safetensors"
     assert not Path("checkpoints").exists()
@@ -82,9 +83,7 @@ def test_prepare_and_encode_stop_before_training(configs, tiny_settings, capsys)
 
 
 def test_two_first_runs_at_once_share_the_tuning(configs, tiny_settings):
-    settings = [
-        arg for key, value in {**tiny_settings, "ssft_epochs": 20}.items() for arg in ("--set", f"{key}={value}")
-    ]
+    settings = as_arguments({**tiny_settings, "ssft_epochs": 20})
     Path("data").mkdir()
     assert main(["prepare", "--config", str(configs), "--expid", "FM_shop"]) == 0
     command = [
@@ -126,7 +125,7 @@ def test_importing_the_package_imports_nothing_heavy():
 
 
 def test_a_run_with_cached_vectors_imports_no_language_library(configs, tiny_settings):
-    settings = [arg for key, value in tiny_settings.items() for arg in ("--set", f"{key}={value}")]
+    settings = as_arguments(tiny_settings)
     args = ["run", "--config", str(configs), "--expid", "FM_LLaCTR_shop", *settings]
     code = f"import sys; from fuxictr_llm.__main__ import main; print(main({args!r})); print('peft' in sys.modules, 'transformers' in sys.modules)"
     assert python("-c", code).stdout.split() == ["0", "True", "True"]
@@ -167,7 +166,7 @@ print(type(model).__name__, model.evaluate(RankDataLoader(feature_map, stage="te
 
 @pytest.mark.ray
 def test_a_script_in_fuxictrs_form_trains_our_models_by_their_name(configs, tiny_settings, capsys):
-    settings = [arg for key, value in tiny_settings.items() for arg in ("--set", f"{key}={value}")]
+    settings = as_arguments(tiny_settings)
     assert main(["encode", "--config", str(configs), "--expid", "FM_LLaCTR_shop", *settings]) == 0
     vectors = capsys.readouterr().out.strip()
     args = ["--config", str(configs), "--expid", "FM_LLaCTR_shop", "--set", f"field_vectors={vectors}"]

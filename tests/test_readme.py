@@ -9,6 +9,7 @@ from fuxictr_llm.__main__ import main
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.experiment import prepare_run
 from fuxictr_llm.semantics.catalog import load_catalog
+from support import as_arguments
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
@@ -35,7 +36,7 @@ def test_the_example_of_own_data_runs(tiny_settings):
         table = small_table(300, seed).drop(columns=["user", "tags"])
         table.assign(city=table["city"].isin(CITIES[:3]) + 1).to_csv(f"raw/{split}.csv", index=False)
     settings = {**tiny_settings, "epochs": 1, "verbose": 0, "num_threads": 1}
-    sets = [arg for key, value in settings.items() for arg in ("--set", f"{key}={value}")]
+    sets = as_arguments(settings)
     assert main(["run", "--config", "my_configs", "--expid", "DeepFM_LLaCTR_shop", *sets]) == 0
     run = prepare_run(load_experiment("DeepFM_shop", "my_configs"), "unused")
     catalog = load_catalog(run.feature_map, run.data_dir, "my_configs/shop_fields.yaml")

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fuxictr_llm.errors import UserError, unknown
-from fuxictr_llm.files import cache_dir, digest_of_file, read_json, replacing_dir, writable_dir, write_json
+from fuxictr_llm.files import (
+    cache_dir,
+    digest_of_file,
+    not_as_noted,
+    read_json,
+    replacing_dir,
+    sizes_of,
+    writable_dir,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -66,10 +75,9 @@ def asset_dir(name: str) -> Path:
     return folder
 
 
-def seal(folder: Path, **facts: object) -> None:
+def seal(folder: Path) -> None:
     """Write `manifest.json` with the size of every file: a folder without it, or not like it, is not whole."""
-    sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
-    write_json(folder / "manifest.json", {**facts, "sizes": sizes})
+    write_json(folder / "manifest.json", {"sizes": sizes_of(folder)})
 
 
 def is_whole(folder: Path) -> bool:
@@ -77,7 +85,7 @@ def is_whole(folder: Path) -> bool:
     manifest = read_json(folder / "manifest.json")
     if not isinstance(manifest, dict) or "sizes" not in manifest:
         return False
-    return all((folder / n).is_file() and (folder / n).stat().st_size == s for n, s in manifest["sizes"].items())
+    return not not_as_noted(folder, manifest["sizes"])
 
 
 def _wheel(asset: Asset) -> Path:

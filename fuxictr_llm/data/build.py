@@ -8,7 +8,7 @@ the digests of what went in, so that a changed file or column list is noticed.
 import logging
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,19 @@ import pyarrow.parquet as pq
 from fuxictr.preprocess import FeatureProcessor, build_dataset
 from fuxictr.preprocess.build_dataset import merge_meta_ddf
 
+from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.raw import check_raw, feature_columns, raw_files
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import digest_of, digest_of_file, read_json, writable_dir, write_json
+from fuxictr_llm.errors import UserError, reason_of
+from fuxictr_llm.files import (
+    digest_of,
+    digest_of_file,
+    not_as_noted,
+    read_json,
+    sizes_of,
+    writable_dir,
+    write_json,
+)
 
-SPLITS = ("train", "valid", "test")
 SLICE_ROWS = 100_000
 # What decides about the built data, besides the raw files.
 DECIDES = (
@@ -44,6 +52,12 @@ VERSION = 2
 def fits_in_memory(rows: int, columns: int) -> bool:
     """Whether rows x columns ids of 4 bytes take at most half of the memory that is free now."""
     return rows * columns * 4 <= psutil.virtual_memory().available / 2
+
+
+def built_columns(data_dir: Path) -> dict[str, dict[str, Any]]:
+    """Name and description of each column in a built data set's feature_map.json; none where it is not readable."""
+    feature_map = read_json(data_dir / "feature_map.json") or {}
+    return {name: spec for columns in feature_map.get("features", []) for name, spec in columns.items()}
 
 
 def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,30 +80,28 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"data set {params['dataset_id']!r} names no train_data")
     if params.get("valid_size") or params.get("test_size"):
         raise UserError("valid_size and test_size do not work in FuxiCTR 2.3; give valid_data and test_data as files")
-    made_from = _made_from(params, raw)
-    _check_places(data_dir, params, raw)
+    files = {split: raw_files(path, params["data_format"]) for split, path in raw.items()}
+    _check_places(data_dir, params, [file for paths in files.values() for file in paths])
+    made_from = _made_from(params, files)
     if not _is_current(data_dir, made_from, params):
         _build(data_dir, made_from, params, raw)
     suffix = "" if params.get("data_block_size") else ".parquet"
-    files = {f"{split}_data": str(data_dir / f"{split}{suffix}") for split in raw}
-    return {"valid_data": None, "test_data": None, **files}
+    built = {f"{split}_data": str(data_dir / f"{split}{suffix}") for split in raw}
+    return {"valid_data": None, "test_data": None, **built}
 
 
-def _check_places(data_dir: Path, params: Mapping[str, Any], raw: Mapping[str, str]) -> None:
+def _check_places(data_dir: Path, params: Mapping[str, Any], files: Iterable[Path]) -> None:
     """Raw files may lie in the data set's folder, but not where the built ones go."""
     taken = [(data_dir / split).resolve() for split in SPLITS if params.get("data_block_size")]
     taken += [(data_dir / f"{split}.parquet").resolve() for split in SPLITS]
-    for path in raw.values():
-        for file in raw_files(path, params["data_format"]):
-            if file.resolve() in taken or file.resolve().parent in taken:
-                raise UserError(f"raw file {str(file)!r} lies where the built data goes; move it to another folder")
+    for file in files:
+        if file.resolve() in taken or file.resolve().parent in taken:
+            raise UserError(f"raw file {str(file)!r} lies where the built data goes; move it to another folder")
 
 
-def _made_from(params: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, Any]:
-    files = {split: [str(path) for path in raw_files(path, params["data_format"])] for split, path in raw.items()}
-    decides = {key: params.get(key) for key in DECIDES}
+def _made_from(params: Mapping[str, Any], files: Mapping[str, list[Path]]) -> dict[str, Any]:
     return {
-        "settings": digest_of(decides),
+        "settings": digest_of({key: params.get(key) for key in DECIDES}),
         "raw": {split: [digest_of_file(path) for path in paths] for split, paths in files.items()},
         "fuxictr": fuxictr.__version__,
         "version": VERSION,
@@ -105,7 +117,7 @@ def _is_current(data_dir: Path, made_from: Mapping[str, Any], params: Mapping[st
         return _is_of_fuxictr(data_dir, params)
     old = manifest.get("made_from") or {}
     if old == made_from:
-        damaged = [name for name, size in manifest.get("sizes", {}).items() if _size(data_dir / name) != size]
+        damaged = not_as_noted(data_dir, manifest.get("sizes", {}))
         if damaged:
             logging.warning("Rebuilding %s: missing or damaged: %s", data_dir, ", ".join(damaged))
         return not damaged
@@ -114,14 +126,9 @@ def _is_current(data_dir: Path, made_from: Mapping[str, Any], params: Mapping[st
     return False
 
 
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
-
-
 def _is_of_fuxictr(data_dir: Path, params: Mapping[str, Any]) -> bool:
     """A data set without our manifest: FuxiCTR built it. It is used if its columns are the declared ones."""
-    feature_map = read_json(data_dir / "feature_map.json") or {"features": []}
-    built = {name for feature in feature_map["features"] for name in feature}
+    built = set(built_columns(data_dir))
     declared = {col["name"] for col in feature_columns(params) if col.get("active", True)}
     if built != declared:
         raise UserError(
@@ -142,12 +149,9 @@ def _build(data_dir: Path, made_from: dict[str, Any], params: Mapping[str, Any],
         except (UserError, OSError):
             raise
         except Exception as error:  # FuxiCTR and polars fail in many ways on data that the config does not fit
-            reason = str(error).partition("\n")[0] or type(error).__name__
-            raise UserError(
-                f"data set {params['dataset_id']!r} cannot be built: {type(error).__name__}: {reason}"
-            ) from error
-        sizes = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-        _install(folder, data_dir, {"made_from": made_from, "rows": rows, "sizes": sizes})
+            problem = f"{type(error).__name__}: {reason_of(error)}"
+            raise UserError(f"data set {params['dataset_id']!r} cannot be built: {problem}") from error
+        _install(folder, data_dir, {"made_from": made_from, "rows": rows, "sizes": sizes_of(folder)})
 
 
 def _build_in(folder: Path, params: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, int]:

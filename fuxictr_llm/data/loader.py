@@ -13,6 +13,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.dataloaders import RankDataLoader
 from torch import Tensor
 
+from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.build import fits_in_memory
 from fuxictr_llm.errors import UserError
 
@@ -93,7 +94,7 @@ def _in_memory(kind: str, feature_map: FeatureMap, params: Mapping[str, Any]) ->
     if kind != "auto":
         return kind == "memory"
     columns = feature_map.input_length + len(feature_map.labels)
-    paths = [params[f"{split}_data"] for split in ("train", "valid", "test") if params.get(f"{split}_data")]
+    paths = [params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")]
     files = [file for path in paths for file in data_files(path)]
     if any(file.suffix == ".npz" for file in files):
         return True

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fuxictr_llm.data import movielens
+from fuxictr_llm.data import SPLITS, movielens
 from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.files import digest_of_file, explain_write_errors, read_json, replacing, write_json
 
@@ -40,7 +40,7 @@ def prepare_raw_data(params: Mapping[str, Any]) -> None:
         for path in _changed(paths, manifest):
             logging.warning("%s was changed since it was prepared; it is used as it is", path)
         return
-    in_the_way = _changed(paths, manifest or {"sha256": {}})
+    in_the_way = _changed(paths, manifest or {})
     if in_the_way and not (manifest and manifest.get("made_from") is None):
         raise UserError(
             f"'prepare: {name}' would overwrite {str(in_the_way[0])!r}, which it did not write; "
@@ -59,7 +59,7 @@ def prepare_raw_data(params: Mapping[str, Any]) -> None:
 
 
 def _targets(params: Mapping[str, Any]) -> dict[str, Path]:
-    targets = {part: params.get(f"{part}_data") for part in ("train", "valid", "test")}
+    targets = {part: params.get(f"{part}_data") for part in SPLITS}
     for part, target in targets.items():
         if not target or not str(target).endswith(".csv"):
             raise UserError(f"{part}_data must name a .csv file for 'prepare' to write (got {target!r})")

@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from fuxictr_llm.errors import UserError, nearest
+from fuxictr_llm.errors import UserError, nearest, reason_of
 
 
 def raw_files(path: str, data_format: str) -> list[Path]:
@@ -79,7 +79,7 @@ def _check_label(frame: pl.LazyFrame, name: str, path: str, present: list[str]) 
     try:
         found = frame.filter(wrong).select(name).head(1).collect(engine="streaming")
     except pl.exceptions.PolarsError as error:
-        raise UserError(f"data file {path!r} cannot be read: {str(error).splitlines()[0]}") from error
+        raise UserError(f"data file {path!r} cannot be read: {reason_of(error)}") from error
     if len(found):
         raise UserError(f"label {name!r} of data file {path!r} must be 0 or 1 (got {found.item()})")
     seen = frame.select(pl.col(name).n_unique()).collect(engine="streaming").item()

@@ -11,7 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from fuxictr_llm.config_sources import packaged_configs
-from fuxictr_llm.errors import UserError, nearest
+from fuxictr_llm.data.build import built_columns
+from fuxictr_llm.errors import UserError, nearest, unknown
 from fuxictr_llm.files import read_json
 from fuxictr_llm.yamls import read_yaml
 
@@ -54,8 +55,7 @@ def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> 
     """
     words = read_field_config(field_config)
     vocabulary = read_json(data_dir / "feature_vocab.json") or {}
-    built = read_json(data_dir / "feature_map.json") or {"features": []}
-    built = [name for features in built["features"] for name, spec in features.items() if spec["type"] != "meta"]
+    built = [name for name, spec in built_columns(data_dir).items() if spec["type"] != "meta"]
     names = [name for name, spec in feature_map.features.items() if spec["type"] != "meta"]
     texts, value_texts = words.get("fields") or {}, words.get("values") or {}
     for name in [*texts, *value_texts]:
@@ -114,8 +114,7 @@ def read_field_config(name: str | None) -> Mapping[str, Any]:
         for path in sorted((packaged_configs() / "field_config").glob("*.yaml")):
             entries |= read_yaml(path)
         if name not in entries:
-            hint = nearest(name, entries) or ";"
-            raise UserError(f"unknown field config {name!r}{hint} known: {', '.join(sorted(entries))}, or a .yaml file")
+            raise unknown("field config", name, [*entries, "a .yaml file"])
         words = entries[name]
     if not all(isinstance(words.get(key) or {}, dict) for key in ("fields", "values")) or not all(
         isinstance(texts or {}, dict) for texts in (words.get("values") or {}).values()

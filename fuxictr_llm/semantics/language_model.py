@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.errors import UserError, reason_of
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 
@@ -95,8 +95,7 @@ def load_language_model(folder: Path, dtype: str, pooling: str, gpu: int) -> Lan
         loader = AutoModelForCausalLM if causal else AutoModel
         model = loader.from_pretrained(folder, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"language model {str(folder)!r} cannot be loaded: {reason}") from error
+        raise UserError(f"language model {str(folder)!r} cannot be loaded: {reason_of(error)}") from error
     if pooling == "auto":
         pooling = "last" if causal else "mean"
     model.eval().requires_grad_(False)

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, seal
-from fuxictr_llm.errors import UserError, nearest
+from fuxictr_llm.errors import UserError, nearest, reason_of
 from fuxictr_llm.files import cache_dir, digest_of, digest_of_file, replacing_dir
 
 WEIGHTS = (".safetensors", ".bin")
@@ -49,7 +49,7 @@ def _from_hub(name: str) -> Path:
         hint = nearest(name, GGUF_MODELS) or ";"
         raise UserError(
             f"unknown language model {name!r}{hint} known: {', '.join(GGUF_MODELS)}, a folder, or a Hugging Face id "
-            f"(the hub says: {str(error).strip().splitlines()[0]})"
+            f"(the hub says: {reason_of(error)})"
         ) from error
 
 

@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.errors import UserError, reason_of
 
 SUFFIXES = (".safetensors", ".npy", ".pt")
 PREPARE = "python -m fuxictr_llm encode --expid EXPID"
@@ -39,8 +39,7 @@ def read_field_vectors(path: str | Path, fields: Sequence[str], *, exact: bool =
     try:
         vectors, stored = _read(path)
     except (SafetensorError, UnpicklingError, KeyError, ValueError, TypeError, RuntimeError, EOFError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        problem = f"{str(path)!r} is no file of field vectors ({reason})"
+        problem = f"{str(path)!r} is no file of field vectors ({reason_of(error)})"
         raise UserError(f"{problem}; make it anew with '{PREPARE}'") from error
     stored = list(fields) if stored is None else stored
     missing, extra = sorted(set(fields) - set(stored)), sorted(set(stored) - set(fields))
