@@ -9,7 +9,15 @@ from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr_llm.anatomy import synthetic_batch
 from fuxictr_llm.enhancement import Enhancement
 from fuxictr_llm.registry import find_backbone
+from fuxictr_llm.semantics.catalog import FieldCatalog, FieldEntry
 
+CATALOG = FieldCatalog(
+    "clicks",
+    (
+        FieldEntry("color", "color", ("red", "green", "blue", "black", "white", "grey")),
+        FieldEntry("city", "city of the shop", ("Rome", "Oslo", "Bern", "Cairo", "Lima", "Malmö")),
+    ),
+)
 BACKBONES = ["DCNv2", "DNN", "DeepFM", "FM", "FinalMLP", "FmFM", "FwFM", "WuKong"]
 # Dropout, BatchNorm and regularizers are on: what a method must not disturb.
 SETTINGS = {

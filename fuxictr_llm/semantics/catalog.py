@@ -1,11 +1,16 @@
-"""What the fields of a data set mean, in words, and which values they take in the train split."""
+"""What the fields of a data set mean, in words, and which values they take in the train split.
+
+Values come from `field_texts.json`, which our build writes: the frequent ones first, numbers as quantiles. A data
+set that FuxiCTR built has none: there its vocabulary and its train file are asked.
+"""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -19,11 +24,13 @@ from fuxictr_llm.yamls import read_yaml
 # Ids that FuxiCTR reserves; they are no values.
 RESERVED = ("__PAD__", "__OOV__")
 KEYS = ("about", "fields", "values")
+TEXTS = "field_texts.json"
+QUANTILES = 21
 
 
 @dataclass(frozen=True)
 class FieldEntry:
-    """A field: its name in the data, what it means in words, and its train values in words, as FuxiCTR ordered them."""
+    """A field: its name in the data, what it means in words, and train values in words, frequent ones first."""
 
     name: str
     text: str
@@ -51,10 +58,9 @@ def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> 
         field_config: an entry of the packaged field_config/, or a YAML file; None: column names serve as words.
 
     Raises:
-        UserError: no such field config, or it names a field that the data set lacks.
+        UserError: no such field config, it names a field that the data set lacks, or two fields have the same words.
     """
     words = read_field_config(field_config)
-    vocabulary = read_json(data_dir / "feature_vocab.json") or {}
     built = [name for name, spec in built_columns(data_dir).items() if spec["type"] != "meta"]
     names = [name for name, spec in feature_map.features.items() if spec["type"] != "meta"]
     texts, value_texts = words.get("fields") or {}, words.get("values") or {}
@@ -62,41 +68,79 @@ def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> 
         if name not in built:  # words for fields that use_features leaves out do no harm
             hint = nearest(name, built) or ";"
             raise UserError(f"field config {field_config!r} has words for {name!r}{hint} fields: {', '.join(built)}")
-    fields = []
+    values = _TrainValues(feature_map, data_dir)
+    fields: dict[str, FieldEntry] = {}
     for name in names:
         if not texts.get(name):
             logging.warning("no words for field %r in field config %r: its name is used", name, field_config)
-        known = _train_values(name, feature_map, data_dir, vocabulary)
-        # YAML reads coded values as numbers, FuxiCTR's vocabulary holds texts.
-        in_words = {str(value): str(text) for value, text in (value_texts.get(name) or {}).items()}
-        if unused := sorted(in_words.keys() - set(known)):
+        text = str(texts.get(name) or name.replace("_", " "))
+        if text in fields:
+            raise UserError(
+                f"fields {fields[text].name!r} and {name!r} have the same words {text!r} in field config "
+                f"{field_config!r}; a language model cannot tell them apart: give each its own"
+            )
+        known = values.of(name)
+        in_words = _in_words(value_texts.get(name) or {}, known)
+        if unused := sorted(in_words.keys() - {*known, *values.vocabulary_of(name)}):
             logging.warning(
                 "field config %r has words for values of %r that train does not have: %s",
                 field_config,
                 name,
                 ", ".join(unused[:5]),
             )
-        values = [in_words.get(value, value) for value in known]
-        fields.append(FieldEntry(name, str(texts.get(name) or name.replace("_", " ")), tuple(values)))
-    return FieldCatalog(str(words.get("about") or "rows of a click-through-rate data set"), tuple(fields))
+        fields[text] = FieldEntry(name, text, tuple(in_words.get(value, value) for value in known))
+    return FieldCatalog(str(words.get("about") or "rows of a click-through-rate data set"), tuple(fields.values()))
 
 
-def _train_values(name: str, feature_map: Any, data_dir: Path, vocabulary: Mapping[str, Any]) -> list[str]:
-    """The values of a field in the train split, in FuxiCTR's order.
+def _in_words(texts: Mapping[Any, Any], known: list[str]) -> dict[str, str]:
+    """Words of coded values. YAML reads codes as numbers, FuxiCTR's vocabulary holds texts: `1`, of a float `1.0`."""
+    floats = any(value.endswith(".0") for value in known)
+    return {f"{value}.0" if floats and type(value) is int else str(value): str(text) for value, text in texts.items()}
 
-    Fields that share an embedding share one vocabulary, with the values of all: there the column itself is asked.
-    """
-    ids = {value: index for value, index in vocabulary.get(name, {}).items() if value not in RESERVED}
-    specs = feature_map.features
-    shares = specs[name].get("share_embedding") or any(spec.get("share_embedding") == name for spec in specs.values())
-    if shares:
-        present = set()
-        for part in sorted([*data_dir.glob("train.parquet"), *data_dir.glob("train/*.parquet")]):
+
+class _TrainValues:
+    """The values of fields in the train split, as they stand in FuxiCTR's vocabulary."""
+
+    def __init__(self, feature_map: Any, data_dir: Path):
+        self.specs, self.data_dir = feature_map.features, data_dir
+        self.texts = read_json(data_dir / TEXTS) or {}
+        self.vocabulary = read_json(data_dir / "feature_vocab.json") or {}
+
+    def of(self, name: str) -> list[str]:
+        """Values in words or numbers, the frequent ones first; of an embedding none."""
+        if self.specs[name]["type"] == "numeric":
+            return _as_texts(self.texts.get(name, {}).get("quantiles") or self._quantiles(name))
+        return self.texts.get(name, {}).get("values") or self._of_vocabulary(name)
+
+    def vocabulary_of(self, name: str) -> dict[str, int]:
+        """Value -> id, without the ids that FuxiCTR reserves."""
+        return {value: index for value, index in self.vocabulary.get(name, {}).items() if value not in RESERVED}
+
+    def _of_vocabulary(self, name: str) -> list[str]:
+        """In FuxiCTR's order. Fields that share an embedding share one vocabulary: there the column itself is asked."""
+        ids = self.vocabulary_of(name)
+        shares = any(spec.get("share_embedding") == name for spec in self.specs.values())
+        if shares or self.specs[name].get("share_embedding"):
+            present = {index for column in self._columns(name) for index in pc.unique(column).to_pylist()}
+            ids = {value: index for value, index in ids.items() if index in present}
+        return list(ids)
+
+    def _quantiles(self, name: str) -> list[float]:
+        columns = [column.to_numpy(zero_copy_only=False) for column in self._columns(name)]
+        values = np.concatenate(columns).astype(float) if columns else np.empty(0)
+        values = values[np.isfinite(values)]
+        return np.quantile(values, np.linspace(0, 1, QUANTILES), method="nearest").tolist() if len(values) else []
+
+    def _columns(self, name: str) -> Iterator[pa.Array]:
+        for part in sorted([*self.data_dir.glob("train.parquet"), *self.data_dir.glob("train/*.parquet")]):
             column = pq.read_table(part, columns=[name]).column(name).combine_chunks()
-            column = column.flatten() if pa.types.is_nested(column.type) else column
-            present |= set(pc.unique(column).to_pylist())
-        ids = {value: index for value, index in ids.items() if index in present}
-    return list(ids)
+            yield column.flatten() if pa.types.is_nested(column.type) else column
+
+
+def _as_texts(numbers: Iterable[float]) -> list[str]:
+    """Distinct numbers as one would write them: 3, 0.25, 1200000."""
+    texts = [f"{number:.0f}" if float(number).is_integer() else f"{number:.4g}" for number in numbers]
+    return list(dict.fromkeys(texts))
 
 
 def read_field_config(name: str | None) -> Mapping[str, Any]:

@@ -53,7 +53,9 @@ class FieldVectorsConfig:
         ssft_tau: temperature of the contrastive loss.
         ssft_contrastive, ssft_generative: weights of the two objectives; one may be 0. The generative one needs a
             causal language model.
-        ssft_held_out: share of the prompts that only measures how well fields are identified.
+        ssft_held_out: share of the prompts that only measures how well fields are identified; the epoch that does it
+            best is kept.
+        ssft_patience: so many epochs in a row without a better accuracy end the tuning; null: all epochs are run.
         ssft_seed: seed of sampling and tuning; apart from the run's own seed, so that runs share vectors.
         lora_rank, lora_alpha, lora_dropout: LoRA's; the defaults are the paper's.
         lora_targets: names of the tuned projections; null: peft's choice for the model (Llama: q_proj, v_proj).
@@ -76,6 +78,7 @@ class FieldVectorsConfig:
     ssft_contrastive: Annotated[float, Field(ge=0)] = 1.0
     ssft_generative: Annotated[float, Field(ge=0)] = 0.0
     ssft_held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    ssft_patience: Annotated[int, Field(ge=1)] | None = 2
     ssft_seed: Annotated[int, Field(ge=0, lt=2**32)] = 2024
     lora_rank: Annotated[int, Field(ge=1)] = 8
     lora_alpha: Annotated[int, Field(ge=1)] = 16

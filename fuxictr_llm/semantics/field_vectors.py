@@ -2,22 +2,26 @@
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 from torch import Tensor
 
 from fuxictr_llm.errors import unknown
-from fuxictr_llm.files import digest_of, digest_of_file, writable_dir
-from fuxictr_llm.semantics import controls, store
+from fuxictr_llm.files import digest_of, digest_of_file, explain_write_errors, writable_dir
+from fuxictr_llm.semantics import controls, distributed, store
 from fuxictr_llm.semantics.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.semantics.config import FieldVectorsConfig
 from fuxictr_llm.semantics.model_folder import digest_of_model, find_language_model
 from fuxictr_llm.semantics.prompts import Prompt, common_prefix, sample_prompts
 from fuxictr_llm.semantics.vector_file import SUFFIXES, read_field_vectors, write_field_vectors
+
+if TYPE_CHECKING:
+    from fuxictr_llm.semantics.language_model import LanguageModel
 
 TUNED_ON = "field descriptions and values of the train split"
 TEXTS = {"llm": TUNED_ON, "llm_untuned": "field descriptions", "identity": "none"}
@@ -26,7 +30,7 @@ FILE = "field_vectors.safetensors"
 KIND = "field_vectors"
 SOURCES = tuple(TEXTS)
 # Raise it when the same settings would give other vectors.
-VERSION = 1
+VERSION = 2
 
 
 def prepare_field_vectors(config: FieldVectorsConfig, run: Any) -> Path:
@@ -87,22 +91,32 @@ def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatal
     with run.stages("language model"):
         folder = find_language_model(config.language_model)
         digest = digest_of_model(folder)
+    if len(catalog.fields) == 1 and config.ssft_epochs:
+        logging.warning("One field alone cannot be told from others: the language model is left untuned")
+        config = replace(config, ssft_epochs=0)
     prompts = sample_prompts(catalog, config.ssft_values_per_field, config.ssft_held_out, config.ssft_seed)
     made_from = _made_from(config, digest, catalog, prompts, on_gpu=run.params["gpu"] >= 0)
-    found = store.find(KIND, made_from, FILE)
-    if found is None:
-        # A second run that needs the same vectors waits for the first and then finds them.
-        entry = store.entry_dir(KIND, made_from)
-        writable_dir(entry.parent, "move the cache with FUXICTR_LLM_CACHE")
-        with FileLock(entry.with_suffix(".lock")):
-            found = store.find(KIND, made_from, FILE)
-            if found is None:
-                return _compute(config, run, folder, catalog, prompts, made_from)
+    with _alone(made_from):
+        found = distributed.as_the_first_says(lambda: store.find(KIND, made_from, FILE))
+        if found is None:
+            return _compute(config, run, folder, catalog, prompts, made_from)
     logging.info("Field vectors of %s are cached: %s", config.language_model, found[0])
     for stage in ("tune", "encode"):
         with run.stages(stage, cached=True):
             pass
     return found
+
+
+@contextmanager
+def _alone(made_from: dict[str, Any]) -> Iterator[None]:
+    """While a run is in the block, a second one that needs the same vectors waits, and then finds them."""
+    if store.find(KIND, made_from, FILE) or not distributed.is_first():
+        yield  # the other processes of a run come with the first
+        return
+    entry = store.entry_dir(KIND, made_from)
+    writable_dir(entry.parent, "move the cache with FUXICTR_LLM_CACHE")
+    with FileLock(entry.with_suffix(".lock")):
+        yield
 
 
 def _made_from(
@@ -139,17 +153,34 @@ def _compute(
     from fuxictr_llm.semantics.ssft import tune
 
     with run.stages("load language model"):
-        model = load_language_model(folder, config.llm_dtype, config.llm_pooling, run.params["gpu"])
-    facts = {"pooling": model.pooling}
-    checkpoints = store.entry_dir("ssft", made_from)
+        model = load_language_model(folder, config.llm_dtype, config.llm_pooling, _device_index(run))
+    facts: dict[str, Any] = {"pooling": model.pooling}
+    checkpoints, untuned = store.entry_dir("ssft", made_from), None
     if config.ssft_epochs:
+        untuned = _field_vectors(model, catalog, config)
         with run.stages("tune") as stage:
             facts["ssft"] = tune(model, catalog, *prompts, config, checkpoints)
-            stage["rows"] = facts["ssft"]["prompts"] * config.ssft_epochs
+            stage["rows"] = facts["ssft"]["prompts"] * facts["ssft"]["epochs"]
     with run.stages("encode", rows=len(catalog.fields)):
-        vectors = model.encode(field.text for field in catalog.fields)
-        if config.llm_centre:
-            vectors = vectors - vectors.mean(dim=0)
-    found = store.save(KIND, made_from, FILE, lambda path: write_field_vectors(path, vectors, catalog.names), facts)
+        vectors = _field_vectors(model, catalog, config)
+
+    def save() -> tuple[Path, dict[str, Any]]:
+        return store.save(
+            KIND, made_from, FILE, lambda path: write_field_vectors(path, vectors, catalog.names, untuned), facts
+        )
+
+    with explain_write_errors(store.entry_dir(KIND, made_from), "move the cache with FUXICTR_LLM_CACHE"):
+        found = distributed.as_the_first_says(save)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return found
+
+
+def _device_index(run: Any) -> int:
+    """The GPU of this process; -1 for the CPU."""
+    gpu = run.params["gpu"]
+    return distributed.local_index() if gpu >= 0 and distributed.world_size() > 1 else gpu
+
+
+def _field_vectors(model: "LanguageModel", catalog: FieldCatalog, config: FieldVectorsConfig) -> Tensor:
+    vectors = model.encode(field.text for field in catalog.fields)
+    return vectors - vectors.mean(dim=0) if config.llm_centre else vectors

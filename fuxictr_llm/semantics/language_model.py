@@ -33,6 +33,16 @@ class LanguageModel:
     before: list[int]
     after: list[int]
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in; tuned weights beside it may be wider."""
+        return self.model.get_input_embeddings().weight.dtype
+
+    @property
+    def padding(self) -> int:
+        """A token id to fill up with; a mask hides it, so a tokenizer without a padding token is no problem."""
+        return self.tokenizer.pad_token_id or 0
+
     def tokens(self, text: str, limit: int | None = None) -> list[int]:
         """Token ids of a text alone, at most `limit`."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"][:limit]
@@ -44,8 +54,7 @@ class LanguageModel:
     def batch(self, rows: Sequence[list[int]]) -> dict[str, Tensor]:
         """Token id lists -> `input_ids` and `attention_mask`, padded on the right to `[N, longest]`."""
         longest = max(map(len, rows))
-        pad = self.tokenizer.pad_token_id or 0  # the mask hides it, so any id will do
-        ids = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
+        ids = torch.tensor([[*row, *[self.padding] * (longest - len(row))] for row in rows])
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
         return {"input_ids": ids, "attention_mask": mask}
 
@@ -53,7 +62,8 @@ class LanguageModel:
         """Last hidden states `[N, L, D_llm]`, on the model's device; `model` stands in for a wrapped one."""
         model = self.model if model is None else model
         device = next(model.parameters()).device
-        return model(batch["input_ids"].to(device), batch["attention_mask"].to(device)).last_hidden_state
+        inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
+        return model(**inputs).last_hidden_state
 
     def embed(self, batch: dict[str, Tensor], model: nn.Module | None = None) -> Tensor:
         """Vectors `[N, D_llm]` in float32, on the model's device."""
@@ -99,6 +109,7 @@ def load_language_model(folder: Path, dtype: str, pooling: str, gpu: int) -> Lan
     if pooling == "auto":
         pooling = "last" if causal else "mean"
     model.eval().requires_grad_(False)
+    model.config.use_cache = False  # nothing is generated token by token
     model.to(f"cuda:{gpu}" if gpu >= 0 else "cpu")
     lm_head = model.get_output_embeddings() if causal else None
     return LanguageModel(model.base_model if causal else model, lm_head, tokenizer, pooling, *_frame(tokenizer))

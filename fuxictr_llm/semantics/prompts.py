@@ -12,6 +12,8 @@ from fuxictr_llm.semantics.catalog import FieldCatalog
 
 # What stands between a value and the field's words when the language model is to generate them.
 ANSWER = "\nField:"
+# One value in so many counts as frequent.
+FREQUENT = 10
 
 
 @dataclass(frozen=True)
@@ -31,19 +33,29 @@ def common_prefix(catalog: FieldCatalog) -> str:
 def sample_prompts(
     catalog: FieldCatalog, per_field: int, held_out: float, seed: int
 ) -> tuple[list[Prompt], list[Prompt]]:
-    """At most `per_field` distinct train values of each field, drawn uniformly, as (tuning, held out).
+    """At most `per_field` distinct train values of each field, frequent and rare ones, as (tuning, held out).
 
     A value that occurs in several fields is kept for each of them. A share `held_out` of each field's values is
-    set apart to measure with; a field keeps at least one value for tuning. Fields without a vocabulary
-    (numbers, embeddings) have no prompts.
+    set apart to measure with; a field keeps at least one value for tuning. Fields without values in words
+    (embeddings) have no prompts.
     """
     generator = np.random.default_rng(seed)
     tuning, apart = [], []
     for index, field in enumerate(catalog.fields):
         values = list(dict.fromkeys(value for value in field.values if value.strip()))
-        chosen = generator.permutation(len(values))[:per_field]
-        prompts = [Prompt(values[position], index) for position in chosen]
+        prompts = [Prompt(values[position], index) for position in _sample(len(values), per_field, generator)]
         cut = len(prompts) - int(len(prompts) * held_out)
         tuning += prompts[:cut]
         apart += prompts[cut:]
     return [tuning[position] for position in generator.permutation(len(tuning))], apart
+
+
+def _sample(count: int, wanted: int, generator: np.random.Generator) -> list[int]:
+    """Positions out of `count`, the most frequent value being 0: half of them frequent, the rest from all others."""
+    if count <= wanted:
+        return generator.permutation(count).tolist()
+    half = -(-wanted // 2)
+    frequent = max(half, count // FREQUENT)
+    chosen = [*generator.choice(frequent, half, replace=False)]
+    chosen += [*(frequent + generator.choice(count - frequent, wanted - half, replace=False))]
+    return generator.permutation(chosen).tolist()

@@ -9,26 +9,34 @@ Shape symbols: `K` fields, `N` prompts of a step, `D_llm` width of the language 
 import logging
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as functional
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import read_json
+from fuxictr_llm.errors import UserError, reason_of
+from fuxictr_llm.files import explain_write_errors, read_json
+from fuxictr_llm.semantics import distributed
 from fuxictr_llm.semantics.catalog import FieldCatalog
 from fuxictr_llm.semantics.config import FieldVectorsConfig
-from fuxictr_llm.semantics.language_model import LanguageModel, pool
-from fuxictr_llm.semantics.prompts import ANSWER, Prompt, common_prefix
+from fuxictr_llm.semantics.language_model import LanguageModel
+from fuxictr_llm.semantics.prompt_batches import IGNORED, PromptBatches
+from fuxictr_llm.semantics.prompts import Prompt
+from fuxictr_llm.semantics.ssft_watch import BestEpoch, FiniteGradients, Progress, accuracies, diverged, losses
 
 SAVE_STEPS = 10
-# What torch's cross entropy leaves out.
-IGNORED = -100
+# Up to so many steps each one's loss is kept, above that the mean of every SAVE_STEPS.
+STEPS_LOGGED_ALONE = 200
+# What safetensors and torch say of a full disk.
+WRITE_ERRORS = ("I/O error", "IoError", "os error", "file write", "writing file")
+OTHER_CACHE = "move the cache with FUXICTR_LLM_CACHE"
 
 
 def contrastive_loss(prompts: Tensor, fields: Tensor, answers: Tensor, tau: float) -> Tensor:
@@ -42,17 +50,18 @@ def contrastive_loss(prompts: Tensor, fields: Tensor, answers: Tensor, tau: floa
     return functional.cross_entropy(cosines(prompts, fields) / tau, answers)
 
 
-def generative_loss(hidden: Tensor, answer_tokens: Tensor, lm_head: nn.Module) -> Tensor:
+def generative_loss(hidden: Tensor, answer_tokens: Tensor, lm_head: nn.Module, num_prompts: int) -> Tensor:
     """`mean -log P_LLM(F_k | P)`, the log-probability summed over the tokens of the field's words.
 
     Args:
-        hidden: `[N, L, D_llm]`, the states of prompt and answer.
-        answer_tokens: `[N, L]`, the token ids of the answers in their places, -100 elsewhere.
+        hidden: `[R, T, D_llm]`, the states of prompts and answers.
+        answer_tokens: `[R, T]`, the token ids of the answers in their places, -100 elsewhere.
+        num_prompts: N.
     """
     targets = answer_tokens[:, 1:]
     counted = targets != IGNORED
     logits = lm_head(hidden[:, :-1][counted])  # only where an answer's token is predicted
-    return functional.cross_entropy(logits.float(), targets[counted], reduction="sum") / len(hidden)
+    return functional.cross_entropy(logits.float(), targets[counted], reduction="sum") / num_prompts
 
 
 def cosines(left: Tensor, right: Tensor) -> Tensor:
@@ -70,132 +79,113 @@ def tune(
 ) -> dict[str, Any]:
     """Tune the language model in place with LoRA; how well it names the field of held-out values before and after.
 
+    It ends with the weights of the epoch that was best on the held-out values, of the last one without any.
+    Under torchrun all processes tune together; the batch is shared among them.
+
     Args:
         checkpoints: a folder for this tuning alone. One that was killed goes on from the last checkpoint in it
             (weights, optimizer, schedule, random numbers, data position) and ends with the same weights as one
             that was not. Whoever keeps the result removes it.
 
     Raises:
-        UserError: there are no prompts, or LoRA finds nothing to tune.
+        UserError: there are no prompts, LoRA finds nothing to tune, the loss is no number, or the disk is full.
     """
-    if not tuning:
-        raise UserError("no field has values to tune the language model on; set ssft_epochs: 0 to leave it untuned")
-    set_seed(config.ssft_seed)
     if config.ssft_generative and language_model.lm_head is None:
         raise UserError(f"ssft_generative needs a causal language model; {config.language_model!r} is an encoder")
-    texts = _PromptTexts(language_model, catalog, config.llm_max_value_tokens)
-    _check_length(language_model, texts, config)
-    before = accuracy(language_model, texts, held_out)
-    wrapped = _with_lora(language_model.model, config)
-    language_model.model = wrapped
-    arguments = _arguments(checkpoints, config, on_gpu=next(wrapped.parameters()).is_cuda)
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs would silently multiply the batch; torchrun is for them
+    set_seed(config.ssft_seed)
+    batches = PromptBatches(language_model, catalog, config.llm_max_value_tokens)
+    tuning, held_out = ([prompt for prompt in part if batches.value_tokens(prompt)] for part in (tuning, held_out))
+    if not tuning:
+        raise UserError(
+            "no field has values to tune the language model on, or its tokenizer drops them all; "
+            "set ssft_epochs: 0 to leave it untuned"
+        )
+    before = accuracy(language_model, batches, held_out)
+    wrapped = language_model.model = _with_lora(language_model.model, config)
     trainer = _FieldIdentification(
         model=wrapped,
-        args=arguments,
+        args=_arguments(checkpoints, config, len(tuning), on_gpu=next(wrapped.parameters()).is_cuda),
         train_dataset=list(tuning),
-        data_collator=texts.collate_with_answers if config.ssft_generative else texts.collate,
-        language_model=language_model,
-        texts=texts,
+        data_collator=partial(batches.collate, with_answers=config.ssft_generative > 0),
+        batches=batches,
         config=config,
     )
+    best = BestEpoch(lambda: accuracy(language_model, batches, held_out), checkpoints, config.ssft_patience)
     trainer.remove_callback(ProgressCallback)
-    trainer.add_callback(_Progress)
-    loss = trainer.train(resume_from_checkpoint=_last_whole_checkpoint(checkpoints)).training_loss
-    after = accuracy(language_model, texts, held_out)
+    for callback in [Progress(), FiniteGradients(checkpoints), *([best] if held_out else [])]:
+        trainer.add_callback(callback)
+    _train(trainer, checkpoints)
+    if held_out:
+        distributed.wait_for_all()  # the first process writes the weights
+        best.restore(wrapped)
+    history = [(0, before), *accuracies(trainer.state)] if held_out else []
+    after = accuracy(language_model, batches, held_out)
     logging.info("SSFT: field identification on %d held-out values %s -> %s", len(held_out), before, after)
     return {
         "prompts": len(tuning),
         "held_out": len(held_out),
-        "mean_loss": round(loss, 4),
+        "epochs": round(trainer.state.epoch),
+        "best_epoch": best.best_epoch(trainer.state) if held_out else round(trainer.state.epoch),
+        "packed": batches.packed,
         "accuracy_before": before,
         "accuracy_after": after,
+        "losses": [[step, round(loss, 4)] for step, loss in losses(trainer.state)],
+        "accuracies": [[step, value] for step, value in history],
         "tuned_parameters": sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
     }
 
 
+def _train(trainer: Trainer, checkpoints: Path) -> None:
+    """Run the trainer from its last whole checkpoint; what writing fails with becomes one line."""
+    with explain_write_errors(checkpoints, OTHER_CACHE):
+        try:
+            trainer.train(resume_from_checkpoint=_last_whole_checkpoint(checkpoints))
+        except (SafetensorError, RuntimeError) as error:
+            # What safetensors and torch say of a full disk.
+            if not any(
+                sign in str(error) for sign in ("I/O error", "IoError", "file write", "writing file", "os error")
+            ):
+                raise
+            raise OSError(reason_of(error)) from error
+
+
 @torch.no_grad()
-def accuracy(language_model: LanguageModel, texts: "_PromptTexts", prompts: Sequence[Prompt]) -> float | None:
+def accuracy(language_model: LanguageModel, batches: PromptBatches, prompts: Sequence[Prompt]) -> float | None:
     """Share of prompts whose nearest field vector is the right one; None without prompts."""
     if not prompts:
         return None
-    language_model.model.eval()
-    fields = language_model.embed(texts.fields)
+    model = language_model.model
+    training = model.training
+    model.eval()
     right = 0
     for start in range(0, len(prompts), 32):
-        batch = texts.collate(prompts[start : start + 32])
-        answers = batch.pop("answers")
-        right += (cosines(language_model.embed(batch), fields).argmax(dim=-1).cpu() == answers).sum().item()
+        batch = batches.collate(prompts[start : start + 32])
+        encoded = batches.encode(batch)
+        right += (cosines(encoded.prompts, encoded.fields).argmax(dim=-1).cpu() == batch["answers"]).sum().item()
+    model.train(training)
     return round(right / len(prompts), 4)
 
 
-class _PromptTexts:
-    """Prompts and field texts as token batches. A long value is cut; what stands before it never is."""
-
-    def __init__(self, language_model: LanguageModel, catalog: FieldCatalog, max_value_tokens: int):
-        self.language_model = language_model
-        self.max_value_tokens = max_value_tokens
-        self.prefix = language_model.tokens(common_prefix(catalog))
-        field_rows = [language_model.framed(language_model.tokens(field.text)) for field in catalog.fields]
-        self.fields = language_model.batch(field_rows)
-        self.intro = language_model.tokens(ANSWER)
-        self.answers = [language_model.tokens(f" {field.text}") for field in catalog.fields]
-
-    def collate(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        """Prompts alone, and the index of the field of each."""
-        batch = self.language_model.batch([self.language_model.framed(row) for row in self._rows(prompts)])
-        return {**batch, "answers": torch.tensor([prompt.field for prompt in prompts])}
-
-    def collate_with_answers(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        """Prompts followed by their answers; `prompt_mask` covers the prompts, `answer_tokens` the answers."""
-        model = self.language_model
-        questions = [[*model.before, *row] for row in self._rows(prompts)]
-        answers = [self.answers[prompt.field] for prompt in prompts]
-        batch = model.batch([q + self.intro + a for q, a in zip(questions, answers, strict=True)])
-        batch["prompt_mask"] = torch.zeros_like(batch["attention_mask"])
-        batch["answer_tokens"] = torch.full_like(batch["input_ids"], IGNORED)
-        for row, (question, answer) in enumerate(zip(questions, answers, strict=True)):
-            batch["prompt_mask"][row, : len(question)] = 1
-            start = len(question) + len(self.intro)
-            batch["answer_tokens"][row, start : start + len(answer)] = torch.tensor(answer)
-        return {**batch, "answers": torch.tensor([prompt.field for prompt in prompts])}
-
-    def _rows(self, prompts: Sequence[Prompt]) -> list[list[int]]:
-        tokens, limit = self.language_model.tokens, self.max_value_tokens
-        return [self.prefix + tokens(f" {prompt.value}", limit) for prompt in prompts]
-
-
 class _FieldIdentification(Trainer):
-    """Trainer with SSFT's loss; the K field texts are encoded with gradient every step."""
+    """Trainer with SSFT's loss; the K field texts are encoded with gradient, once a step."""
 
-    def __init__(
-        self, *args: Any, language_model: LanguageModel, texts: _PromptTexts, config: FieldVectorsConfig, **kwargs: Any
-    ):
+    def __init__(self, *args: Any, batches: PromptBatches, config: FieldVectorsConfig, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.language_model, self.texts, self.config = language_model, texts, config
+        self.batches, self.config = batches, config
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
-        hidden = self.language_model.hidden(inputs, model)
-        loss = hidden.new_zeros((), dtype=torch.float32)
+        encoded = self.batches.encode(inputs, model)
+        loss = encoded.prompts.new_zeros(())
         if self.config.ssft_contrastive:
-            # A causal model's states of a prompt do not depend on the answer behind it.
-            mask = inputs.get("prompt_mask", inputs["attention_mask"])
-            prompts = pool(hidden.float(), mask, self.language_model.pooling)
-            fields = self.language_model.embed(self.texts.fields, model)
-            contrastive = contrastive_loss(prompts, fields, inputs["answers"], self.config.ssft_tau)
+            contrastive = contrastive_loss(encoded.prompts, encoded.fields, inputs["answers"], self.config.ssft_tau)
             loss = loss + self.config.ssft_contrastive * contrastive
         if self.config.ssft_generative:
-            generative = generative_loss(hidden, inputs["answer_tokens"], self.language_model.lm_head)
+            lm_head = self.batches.language_model.lm_head
+            generative = generative_loss(encoded.hidden, inputs["answer_tokens"], lm_head, len(encoded.prompts))
             loss = loss + self.config.ssft_generative * generative
+        if not bool(torch.isfinite(loss)):
+            raise diverged("the loss is", self.state.global_step + 1, Path(self.args.output_dir))
         return loss
-
-
-class _Progress(ProgressCallback):
-    """A progress bar that leaves the losses to the run's log."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if logs and "loss" in logs:
-            logging.info("SSFT step %d of %d: loss %.4f", state.global_step, state.max_steps, float(logs["loss"]))
 
 
 def _with_lora(model: nn.Module, config: FieldVectorsConfig) -> nn.Module:
@@ -212,18 +202,6 @@ def _with_lora(model: nn.Module, config: FieldVectorsConfig) -> nn.Module:
         raise UserError(f"LoRA finds nothing to tune ({error}); name projections with lora_targets") from error
 
 
-def _check_length(language_model: LanguageModel, texts: _PromptTexts, config: FieldVectorsConfig) -> None:
-    longest = len(language_model.framed(texts.prefix)) + config.llm_max_value_tokens
-    if config.ssft_generative:
-        longest += len(texts.intro) + max(map(len, texts.answers))
-    limit = getattr(language_model.model.config, "max_position_embeddings", None) or longest
-    if longest > limit:
-        raise UserError(
-            f"prompts of up to {longest} tokens do not fit into the {limit} positions of {config.language_model!r}; "
-            "shorten the field descriptions, lower llm_max_value_tokens, or take another language model"
-        )
-
-
 def _last_whole_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint in a folder; those that a kill left half written are removed."""
     while folder.is_dir() and (last := get_last_checkpoint(str(folder))):
@@ -235,11 +213,17 @@ def _last_whole_checkpoint(folder: Path) -> str | None:
     return None
 
 
-def _arguments(folder: Path, config: FieldVectorsConfig, on_gpu: bool) -> TrainingArguments:
-    return TrainingArguments(
+def _arguments(folder: Path, config: FieldVectorsConfig, num_prompts: int, on_gpu: bool) -> TrainingArguments:
+    processes = distributed.world_size()
+    if config.ssft_batch_size % processes:
+        raise UserError(
+            f"ssft_batch_size {config.ssft_batch_size} cannot be shared among {processes} processes; take a multiple"
+        )
+    steps = -(-num_prompts // config.ssft_batch_size) * config.ssft_epochs
+    arguments = TrainingArguments(
         output_dir=str(folder),
         num_train_epochs=config.ssft_epochs,
-        per_device_train_batch_size=config.ssft_batch_size,
+        per_device_train_batch_size=config.ssft_batch_size // processes,
         learning_rate=config.ssft_learning_rate,
         warmup_steps=config.ssft_warmup_steps,
         seed=config.ssft_seed,
@@ -247,7 +231,10 @@ def _arguments(folder: Path, config: FieldVectorsConfig, on_gpu: bool) -> Traini
         save_strategy="steps",
         save_steps=SAVE_STEPS,
         save_total_limit=2,
-        logging_steps=10,
+        logging_steps=1 if steps <= STEPS_LOGGED_ALONE else SAVE_STEPS,
         report_to="none",
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
     )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs would silently multiply the batch; torchrun is for them
+    return arguments

@@ -17,9 +17,11 @@ SUFFIXES = (".safetensors", ".npy", ".pt")
 PREPARE = "python -m fuxictr_llm encode --expid EXPID"
 
 
-def write_field_vectors(path: Path, vectors: Tensor, fields: Sequence[str]) -> None:
-    """Save `[K, D_llm]` and the K field names that its rows belong to."""
-    save_file({"field_vectors": vectors.float().contiguous()}, path, metadata={"fields": json.dumps(list(fields))})
+def write_field_vectors(path: Path, vectors: Tensor, fields: Sequence[str], untuned: Tensor | None = None) -> None:
+    """Save `[K, D_llm]` and the K field names that its rows belong to; `untuned` is the matrix before tuning."""
+    tensors = {"field_vectors": vectors} | ({} if untuned is None else {"untuned": untuned})
+    tensors = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
+    save_file(tensors, path, metadata={"fields": json.dumps(list(fields))})
 
 
 def read_field_vectors(path: str | Path, fields: Sequence[str], *, exact: bool = True) -> Tensor:

@@ -1,0 +1,95 @@
+"""What is watched while SSFT runs: progress, accuracy on held-out values, early stopping, and numbers that are none."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import ProgressCallback, TrainerCallback
+
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.files import replacing
+
+ACCURACY = "held_out_accuracy"
+BEST = "best.safetensors"
+
+
+class Progress(ProgressCallback):
+    """A progress bar that shows the loss."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+
+class BestEpoch(TrainerCallback):
+    """Measures the accuracy after each epoch, keeps the weights of the best one, and stops when it gets no better.
+
+    All that it decides by is in the trainer's log, so that a resumed tuning decides alike.
+
+    Args:
+        measure: the accuracy now; called on every process, so that all decide alike.
+        folder: where the best weights are kept.
+        patience: so many epochs in a row without a better accuracy end the tuning; None: all epochs are run.
+    """
+
+    def __init__(self, measure: Callable[[], float], folder: Path, patience: int | None):
+        self.measure, self.file, self.patience = measure, folder / BEST, patience
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
+        # Before this step's checkpoint is written, so that the checkpoint knows of it.
+        if state.global_step % (state.max_steps // int(args.num_train_epochs)):
+            return
+        accuracy, before = self.measure(), accuracies(state)
+        state.log_history.append({"step": state.global_step, "epoch": round(state.epoch), ACCURACY: accuracy})
+        logging.info("SSFT epoch %d: field identification %.4f", round(state.epoch), accuracy)
+        # On a tie the later epoch: its loss is lower.
+        if state.is_world_process_zero and accuracy >= max((value for _, value in before), default=0):
+            with replacing(self.file) as temporary:
+                save_file(get_peft_model_state_dict(model), temporary)
+        values = [value for _, value in [*before, (state.global_step, accuracy)]]
+        if self.patience is not None and len(values) - 1 - values.index(max(values)) >= self.patience:
+            logging.info("SSFT stops early: no better accuracy for %d epochs", self.patience)
+            control.should_training_stop = True
+
+    def best_epoch(self, state: Any) -> int:
+        """The epoch whose weights are kept, counted from 1."""
+        values = [value for _, value in accuracies(state)]
+        return len(values) - values[::-1].index(max(values))
+
+    def restore(self, model: nn.Module) -> None:
+        """Give the model the weights of the best epoch."""
+        set_peft_model_state_dict(model, load_file(self.file))
+
+
+def accuracies(state: Any) -> list[tuple[int, float]]:
+    """Step and accuracy of the epochs so far."""
+    return [(entry["step"], entry[ACCURACY]) for entry in state.log_history if ACCURACY in entry]
+
+
+def losses(state: Any) -> list[tuple[int, float]]:
+    """Step and loss, as far as they were logged."""
+    return [(entry["step"], float(entry["loss"])) for entry in state.log_history if "loss" in entry]
+
+
+class FiniteGradients(TrainerCallback):
+    """Stops before a step whose gradients are not numbers, so that the checkpoints stay good."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if not bool(torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all()):
+            raise diverged("gradients are", state.global_step + 1, self.folder)
+
+
+def diverged(what: str, step: int, folder: Path) -> UserError:
+    """The error for a tuning whose numbers are no longer finite at `step`."""
+    kept = sorted((path.name for path in folder.glob("checkpoint-*")), key=lambda name: int(name.rpartition("-")[2]))
+    where = f"the last good checkpoint is {str(folder / kept[-1])!r}" if kept else "there was no checkpoint yet"
+    return UserError(f"SSFT: {what} not finite at step {step} ({where}); lower ssft_learning_rate or raise ssft_tau")
