@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fuxictr_llm.errors import UserError
+from fuxictr_llm.semantics import distributed
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,14 +86,16 @@ def _encode(args: argparse.Namespace) -> None:
     from fuxictr_llm.experiment import prepare_run
 
     run = prepare_run(experiment, experiment.expid)
-    print(run.params.get("field_vectors"))
+    if distributed.is_first():
+        print(run.params.get("field_vectors"))
 
 
 def _experiment(args: argparse.Namespace):
     """The resolved experiment."""
     if not args.expid:
         raise UserError("--expid is missing, for example --expid DeepFM_LLaCTR_movielens100k; --list shows the parts")
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    level = logging.INFO if distributed.is_first() else logging.ERROR
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
     from fuxictr_llm.config import load_experiment, parse_overrides
 
     overrides = parse_overrides(args.set)
@@ -102,20 +105,24 @@ def _experiment(args: argparse.Namespace):
 def _gpu(index: int) -> int:
     """Hide all GPUs but the chosen one, so that every library takes that; its index among those left.
 
-    FuxiCTR would silently take the CPU for a GPU that is not there.
+    FuxiCTR would silently take the CPU for a GPU that is not there. Under torchrun each process takes its own.
     """
     if index < -1:
         raise UserError(f"--gpu {index} is neither the index of a GPU nor -1 for the CPU")
     if index == -1:
         return index
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    indexes = [str(number) for number in range(index + 1)] if visible is None else visible.split(",")
-    os.environ["CUDA_VISIBLE_DEVICES"] = indexes[index] if index < len(indexes) else ""
+    index_left = 0
+    if distributed.world_size() > 1:
+        index = index_left = distributed.local_index()
+    else:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        indexes = [str(number) for number in range(index + 1)] if visible is None else visible.split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = indexes[index] if index < len(indexes) else ""
     import torch
 
-    if not torch.cuda.is_available():
+    if index_left >= torch.cuda.device_count():
         raise UserError(f"--gpu {index}: this machine has no such GPU that torch can use; --gpu -1 takes the CPU")
-    return 0
+    return index_left
 
 
 def _list(args: argparse.Namespace) -> None:

@@ -26,6 +26,7 @@ from fuxictr_llm.enhancement import enhance, set_weight_decay
 from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
+from fuxictr_llm.semantics import distributed
 from fuxictr_llm.training import OTHER_MODEL_ROOT, fit
 
 
@@ -67,6 +68,11 @@ def run_experiment(experiment: Experiment) -> Result:
         UserError: something that the user can put right.
     """
     check_gpu(experiment.params["gpu"])
+    if distributed.world_size() > 1:
+        raise UserError(
+            "a CTR model is trained in one process; torchrun is for tuning the language model: "
+            "torchrun ... -m fuxictr_llm encode --expid EXPID, and then run without torchrun"
+        )
     folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
     model_id = choose_model_id(experiment, folder)
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
@@ -98,10 +104,11 @@ def prepare_run(experiment: Experiment, model_id: str) -> Run:
     params = {**experiment.params, "model_id": model_id}
     torch.set_num_threads(params["num_threads"])
     seed_everything(params["seed"])
-    with stages("prepare data"):
-        prepare_raw_data(params)
-    with stages("build data"):
-        params |= built_data(params)
+    with distributed.first_one_first():
+        with stages("prepare data"):
+            prepare_raw_data(params)
+        with stages("build data"):
+            params |= built_data(params)
     data_dir = Path(params["data_root"]) / params["dataset_id"]
     run = Run(params, data_dir, load_feature_map(params, data_dir), stages)
     if params["method"]:

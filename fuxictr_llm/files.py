@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.errors import UserError, reason_of
 
 # Hashing a gigabyte takes about a second: files above this size are hashed again only when their
 # size or time of change differs from the last time.
@@ -22,13 +22,21 @@ def cache_dir() -> Path:
     return Path(os.environ.get("FUXICTR_LLM_CACHE") or Path.home() / ".cache" / "fuxictr_llm").expanduser()
 
 
+# What safetensors and torch say of a disk that is full: neither raises an OSError.
+WRITE_ERRORS = ("I/O error", "IoError", "os error", "file write failed", "failed writing file", "unexpected pos")
+
+
 @contextlib.contextmanager
 def explain_write_errors(path: Path, way_out: str) -> Iterator[None]:
-    """Turn an OSError of the block into a UserError that names `path` and the way out."""
+    """Turn a failure to write in the block into a UserError that names `path` and the way out."""
     try:
         yield
     except OSError as error:
         raise UserError(f"cannot write to {str(path)!r}: {error.strerror or error}; {way_out}") from error
+    except Exception as error:
+        if isinstance(error, UserError) or not any(sign in str(error) for sign in WRITE_ERRORS):
+            raise
+        raise UserError(f"cannot write to {str(path)!r}: {reason_of(error)}; {way_out}") from error
 
 
 def writable_dir(path: Path | str, way_out: str) -> Path:

@@ -153,7 +153,7 @@ def _compute(
     from fuxictr_llm.semantics.ssft import tune
 
     with run.stages("load language model"):
-        model = load_language_model(folder, config.llm_dtype, config.llm_pooling, _device_index(run))
+        model = load_language_model(folder, config.llm_dtype, config.llm_pooling, run.params["gpu"])
     facts: dict[str, Any] = {"pooling": model.pooling}
     checkpoints, untuned = store.entry_dir("ssft", made_from), None
     if config.ssft_epochs:
@@ -173,12 +173,6 @@ def _compute(
         found = distributed.as_the_first_says(save)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return found
-
-
-def _device_index(run: Any) -> int:
-    """The GPU of this process; -1 for the CPU."""
-    gpu = run.params["gpu"]
-    return distributed.local_index() if gpu >= 0 and distributed.world_size() > 1 else gpu
 
 
 def _field_vectors(model: "LanguageModel", catalog: FieldCatalog, config: FieldVectorsConfig) -> Tensor:

@@ -16,12 +16,11 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 from peft import LoraConfig, get_peft_model
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from fuxictr_llm.errors import UserError, reason_of
+from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import explain_write_errors, read_json
 from fuxictr_llm.semantics import distributed
 from fuxictr_llm.semantics.catalog import FieldCatalog
@@ -34,8 +33,6 @@ from fuxictr_llm.semantics.ssft_watch import BestEpoch, FiniteGradients, Progres
 SAVE_STEPS = 10
 # Up to so many steps each one's loss is kept, above that the mean of every SAVE_STEPS.
 STEPS_LOGGED_ALONE = 200
-# What safetensors and torch say of a full disk.
-WRITE_ERRORS = ("I/O error", "IoError", "os error", "file write", "writing file")
 OTHER_CACHE = "move the cache with FUXICTR_LLM_CACHE"
 
 
@@ -112,9 +109,11 @@ def tune(
     )
     best = BestEpoch(lambda: accuracy(language_model, batches, held_out), checkpoints, config.ssft_patience)
     trainer.remove_callback(ProgressCallback)
-    for callback in [Progress(), FiniteGradients(checkpoints), *([best] if held_out else [])]:
+    progress = Progress()
+    for callback in [progress, FiniteGradients(checkpoints), *([best] if held_out else [])]:
         trainer.add_callback(callback)
-    _train(trainer, checkpoints)
+    with explain_write_errors(checkpoints, OTHER_CACHE), progress.closed_at_the_end():
+        trainer.train(resume_from_checkpoint=_last_whole_checkpoint(checkpoints))
     if held_out:
         distributed.wait_for_all()  # the first process writes the weights
         best.restore(wrapped)
@@ -133,20 +132,6 @@ def tune(
         "accuracies": [[step, value] for step, value in history],
         "tuned_parameters": sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
     }
-
-
-def _train(trainer: Trainer, checkpoints: Path) -> None:
-    """Run the trainer from its last whole checkpoint; what writing fails with becomes one line."""
-    with explain_write_errors(checkpoints, OTHER_CACHE):
-        try:
-            trainer.train(resume_from_checkpoint=_last_whole_checkpoint(checkpoints))
-        except (SafetensorError, RuntimeError) as error:
-            # What safetensors and torch say of a full disk.
-            if not any(
-                sign in str(error) for sign in ("I/O error", "IoError", "file write", "writing file", "os error")
-            ):
-                raise
-            raise OSError(reason_of(error)) from error
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """What is watched while SSFT runs: progress, accuracy on held-out values, early stopping, and numbers that are none."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ class Progress(ProgressCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
         if self.training_bar is not None and logs and "loss" in logs:
             self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+    @contextmanager
+    def closed_at_the_end(self) -> Iterator[None]:
+        """What is printed after an error in the block begins on a line of its own."""
+        try:
+            yield
+        finally:
+            if self.training_bar is not None:
+                self.training_bar.close()
 
 
 class BestEpoch(TrainerCallback):

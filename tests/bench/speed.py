@@ -18,7 +18,7 @@ PLAIN = "DeepFM_movielens100k"
 
 
 def report(name: str, value: float, unit: str, goal: str) -> None:
-    print(f"{name:58}{value:8.3f} {unit:3} (goal: {goal})", flush=True)
+    print(f"{name:70}{value:8.3f} {unit:3} (goal: {goal})", flush=True)
 
 
 def bench_import() -> None:
@@ -121,13 +121,24 @@ def bench_steps(rounds: int) -> None:
     report("training step, LLaCTR / plain", in_turn(step[llactr], step[plain], rounds), "", "none yet")
 
 
+def bench_ssft(rounds: int) -> None:
+    from bench_ssft import compare_steps, seconds_to_encode
+
+    for prompts, goal in ((16, "at least 3"), (64, "at least 3")):
+        name = f"SSFT on {prompts} prompts a step: prompts per second, ours / published"
+        report(name, compare_steps(in_turn, rounds, prompts), "", goal)
+    report("vectors of 40 field descriptions", seconds_to_encode(), "s", "under 10")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="pairs of training steps")
+    parser.add_argument("--tunings", type=int, default=4, help="pairs of SSFT steps")
     parser.add_argument("--runs", type=int, default=3, help="pairs of whole runs")
     args = parser.parse_args()
     bench_import()
     bench_steps(args.rounds)
+    bench_ssft(args.tunings)
     bench_whole_run(args.runs)
 
 

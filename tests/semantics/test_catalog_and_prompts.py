@@ -1,8 +1,12 @@
 """Words come from the field config, values from the train split; prompts share their beginning."""
 
+import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fuxictr.features import FeatureMap
 
@@ -79,6 +83,59 @@ def test_wrong_field_configs_are_named(shop, tmp_path):
         load_catalog(shop[0], shop[1], str(tmp_path / "keys.yaml"))
 
 
+def test_two_fields_with_the_same_words_are_named(shop, tmp_path):
+    (tmp_path / "twins.yaml").write_text("fields: {color: name of a thing, city: name of a thing}")
+    with pytest.raises(UserError, match="fields 'color' and 'city' have the same words 'name of a thing'"):
+        load_catalog(shop[0], shop[1], str(tmp_path / "twins.yaml"))
+
+
+def built_folder(tmp_path, specs, columns, vocabulary, texts=None):
+    """A built data set with the columns as train split."""
+    (tmp_path / "feature_map.json").write_text(json.dumps({"features": [{name: spec} for name, spec in specs.items()]}))
+    (tmp_path / "feature_vocab.json").write_text(json.dumps(vocabulary))
+    if texts is not None:
+        (tmp_path / "field_texts.json").write_text(json.dumps(texts))
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    return SimpleNamespace(features=specs), tmp_path
+
+
+def test_numbers_give_their_quantiles_and_neither_meta_nor_embeddings_values(tmp_path):
+    specs = {
+        "price": {"type": "numeric"},
+        "share": {"type": "numeric"},
+        "image": {"type": "embedding", "pretrain_dim": 2},
+        "group": {"type": "meta"},
+    }
+    columns = {"price": [5.0, None, *range(1000, 1100)], "share": [0.123456] * 102, "image": [[1.0, 2.0]] * 102}
+    folder = built_folder(tmp_path, specs, {**columns, "group": [7] * 102, "click": [1.0] * 102}, {})
+    catalog = load_catalog(*folder, None)
+    price, share, image = catalog.fields
+    assert catalog.names == ["price", "share", "image"] and image.values == ()
+    assert share.values == ("0.1235",) and price.values[0] == "5" and price.values[-1] == "1099"
+    assert len(price.values) == 21 and price.values[10] in ("1048", "1049", "1050")
+    texts = {"price": {"quantiles": [0.5, 0.5, 1e6, 2e6]}}
+    folder = built_folder(tmp_path, specs, {**columns, "group": [7] * 102}, {}, texts)
+    assert load_catalog(*folder, None).fields[0].values == ("0.5", "1000000", "2000000")
+
+
+def test_texts_noted_while_building_come_before_the_vocabulary(tmp_path):
+    specs = {"item": {"type": "categorical", "vocab_size": 5}}
+    vocabulary = {"item": {"a": 1, "b": 2, "c": 3, "__PAD__": 0, "__OOV__": 4}}
+    folder = built_folder(tmp_path, specs, {"item": [1, 2, 3]}, vocabulary)
+    assert load_catalog(*folder, None).fields[0].values == ("a", "b", "c")
+    texts = {"item": {"distinct": 3, "values": ["b", "a"], "counts": [9, 1]}}
+    folder = built_folder(tmp_path, specs, {"item": [1, 2, 3]}, vocabulary, texts)
+    assert load_catalog(*folder, None).fields[0].values == ("b", "a")
+
+
+def test_words_for_codes_that_are_floats(tmp_path):
+    specs = {"gender": {"type": "categorical", "vocab_size": 4}}
+    folder = built_folder(tmp_path, specs, {"gender": [1, 2]}, {"gender": {"1.0": 1, "2.0": 2, "__OOV__": 3}})
+    words = tmp_path / "words.yaml"
+    words.write_text("values: {gender: {1: male, 2: female}}")
+    assert load_catalog(*folder, str(words)).fields[0].values == ("male", "female")
+
+
 def catalog_of(**values):
     return FieldCatalog("things", tuple(FieldEntry(name, f"the {name}", tuple(v)) for name, v in values.items()))
 
@@ -101,3 +158,13 @@ def test_prompts_are_sampled_distinct_seeded_and_split():
 def test_a_value_of_two_fields_is_kept_for_both():
     tuning, _ = sample_prompts(catalog_of(user=["7"], item=["7"]), per_field=5, held_out=0.5, seed=0)
     assert sorted((prompt.value, prompt.field) for prompt in tuning) == [("7", 0), ("7", 1)]
+
+
+def test_frequent_and_rare_values_are_both_sampled():
+    catalog = catalog_of(item=[str(rank) for rank in range(1000)])
+    ranks = [int(prompt.value) for prompt in sample_prompts(catalog, per_field=20, held_out=0, seed=3)[0]]
+    assert len(set(ranks)) == 20 and sum(rank < 100 for rank in ranks) == 10
+    rare = [rank for rank in ranks if rank >= 100]
+    assert min(rare) < 500 < max(rare)
+    assert len(sample_prompts(catalog, per_field=999, held_out=0, seed=3)[0]) == 999
+    assert len(sample_prompts(catalog, per_field=1, held_out=0, seed=3)[0]) == 1

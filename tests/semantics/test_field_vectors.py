@@ -1,16 +1,21 @@
 """Sources of field vectors: placebos, centring, given matrices."""
 
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from fuxictr_llm.__main__ import main
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.experiment import prepare_run
 from fuxictr_llm.semantics import controls
 from fuxictr_llm.semantics.vector_file import read_field_vectors
+from support import as_arguments
 
 FIELDS = ["color", "city", "user", "tags"]
 
@@ -94,3 +99,34 @@ def test_files_with_code_in_them_are_refused(vectors_of, tmp_path):
     for name in ("object.npy", "object.pt"):
         with pytest.raises(UserError, match="is no file of field vectors"):
             vectors_of(field_vectors=str(tmp_path / name))
+
+
+def test_one_field_alone_is_not_tuned(configs, tiny_settings):
+    changes = {**tiny_settings, "use_features": ["color"]}
+    run = prepare_run(load_experiment("DNN_LLaCTR_shop", configs, overrides=changes), "unused")
+    assert "tune" not in run.stages.done and "ssft" not in run.notes["field_vectors"]
+    assert read_field_vectors(run.params["field_vectors"], ["color"]).shape == (1, 16)
+
+
+FULL_DISK = """
+import resource, sys
+from fuxictr_llm.__main__ import main
+assert main(["prepare", *sys.argv[3:]]) == 0
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)  # writing more than that fails as on a full disk
+sys.exit(main([sys.argv[2], *sys.argv[3:]]))
+"""
+
+
+@pytest.mark.parametrize(("limit", "ssft_epochs"), [(3000, 20), (200, 0)], ids=["checkpoint", "vectors"])
+def test_a_full_disk_is_one_line_and_loses_nothing(configs, tiny_settings, capsys, limit, ssft_epochs):
+    settings = as_arguments({**tiny_settings, "ssft_epochs": ssft_epochs, "ssft_patience": 20})
+    args = ["--config", str(configs), "--expid", "FM_LLaCTR_shop", *settings]
+    command = [sys.executable, "-c", FULL_DISK, str(limit), "encode", *args]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 2, done.stderr
+    assert last.startswith("error: cannot write to") and "FUXICTR_LLM_CACHE" in last
+    assert not list(Path("cache").rglob("field_vectors.safetensors"))
+    capsys.readouterr()
+    assert main(["encode", *args]) == 0
+    assert Path(capsys.readouterr().out.strip()).is_file()
