@@ -13,9 +13,9 @@ from fuxictr_llm.errors import UserError
 PRESETS = {
     "demo": {
         "ssft_values_per_field": 24,
-        "ssft_epochs": 2,
+        "ssft_epochs": 4,
         "ssft_batch_size": 16,
-        "ssft_learning_rate": 5e-4,
+        "ssft_learning_rate": 2e-3,
         "ssft_warmup_steps": 5,
         "ssft_tau": 0.05,
     },

@@ -9,7 +9,10 @@ from fuxictr_llm.config import load_experiment
 from fuxictr_llm.experiment import run_experiment
 from fuxictr_llm.semantics.language_model import load_language_model
 from fuxictr_llm.semantics.model_folder import digest_of_model, find_language_model
+from fuxictr_llm.semantics.prompt_batches import PromptBatches
+from fuxictr_llm.semantics.prompts import sample_prompts
 from fuxictr_llm.semantics.vector_file import read_field_vectors
+from support import CATALOG
 
 pytestmark = pytest.mark.llm
 NAME = "SmolLM2-135M-Instruct"
@@ -34,6 +37,17 @@ def test_bfloat16_is_close_to_float32():
     )
     assert half.dtype == torch.float32
     assert (torch.nn.functional.cosine_similarity(half, full, dim=-1) > 0.98).all()
+
+
+def test_its_prompts_are_packed_and_give_the_vectors_of_whole_ones():
+    model = load_language_model(find_language_model(NAME), "float32", "auto", gpu=-1)
+    prompts, _ = sample_prompts(CATALOG, 4, 0, 0)
+    batches, whole = PromptBatches(model, CATALOG, 32), PromptBatches(model, CATALOG, 32, packed=False)
+    assert batches.packed
+    with torch.no_grad():
+        packed, padded = batches.encode(batches.collate(prompts)), whole.encode(whole.collate(prompts))
+    for one, other in ((packed.prompts, padded.prompts), (packed.fields, padded.fields)):
+        assert ((one - other).norm(dim=-1) / other.norm(dim=-1)).max() < 1e-4
 
 
 def test_llactr_on_movielens_from_raw_data_to_test_metrics():
