@@ -28,7 +28,15 @@ from fuxictr_llm.semantics.config import FieldVectorsConfig
 from fuxictr_llm.semantics.language_model import LanguageModel
 from fuxictr_llm.semantics.prompt_batches import IGNORED, PromptBatches
 from fuxictr_llm.semantics.prompts import Prompt
-from fuxictr_llm.semantics.ssft_watch import BestEpoch, FiniteGradients, Progress, accuracies, diverged, losses
+from fuxictr_llm.semantics.ssft_watch import (
+    BestEpoch,
+    FiniteGradients,
+    Progress,
+    accuracies,
+    diverged,
+    gets_no_better,
+    losses,
+)
 
 SAVE_STEPS = 10
 # Up to so many steps each one's loss is kept, above that the mean of every SAVE_STEPS.
@@ -112,12 +120,13 @@ def tune(
     progress = Progress()
     for callback in [progress, FiniteGradients(checkpoints), *([best] if held_out else [])]:
         trainer.add_callback(callback)
+    last = distributed.as_the_first_says(lambda: _last_checkpoint(checkpoints, config.ssft_patience))
     with explain_write_errors(checkpoints, OTHER_CACHE), progress.closed_at_the_end():
-        trainer.train(resume_from_checkpoint=_last_whole_checkpoint(checkpoints))
+        trainer.train(resume_from_checkpoint=last)
     if held_out:
         distributed.wait_for_all()  # the first process writes the weights
         best.restore(wrapped)
-    history = [(0, before), *accuracies(trainer.state)] if held_out else []
+    history = [(0, before), *accuracies(trainer.state.log_history)] if held_out else []
     after = accuracy(language_model, batches, held_out)
     logging.info("SSFT: field identification on %d held-out values %s -> %s", len(held_out), before, after)
     return {
@@ -128,7 +137,7 @@ def tune(
         "packed": batches.packed,
         "accuracy_before": before,
         "accuracy_after": after,
-        "losses": [[step, round(loss, 4)] for step, loss in losses(trainer.state)],
+        "losses": [[step, round(loss, 4)] for step, loss in losses(trainer.state.log_history)],
         "accuracies": [[step, value] for step, value in history],
         "tuned_parameters": sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
     }
@@ -187,11 +196,14 @@ def _with_lora(model: nn.Module, config: FieldVectorsConfig) -> nn.Module:
         raise UserError(f"LoRA finds nothing to tune ({error}); name projections with lora_targets") from error
 
 
-def _last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint in a folder; those that a kill left half written are removed."""
+def _last_checkpoint(folder: Path, patience: int | None) -> str | None:
+    """The newest checkpoint to go on from; those that a kill left half written are removed.
+
+    So is one at which the tuning stopped early: the Trainer would go on from there.
+    """
     while folder.is_dir() and (last := get_last_checkpoint(str(folder))):
-        # The Trainer writes its state last.
-        if read_json(Path(last) / "trainer_state.json"):
+        state = read_json(Path(last) / "trainer_state.json")  # the Trainer writes it last
+        if state and not gets_no_better(state["log_history"], patience):
             logging.info("SSFT goes on from %s", last)
             return last
         shutil.rmtree(last)

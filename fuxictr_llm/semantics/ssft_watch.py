@@ -54,21 +54,20 @@ class BestEpoch(TrainerCallback):
         # Before this step's checkpoint is written, so that the checkpoint knows of it.
         if state.global_step % (state.max_steps // int(args.num_train_epochs)):
             return
-        accuracy, before = self.measure(), accuracies(state)
+        accuracy, before = self.measure(), accuracies(state.log_history)
         state.log_history.append({"step": state.global_step, "epoch": round(state.epoch), ACCURACY: accuracy})
         logging.info("SSFT epoch %d: field identification %.4f", round(state.epoch), accuracy)
         # On a tie the later epoch: its loss is lower.
         if state.is_world_process_zero and accuracy >= max((value for _, value in before), default=0):
             with replacing(self.file) as temporary:
                 save_file(get_peft_model_state_dict(model), temporary)
-        values = [value for _, value in [*before, (state.global_step, accuracy)]]
-        if self.patience is not None and len(values) - 1 - values.index(max(values)) >= self.patience:
+        if gets_no_better(state.log_history, self.patience):
             logging.info("SSFT stops early: no better accuracy for %d epochs", self.patience)
             control.should_training_stop = True
 
     def best_epoch(self, state: Any) -> int:
         """The epoch whose weights are kept, counted from 1."""
-        values = [value for _, value in accuracies(state)]
+        values = [value for _, value in accuracies(state.log_history)]
         return len(values) - values[::-1].index(max(values))
 
     def restore(self, model: nn.Module) -> None:
@@ -76,14 +75,20 @@ class BestEpoch(TrainerCallback):
         set_peft_model_state_dict(model, load_file(self.file))
 
 
-def accuracies(state: Any) -> list[tuple[int, float]]:
-    """Step and accuracy of the epochs so far."""
-    return [(entry["step"], entry[ACCURACY]) for entry in state.log_history if ACCURACY in entry]
+def gets_no_better(log: list[dict[str, Any]], patience: int | None) -> bool:
+    """Whether the best epoch is `patience` epochs ago."""
+    values = [value for _, value in accuracies(log)]
+    return patience is not None and bool(values) and len(values) - 1 - values.index(max(values)) >= patience
 
 
-def losses(state: Any) -> list[tuple[int, float]]:
-    """Step and loss, as far as they were logged."""
-    return [(entry["step"], float(entry["loss"])) for entry in state.log_history if "loss" in entry]
+def accuracies(log: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """Step and accuracy of the epochs in a trainer's log."""
+    return [(entry["step"], entry[ACCURACY]) for entry in log if ACCURACY in entry]
+
+
+def losses(log: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """Step and loss, as far as a trainer logged them."""
+    return [(entry["step"], float(entry["loss"])) for entry in log if "loss" in entry]
 
 
 class FiniteGradients(TrainerCallback):

@@ -227,6 +227,20 @@ def test_a_killed_tuning_keeps_its_best_epoch_too(tiny_llm, monkeypatch):
     assert all(torch.equal(value, again.model.state_dict()[name]) for name, value in whole.model.state_dict().items())
 
 
+def test_a_tuning_killed_after_its_early_stop_does_not_go_on(tiny_llm, monkeypatch):
+    """2 steps an epoch: the fifth epoch ends with a checkpoint, and stops."""
+    config = FieldVectorsConfig(ssft_epochs=9, ssft_batch_size=4).filled()
+    prompts = sample_prompts(CATALOG, 6, 0.34, 0)
+
+    def tuned(folder, measured):
+        random_accuracies(monkeypatch, measured)
+        return tune(load_language_model(tiny_llm, "float32", "auto", gpu=-1), CATALOG, *prompts, config, Path(folder))
+
+    facts = tuned("ssft", [0.1, 0.2, 0.3, 0.4, 0.3, 0.3, 0.4])
+    assert Path("ssft/checkpoint-10").is_dir() and facts["epochs"] == 5
+    assert tuned("ssft", [0.1, 0.2, 0.3, 0.4, 0.3, 0.3, 0.4]) == facts
+
+
 @pytest.mark.parametrize("kind", ["loss", "gradients"])
 def test_numbers_that_are_none_stop_the_tuning_at_their_step(model, monkeypatch, kind):
     calls, loss = [], ssft.contrastive_loss
