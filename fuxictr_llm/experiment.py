@@ -100,7 +100,7 @@ def prepare_run(experiment: Experiment, model_id: str) -> Run:
     if run.params["method"]:
         method = registry.find_method(run.params["method"])
         _change(run, method.model_cls.prepare(checked(method.config_cls, run.params), run))
-    _change(run, prepare_value_vectors(run))
+    _change(run, prepare_value_vectors(run, experiment.params))
     return run
 
 

@@ -74,13 +74,15 @@ class LanguageModel:
         """
         self.model.eval()
         rows = [self.framed(self.tokens(text, limit)) for text in texts]
-        self._check_positions(max(map(len, rows)))
-        vectors = torch.zeros(len(rows), self.model.config.hidden_size)
+        self._check_positions(max(map(len, rows), default=0))
         # The longest first: too little memory shows at once.
         order = sorted((i for i, row in enumerate(rows) if row), key=lambda i: len(rows[i]), reverse=True)
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        for chosen in tqdm(batches, desc="encoding texts", disable=len(rows) < SHOW_PROGRESS_FROM):
-            vectors[chosen] = self.embed(self.batch([rows[i] for i in chosen])).cpu()
+        shown = tqdm(batches, desc="encoding texts", disable=len(rows) < SHOW_PROGRESS_FROM)
+        parts = [self.embed(self.batch([rows[i] for i in chosen])).cpu() for chosen in shown]
+        vectors = torch.zeros(len(rows), parts[0].shape[1] if parts else 0)
+        if parts:
+            vectors[order] = torch.cat(parts)
         return vectors
 
     def _check_positions(self, longest: int) -> None:

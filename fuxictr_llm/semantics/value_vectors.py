@@ -4,7 +4,7 @@ Shape symbols: `N` train values of a column, `D_llm` width of the language model
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,24 +43,31 @@ class ColumnValues:
     oov_idx: int
 
 
-def prepare_value_vectors(run: Any) -> dict[str, Any]:
-    """Files for the columns with `pretrained_emb: llm`, and the `feature_specs` that name them; nothing without any.
+def prepare_value_vectors(run: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`feature_specs` in which each column with `pretrained_emb: llm` has a file, made where it is not in the store.
+
+    Columns with a file of the user's get what FuxiCTR wants to know besides. Without any of both, nothing changes.
 
     Args:
         run: the experiment under way; its stages and notes are added to.
+        settings: the experiment's own; a method may have put files in the place of some of the run's.
 
     Raises:
         UserError: a column has no vocabulary, two that share an embedding ask for different things, or the language
             model cannot be had.
     """
+    specs = [*_of_language_model(run, settings), *_of_given_files(run)]
+    return {"feature_specs": [*(run.params.get("feature_specs") or []), *specs]} if specs else {}
+
+
+def _of_language_model(run: Any, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     columns = run.feature_map.features
     asked = {name: spec for name, spec in columns.items() if spec.get("pretrained_emb") == LLM}
     if not asked:
-        return {}
-    config = value_config(run.params)
-    files = make_value_vectors(config, run, asked)
+        return []
+    config = value_config(settings)
     specs: dict[str, dict[str, Any]] = {}
-    for name, file in files.items():
+    for name, file in make_value_vectors(config, run, asked).items():
         spec = {
             "pretrained_emb": str(Path(file["path"]).absolute()),
             "pretrain_dim": file["dim"],
@@ -73,7 +80,19 @@ def prepare_value_vectors(run: Any) -> dict[str, Any]:
                 raise UserError(f"{name!r} and {target!r} share an embedding: ask for the same vectors for both")
     resolved = [{"name": name, **spec} for name, spec in specs.items()]
     logging.info("feature_specs with files, as FuxiCTR's own scripts take them: %s", resolved)
-    return {"feature_specs": [*(run.params.get("feature_specs") or []), *resolved]}
+    return resolved
+
+
+def _of_given_files(run: Any) -> list[dict[str, Any]]:
+    """FuxiCTR takes the id of unseen values out of the feature map of a data set that was built without the file."""
+    columns = run.feature_map.features
+    given = [name for name, spec in columns.items() if spec.get("pretrained_emb", LLM) != LLM]
+    defaults = {name: {"freeze_emb": True, "oov_idx": _vocabulary(run, name)[1]} for name in given}
+    return [
+        {"name": name, **{key: value for key, value in defaults[name].items() if key not in columns[name]}}
+        for name in given
+        if not defaults[name].keys() <= columns[name].keys()
+    ]
 
 
 def make_value_vectors(
@@ -101,10 +120,9 @@ def make_value_vectors(
                 raise UserError(
                     f"column {name!r} has the value {strange!r}: FuxiCTR reads no such h5; use --format npz"
                 )
-    with run.stages("language model"):
-        encoder = TextEncoder(config, run.params["gpu"])
     files = {}
     with run.stages("encode values") as stage:
+        encoder = TextEncoder(config, run.params["gpu"])
         for name, column in values.items():
             width = _width(config, run.feature_map, name)
             path, manifest = _file(config, encoder, name, column, width, file_format)
@@ -130,17 +148,8 @@ def column_values(config: ValueVectorsConfig, run: Any, name: str) -> ColumnValu
     columns = run.feature_map.features
     if name not in columns:
         raise unknown("column", name, columns, f"data set {run.params['dataset_id']!r}")
-    kind = columns[name]["type"]
-    if kind in NO_VALUES:
-        raise UserError(f"column {name!r} is of type {kind}: {NO_VALUES[kind]}; name a categorical or sequence column")
+    keys, oov_idx = _vocabulary(run, name)
     owner = _owner(name, columns)
-    vocabulary = (read_json(run.data_dir / "feature_vocab.json") or {}).get(owner) or {}
-    oov_idx = vocabulary.get("__OOV__", len(vocabulary))
-    # A file of vectors that FuxiCTR built in puts values of other splits behind the id of unseen ones.
-    keys = tuple(key for key, index in vocabulary.items() if key not in RESERVED and index < oov_idx)
-    if not keys:
-        where = str(run.data_dir / "feature_vocab.json")
-        raise UserError(f"column {name!r} has no values in {where!r}, so there is nothing to make vectors of")
     field_config = run.params.get("field_config")
     words = read_field_config(field_config).get("values") or {}
     in_words = {str(key): str(text) for column in (name, owner) for key, text in (words.get(column) or {}).items()}
@@ -149,6 +158,22 @@ def column_values(config: ValueVectorsConfig, run: Any, name: str) -> ColumnValu
         catalog = load_catalog(run.feature_map, run.data_dir, field_config)
         head = f"{next(field.text for field in catalog.fields if field.name == owner)}:"
     return ColumnValues(keys, tuple(in_words.get(key, key) for key in keys), head, oov_idx)
+
+
+def _vocabulary(run: Any, name: str) -> tuple[tuple[str, ...], int]:
+    """The train values of the embedding of a column, in FuxiCTR's order, and the id of unseen ones."""
+    columns = run.feature_map.features
+    kind = columns[name]["type"]
+    if kind in NO_VALUES:
+        raise UserError(f"column {name!r} is of type {kind}: {NO_VALUES[kind]}; name a categorical or sequence column")
+    path = run.data_dir / "feature_vocab.json"
+    vocabulary = (read_json(path) or {}).get(_owner(name, columns)) or {}
+    oov_idx = vocabulary.get("__OOV__", len(vocabulary))
+    # A file of vectors that FuxiCTR built in puts values of other splits behind the id of unseen ones.
+    keys = tuple(key for key, index in vocabulary.items() if key not in RESERVED and index < oov_idx)
+    if not keys:
+        raise UserError(f"column {name!r} has no values in {str(path)!r}, so there is nothing to make vectors of")
+    return keys, oov_idx
 
 
 def _owner(name: str, columns: dict[str, dict[str, Any]]) -> str:
