@@ -68,6 +68,11 @@ class Experiment:
         if not method or ":" not in model_keys["model"]:  # FuxiCTR's scripts know a model by one name
             model_keys["model"] = "_".join(filter(None, (model_keys["model"], model_keys.pop("method"))))
         dataset = {key: value for key, value in self._settings().items() if key in self.dataset_keys}
+        if asks_for_vectors(self.params):
+            logging.warning(
+                "'pretrained_emb: llm' works with our commands; FuxiCTR's own scripts take the feature_specs that "
+                "'python -m fuxictr_llm encode' prints"
+            )
         writable_dir(folder, "give another folder with --to")
         for name, entry in (
             ("model_config", {self.expid: {**model_keys, "dataset_id": dataset_id}}),

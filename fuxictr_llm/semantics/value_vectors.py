@@ -85,14 +85,12 @@ def _of_language_model(run: Any, settings: Mapping[str, Any]) -> list[dict[str, 
 
 def _of_given_files(run: Any) -> list[dict[str, Any]]:
     """FuxiCTR takes the id of unseen values out of the feature map of a data set that was built without the file."""
-    columns = run.feature_map.features
-    given = [name for name, spec in columns.items() if spec.get("pretrained_emb", LLM) != LLM]
-    defaults = {name: {"freeze_emb": True, "oov_idx": _vocabulary(run, name)[1]} for name in given}
-    return [
-        {"name": name, **{key: value for key, value in defaults[name].items() if key not in columns[name]}}
-        for name in given
-        if not defaults[name].keys() <= columns[name].keys()
-    ]
+    specs = []
+    for name, spec in run.feature_map.features.items():
+        if spec.get("pretrained_emb", LLM) != LLM and not {"freeze_emb", "oov_idx"} <= spec.keys():
+            known = {"freeze_emb": True, "oov_idx": _vocabulary(run, name)[1]} | spec
+            specs.append({"name": name, "freeze_emb": known["freeze_emb"], "oov_idx": known["oov_idx"]})
+    return specs
 
 
 def make_value_vectors(
@@ -113,7 +111,7 @@ def make_value_vectors(
         UserError: a column is unknown or has no vocabulary, a value is not ASCII in an h5 file, or the language model
             cannot be had.
     """
-    values = {name: column_values(config, run, name) for name in names}
+    values = _train_values(run, names, described=config.value_text == "described")
     if file_format == "h5":
         for name, column in values.items():
             if strange := next((key for key in column.keys if not key.isascii()), None):
@@ -139,25 +137,22 @@ def make_value_vectors(
     return files
 
 
-def column_values(config: ValueVectorsConfig, run: Any, name: str) -> ColumnValues:
-    """The train values of a column, or of the column whose embedding it shares, from the built data set's vocabulary.
-
-    Raises:
-        UserError: there is no such column, it has no values, or the field config does not fit the data set.
-    """
-    columns = run.feature_map.features
-    if name not in columns:
-        raise unknown("column", name, columns, f"data set {run.params['dataset_id']!r}")
-    keys, oov_idx = _vocabulary(run, name)
-    owner = _owner(name, columns)
-    field_config = run.params.get("field_config")
+def _train_values(run: Any, names: Iterable[str], described: bool) -> dict[str, ColumnValues]:
+    """The train values of columns, or of the columns whose embeddings they share, in words where there are some."""
+    columns, field_config = run.feature_map.features, run.params.get("field_config")
+    fields = {field.name: field.text for field in load_catalog(run.feature_map, run.data_dir, field_config).fields}
     words = read_field_config(field_config).get("values") or {}
-    in_words = {str(key): str(text) for column in (name, owner) for key, text in (words.get(column) or {}).items()}
-    head = ""
-    if config.value_text == "described":
-        catalog = load_catalog(run.feature_map, run.data_dir, field_config)
-        head = f"{next(field.text for field in catalog.fields if field.name == owner)}:"
-    return ColumnValues(keys, tuple(in_words.get(key, key) for key in keys), head, oov_idx)
+    found = {}
+    for name in names:
+        if name not in columns:
+            raise unknown("column", name, columns, f"data set {run.params['dataset_id']!r}")
+        keys, oov_idx = _vocabulary(run, name)
+        owner = _owner(name, columns)
+        # YAML reads coded values as numbers, FuxiCTR's vocabulary holds texts.
+        in_words = {str(key): str(text) for of in (name, owner) for key, text in (words.get(of) or {}).items()}
+        head = f"{fields[owner]}:" if described else ""
+        found[name] = ColumnValues(keys, tuple(in_words.get(key, key) for key in keys), head, oov_idx)
+    return found
 
 
 def _vocabulary(run: Any, name: str) -> tuple[tuple[str, ...], int]:
