@@ -47,7 +47,7 @@ class ValueVectorsConfig:
     llm_max_value_tokens: Annotated[int, Field(ge=1)] = 32
     value_text: Literal["described", "plain"] = "described"
     value_dim: Annotated[int, Field(ge=1)] | Literal["full"] | None = None
-    value_scale: Annotated[float, Field(gt=0)] | None = 0.1
+    value_scale: Annotated[float, Field(gt=0)] | None = 0.01
     value_usage: Literal["init", "sum", "concat"] = "init"
     value_freeze: bool = False
 

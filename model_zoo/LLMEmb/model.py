@@ -32,8 +32,7 @@ class LLMEmb(Enhancement):
 
     def __init__(self, config: LLMEmbConfig, anatomy: Anatomy):
         super().__init__(config, anatomy)
-        files = [spec.get("pretrained_emb") for spec in config.feature_specs or ()]
-        if not any(file and file != LLM for file in files):
+        if not config.given_files:
             raise UserError(
                 "LLMEmb needs feature_specs that name files of vectors; "
                 "'python -m fuxictr_llm encode --expid EXPID' makes and prints them"
@@ -42,6 +41,8 @@ class LLMEmb(Enhancement):
     @classmethod
     def prepare(cls, config: LLMEmbConfig, experiment: Any) -> dict[str, Any]:
         """`feature_specs` that ask for vectors of the chosen columns; the files are made where the specs are read."""
+        if config.given_files and config.value_fields is None:
+            return {}
         names = config.value_fields or columns_of_words(experiment)
         columns = experiment.feature_map.features
         for name in names:

@@ -130,10 +130,10 @@ def test_scripts_of_fuxictr_get_a_clear_word_or_given_files(configs, llm, tmp_pa
     assert model.enhancement.config.value_usage == "init"
     specs = prepared.params["feature_specs"]
     assert [spec["name"] for spec in specs[1:]] == ["color", "city", "tags"]
-    given = load_experiment("DeepFM_shop", configs, overrides={"feature_specs": specs[1:]})
+    given = load_experiment("DeepFM_LLMEmb_shop", configs, overrides={"feature_specs": specs[1:]})
     given.write_directory(tmp_path / "written")
-    written = load_experiment("DeepFM_shop", tmp_path / "written")
-    assert run_experiment(written).record["notes"] == {}
+    result = run_experiment(load_experiment("DeepFM_LLMEmb_shop", tmp_path / "written"))
+    assert result.record["notes"] == {} and result.run.params["feature_specs"] == specs[1:]
 
 
 def test_words_are_told_from_ids_and_hashes():
