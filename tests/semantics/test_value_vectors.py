@@ -15,13 +15,13 @@ from fuxictr_llm.__main__ import main
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.experiment import build_model, prepare_run, run_experiment
+from fuxictr_llm.experiment import build_model, prepare_data, prepare_run, run_experiment
 from fuxictr_llm.files import read_json
 from fuxictr_llm.semantics import text_vectors
 from fuxictr_llm.semantics.language_model import LanguageModel, load_language_model
 from fuxictr_llm.semantics.text_vectors import TextEncoder
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig
-from fuxictr_llm.semantics.value_vectors import shaped
+from fuxictr_llm.semantics.value_vectors import make_value_vectors, shaped
 from support import as_arguments
 
 RESERVED = {"__PAD__", "__OOV__"}
@@ -418,3 +418,11 @@ def test_a_column_without_values_is_named(prepared):
     edit("data/shop/feature_vocab.json", '"color"', '"colxr"')
     with pytest.raises(UserError, match="column 'color' has no values in '.*feature_vocab.json', so there is nothing"):
         prepared({"color": {}})
+
+
+def test_values_that_only_other_splits_have_are_left_out(configs, llm):
+    """FuxiCTR puts those behind __OOV__ when it builds a file of vectors in."""
+    run = prepare_data(load_experiment("DeepFM_shop", configs), "unused")
+    edit("data/shop/feature_vocab.json", '"__OOV__": 7', '"__OOV__": 7, "mauve": 8')
+    file = make_value_vectors(ValueVectorsConfig(**llm), run, ["color"])["color"]
+    assert file["values"] == 6 and file["oov_idx"] == 7 and "mauve" not in np.load(file["path"])["key"]
