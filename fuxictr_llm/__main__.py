@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from fuxictr_llm.errors import UserError
@@ -35,7 +36,10 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--list", action="store_true", help="list backbones, methods and data sets, and stop")
 
     _command(commands, "prepare", _prepare, "download and build an experiment's data, and stop")
-    _command(commands, "encode", _encode, "make what an experiment needs from a language model, and print where it is")
+    text = "make what an experiment needs from a language model, and print where it is"
+    encode = _command(commands, "encode", _encode, text)
+    encode.add_argument("--values", nargs="+", metavar="COLUMN", help="vectors of the values of these columns instead")
+    encode.add_argument("--format", choices=("npz", "h5"), help="with --values: kind of file (default: npz)")
     return parser
 
 
@@ -80,25 +84,60 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _encode(args: argparse.Namespace) -> None:
+    if args.values:
+        _encode_values(args)
+        return
+    if args.format:
+        raise UserError("--format goes with --values")
     experiment = _experiment(args)
-    if not experiment.params["method"]:
-        raise UserError(f"expid {experiment.expid!r} names no method, so it needs nothing from a language model")
     from fuxictr_llm.experiment import prepare_run
+    from fuxictr_llm.semantics.value_config import asks_for_vectors
 
+    if not experiment.params["method"] and not asks_for_vectors(experiment.params):
+        raise UserError(
+            f"expid {experiment.expid!r} names no method and no column has pretrained_emb: llm, so it needs nothing "
+            "from a language model; --values COLUMN makes vectors of a column's values"
+        )
     run = prepare_run(experiment, experiment.expid)
-    if distributed.is_first():
-        print(run.params.get("field_vectors"))
+    _print_files(run)
 
 
-def _experiment(args: argparse.Namespace):
-    """The resolved experiment."""
+def _encode_values(args: argparse.Namespace) -> None:
+    """Vectors as the language model gives them, unless `--set` has them reduced or scaled."""
+    asked = {
+        "feature_specs": [{"name": args.values, "pretrained_emb": "llm"}],
+        "value_dim": "full",
+        "value_scale": None,
+    }
+    experiment = _experiment(args, asked)
+    from fuxictr_llm.experiment import prepare_data
+    from fuxictr_llm.semantics.value_config import value_config
+    from fuxictr_llm.semantics.value_vectors import make_value_vectors
+
+    # It was there to make the keys known; whether the columns exist is asked below, by the name of the option.
+    experiment = replace(experiment, params={**experiment.params, "feature_specs": None})
+    run = prepare_data(experiment, experiment.expid)
+    make_value_vectors(value_config(run.params), run, args.values, args.format or "npz")
+    _print_files(run)
+
+
+def _print_files(run) -> None:
+    if not distributed.is_first():
+        return
+    files = [run.notes.get("field_vectors", {}), *run.notes.get("value_vectors", {}).get("columns", {}).values()]
+    for path in dict.fromkeys(file["path"] for file in files if file):
+        print(path)
+
+
+def _experiment(args: argparse.Namespace, defaults: dict | None = None):
+    """The resolved experiment; `--set` wins over `defaults`, which win over the config."""
     if not args.expid:
         raise UserError("--expid is missing, for example --expid DeepFM_LLaCTR_movielens100k; --list shows the parts")
     level = logging.INFO if distributed.is_first() else logging.ERROR
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
     from fuxictr_llm.config import load_experiment, parse_overrides
 
-    overrides = parse_overrides(args.set)
+    overrides = {**(defaults or {}), **parse_overrides(args.set)}
     return load_experiment(args.expid, args.config, seed=args.seed, overrides=overrides, gpu=_gpu(args.gpu))
 
 

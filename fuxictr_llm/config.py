@@ -14,6 +14,7 @@ from fuxictr_llm.config_sources import Source, read_source
 from fuxictr_llm.errors import UserError, nearest
 from fuxictr_llm.files import digest_of, replacing, writable_dir
 from fuxictr_llm.keys import GROUP_METRICS, REGULARIZERS, REQUIRED, REQUIRED_OF_CSV, DatasetKeys, ModelKeys
+from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors, moved_to_specs, value_config
 from fuxictr_llm.yamls import dump_yaml, parse_yaml
 
 # Where a run takes place, how much it prints and what it is called do not change what it computes.
@@ -67,6 +68,11 @@ class Experiment:
         if not method or ":" not in model_keys["model"]:  # FuxiCTR's scripts know a model by one name
             model_keys["model"] = "_".join(filter(None, (model_keys["model"], model_keys.pop("method"))))
         dataset = {key: value for key, value in self._settings().items() if key in self.dataset_keys}
+        if asks_for_vectors(self.params):
+            logging.warning(
+                "'pretrained_emb: llm' works with our commands; FuxiCTR's own scripts take the feature_specs that "
+                "'python -m fuxictr_llm encode' prints"
+            )
         writable_dir(folder, "give another folder with --to")
         for name, entry in (
             ("model_config", {self.expid: {**model_keys, "dataset_id": dataset_id}}),
@@ -129,10 +135,10 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def _completed(params: dict[str, Any], gpu: int) -> dict[str, Any]:
-    """Fill in what depends on the machine and the call."""
+    """Fill in what depends on the machine and the call, and bring settings that mean the same into one form."""
     # FuxiCTR silently ignores a regularizer that is an integer.
     numbers = {key: float(params[key]) for key in REGULARIZERS if isinstance(params.get(key), int)}
-    return {**params, **numbers, "num_threads": params.get("num_threads") or _cores(), "gpu": gpu}
+    return {**moved_to_specs(params), **numbers, "num_threads": params.get("num_threads") or _cores(), "gpu": gpu}
 
 
 def _cores() -> int:
@@ -154,6 +160,8 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     hints = {**_constructor_hints(backbone), **get_type_hints(ModelKeys, include_extras=True)}
     hints |= get_type_hints(DatasetKeys, include_extras=True)
     known = {*hints, *(method.config_cls.__dataclass_fields__ if method else ())}
+    if asks_for_vectors(params):
+        known |= ValueVectorsConfig.__dataclass_fields__.keys()
     # A constructor with `regularizer` passes it on as these two, and takes neither of them.
     own_names = {"embedding_regularizer", "net_regularizer"} if "regularizer" in hints else set()
     known -= own_names
@@ -169,6 +177,8 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
             check_value(key, value, hints[key])
     if method:
         checked(method.config_cls, params)
+    if asks_for_vectors(params):
+        value_config(params)
     monitor = params.get("monitor") or "AUC"
     metrics = [*params["metrics"], *([monitor] if isinstance(monitor, str) else monitor)]
     grouped = [metric for metric in metrics if metric.startswith(GROUP_METRICS)]

@@ -25,8 +25,10 @@ from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.enhancement import enhance, set_weight_decay
 from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
+from fuxictr_llm.pretrained import readable_vocabulary, zero_padding
 from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
 from fuxictr_llm.semantics import distributed
+from fuxictr_llm.semantics.value_vectors import prepare_value_vectors
 from fuxictr_llm.training import OTHER_MODEL_ROOT, fit
 
 
@@ -99,7 +101,23 @@ def run_experiment(experiment: Experiment) -> Result:
 
 
 def prepare_run(experiment: Experiment, model_id: str) -> Run:
-    """Everything up to training: raw data, built data, what the method needs from a language model."""
+    """Everything up to training: raw data, built data, what method and columns need from a language model."""
+    run = prepare_data(experiment, model_id)
+    if run.params["method"]:
+        method = registry.find_method(run.params["method"])
+        _change(run, method.model_cls.prepare(checked(method.config_cls, run.params), run))
+    _change(run, prepare_value_vectors(run, experiment.params))
+    return run
+
+
+def _change(run: Run, changes: dict[str, Any]) -> None:
+    run.params |= changes
+    if "feature_specs" in changes:
+        run.feature_map = load_feature_map(run.params, run.data_dir)
+
+
+def prepare_data(experiment: Experiment, model_id: str) -> Run:
+    """The run of an experiment, with raw and built data in place."""
     stages = Stages()
     params = {**experiment.params, "model_id": model_id}
     torch.set_num_threads(params["num_threads"])
@@ -110,11 +128,7 @@ def prepare_run(experiment: Experiment, model_id: str) -> Run:
         with stages("build data"):
             params |= built_data(params)
     data_dir = Path(params["data_root"]) / params["dataset_id"]
-    run = Run(params, data_dir, load_feature_map(params, data_dir), stages)
-    if params["method"]:
-        method = registry.find_method(params["method"])
-        run.params |= method.model_cls.prepare(checked(method.config_cls, params), run)
-    return run
+    return Run(params, data_dir, load_feature_map(params, data_dir), stages)
 
 
 def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:
@@ -149,7 +163,9 @@ def build_model(run: Run) -> BaseModel:
     torch.set_num_threads(params["num_threads"])
     seed_everything(params["seed"])  # what went before (a language model, say) must not show in the weights
     try:
-        model = cls(run.feature_map, **params)
+        with readable_vocabulary(run.feature_map):
+            model = cls(run.feature_map, **params)
+        zero_padding(model)
         model.regularization_loss()  # FuxiCTR reads the regularizers only when it trains
         set_weight_decay(model.optimizer, params.get("weight_decay"))
         return model

@@ -17,6 +17,21 @@ Metric = Annotated[str, Field(pattern=r"^(AUC|logloss|binary_crossentropy|gAUC|a
 GROUP_METRICS = ("gAUC", "avgAUC", "MRR", "NDCG")
 
 
+class GivenVectors(TypedDict, total=False):
+    """What FuxiCTR reads of a column whose embedding starts from given vectors."""
+
+    pretrained_emb: str  # a file, or `llm`: vectors of a language model, made where they are needed
+    pretrain_usage: Literal["init", "sum", "concat"]
+    pretrain_dim: Positive
+    freeze_emb: bool
+
+
+class FeatureSpec(GivenVectors, total=False):
+    """Changes to the columns of a built data set; they may have more keys."""
+
+    name: Required[str | list[str]]
+
+
 class ModelKeys(TypedDict, total=False):
     """What to train and how: `Base`, backbone, method and expid entries."""
 
@@ -58,11 +73,11 @@ class ModelKeys(TypedDict, total=False):
     buffer_size: Positive
     group_id: str | None
     use_features: list[str] | None
-    feature_specs: list[dict[str, Any]] | None
+    feature_specs: list[FeatureSpec] | None
     feature_config: Any
 
 
-class Column(TypedDict, total=False):
+class Column(GivenVectors, total=False):
     """What FuxiCTR reads of every feature column; a column may have more keys."""
 
     name: Required[str | list[str]]

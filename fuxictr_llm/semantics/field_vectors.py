@@ -2,17 +2,16 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
 from torch import Tensor
 
 from fuxictr_llm.errors import unknown
-from fuxictr_llm.files import digest_of, digest_of_file, explain_write_errors, writable_dir
+from fuxictr_llm.files import digest_of, digest_of_file
 from fuxictr_llm.semantics import controls, distributed, store
 from fuxictr_llm.semantics.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.semantics.config import FieldVectorsConfig
@@ -96,7 +95,8 @@ def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatal
         config = replace(config, ssft_epochs=0)
     prompts = sample_prompts(catalog, config.ssft_values_per_field, config.ssft_held_out, config.ssft_seed)
     made_from = _made_from(config, digest, catalog, prompts, on_gpu=run.params["gpu"] >= 0)
-    with _alone(made_from):
+    # The other processes of torchrun are let in by the first.
+    with store.alone(KIND, made_from, FILE) if distributed.is_first() else nullcontext():
         found = distributed.as_the_first_says(lambda: store.find(KIND, made_from, FILE))
         if found is None:
             return _compute(config, run, folder, catalog, prompts, made_from)
@@ -105,18 +105,6 @@ def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatal
         with run.stages(stage, cached=True):
             pass
     return found
-
-
-@contextmanager
-def _alone(made_from: dict[str, Any]) -> Iterator[None]:
-    """While a run is in the block, a second one that needs the same vectors waits, and then finds them."""
-    if store.find(KIND, made_from, FILE) or not distributed.is_first():
-        yield  # the other processes of a run come with the first
-        return
-    entry = store.entry_dir(KIND, made_from)
-    writable_dir(entry.parent, "move the cache with FUXICTR_LLM_CACHE")
-    with FileLock(entry.with_suffix(".lock")):
-        yield
 
 
 def _made_from(
@@ -169,8 +157,7 @@ def _compute(
             KIND, made_from, FILE, lambda path: write_field_vectors(path, vectors, catalog.names, untuned), facts
         )
 
-    with explain_write_errors(store.entry_dir(KIND, made_from), "move the cache with FUXICTR_LLM_CACHE"):
-        found = distributed.as_the_first_says(save)
+    found = distributed.as_the_first_says(save)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return found
 

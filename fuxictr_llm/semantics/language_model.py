@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from tqdm import tqdm
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from fuxictr_llm.errors import UserError, reason_of
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
+SHOW_PROGRESS_FROM = 500
 
 
 @dataclass
@@ -71,12 +73,35 @@ class LanguageModel:
         return pool(hidden.float(), batch["attention_mask"].to(hidden.device), self.pooling)
 
     @torch.no_grad()
-    def encode(self, texts: Iterable[str], batch_size: int = 32) -> Tensor:
-        """Vectors of whole texts, `[N, D_llm]`, in float32 on the CPU."""
+    def encode(self, texts: Iterable[str], batch_size: int = 32, limit: int | None = None) -> Tensor:
+        """Vectors of texts, each cut at `limit` tokens, `[N, D_llm]`, in float32 on the CPU.
+
+        Texts of one length share a batch, so that there is little padding; those of many show a progress bar. A text
+        of no token at all has zeros.
+
+        Raises:
+            UserError: a text is longer than the language model can read.
+        """
         self.model.eval()
-        rows = [self.framed(self.tokens(text)) for text in texts]
-        parts = [self.embed(self.batch(rows[i : i + batch_size])) for i in range(0, len(rows), batch_size)]
-        return torch.cat(parts).cpu()
+        rows = [self.framed(self.tokens(text, limit)) for text in texts]
+        self._check_positions(max(map(len, rows), default=0))
+        # The longest first: too little memory shows at once.
+        order = sorted((i for i, row in enumerate(rows) if row), key=lambda i: len(rows[i]), reverse=True)
+        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        shown = tqdm(batches, desc="encoding texts", disable=len(rows) < SHOW_PROGRESS_FROM)
+        parts = [self.embed(self.batch([rows[i] for i in chosen])).cpu() for chosen in shown]
+        vectors = torch.zeros(len(rows), parts[0].shape[1] if parts else 0)
+        if parts:
+            vectors[order] = torch.cat(parts)
+        return vectors
+
+    def _check_positions(self, longest: int) -> None:
+        positions = getattr(self.model.config, "max_position_embeddings", None) or longest
+        if longest > positions:
+            raise UserError(
+                f"a text of {longest} tokens does not fit into the {positions} positions of the language model; "
+                "lower llm_max_value_tokens, or take another language_model"
+            )
 
 
 def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:

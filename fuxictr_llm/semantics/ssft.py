@@ -22,7 +22,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import explain_write_errors, read_json
-from fuxictr_llm.semantics import distributed
+from fuxictr_llm.semantics import distributed, store
 from fuxictr_llm.semantics.catalog import FieldCatalog
 from fuxictr_llm.semantics.config import FieldVectorsConfig
 from fuxictr_llm.semantics.language_model import LanguageModel
@@ -41,7 +41,6 @@ from fuxictr_llm.semantics.ssft_watch import (
 SAVE_STEPS = 10
 # Up to so many steps each one's loss is kept, above that the mean of every SAVE_STEPS.
 STEPS_LOGGED_ALONE = 200
-OTHER_CACHE = "move the cache with FUXICTR_LLM_CACHE"
 
 
 def contrastive_loss(prompts: Tensor, fields: Tensor, answers: Tensor, tau: float) -> Tensor:
@@ -121,7 +120,7 @@ def tune(
     for callback in [progress, FiniteGradients(checkpoints), *([best] if held_out else [])]:
         trainer.add_callback(callback)
     last = distributed.as_the_first_says(lambda: _last_checkpoint(checkpoints, config.ssft_patience))
-    with explain_write_errors(checkpoints, OTHER_CACHE), progress.closed_at_the_end():
+    with explain_write_errors(checkpoints, store.OTHER_CACHE), progress.closed_at_the_end():
         trainer.train(resume_from_checkpoint=last)
     if held_out:
         distributed.wait_for_all()  # the first process writes the weights

@@ -5,11 +5,25 @@ its sha256. An entry that is not whole, or whose file changed, counts as absent.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fuxictr_llm.files import cache_dir, digest_of, digest_of_file, read_json, replacing_dir, writable_dir, write_json
+from filelock import FileLock
+
+from fuxictr_llm.files import (
+    cache_dir,
+    digest_of,
+    digest_of_file,
+    explain_write_errors,
+    read_json,
+    replacing_dir,
+    writable_dir,
+    write_json,
+)
+
+OTHER_CACHE = "move the cache with FUXICTR_LLM_CACHE"
 
 
 def entry_dir(kind: str, made_from: Mapping[str, Any]) -> Path:
@@ -41,11 +55,34 @@ def save(
     Args:
         write: is given the path to write the file to.
         facts: what the manifest should say besides `made_from` and the digest.
+
+    Raises:
+        UserError: it cannot be written.
     """
     folder = entry_dir(kind, made_from)
-    writable_dir(folder.parent, "move the cache with FUXICTR_LLM_CACHE")
-    with replacing_dir(folder) as temporary:
+    writable_dir(folder.parent, OTHER_CACHE)
+    with explain_write_errors(folder, OTHER_CACHE), replacing_dir(folder) as temporary:
         write(temporary / file_name)
         manifest = {"made_from": made_from, "sha256": digest_of_file(temporary / file_name), **facts}
         write_json(temporary / "manifest.json", manifest)
     return folder / file_name, manifest
+
+
+def find_or_make(
+    kind: str, made_from: Mapping[str, Any], file_name: str, make: Callable[[], tuple[Path, dict[str, Any]]]
+) -> tuple[Path, dict[str, Any]]:
+    """The entry's file and manifest, from `make`, which saves it, where it is not there."""
+    with alone(kind, made_from, file_name):
+        return find(kind, made_from, file_name) or make()
+
+
+@contextmanager
+def alone(kind: str, made_from: Mapping[str, Any], file_name: str) -> Iterator[None]:
+    """While a process is in the block, others that need the same entry wait, and then find it."""
+    if find(kind, made_from, file_name):
+        yield
+        return
+    entry = entry_dir(kind, made_from)
+    writable_dir(entry.parent, OTHER_CACHE)
+    with FileLock(entry.with_suffix(".lock")):
+        yield

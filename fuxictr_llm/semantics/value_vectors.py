@@ -1,0 +1,266 @@
+"""Vectors of feature values, in the form of FuxiCTR's `pretrained_emb`: vocabulary -> texts -> vectors -> file.
+
+Shape symbols: `N` train values of a column, `D_llm` width of the language model, `D` width of the vectors in a file.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+
+from fuxictr_llm.errors import UserError, unknown
+from fuxictr_llm.files import digest_of, read_json
+from fuxictr_llm.semantics import controls, store
+from fuxictr_llm.semantics.catalog import RESERVED, load_catalog, read_field_config
+from fuxictr_llm.semantics.text_vectors import TextEncoder
+from fuxictr_llm.semantics.value_config import LLM, ValueVectorsConfig, value_config
+
+KIND = "value_vectors"
+FORMATS = ("npz", "h5")
+TEXTS = "values of the train split"
+# Raise it when the same settings would give other files.
+VERSION = 1
+NO_VALUES = {
+    "numeric": "numbers are no values of a vocabulary",
+    "embedding": "its rows are vectors already",
+    "meta": "no model reads it",
+}
+
+
+@dataclass(frozen=True)
+class ColumnValues:
+    """The train values of a column: FuxiCTR's keys, the same in words, what they are, and the id of all others."""
+
+    keys: tuple[str, ...]
+    words: tuple[str, ...]
+    head: str
+    oov_idx: int
+
+
+def prepare_value_vectors(run: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`feature_specs` in which each column with `pretrained_emb: llm` has a file, made where it is not in the store.
+
+    Columns with a file of the user's get what FuxiCTR wants to know besides. Without any of both, nothing changes.
+
+    Args:
+        run: the experiment under way; its stages and notes are added to.
+        settings: the experiment's own; a method may have put files in the place of some of the run's.
+
+    Raises:
+        UserError: a column has no vocabulary, two that share an embedding ask for different things, or the language
+            model cannot be had.
+    """
+    specs = [*_of_language_model(run, settings), *_of_given_files(run)]
+    return {"feature_specs": [*(run.params.get("feature_specs") or []), *specs]} if specs else {}
+
+
+def _of_language_model(run: Any, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    columns = run.feature_map.features
+    asked = {name: spec for name, spec in columns.items() if spec.get("pretrained_emb") == LLM}
+    if not asked:
+        return []
+    config = value_config(settings)
+    specs: dict[str, dict[str, Any]] = {}
+    for name, file in make_value_vectors(config, run, asked).items():
+        spec = {
+            "pretrained_emb": str(Path(file["path"]).absolute()),
+            "pretrain_dim": file["dim"],
+            "pretrain_usage": asked[name].get("pretrain_usage", config.value_usage),
+            "freeze_emb": asked[name].get("freeze_emb", config.value_freeze),
+            "oov_idx": file["oov_idx"],
+        }
+        for target in (name, _owner(name, columns)):
+            if specs.setdefault(target, spec) != spec:
+                raise UserError(f"{name!r} and {target!r} share an embedding: ask for the same vectors for both")
+    resolved = [{"name": name, **spec} for name, spec in specs.items()]
+    logging.info("feature_specs with files, as FuxiCTR's own scripts take them: %s", resolved)
+    return resolved
+
+
+def _of_given_files(run: Any) -> list[dict[str, Any]]:
+    """FuxiCTR takes the id of unseen values out of the feature map of a data set that was built without the file."""
+    specs = []
+    for name, spec in run.feature_map.features.items():
+        if spec.get("pretrained_emb", LLM) != LLM and not {"freeze_emb", "oov_idx"} <= spec.keys():
+            known = {"freeze_emb": True, "oov_idx": _vocabulary(run, name)[1]} | spec
+            specs.append({"name": name, "freeze_emb": known["freeze_emb"], "oov_idx": known["oov_idx"]})
+    return specs
+
+
+def make_value_vectors(
+    config: ValueVectorsConfig, run: Any, names: Iterable[str], file_format: str = "npz"
+) -> dict[str, dict[str, Any]]:
+    """A file for each of the columns, with `key` (N values) and `value` (float32 `[N, D]`).
+
+    Args:
+        config: how the vectors are made.
+        run: the experiment under way; its stages and notes are added to.
+        names: columns of the data set.
+        file_format: `npz`, or `h5`, which FuxiCTR reads only where all values are ASCII.
+
+    Returns:
+        For each column `path`, `sha256`, `dim` (D), `values` (N), `oov_idx` and how much of the variance is kept.
+
+    Raises:
+        UserError: a column is unknown or has no vocabulary, a value is not ASCII in an h5 file, or the language model
+            cannot be had.
+    """
+    values = _train_values(run, names, described=config.value_text == "described")
+    if file_format == "h5":
+        for name, column in values.items():
+            if strange := next((key for key in column.keys if not key.isascii()), None):
+                raise UserError(
+                    f"column {name!r} has the value {strange!r}: FuxiCTR reads no such h5; use --format npz"
+                )
+    files = {}
+    with run.stages("encode values") as stage:
+        encoder = TextEncoder(config, run.params["gpu"])
+        for name, column in values.items():
+            width = _width(config, run.feature_map, name)
+            path, manifest = _file(config, encoder, name, column, width, file_format)
+            facts = {key: value for key, value in manifest.items() if key != "made_from"}
+            files[name] = {"path": str(path), **facts, "oov_idx": column.oov_idx}
+            logging.info("Vectors of the %d values of %r: %s", facts["values"], name, path)
+        stage |= {"rows": encoder.encoded} if encoder.encoded else {"cached": True}
+    run.notes["value_vectors"] = {
+        "source": config.field_vectors,
+        "texts": TEXTS,
+        "language_model": encoder.settings["language_model"],
+        "columns": files,
+    }
+    return files
+
+
+def _train_values(run: Any, names: Iterable[str], described: bool) -> dict[str, ColumnValues]:
+    """The train values of columns, or of the columns whose embeddings they share, in words where there are some."""
+    columns, field_config = run.feature_map.features, run.params.get("field_config")
+    fields = {field.name: field.text for field in load_catalog(run.feature_map, run.data_dir, field_config).fields}
+    words = read_field_config(field_config).get("values") or {}
+    found = {}
+    for name in names:
+        if name not in columns:
+            raise unknown("column", name, columns, f"data set {run.params['dataset_id']!r}")
+        keys, oov_idx = _vocabulary(run, name)
+        owner = _owner(name, columns)
+        # YAML reads coded values as numbers, FuxiCTR's vocabulary holds texts.
+        in_words = {str(key): str(text) for of in (name, owner) for key, text in (words.get(of) or {}).items()}
+        head = f"{fields[owner]}:" if described else ""
+        found[name] = ColumnValues(keys, tuple(in_words.get(key, key) for key in keys), head, oov_idx)
+    return found
+
+
+def _vocabulary(run: Any, name: str) -> tuple[tuple[str, ...], int]:
+    """The train values of the embedding of a column, in FuxiCTR's order, and the id of unseen ones."""
+    columns = run.feature_map.features
+    kind = columns[name]["type"]
+    if kind in NO_VALUES:
+        raise UserError(f"column {name!r} is of type {kind}: {NO_VALUES[kind]}; name a categorical or sequence column")
+    path = run.data_dir / "feature_vocab.json"
+    vocabulary = (read_json(path) or {}).get(_owner(name, columns)) or {}
+    oov_idx = vocabulary.get("__OOV__", len(vocabulary))
+    # A file of vectors that FuxiCTR built in puts values of other splits behind the id of unseen ones.
+    keys = tuple(key for key, index in vocabulary.items() if key not in RESERVED and index < oov_idx)
+    if not keys:
+        raise UserError(f"column {name!r} has no values in {str(path)!r}, so there is nothing to make vectors of")
+    return keys, oov_idx
+
+
+def _owner(name: str, columns: dict[str, dict[str, Any]]) -> str:
+    """The column whose embedding a column uses."""
+    shared = columns[name].get("share_embedding")
+    return shared if shared in columns else name
+
+
+def _width(config: ValueVectorsConfig, feature_map: Any, name: str) -> int | None:
+    """D; None where the language model's own width is asked for."""
+    spec = feature_map.features[name]
+    width = spec.get("pretrain_dim") or config.value_dim or spec.get("embedding_dim") or feature_map.default_emb_dim
+    return None if width == "full" else width
+
+
+def _file(
+    config: ValueVectorsConfig,
+    encoder: TextEncoder,
+    name: str,
+    column: ColumnValues,
+    width: int | None,
+    file_format: str,
+) -> tuple[Path, dict[str, Any]]:
+    """The column's file and manifest, from the store where it is there."""
+    placebo = {} if config.field_vectors == LLM else {"placebo": config.field_vectors, "seed": config.control_seed}
+    made_from = {
+        **encoder.settings,
+        "head": column.head,
+        "keys_sha256": digest_of(column.keys),
+        "words_sha256": digest_of(column.words),
+        "dim": width,
+        "scale": config.value_scale,
+        **placebo,
+        "format": file_format,
+        "version": [VERSION, encoder.settings["version"]],
+    }
+    file_name = f"value_vectors.{file_format}"
+
+    def make() -> tuple[Path, dict[str, Any]]:
+        vectors = encoder(column.words, column.head)
+        known = np.abs(vectors).sum(axis=1) > 0
+        if not known.any():
+            raise UserError(f"column {name!r}: the language model has no token for any of its values")
+        if not known.all():
+            logging.warning("%d values of %r have no token and no vector", (~known).sum(), name)
+        vectors, facts = shaped(vectors[known], width, config.value_scale)
+        if placebo:
+            placed = {"random": controls.random_like, "shuffled": controls.shuffled}[config.field_vectors]
+            vectors = placed(torch.from_numpy(vectors), config.control_seed).numpy()
+        keys = np.array(column.keys)[known]
+        facts = {"values": len(keys), "dim": vectors.shape[1], **facts}
+        write = {"npz": _write_npz, "h5": _write_h5}[file_format]
+        return store.save(KIND, made_from, file_name, lambda path: write(path, keys, vectors), facts)
+
+    return store.find_or_make(KIND, made_from, file_name, make)
+
+
+def shaped(vectors: np.ndarray, width: int | None, scale: float | None) -> tuple[np.ndarray, dict[str, Any]]:
+    """`[N, D_llm] -> [N, D]`: reduced by a PCA fitted on the rows, without their mean, at the root mean square `scale`.
+
+    Args:
+        width: D; None, or D_llm itself, leaves the vectors unreduced. Fewer components than D (there are at most
+            N - 1) are filled up with zeros.
+        scale: None leaves scale and, unreduced, the mean as they are.
+
+    Returns:
+        The vectors, and the share of their variance that a PCA kept.
+    """
+    facts = {}
+    reduce = width is not None and width != vectors.shape[1]
+    if reduce or scale is not None:
+        vectors = vectors - vectors.mean(axis=0)
+    if reduce:
+        components = min(width, len(vectors) - 1, vectors.shape[1])
+        reduced = np.zeros((len(vectors), width), dtype=np.float32)
+        if components:
+            # Exact, so no seed; fast for many rows; scikit-learn fixes the signs.
+            pca = PCA(components, svd_solver="covariance_eigh")
+            reduced[:, :components] = pca.fit_transform(vectors)
+            facts["explained_variance"] = round(float(pca.explained_variance_ratio_.sum()), 4)
+        vectors = reduced
+    size = float(np.sqrt(np.mean(np.square(vectors))))
+    if scale is not None and size > 0:
+        vectors = vectors * np.float32(scale / size)
+    return np.ascontiguousarray(vectors, dtype=np.float32), facts
+
+
+def _write_npz(path: Path, keys: np.ndarray, vectors: np.ndarray) -> None:
+    np.savez(path, key=keys, value=vectors)
+
+
+def _write_h5(path: Path, keys: np.ndarray, vectors: np.ndarray) -> None:
+    with h5py.File(path, "w") as file:
+        file.create_dataset("key", data=keys.astype("S"))
+        file.create_dataset("value", data=vectors)

@@ -1,0 +1,76 @@
+"""LLMEmb on any backbone: `pretrained_emb: llm` for the columns whose values are words.
+
+The plainest use of a language model in a CTR model, and the baseline of the others: no term, no tap, no parameter of
+its own. What it does, the backbone's own embedding layer does.
+"""
+
+import logging
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from fuxictr_llm.anatomy import Anatomy
+from fuxictr_llm.enhancement import Enhancement
+from fuxictr_llm.errors import UserError, unknown
+from fuxictr_llm.semantics.value_config import LLM
+
+from .config import LLMEmbConfig
+
+WORD = re.compile(r"[^\W\d_]{3}")
+
+
+class LLMEmb(Enhancement):
+    """Nothing but a check that the backbone was given vectors.
+
+    Args:
+        config: its `feature_specs` name a file of vectors for some column.
+        anatomy: not used.
+
+    Raises:
+        UserError: they do not. `prepare` sees to it; scripts of FuxiCTR's do not call it.
+    """
+
+    def __init__(self, config: LLMEmbConfig, anatomy: Anatomy):
+        super().__init__(config, anatomy)
+        if not config.given_files:
+            raise UserError(
+                "LLMEmb needs feature_specs that name files of vectors; "
+                "'python -m fuxictr_llm encode --expid EXPID' makes and prints them"
+            )
+
+    @classmethod
+    def prepare(cls, config: LLMEmbConfig, experiment: Any) -> dict[str, Any]:
+        """`feature_specs` that ask for vectors of the chosen columns; the files are made where the specs are read."""
+        if config.given_files and config.value_fields is None:
+            return {}
+        names = config.value_fields or columns_of_words(experiment)
+        columns = experiment.feature_map.features
+        for name in names:
+            if name not in columns:
+                raise unknown("column", name, columns, "'value_fields'")
+        logging.info("LLMEmb: vectors for the values of %s", ", ".join(names))
+        return {"feature_specs": [{"name": names, "pretrained_emb": LLM}, *(config.feature_specs or [])]}
+
+
+def columns_of_words(experiment: Any) -> list[str]:
+    """The columns most of whose train values are words.
+
+    Raises:
+        UserError: there is none.
+    """
+    from fuxictr_llm.semantics.catalog import load_catalog
+
+    catalog = load_catalog(experiment.feature_map, experiment.data_dir, experiment.params.get("field_config"))
+    names = [field.name for field in catalog.fields if mostly_words(field.values)]
+    if not names:
+        raise UserError(
+            f"no column of data set {experiment.params['dataset_id']!r} has values that are words; name columns with "
+            "value_fields, or give their values words in the field config"
+        )
+    return names
+
+
+def mostly_words(values: Iterable[str]) -> bool:
+    """Whether more than half of the values hold three letters in a row: names do, ids and hashes mostly do not."""
+    found = [WORD.search(value) is not None for value in values]
+    return 2 * sum(found) > len(found)

@@ -1,0 +1,428 @@
+"""Vectors of feature values: texts, files, reduction, the columns that ask for them, and what is kept of a killed run."""
+
+import errno
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fuxictr.preprocess.tokenizer import load_pretrain_emb
+
+from fuxictr_llm.__main__ import main
+from fuxictr_llm.config import load_experiment
+from fuxictr_llm.data.loader import make_loaders
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.experiment import build_model, prepare_data, prepare_run, run_experiment
+from fuxictr_llm.files import read_json
+from fuxictr_llm.semantics import text_vectors
+from fuxictr_llm.semantics.language_model import LanguageModel, load_language_model
+from fuxictr_llm.semantics.text_vectors import TextEncoder
+from fuxictr_llm.semantics.value_config import ValueVectorsConfig
+from fuxictr_llm.semantics.value_vectors import make_value_vectors, shaped
+from support import as_arguments
+
+RESERVED = {"__PAD__", "__OOV__"}
+
+
+@pytest.fixture
+def llm(tiny_llm):
+    return {"language_model": str(tiny_llm), "llm_dtype": "float32"}
+
+
+@pytest.fixture
+def prepared(configs, llm):
+    """Prepares a run of a plain DeepFM whose columns ask for vectors: `{column: its other keys}`."""
+
+    def prepare(columns, expid="DeepFM_shop", **changes):
+        specs = [{"name": name, "pretrained_emb": "llm", **keys} for name, keys in columns.items()]
+        overrides = {**llm, "feature_specs": specs, **changes}
+        return prepare_run(load_experiment(expid, configs, overrides=overrides), "unused")
+
+    return prepare
+
+
+@pytest.fixture
+def encode(configs, llm, capsys):
+    """Runs the command; the paths that it prints."""
+
+    def run(*args, expid="DeepFM_shop"):
+        code = main(["encode", "--config", str(configs), "--expid", expid, *as_arguments(llm), *args])
+        printed = capsys.readouterr()
+        assert code == 0, printed.err
+        return [Path(line) for line in printed.out.split()]
+
+    return run
+
+
+def vocabulary(column):
+    return read_json("data/shop/feature_vocab.json")[column]
+
+
+def embedding_of(model, column):
+    return model.embedding_layer.embedding_layer.embedding_layers[column]
+
+
+def edit(path, old, new):
+    text = Path(path).read_text(encoding="utf-8")
+    assert old in text
+    Path(path).write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_a_file_holds_the_mean_of_the_hidden_states_of_each_value_in_words(encode, llm):
+    (path,) = encode("--values", "tags")
+    keys, vectors = load_pretrain_emb(str(path))
+    assert set(keys) == {"new", "old", "hot"} and vectors.dtype == np.float32
+    model = load_language_model(Path(llm["language_model"]), "float32", "mean", gpu=-1)
+    for key, vector in zip(keys, vectors, strict=True):
+        words = {"hot": "on sale"}.get(key, key)
+        ids = model.tokenizer(f"tag of the shirt: {words}")["input_ids"]
+        with torch.no_grad():
+            literal = model.model(torch.tensor([ids])).last_hidden_state[0].mean(dim=0)
+        assert np.allclose(vector, literal.numpy(), atol=1e-5)
+
+
+def test_the_command_prints_a_file_a_column_with_all_train_values(encode):
+    city, user = encode("--values", "city", "user")
+    for path, column in ((city, "city"), (user, "user")):
+        keys, vectors = load_pretrain_emb(str(path))
+        assert set(keys) == vocabulary(column).keys() - RESERVED and vectors.shape == (len(keys), 16)
+    assert "Malmö" in load_pretrain_emb(str(city))[0]
+    assert encode("--values", "city", "user") == [city, user]
+    reduced = encode("--values", "city", "--set", "value_dim=3")
+    assert load_pretrain_emb(str(reduced[0]))[1].shape == (6, 3)
+    plain = encode("--values", "city", "--set", "value_text=plain")
+    assert not np.allclose(np.load(plain[0])["value"], np.load(city)["value"])
+
+
+def test_h5_is_for_ascii_values(encode, configs, capsys):
+    (path,) = encode("--values", "color", "--format", "h5")
+    keys, vectors = load_pretrain_emb(str(path))
+    (npz,) = encode("--values", "color")
+    assert path.suffix == ".h5" and (keys.astype(str) == np.load(npz)["key"]).all()
+    assert np.array_equal(vectors, np.load(npz)["value"])
+    args = ["encode", "--config", str(configs), "--expid", "DeepFM_shop"]
+    assert main([*args, "--values", "city", "--format", "h5"]) == 2
+    assert "column 'city' has the value 'Malmö': FuxiCTR reads no such h5; use --format npz" in capsys.readouterr().err
+    assert main([*args, "--format", "h5"]) == 2
+    assert "--format goes with --values" in capsys.readouterr().err
+
+
+def test_a_method_has_no_say_in_the_values_of_a_column(encode):
+    assert encode("--values", "color", expid="DeepFM_LLaCTR_shop") == encode("--values", "color")
+    assert not Path("cache/ssft").exists()
+
+
+def test_a_killed_encoding_loses_one_shard_at_most(llm, monkeypatch):
+    monkeypatch.setattr(text_vectors, "SHARD", 4)
+    encode, asked = LanguageModel.encode, []
+
+    def interrupted(self, texts, **kwargs):
+        asked.append(list(texts))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return encode(self, asked[-1], **kwargs)
+
+    monkeypatch.setattr(LanguageModel, "encode", interrupted)
+    texts = [f"text {number}" for number in range(11)]
+    config = ValueVectorsConfig(**llm)
+    with pytest.raises(KeyboardInterrupt):
+        TextEncoder(config, gpu=-1)(texts)
+    assert [len(part) for part in asked] == [4, 4, 3]
+    again = TextEncoder(config, gpu=-1)
+    vectors = again(texts)
+    assert again.encoded == 3 and asked[3] == texts[8:]
+    monkeypatch.undo()
+    whole = encode(load_language_model(Path(llm["language_model"]), "float32", "mean", gpu=-1), texts)
+    assert np.allclose(vectors, whole.numpy(), atol=1e-5)
+
+
+def test_equal_texts_are_encoded_once(llm):
+    encoder = TextEncoder(ValueVectorsConfig(**llm), gpu=-1)
+    vectors = encoder(["red", "grey", "red"])
+    assert encoder.encoded == 2 and np.array_equal(vectors[0], vectors[2])
+    assert not np.allclose(vectors[0], vectors[1])
+
+
+def test_long_values_are_cut_and_heads_are_not(llm, monkeypatch):
+    lengths, batch = [], LanguageModel.batch
+
+    def noted(self, rows):
+        lengths.extend(map(len, rows))
+        return batch(self, rows)
+
+    monkeypatch.setattr(LanguageModel, "batch", noted)
+    encoder = TextEncoder(ValueVectorsConfig(**llm, llm_max_value_tokens=2), gpu=-1)
+    encoder(["red green blue black white " * 30, "r"], head="a head of some words:")
+    head = len(encoder._model.tokens("a head of some words:"))
+    assert max(lengths) == 1 + head + 2 and min(lengths) > head
+    encoder._model.model.config.max_position_embeddings = head
+    with pytest.raises(UserError, match=r"does not fit into the [0-9]+ positions .* lower llm_max_value_tokens"):
+        encoder(["blue"], head="a head of some words:")
+
+
+def test_texts_without_tokens_have_zeros_and_no_place_in_a_file(llm, prepared, monkeypatch, caplog):
+    frame = load_language_model(Path(llm["language_model"]), "float32", "mean", gpu=-1)
+    frame.before = []
+    vectors = frame.encode(["red", "", "blue"])
+    assert vectors[1].eq(0).all() and vectors[[0, 2]].isfinite().all() and vectors[[0, 2]].ne(0).any()
+    assert frame.encode([""]).shape == (1, 0)
+    encode = LanguageModel.encode
+
+    def without(self, texts, limit):
+        self.before = []
+        return encode(self, ["" if text.endswith(empty) else text for text in texts], limit=limit)
+
+    monkeypatch.setattr(LanguageModel, "encode", without)
+    empty = ("red", "blue")
+    spec = prepared({"color": {}}).feature_map.features["color"]
+    assert set(np.load(spec["pretrained_emb"])["key"]) == {"green", "black", "white", "grey"}
+    assert "2 values of 'color' have no token and no vector" in caplog.text
+    empty = ""
+    with pytest.raises(UserError, match="column 'city': the language model has no token for any of its values"):
+        prepared({"city": {}})
+
+
+def test_a_pca_equals_the_literal_one():
+    vectors = np.random.default_rng(0).normal(size=(40, 9)).astype(np.float32) * np.linspace(3, 1, 9, dtype=np.float32)
+    reduced, facts = shaped(vectors + 100, 4, scale=0.5)
+    centred = vectors - vectors.mean(axis=0)
+    u, s, _ = np.linalg.svd(centred.astype(np.float64), full_matrices=False)
+    literal = u[:, :4] * s[:4]
+    literal *= 0.5 / np.sqrt((literal**2).mean())
+    signs = np.sign((literal * reduced).sum(axis=0))
+    assert np.allclose(reduced, literal * signs, atol=1e-3) and reduced.dtype == np.float32
+    assert facts["explained_variance"] == pytest.approx((s[:4] ** 2).sum() / (s**2).sum(), abs=1e-3)
+    assert np.array_equal(shaped(vectors + 100, 4, scale=0.5)[0], reduced)
+
+
+def test_components_that_there_are_not_are_zeros():
+    vectors = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
+    reduced, facts = shaped(vectors, 8, scale=None)
+    assert reduced.shape == (3, 8) and (reduced[:, 2:] == 0).all() and facts["explained_variance"] == 1
+    assert shaped(vectors[:1], 4, scale=0.1)[0].tolist() == [[0, 0, 0, 0]]
+
+
+def test_unreduced_vectors_keep_their_mean_only_without_a_scale():
+    vectors = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32) + 3
+    assert np.array_equal(shaped(vectors, None, None)[0], vectors)
+    for width in (None, 5):
+        scaled, facts = shaped(vectors, width, 0.1)
+        assert np.allclose(scaled.mean(axis=0), 0, atol=1e-6) and (scaled**2).mean() == pytest.approx(0.01, rel=1e-4)
+        assert np.linalg.matrix_rank(scaled) == 5 and not facts
+
+
+def test_placebos_are_made_of_the_values_vectors(prepared):
+    def matrix(**changes):
+        file = np.load(prepared({"user": {}}, **changes).feature_map.features["user"]["pretrained_emb"])
+        return file["key"], torch.from_numpy(file["value"])
+
+    keys, own = matrix()
+    for source in ("random", "shuffled"):
+        placebo_keys, placebo = matrix(field_vectors=source)
+        assert (placebo_keys == keys).all() and not torch.allclose(placebo, own)
+        assert torch.allclose(placebo.norm(dim=1).sort().values, own.norm(dim=1).sort().values, atol=1e-5)
+        assert not torch.equal(matrix(field_vectors=source, control_seed=1)[1], placebo)
+        if source == "random":
+            assert torch.allclose(placebo.norm(dim=1), own.norm(dim=1), atol=1e-5)
+        else:
+            rows = [int((row == own).all(dim=1).nonzero()) for row in placebo]
+            assert sorted(rows) == list(range(len(own))) and all(row != i for i, row in enumerate(rows))
+
+
+def test_columns_and_specs_ask_alike_and_share_the_plain_arms_data(configs, llm):
+    plain = load_experiment("DeepFM_shop", configs)
+    run_experiment(plain)
+    built = {path.name: path.stat().st_mtime_ns for path in Path("data/shop").iterdir()}
+    keys = {"pretrained_emb": "llm", "pretrain_usage": "sum", "freeze_emb": True, "pretrain_dim": 3}
+    specs = [{"name": "user", "embedding_dim": 4}, {"name": ["color", "city"], **keys}]
+    by_specs = load_experiment("DeepFM_shop", configs, overrides={**llm, "feature_specs": specs})
+    columns = [
+        {"name": ["color", "city"], "active": True, "dtype": "str", "type": "categorical", **keys},
+        *({**column, "name": "user"} for column in plain.params["feature_cols"][:1]),
+        plain.params["feature_cols"][1],
+    ]
+    edit(configs / "dataset_config.yaml", "{name: [color, city, user], active", "{name: color, active")
+    by_columns = load_experiment(
+        "DeepFM_shop", configs, overrides={**llm, "feature_cols": columns, "feature_specs": specs[:1]}
+    )
+    assert all("pretrained_emb" not in column for column in by_columns.params["feature_cols"])
+    moved = by_columns.params["feature_specs"]
+    assert moved == [{"name": ["color", "city"], **keys}, specs[0]]
+    assert load_experiment("DeepFM_shop", configs, overrides={**llm, "feature_cols": columns}).changed
+    first = run_experiment(by_specs)
+    assert {path.name: path.stat().st_mtime_ns for path in Path("data/shop").iterdir()} == built
+    layer = embedding_of(first.model, "city")
+    assert layer.freeze_emb and layer.pretrain_usage == "sum" and layer.pretrain_embedding.weight.shape == (8, 3)
+    second = run_experiment(by_columns)
+    assert second.record["notes"]["value_vectors"] == first.record["notes"]["value_vectors"]
+    inactive = [{**columns[0], "active": False}, *columns[1:]]
+    without = load_experiment("DeepFM_shop", configs, overrides={"feature_cols": inactive}).params
+    assert not without["feature_specs"] and "pretrained_emb" not in without["feature_cols"][0]
+
+
+@pytest.mark.parametrize("usage", ["init", "sum", "concat"])
+@pytest.mark.parametrize("freeze", [True, False])
+@pytest.mark.parametrize("dim", [None, "full"])
+def test_padding_is_zero_and_stays_it(prepared, usage, freeze, dim):
+    changes = {"value_usage": usage, "value_freeze": freeze, "value_dim": dim, "embedding_regularizer": 1e-3}
+    run = prepared({"tags": {}, "city": {}}, **changes, weight_decay=1e-3)
+    model = build_model(run)
+    layer, file = embedding_of(model, "tags"), np.load(run.feature_map.features["tags"]["pretrained_emb"])
+    assert layer.oov_idx == vocabulary("tags")["__OOV__"] == 4
+    for key, vector in zip(file["key"], file["value"], strict=True):
+        row = layer.pretrain_embedding.weight[vocabulary("tags")[key]]
+        assert np.allclose(row.detach().numpy(), vector)
+    before = layer.pretrain_embedding.weight.detach().clone()
+    rows = make_loaders(run.feature_map, run.params, "train")[0]
+    model._max_gradient_norm = 10.0
+    model.train()
+    for _, batch in zip(range(3), rows, strict=False):
+        model.train_step(batch)
+    assert torch.equal(layer.pretrain_embedding.weight, before) == freeze
+    ids = torch.tensor([[0, 0, 0], [1, 2, 0], [1, 2, 3]])
+    vectors = layer(ids)
+    assert vectors[ids == 0].eq(0).all() and vectors[ids != 0].ne(0).any(dim=-1).all()
+    pooled = model.embedding_layer({"tags": ids})
+    assert torch.allclose(pooled[1, 0], vectors[1, :2].mean(dim=0), atol=1e-6) and pooled[0].eq(0).all()
+    model.save_weights("weights.model")
+    other = build_model(run)
+    other.load_weights("weights.model")
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_data_set_of_one_column_and_of_one_value(configs, llm):
+    edit(configs / "dataset_config.yaml", "- {name: [color, city, user]", "- {name: color")
+    edit(
+        configs / "dataset_config.yaml",
+        "    - {name: tags, active: true, dtype: str, type: sequence, splitter: ^, max_len: 3}\n",
+        "",
+    )
+    (configs.parent / "words.yaml").write_text("fields: {color: color of the shirt}")
+    overrides = {**llm, "feature_specs": [{"name": "color", "pretrained_emb": "llm"}]}
+    result = run_experiment(load_experiment("DNN_shop", configs, overrides=overrides))
+    assert result.record["metrics"]["test"]["AUC"] > 0 and result.model.feature_map.data_dir.endswith("shop")
+    table = pd.read_csv("raw/train.csv")
+    table["color"] = "red"
+    table.to_csv("raw/train.csv", index=False)
+    result = run_experiment(load_experiment("DNN_shop", configs, overrides=overrides))
+    assert result.record["notes"]["value_vectors"]["columns"]["color"]["values"] == 1
+
+
+def test_columns_that_share_an_embedding_share_its_vectors(configs, llm):
+    edit(configs / "dataset_config.yaml", "- {name: [color, city, user]", "- {name: [city, user]")
+    second = "{active: true, dtype: str, type: categorical, name"
+    edit(
+        configs / "dataset_config.yaml",
+        "    - {name: [city",
+        f"    - {second}: color}}\n    - {second}: shade, share_embedding: color, preprocess: copy_from(city)}}\n    - {{name: [city",
+    )
+
+    def run(columns, **changes):
+        specs = [{"name": name, "pretrained_emb": "llm", **keys} for name, keys in columns.items()]
+        overrides = {**llm, "feature_specs": specs, **changes}
+        return prepare_run(load_experiment("DNN_shop", configs, overrides=overrides), "unused")
+
+    for asked in ({"color": {}}, {"shade": {}}, {"color": {}, "shade": {}}):
+        shared = run(asked)
+        model = build_model(shared)
+        layer = embedding_of(model, "shade")
+        assert layer is embedding_of(model, "color")
+        assert len(vocabulary("color")) == 6 + 6 + 2 and layer.oov_idx == vocabulary("color")["__OOV__"]
+        file = np.load(shared.feature_map.features["color"]["pretrained_emb"])
+        assert set(file["key"]) == vocabulary("color").keys() - RESERVED and {"red", "Rome"} <= set(file["key"])
+    alone = run({"shade": {}}, use_features=["shade", "city"])
+    assert embedding_of(build_model(alone), "shade").pretrain_usage == "init"
+    with pytest.raises(UserError, match="'shade' and 'color' share an embedding: ask for the same vectors for both"):
+        run({"color": {}, "shade": {"freeze_emb": True}})
+
+
+def test_files_of_the_users_own_get_what_fuxictr_asks_for(configs, encode):
+    (path,) = encode("--values", "color")
+    spec = {"name": "color", "pretrained_emb": str(path), "pretrain_dim": 16}
+    experiment = load_experiment("DeepFM_shop", configs, overrides={"feature_specs": [spec]})
+    layer = embedding_of(run_experiment(experiment).model, "color")
+    assert layer.oov_idx == vocabulary("color")["__OOV__"] and layer.freeze_emb
+    row = layer.pretrain_embedding.weight[vocabulary("color")["red"]].numpy()
+    assert np.array_equal(row, np.load(path)["value"][list(np.load(path)["key"]).index("red")])
+
+
+def test_llactr_and_vectors_of_values_go_together(prepared, tiny_settings):
+    run = prepared({"color": {}}, "DeepFM_LLaCTR_shop", **tiny_settings)
+    assert run.notes["value_vectors"]["source"] == "llm" and run.notes["field_vectors"]["source"] == "llm"
+    model = build_model(run)
+    assert model.enhancement.anatomy.fields == ("color", "city", "user", "tags")
+    one_hot = prepared({"color": {}}, "DeepFM_LLaCTR_shop", **tiny_settings, field_vectors="identity")
+    assert one_hot.notes["value_vectors"] == run.notes["value_vectors"]
+    shuffled = prepared({"color": {}}, "DeepFM_LLaCTR_shop", **tiny_settings, field_vectors="shuffled")
+    assert shuffled.notes["value_vectors"]["source"] == shuffled.notes["field_vectors"]["source"] == "shuffled"
+
+
+def test_a_damaged_file_is_made_anew(prepared, caplog):
+    path = Path(prepared({"color": {}}).feature_map.features["color"]["pretrained_emb"])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:50])
+    run = prepared({"color": {}})
+    assert "is damaged: it is computed anew" in caplog.text and path.read_bytes() == whole
+    assert run.stages.done["encode values"]["cached"]  # the language model's own vectors were whole
+    shutil.rmtree(path.parent)
+    (shard,) = Path("cache/text_vectors").glob("*/*.npy")
+    shard.write_bytes(b"garbage")
+    run = prepared({"color": {}})
+    assert run.stages.done["encode values"]["rows"] == 6 and path.read_bytes() == whole
+
+
+def test_a_full_disk_is_one_line(prepared, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(text_vectors, "np", SimpleNamespace(**{**vars(np), "save": full}))
+    with pytest.raises(UserError, match=r"cannot write to '.*': No space left on device; move the cache with FUXICTR"):
+        prepared({"color": {}})
+    assert not list(Path("cache/text_vectors").glob("*/*.npy"))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--values", "colour"], "unknown column 'colour' in data set 'shop'; did you mean 'color'? known: city, color"),
+        (["--values", "price"], "column 'price' is of type numeric: numbers are no values of a vocabulary"),
+        (["--values", "group"], "column 'group' is of type meta: no model reads it; name a categorical or sequence"),
+        (["--set", "feature_specs=[{name: price, pretrained_emb: llm}]"], "column 'price' is of type numeric"),
+        (["--set", "feature_specs=[{name: colour, pretrained_emb: llm}]"], "unknown column 'colour' in use_features or"),
+        (["--set", "feature_specs=[{pretrained_emb: llm}]"], "'feature_specs[0]' is {'pretrained_emb': 'llm'} (dict): 'name'"),
+        (
+            ["--set", "feature_specs=[{name: color, pretrained_emb: llm, pretrain_usage: summ}]"],
+            "'pretrain_usage' Input should be 'init', 'sum' or 'concat'",
+        ),
+        (["--values", "color", "--set", "value_dim=all"], "config key 'value_dim' is 'all'"),
+        (["--values", "color", "--set", "language_modell=x"], "unknown config key 'language_modell'"),
+        (["--values", "color", "--set", "field_vectors=suffled"], "config key 'field_vectors' is 'suffled'"),
+        (["--set", "language_model=x"], "unknown config key 'language_model' in expid 'DeepFM_shop'; it would have no effect"),
+        ([], "--values COLUMN makes vectors of a column's values"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(configs, capsys, llm, args, message):
+    extra = "    - {name: price, active: true, dtype: float, type: numeric, preprocess: copy_from(click)}\n"
+    extra += "    - {name: group, active: true, dtype: str, type: meta, preprocess: copy_from(user)}\n"
+    edit(configs / "dataset_config.yaml", "    label_col", extra + "    label_col")
+    assert main(["encode", "--config", str(configs), "--expid", "DeepFM_shop", *args]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error and error.startswith("error: ")
+
+
+def test_a_column_without_values_is_named(prepared):
+    prepared({"color": {}})
+    edit("data/shop/feature_vocab.json", '"color"', '"colxr"')
+    with pytest.raises(UserError, match="column 'color' has no values in '.*feature_vocab.json', so there is nothing"):
+        prepared({"color": {}})
+
+
+def test_values_that_only_other_splits_have_are_left_out(configs, llm):
+    """FuxiCTR puts those behind __OOV__ when it builds a file of vectors in."""
+    run = prepare_data(load_experiment("DeepFM_shop", configs), "unused")
+    edit("data/shop/feature_vocab.json", '"__OOV__": 7', '"__OOV__": 7, "mauve": 8')
+    file = make_value_vectors(ValueVectorsConfig(**llm), run, ["color"])["color"]
+    assert file["values"] == 6 and file["oov_idx"] == 7 and "mauve" not in np.load(file["path"])["key"]
