@@ -259,9 +259,9 @@ def literal_reference_step(model, W, b, A, a, H, batch, optimizer, lambda_fre, l
 @pytest.mark.parametrize("name", ["FM", "DeepFM", "FinalMLP", "WuKong"])
 def test_the_reference_variant_trains_as_a_literal_version(name, vector_file):
     H = torch.randn(4 if name in ("DeepFM", "FM") else 5, 9, generator=torch.Generator().manual_seed(3))
-    # No BatchNorm: what it cancels has gradients of rounding errors alone, whose sign Adam turns into full steps.
+    # No norms: what they cancel has gradients of rounding errors alone, whose sign Adam turns into full steps.
     off = {key: 0.0 for key in SETTINGS[name] if key.endswith("dropout")}
-    off |= dict.fromkeys(("batch_norm", "mlp1_batch_norm", "mlp2_batch_norm", "mlp_batch_norm"), False)
+    off |= dict.fromkeys(("batch_norm", "mlp1_batch_norm", "mlp2_batch_norm", "mlp_batch_norm", "layer_norm"), False)
     model = llactr(
         name, vector_file(name), variant="reference", lambda_fre=0.3, lambda_fie=0.5, weight_decay=0.01, **off
     )
