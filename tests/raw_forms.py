@@ -10,7 +10,7 @@ ROWS = {"train": 240, "valid": 60, "test": 60}
 
 def write_published(params: dict) -> None:
     """Write the csv files (and the vectors) that a packaged data-set config reads, below the current folder."""
-    form = FORMS[params["field_config"]]
+    form = FORMS[Path(params["train_data"]).parent.name]
     for seed, split in enumerate(("train", "valid", "test")):
         path = Path(params[f"{split}_data"])
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,14 +40,15 @@ def _holes(draw, values, share: float = 0.3) -> pd.Series:
     return pd.Series(values, dtype=object).mask(draw.random(len(values)) < share)
 
 
-def criteo(draw, rows: int) -> pd.DataFrame:
-    """Both splits at once: `label` and scaled values as in x1, `Label`, counts with holes and hashes as in x4."""
+def criteo_x4(draw, rows: int) -> pd.DataFrame:
+    """Counts and hashes, both with holes."""
     numbers = {f"I{i}": _holes(draw, draw.integers(-2, 500, rows)) for i in range(1, 14)}
     hashes = {f"C{i}": _holes(draw, [f"{x:08x}" for x in draw.integers(0, 6, rows)]) for i in range(1, 27)}
     return _table("Label", draw, rows, **numbers, **hashes)
 
 
 def criteo_x1(draw, rows: int) -> pd.DataFrame:
+    """Scaled numbers and ids, none missing."""
     numbers = {f"I{i}": draw.integers(0, 50, rows) / 50 for i in range(1, 14)}
     return _table("label", draw, rows, **numbers, **{f"C{i}": draw.integers(0, 6, rows) for i in range(1, 27)})
 
@@ -57,7 +58,7 @@ def avazu_x1(draw, rows: int) -> pd.DataFrame:
 
 
 def avazu_x4(draw, rows: int) -> pd.DataFrame:
-    hours = [f"1410{day}{hour:02d}" for day, hour in zip(draw.integers(21, 31, rows), draw.integers(0, 24, rows))]
+    hours = [f"1410{draw.integers(21, 31)}{draw.integers(0, 24):02d}" for _ in range(rows)]
     names = ["C1", "banner_pos", "site_id", "site_domain", "site_category", "app_id", "app_domain", "app_category"]
     names += ["device_id", "device_ip", "device_model", "device_type", "device_conn_type"]
     names += [f"C{i}" for i in range(14, 22)]
@@ -119,7 +120,8 @@ def microvideo(draw, rows: int) -> pd.DataFrame:
 
 
 FORMS = {
-    "criteo": criteo,
+    "criteo_x1": criteo_x1,
+    "criteo_x4": criteo_x4,
     "avazu_x1": avazu_x1,
     "avazu_x4": avazu_x4,
     "kkbox_x1": kkbox,

@@ -1,8 +1,8 @@
 """Raw csv or parquet -> FuxiCTR's built data set (ids in parquet, feature_map.json, feature_vocab.json).
 
-FuxiCTR's FeatureProcessor, or that of the data set, fits and transforms. Where the data fits in memory that happens here, in slices
-and without Ray; larger data goes through FuxiCTR's own build_dataset. `build.json` beside the result holds
-the digests of what went in, so that a changed file or column list is noticed.
+FuxiCTR's FeatureProcessor, or the data set's own, fits and transforms. Where the data fits in memory that
+happens here, in slices and without Ray; larger data goes through FuxiCTR's own build_dataset. `build.json`
+beside the result holds the digests of what went in, so that a changed file or column list is noticed.
 """
 
 import logging
@@ -173,6 +173,12 @@ def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Map
     """Build in the processor's folder; the number of rows of each split."""
     frames = {split: _read(processor, path, params) for split, path in raw.items()}
     rows = {split: check_raw(frame, raw[split], params) for split, frame in frames.items()}
+    for split, count in rows.items():
+        if count < (params.get("data_block_size") or 0):
+            raise UserError(
+                f"data_block_size {params['data_block_size']} is more than the {count} rows of {raw[split]!r}: "
+                "FuxiCTR would make no block of them; give a smaller one, or 0 for one file"
+            )
     if params.get("data_block_size") or not fits_in_memory(sum(rows.values()), len(feature_columns(params))):
         logging.info(
             "Building with FuxiCTR's Ray pipeline: %d rows in blocks, or too many for memory", sum(rows.values())

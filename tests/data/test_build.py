@@ -178,6 +178,12 @@ def test_data_that_does_not_fit_goes_through_ray_and_says_so(params, monkeypatch
     assert asked == [params["train_data"]] and "Ray pipeline" in caplog.text
 
 
+def test_a_block_larger_than_a_split_is_refused(params):
+    params["data_block_size"] = 151
+    with pytest.raises(UserError, match="data_block_size 151 is more than the 150 rows of .*valid.csv"):
+        built_data(params)
+
+
 def test_the_memory_rule():
     import psutil
 
