@@ -98,8 +98,8 @@ def prepare_run(experiment: Experiment, model_id: str) -> Run:
     params = {**experiment.params, "model_id": model_id}
     torch.set_num_threads(params["num_threads"])
     seed_everything(params["seed"])
-    with stages("prepare data"):
-        prepare_raw_data(params)
+    with stages("prepare data") as facts:
+        facts |= prepare_raw_data(params)
     with stages("build data"):
         params |= built_data(params)
     data_dir = Path(params["data_root"]) / params["dataset_id"]

@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 from fuxictr.preprocess import FeatureProcessor
 
+from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import write_json
 
 FILE = "field_texts.json"
@@ -44,12 +45,12 @@ class CollectsFieldTexts:
         del self._counts
 
     def fit_categorical_col(self, col: dict, col_series: Any = None, **kwargs: Any) -> None:
+        self._counts[col["name"]] = _counts_of(col, col_series, **kwargs)
         super().fit_categorical_col(col, col_series, **kwargs)
-        self._counts[col["name"]] = col_series["value_counts"]
 
     def fit_sequence_col(self, col: dict, stats_dict: Any = None, **kwargs: Any) -> None:
+        self._counts[col["name"]] = _counts_of(col, stats_dict, **kwargs)
         super().fit_sequence_col(col, stats_dict, **kwargs)
-        self._counts[col["name"]] = stats_dict["value_counts"]
 
     def _field_texts(self, train_ddf: pl.LazyFrame) -> dict[str, dict[str, Any]]:
         features = self.feature_map.features
@@ -74,6 +75,23 @@ class CollectsFieldTexts:
 def collecting(host: type[FeatureProcessor]) -> type[FeatureProcessor]:
     """The subclass of a FeatureProcessor that writes field_texts.json too."""
     return type(host.__name__, (CollectsFieldTexts, host), {"_host": host, "__module__": host.__module__})
+
+
+def _counts_of(col: dict, stats: Any, min_categr_count: int = 1, **_: Any) -> Mapping[Any, int]:
+    """The counts among FuxiCTR's statistics of a column, for which it raises an IndexError where none is enough."""
+    if stats is None:
+        raise UserError(f"column {col['name']!r}: FuxiCTR 2.3 cannot build remap: false here; leave it out")
+    counts, least, missing = (
+        stats["value_counts"],
+        col.get("min_categr_count", min_categr_count),
+        col.get("fill_na", ""),
+    )
+    if not any(count >= least and value != missing for value, count in counts.items()):
+        raise UserError(
+            f"column {col['name']!r} has no value that occurs min_categr_count={least} times in the train split; "
+            "set active: false for it, or a lower min_categr_count"
+        )
+    return counts
 
 
 def _most(counted: Any) -> dict[str, Any]:

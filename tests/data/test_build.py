@@ -149,7 +149,7 @@ def spoil(params, how):
         ("one label", r"label 'click' of data file '.*valid.csv' has one value only"),
         ("other ending", r"data file '.*valid.txt' must end in .csv"),
         ("ragged", r"data set 'shop' cannot be built: ComputeError|cannot be read"),
-        ("empty column", r"data set 'shop' cannot be built: IndexError"),
+        ("empty column", r"column 'color' has no value that occurs min_categr_count=1 times in the train split"),
     ],
 )
 def test_bad_raw_data_is_named_and_builds_nothing(params, how, message):

@@ -99,8 +99,8 @@ def test_another_split_or_raw_file_is_noticed(tmp_path, original):
 
 
 def test_bad_settings_and_folders_are_named(tmp_path, original):
-    with pytest.raises(UserError, match="unknown data set 'movielens' .*did you mean 'movielens100k'"):
-        prepare_raw_data(settings(tmp_path, original, prepare="movielens"))
+    with pytest.raises(UserError, match="unknown data set 'movielens100' .*did you mean 'movielens100k'"):
+        prepare_raw_data(settings(tmp_path, original, prepare="movielens100"))
     with pytest.raises(UserError, match="valid_data must name a .csv file"):
         prepare_raw_data(settings(tmp_path, original, valid_data=None))
     (original / "u.item").unlink()

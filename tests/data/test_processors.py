@@ -75,6 +75,7 @@ def test_another_processor_or_a_change_of_its_code_builds_anew(params, tmp_path,
         ("my_processors:Shouting", {"preprocess": "shuot"}, "unknown function 'shuot' in preprocess of column 'color'; did you mean 'shout'"),
         (None, {"preprocess": "copyfrom(city)"}, "unknown function 'copyfrom' .*did you mean 'copy_from'"),
         (None, {"preprocess": "convert_hour"}, r"names 'convert_hour', which needs feature_processor: avazu \(got None\)"),
+        (None, {"remap": False}, "column 'color': FuxiCTR 2.3 cannot build remap: false here"),
         ("criteo", {"category_processor": "quantile_bucket"}, "column 'color': FuxiCTR 2.3 cannot build category_processor 'quantile_bucket'"),
     ],
 )  # fmt: skip
@@ -82,7 +83,7 @@ def test_what_does_not_fit_is_one_line_and_builds_nothing(params, name, column, 
     with_column(params, **column)["feature_processor"] = name
     with pytest.raises(UserError, match=message) as error:
         built_data(params)
-    assert "\n" not in str(error.value) and not Path(params["data_root"]).exists()
+    assert "\n" not in str(error.value) and not (Path(params["data_root"]) / "shop").exists()
 
 
 def test_fuxictrs_own_are_known_by_short_names(params):
