@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import polars as pl
 
 from fuxictr_llm.data.originals import damaged_line, numbered_lines, tenths, time_words
@@ -29,7 +28,7 @@ def originals(name: str) -> tuple[str, str]:
     return f"{CATEGORIES[name]}.jsonl", f"meta_{CATEGORIES[name]}.jsonl"
 
 
-def prepare(reviews: Path, items: Path, timestamp: str) -> dict[str, Iterator[pd.DataFrame]]:
+def prepare(reviews: Path, items: Path, timestamp: str) -> dict[str, Iterator[pl.DataFrame]]:
     """The rows of train, valid and test, in tables of at most `CHUNK` rows.
 
     In memory are the texts of all items, and 60 bytes a review.
@@ -49,11 +48,10 @@ def prepare(reviews: Path, items: Path, timestamp: str) -> dict[str, Iterator[pd
     return {split: _tables(rows[part], known, timestamp) for split, part in tenths(len(rows), str(reviews)).items()}
 
 
-def _tables(rows: pl.DataFrame, items: pl.DataFrame, timestamp: str) -> Iterator[pd.DataFrame]:
+def _tables(rows: pl.DataFrame, items: pl.DataFrame, timestamp: str) -> Iterator[pl.DataFrame]:
     for part in rows.iter_slices(CHUNK):
-        table = part.join(items, on="parent_asin", how="left", maintain_order="left").fill_null("").to_pandas()
-        table["timestamp"] = time_words(table["timestamp"], "ms", timestamp)
-        yield table[["label", *FIELDS]]
+        table = part.join(items, on="parent_asin", how="left", maintain_order="left")
+        yield table.with_columns(time_words("timestamp", "ms", timestamp)).select("label", *FIELDS)
 
 
 def _reviews(path: Path) -> pl.DataFrame:

@@ -7,8 +7,7 @@ category.
 from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
+import polars as pl
 
 from fuxictr_llm.data.originals import damaged_line, numbered_lines, tenths, time_words
 
@@ -21,7 +20,7 @@ FIELDS = ["UserID", "Gender", "Age", "Occupation", "MovieID", "Title", "Genres",
 NUMBERS = {"Rating", "Timestamp"}
 
 
-def prepare(files: Mapping[str, Path], timestamp: str) -> dict[str, list[pd.DataFrame]]:
+def prepare(files: Mapping[str, Path], timestamp: str) -> dict[str, list[pl.DataFrame]]:
     """The rows of train, valid and test.
 
     Args:
@@ -32,20 +31,20 @@ def prepare(files: Mapping[str, Path], timestamp: str) -> dict[str, list[pd.Data
         UserError: a line of a file is damaged, or there are less than ten ratings.
     """
     ratings, users, movies = (_read(files[name], columns) for name, columns in COLUMNS.items())
-    rows = ratings[ratings["Rating"] != 3]
-    rows = rows.iloc[np.argsort(rows["Timestamp"].to_numpy(), kind="stable")]
-    rows = rows.merge(users, on="UserID", how="left").merge(movies, on="MovieID", how="left")
-    table = rows[FIELDS].assign(
-        Genres=rows["Genres"].str.replace("|", ", "), Timestamp=time_words(rows["Timestamp"], "s", timestamp)
-    )
-    table.insert(0, "label", (rows["Rating"] > 3).astype(int))
-    table = table.fillna("")
-    parts = tenths(len(table), str(files["ratings.dat"]))
-    return {split: [table.iloc[part]] for split, part in parts.items()}
+    rows = ratings.filter(pl.col("Rating") != 3).sort("Timestamp", maintain_order=True)
+    for others, key in ((users, "UserID"), (movies, "MovieID")):  # of a key that stands twice the first line counts
+        others = others.unique(key, keep="first", maintain_order=True)
+        rows = rows.join(others, on=key, how="left", maintain_order="left")
+    table = rows.with_columns(
+        time_words("Timestamp", "s", timestamp),
+        pl.col("Genres").str.replace_all("|", ", ", literal=True),
+        label=(pl.col("Rating") > 3).cast(pl.Int8),
+    ).select("label", *FIELDS)
+    return {split: [table[part]] for split, part in tenths(len(table), str(files["ratings.dat"])).items()}
 
 
-def _read(path: Path, columns: list[str]) -> pd.DataFrame:
-    """The lines of a file in Latin-1, their parts separated by `::`; the first line of a user or movie counts."""
+def _read(path: Path, columns: list[str]) -> pl.DataFrame:
+    """The lines of a file in Latin-1, their parts separated by `::`."""
     values: list[list] = [[] for _ in columns]
     for number, line in numbered_lines(path, "latin-1"):
         parts = line.split("::")
@@ -55,5 +54,5 @@ def _read(path: Path, columns: list[str]) -> pd.DataFrame:
             if name in NUMBERS and not part.isdecimal():
                 damaged_line(path, number, f"{name} must be a whole number (got {part!r})")
             column.append(int(part) if name in NUMBERS else part)
-    table = pd.DataFrame(dict(zip(columns, values, strict=True)))
-    return table if "Rating" in columns else table.drop_duplicates(columns[0])
+    schema = {name: pl.Int64 if name in NUMBERS else pl.String for name in columns}
+    return pl.DataFrame(dict(zip(columns, values, strict=True)), schema)

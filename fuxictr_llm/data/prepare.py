@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import polars as pl
 
 from fuxictr_llm.data import SPLITS, amazon, movielens, movielens1m
 from fuxictr_llm.data.originals import find_originals
@@ -15,6 +15,8 @@ from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.files import digest_of_file, explain_write_errors, read_json, replacing, write_json
 
 VERSION = 1
+
+Tables = Mapping[str, Iterable[pl.DataFrame]]
 
 
 @dataclass(frozen=True)
@@ -30,20 +32,20 @@ class Preparer:
 
     originals: tuple[str, ...]
     decides: Mapping[str, Any]
-    tables: Callable[[Mapping[str, Any], Mapping[str, Path]], Mapping[str, Iterable[pd.DataFrame]]]
+    tables: Callable[[Mapping[str, Any], Mapping[str, Path]], Tables]
     downloads: bool = False
 
 
-def _movielens100k(params: Mapping[str, Any], _: Mapping[str, Path]) -> dict[str, list[pd.DataFrame]]:
+def _movielens100k(params: Mapping[str, Any], _: Mapping[str, Path]) -> Tables:
     tables = movielens.prepare(params.get("prepare_split", "random"), params.get("raw_data"))
-    return {split: [table] for split, table in tables.items()}
+    return {split: [pl.from_pandas(table)] for split, table in tables.items()}
 
 
-def _movielens1m(params: Mapping[str, Any], files: Mapping[str, Path]) -> Mapping[str, Iterable[pd.DataFrame]]:
+def _movielens1m(params: Mapping[str, Any], files: Mapping[str, Path]) -> Tables:
     return movielens1m.prepare(files, params.get("timestamp", "bucketed"))
 
 
-def _amazon(params: Mapping[str, Any], files: Mapping[str, Path]) -> Mapping[str, Iterable[pd.DataFrame]]:
+def _amazon(params: Mapping[str, Any], files: Mapping[str, Path]) -> Tables:
     return amazon.prepare(*files.values(), params.get("timestamp", "bucketed"))
 
 
@@ -125,11 +127,12 @@ def _write(
         write_json(manifest_file, {"made_from": made_from, "rows": rows, "sha256": sha256})
 
 
-def _write_csv(tables: Iterable[pd.DataFrame], path: Path) -> int:
+def _write_csv(tables: Iterable[pl.DataFrame], path: Path) -> int:
     rows = 0
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with path.open("wb") as file:
         for table in tables:
-            table.to_csv(file, index=False, header=not rows)
+            # An empty text is written as nothing, which FuxiCTR reads as missing; polars would write it as "".
+            table.with_columns(pl.col(pl.String).replace("", None)).write_csv(file, include_header=not rows)
             rows += len(table)
     return rows
 
