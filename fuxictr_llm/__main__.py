@@ -35,7 +35,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--to", type=Path, metavar="DIR", help="with --print-config: write a FuxiCTR config directory")
     run.add_argument("--list", action="store_true", help="list backbones, methods and data sets, and stop")
 
-    _command(commands, "prepare", _prepare, "download and build an experiment's data, and stop")
+    prepare = _command(
+        commands, "prepare", _prepare, "get, check and build the data of a data set or experiment, and stop"
+    )
+    prepare.add_argument("name", nargs="?", metavar="NAME", help="a data set; or give --expid")
+    prepare.add_argument("--raw", type=Path, metavar="DIR", help="the folder with its original files")
+
     text = "make what an experiment needs from a language model, and print where it is"
     encode = _command(commands, "encode", _encode, text)
     encode.add_argument("--values", nargs="+", metavar="COLUMN", help="vectors of the values of these columns instead")
@@ -74,13 +79,38 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    experiment = _experiment(args)
+    if bool(args.name) == bool(args.expid):
+        raise UserError("prepare needs a data set's name or --expid, one of the two; run --list shows what there is")
+    if args.raw and not args.raw.is_dir():
+        raise UserError(f"--raw {str(args.raw)!r} is no folder")
+    args.expid = args.expid or f"DeepFM_{args.name}"  # any backbone: the data set's keys are what counts
+    experiment = _experiment(args, forced={"raw_data": str(args.raw)} if args.raw else {})
+    params = experiment.params
+    if args.raw and not params.get("prepare"):
+        _take_published(params, args.raw)
+        return
     from fuxictr_llm.data.build import built_data
     from fuxictr_llm.data.prepare import prepare_raw_data
 
-    prepare_raw_data(experiment.params)
-    built_data(experiment.params)
-    print(Path(experiment.params["data_root"]) / experiment.params["dataset_id"])
+    prepare_raw_data(params)
+    built_data(params)
+    print(Path(params["data_root"]) / params["dataset_id"])
+
+
+def _take_published(params: dict, folder: Path) -> None:
+    from fuxictr_llm.data.published import published_files, take_published
+
+    if not published_files(params):
+        raise UserError(f"data set {params['dataset_id']!r} has neither prepare: nor md5: keys; leave out --raw")
+    checked = take_published(params, folder)
+    width = max(len(row["file"]) for row in checked)
+    print(f"{'file':{width}}  {'rows':>12}  md5")
+    for row in checked:
+        rows = "" if row["rows"] is None else f"{row['rows']:,}"
+        print(
+            f"{row['file']:{width}}  {rows:>12}  {'as published' if params['md5'][row['file']] else 'none published'}"
+        )
+    print(f"checked, and linked to where data set {params['dataset_id']!r} reads them; its first run builds it")
 
 
 def _encode(args: argparse.Namespace) -> None:
@@ -129,15 +159,15 @@ def _print_files(run) -> None:
         print(path)
 
 
-def _experiment(args: argparse.Namespace, defaults: dict | None = None):
-    """The resolved experiment; `--set` wins over `defaults`, which win over the config."""
+def _experiment(args: argparse.Namespace, defaults: dict | None = None, forced: dict | None = None):
+    """The resolved experiment; `forced` wins over `--set`, which wins over `defaults`, which win over the config."""
     if not args.expid:
         raise UserError("--expid is missing, for example --expid DeepFM_LLaCTR_movielens100k; --list shows the parts")
     level = logging.INFO if distributed.is_first() else logging.ERROR
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
     from fuxictr_llm.config import load_experiment, parse_overrides
 
-    overrides = {**(defaults or {}), **parse_overrides(args.set)}
+    overrides = {**(defaults or {}), **parse_overrides(args.set), **(forced or {})}
     return load_experiment(args.expid, args.config, seed=args.seed, overrides=overrides, gpu=_gpu(args.gpu))
 
 

@@ -123,8 +123,8 @@ def prepare_data(experiment: Experiment, model_id: str) -> Run:
     torch.set_num_threads(params["num_threads"])
     seed_everything(params["seed"])
     with distributed.first_one_first():
-        with stages("prepare data"):
-            prepare_raw_data(params)
+        with stages("prepare data") as facts:
+            facts |= prepare_raw_data(params)
         with stages("build data"):
             params |= built_data(params)
     data_dir = Path(params["data_root"]) / params["dataset_id"]

@@ -116,22 +116,24 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
-def digest_of_file(path: Path | str) -> str:
-    """sha256 of a file's content; that of a large, unchanged file is remembered in the cache folder."""
+def digest_of_file(path: Path | str, algorithm: str = "sha256") -> str:
+    """Digest of a file's content; that of a large, unchanged file is remembered in the cache folder."""
     path = Path(path).resolve()
     stat = path.stat()
     if stat.st_size <= REMEMBERED_ABOVE:
-        return _hash(path)
+        return _hash(path, algorithm)
     stamp = [str(path), stat.st_size, stat.st_mtime_ns]
     note = cache_dir() / "digests" / f"{digest_of(stamp)}.json"
     known = read_json(note)
     if known is None or known.get("stamp") != stamp:
-        known = {"stamp": stamp, "sha256": _hash(path)}
+        known = {"stamp": stamp}
+    if algorithm not in known:
+        known[algorithm] = _hash(path, algorithm)
         with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
             write_json(note, known)
-    return known["sha256"]
+    return known[algorithm]
 
 
-def _hash(path: Path) -> str:
+def _hash(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, algorithm).hexdigest()

@@ -114,8 +114,13 @@ class DatasetKeys(TypedDict, total=False):
     data_block_size: Count
     rebuild_dataset: bool
 
+    # FuxiCTR's own for a data set (avazu, criteo, kkbox), or package.module:Class: how raw columns are read and fitted.
+    feature_processor: str | None
+    download: str | None  # the page that publishes the raw files
+    md5: dict[str, str | None] | None  # of those files, by their names (null: none is published)
     prepare: str | None  # the name of a data set that fuxictr_llm/data can download and write as csv
     prepare_split: Literal["random", "time"]  # how `prepare` splits it (`split` is an argument of FuxiCTR loaders)
+    timestamp: Literal["bucketed", "raw"]  # what `prepare` writes where a time is a field: its weekday, or itself
     raw_data: str | None  # a folder with the original files, instead of a download
     field_config: str | None  # an entry of field_config/, or a YAML file: what the fields mean, in words
 

@@ -85,7 +85,9 @@ def find_backbone(name: str, where: str = "") -> type:
         UserError: no such backbone, or it is no FuxiCTR model; `where` is what named it.
     """
     if ":" in name:
-        return _import_backbone(name)
+        from fuxictr.pytorch.models import BaseModel
+
+        return import_class(name, "model", BaseModel)
     if name not in _backbones:
         if name not in _zoo_modules("backbones", packages=False):
             raise unknown("backbone", name, backbone_names(), where)
@@ -121,25 +123,28 @@ def find_model(name: str) -> type:
     return enhance(find_backbone(backbone, where=repr(name)), find_method(method, where=repr(name)).model_cls)
 
 
-def _import_backbone(name: str) -> type:
-    from fuxictr.pytorch.models import BaseModel
+def import_class(name: str, kind: str, base: type) -> type:
+    """The class that `package.module:Class` names; `kind` says what it is to be, in errors.
 
+    Raises:
+        UserError: the module cannot be imported, lacks the class, or the class is no subclass of `base`.
+    """
     module_name, _, class_name = name.partition(":")
-    module = _import_module(module_name, name)
+    module = _import_module(module_name, f"{kind} {name!r}")
     cls = getattr(module, class_name, None)
     if cls is None:
-        models = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise unknown("class", class_name, models, where=f"module {module_name!r}")
-    if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
-        raise UserError(f"model {name!r} is not a subclass of fuxictr.pytorch.models.BaseModel")
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise unknown("class", class_name, classes, where=f"module {module_name!r}")
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        raise UserError(f"{kind} {name!r} is not a subclass of {base.__module__}.{base.__name__}")
     return cls
 
 
-def _import_module(module_name: str, name: str) -> ModuleType:
+def _import_module(module_name: str, what: str) -> ModuleType:
     try:
         return importlib.import_module(module_name)
     except Exception as error:  # a user's module can fail in any way
-        raise UserError(f"model {name!r}: importing {module_name!r} failed: {error!r}") from error
+        raise UserError(f"{what}: importing {module_name!r} failed: {error!r}") from error
 
 
 def _zoo_modules(below: str = "", *, packages: bool) -> list[str]:

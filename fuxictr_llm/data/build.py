@@ -1,8 +1,8 @@
 """Raw csv or parquet -> FuxiCTR's built data set (ids in parquet, feature_map.json, feature_vocab.json).
 
-FuxiCTR's FeatureProcessor fits and transforms. Where the data fits in memory that happens here, in slices
-and without Ray; larger data goes through FuxiCTR's own build_dataset. `build.json` beside the result holds
-the digests of what went in, so that a changed file or column list is noticed.
+FuxiCTR's FeatureProcessor, or the data set's own, fits and transforms. Where the data fits in memory that
+happens here, in slices and without Ray; larger data goes through FuxiCTR's own build_dataset. `build.json`
+beside the result holds the digests of what went in, so that a changed file or column list is noticed.
 """
 
 import logging
@@ -21,6 +21,8 @@ from fuxictr.preprocess import FeatureProcessor, build_dataset
 from fuxictr.preprocess.build_dataset import merge_meta_ddf
 
 from fuxictr_llm.data import SPLITS
+from fuxictr_llm.data.field_texts import collecting
+from fuxictr_llm.data.processors import code_of, find_processor
 from fuxictr_llm.data.raw import check_raw, feature_columns, raw_files
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import (
@@ -46,7 +48,7 @@ DECIDES = (
     "data_block_size",
 )
 MANIFEST = "build.json"
-VERSION = 2
+VERSION = 3
 
 
 def fits_in_memory(rows: int, columns: int) -> bool:
@@ -65,7 +67,7 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         UserError: a raw file is missing, empty, lacks a declared column or has a label other than 0 and 1;
-            a built data set is not there or is of unknown origin and has other columns.
+            a built data set is not there or is of unknown origin and has other columns; the processor is unknown.
     """
     data_dir = Path(params["data_root"]) / params["dataset_id"]
     if params["data_format"] == "npz" or (params["data_format"] == "parquet" and not params.get("rebuild_dataset")):
@@ -82,9 +84,10 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError("valid_size and test_size do not work in FuxiCTR 2.3; give valid_data and test_data as files")
     files = {split: raw_files(path, params["data_format"]) for split, path in raw.items()}
     _check_places(data_dir, params, [file for paths in files.values() for file in paths])
+    processor_cls = collecting(find_processor(params))
     made_from = _made_from(params, files)
     if not _is_current(data_dir, made_from, params):
-        _build(data_dir, made_from, params, raw)
+        _build(data_dir, made_from, params, raw, processor_cls)
     suffix = "" if params.get("data_block_size") else ".parquet"
     built = {f"{split}_data": str(data_dir / f"{split}{suffix}") for split in raw}
     return {"valid_data": None, "test_data": None, **built}
@@ -100,8 +103,11 @@ def _check_places(data_dir: Path, params: Mapping[str, Any], files: Iterable[Pat
 
 
 def _made_from(params: Mapping[str, Any], files: Mapping[str, list[Path]]) -> dict[str, Any]:
+    decides = {key: params.get(key) for key in DECIDES}
+    if processor := params.get("feature_processor"):
+        decides |= {"feature_processor": processor, "code": code_of(processor)}
     return {
-        "settings": digest_of({key: params.get(key) for key in DECIDES}),
+        "settings": digest_of(decides),
         "raw": {split: [digest_of_file(path) for path in paths] for split, paths in files.items()},
         "fuxictr": fuxictr.__version__,
         "version": VERSION,
@@ -139,13 +145,22 @@ def _is_of_fuxictr(data_dir: Path, params: Mapping[str, Any]) -> bool:
     return True
 
 
-def _build(data_dir: Path, made_from: dict[str, Any], params: Mapping[str, Any], raw: Mapping[str, str]) -> None:
+def _build(
+    data_dir: Path,
+    made_from: dict[str, Any],
+    params: Mapping[str, Any],
+    raw: Mapping[str, str],
+    processor_cls: type[FeatureProcessor],
+) -> None:
     writable_dir(params["data_root"], "name another folder with --set data_root=DIR")
     logging.info("Building data set %s", data_dir)
     with tempfile.TemporaryDirectory(prefix=f".{data_dir.name}.", suffix=".tmp", dir=params["data_root"]) as name:
         folder = Path(name)
         try:
-            rows = _build_in(folder, params, raw)
+            processor = processor_cls(**{**params, "data_root": str(folder.parent), "dataset_id": folder.name})
+            # FuxiCTR writes the id into feature_map.json, and we build in a folder of another name.
+            processor.feature_map.dataset_id = params["dataset_id"]
+            rows = _build_with(processor, params, raw)
         except (UserError, OSError):
             raise
         except Exception as error:  # FuxiCTR and polars fail in many ways on data that the config does not fit
@@ -154,13 +169,16 @@ def _build(data_dir: Path, made_from: dict[str, Any], params: Mapping[str, Any],
         _install(folder, data_dir, {"made_from": made_from, "rows": rows, "sizes": sizes_of(folder)})
 
 
-def _build_in(folder: Path, params: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, int]:
-    """Build in a folder; the number of rows of each split."""
-    processor = FeatureProcessor(**{**params, "data_root": str(folder.parent), "dataset_id": folder.name})
-    # FuxiCTR writes the id into feature_map.json, and we build in a folder of another name.
-    processor.feature_map.dataset_id = params["dataset_id"]
+def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, int]:
+    """Build in the processor's folder; the number of rows of each split."""
     frames = {split: _read(processor, path, params) for split, path in raw.items()}
     rows = {split: check_raw(frame, raw[split], params) for split, frame in frames.items()}
+    for split, count in rows.items():
+        if count < (params.get("data_block_size") or 0):
+            raise UserError(
+                f"data_block_size {params['data_block_size']} is more than the {count} rows of {raw[split]!r}: "
+                "FuxiCTR would make no block of them; give a smaller one, or 0 for one file"
+            )
     if params.get("data_block_size") or not fits_in_memory(sum(rows.values()), len(feature_columns(params))):
         logging.info(
             "Building with FuxiCTR's Ray pipeline: %d rows in blocks, or too many for memory", sum(rows.values())

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from fuxictr_llm.data.assets import asset_dir
+from fuxictr_llm.data.originals import tenths
 from fuxictr_llm.errors import UserError
 
 SPLIT_SEED = 2024
@@ -33,12 +34,7 @@ def prepare(split: str, raw_data: str | None) -> dict[str, pd.DataFrame]:
     else:
         order = np.random.default_rng(SPLIT_SEED).permutation(len(rows))
     columns = _columns(rows).iloc[order]
-    tenth = len(columns) // 10
-    return {
-        "train": columns.iloc[: -2 * tenth],
-        "valid": columns.iloc[-2 * tenth : -tenth],
-        "test": columns.iloc[-tenth:],
-    }
+    return {part: columns.iloc[rows] for part, rows in tenths(len(columns), "MovieLens-100K").items()}
 
 
 def _columns(rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,61 +1,157 @@
 """`prepare:` of a data-set config: makes the csv files that the config names, where they are not there yet."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuxictr_llm.data import SPLITS, movielens
+import polars as pl
+
+from fuxictr_llm.data import SPLITS, amazon, movielens, movielens1m
+from fuxictr_llm.data.originals import find_originals
+from fuxictr_llm.data.published import check_published, how_to_get
 from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.files import digest_of_file, explain_write_errors, read_json, replacing, write_json
 
-# name -> function(prepare_split, raw_data) -> {"train" | "valid" | "test": DataFrame}, and its original files
-PREPARERS = {"movielens100k": (movielens.prepare, movielens.ORIGINALS)}
 VERSION = 1
 
+Tables = Mapping[str, Iterable[pl.DataFrame]]
 
-def prepare_raw_data(params: Mapping[str, Any]) -> None:
-    """Make `train_data`, `valid_data` and `test_data` if the data set has a `prepare:` key.
+
+@dataclass(frozen=True)
+class Preparer:
+    """How the csv files of a data set are made.
+
+    Attributes:
+        originals: the names of the files that it reads from `raw_data`.
+        decides: the config keys that it follows, and their defaults.
+        tables: settings and original files -> the rows of each split, in tables that follow each other.
+        downloads: whether it gets the originals itself where `raw_data` is null.
+    """
+
+    originals: tuple[str, ...]
+    decides: Mapping[str, Any]
+    tables: Callable[[Mapping[str, Any], Mapping[str, Path]], Tables]
+    downloads: bool = False
+
+
+def _movielens100k(params: Mapping[str, Any], _: Mapping[str, Path]) -> Tables:
+    tables = movielens.prepare(params.get("prepare_split", "random"), params.get("raw_data"))
+    return {split: [pl.from_pandas(table)] for split, table in tables.items()}
+
+
+def _movielens1m(params: Mapping[str, Any], files: Mapping[str, Path]) -> Tables:
+    return movielens1m.prepare(files, params.get("timestamp", "bucketed"))
+
+
+def _amazon(params: Mapping[str, Any], files: Mapping[str, Path]) -> Tables:
+    return amazon.prepare(*files.values(), params.get("timestamp", "bucketed"))
+
+
+BY_TIME = {"timestamp": "bucketed"}
+PREPARERS = {
+    "movielens100k": Preparer(movielens.ORIGINALS, {"prepare_split": "random"}, _movielens100k, downloads=True),
+    "movielens1m": Preparer(tuple(movielens1m.COLUMNS), BY_TIME, _movielens1m),
+    **{name: Preparer(amazon.originals(name), BY_TIME, _amazon) for name in amazon.CATEGORIES},
+}
+
+
+def prepare_raw_data(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Make `train_data`, `valid_data` and `test_data` if the data set has a `prepare:` key; else check what is there.
 
     A file that was changed by hand afterwards is used as it is, with a warning; half a folder is made anew.
 
+    Returns:
+        For the run record: what is to be known about the raw files.
+
     Raises:
-        UserError: unknown name, no network, the folder cannot be written, or a file of the user's is in the way.
+        UserError: unknown name, no network or files to make them from (it says which, and where to get them), the
+            folder cannot be written, or a file of the user's is in the way.
     """
     name = params.get("prepare")
     if not name:
-        return
+        return check_published(params)
     if name not in PREPARERS:
         raise unknown("data set", name, PREPARERS, where="config key 'prepare'")
     paths = _targets(params)
-    prepare, originals = PREPARERS[name]
-    split, raw_data = params.get("prepare_split", "random"), params.get("raw_data")
-    digests = {
-        file: digest_of_file(Path(raw_data, file)) for file in originals if raw_data and Path(raw_data, file).is_file()
-    }
-    made_from = {"name": name, "split": split, "raw_data": raw_data and digests, "version": VERSION}
+    made_from = _made_from(name, params)
     manifest_file = paths["train"].parent / "prepared.json"
     manifest = read_json(manifest_file)
-    if manifest and manifest.get("made_from") == made_from and all(path.is_file() for path in paths.values()):
+    if manifest and _is_made(manifest, made_from, params) and all(path.is_file() for path in paths.values()):
         for path in _changed(paths, manifest):
             logging.warning("%s was changed since it was prepared; it is used as it is", path)
-        return
+        return {}
     in_the_way = _changed(paths, manifest or {})
     if in_the_way and not (manifest and manifest.get("made_from") is None):
         raise UserError(
             f"'prepare: {name}' would overwrite {str(in_the_way[0])!r}, which it did not write; "
             "move it away, or set prepare: null to use it as it is"
         )
+    _write(params, paths, manifest_file, made_from)
+    return {}
+
+
+def _made_from(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides about the files; the keys of the digests say `split` for `prepare_split`, as they always did."""
+    preparer, raw_data = PREPARERS[name], params.get("raw_data")
+    decides = {key.removeprefix("prepare_"): params.get(key, value) for key, value in preparer.decides.items()}
+    found = find_originals(raw_data, preparer.originals) if raw_data else {}
+    digests = {file: digest_of_file(path) for file, path in found.items()}
+    return {"name": name, **decides, "raw_data": raw_data and digests, "version": VERSION}
+
+
+def _is_made(manifest: Mapping[str, Any], made_from: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
+    """Whether the manifest is of these files; without `raw_data`, of the originals that were there then."""
+    old = manifest.get("made_from")
+    if old and not params.get("raw_data") and not PREPARERS[params["prepare"]].downloads:
+        return {**old, "raw_data": None} == {**made_from, "raw_data": None}
+    return old == made_from
+
+
+def _write(
+    params: Mapping[str, Any], paths: Mapping[str, Path], manifest_file: Path, made_from: Mapping[str, Any]
+) -> None:
+    name = params["prepare"]
+    preparer = PREPARERS[name]
+    files = {} if preparer.downloads else _originals(params)
     logging.info("Preparing %s in %s", name, manifest_file.parent)
-    tables = prepare(split, raw_data)
+    tables = preparer.tables(params, files)
+    rows = {}
     with explain_write_errors(manifest_file.parent, "name other files as train_data, valid_data and test_data"):
         write_json(manifest_file, {"made_from": None})  # until all files are there, the folder counts as half done
         for part, path in paths.items():
             with replacing(path) as temporary:
-                tables[part].to_csv(temporary, index=False)
+                rows[part] = _write_csv(tables[part], temporary)
         sha256 = {part: digest_of_file(path) for part, path in paths.items()}
-        rows = {part: len(table) for part, table in tables.items()}
         write_json(manifest_file, {"made_from": made_from, "rows": rows, "sha256": sha256})
+
+
+def _write_csv(tables: Iterable[pl.DataFrame], path: Path) -> int:
+    rows = 0
+    with path.open("wb") as file:
+        for table in tables:
+            # An empty text is written as nothing, which FuxiCTR reads as missing; polars would write it as "".
+            table.with_columns(pl.col(pl.String).replace("", None)).write_csv(file, include_header=not rows)
+            rows += len(table)
+    return rows
+
+
+def _originals(params: Mapping[str, Any]) -> dict[str, Path]:
+    """The files in `raw_data` that the data set is made from, in their order.
+
+    Raises:
+        UserError: some are not there, or the split is another one than in the order of time.
+    """
+    preparer, raw_data = PREPARERS[params["prepare"]], params.get("raw_data")
+    if params.get("prepare_split", "time") != "time":
+        raise UserError(f"'prepare: {params['prepare']}' splits in the order of time; leave out prepare_split")
+    found = find_originals(raw_data, preparer.originals) if raw_data else {}
+    missing = [name for name in preparer.originals if name not in found]
+    if missing:
+        place = f"raw_data folder {str(raw_data)!r} lacks" if raw_data else "its original files are needed:"
+        raise how_to_get(params, missing, f"{place} {', '.join(missing)} (or packed, .gz)")
+    return {name: found[name] for name in preparer.originals}
 
 
 def _targets(params: Mapping[str, Any]) -> dict[str, Path]:

@@ -17,15 +17,12 @@ import pyarrow.parquet as pq
 
 from fuxictr_llm.config_sources import packaged_configs
 from fuxictr_llm.data.build import built_columns
+from fuxictr_llm.data.field_texts import FILE, QUANTILES, RESERVED
 from fuxictr_llm.errors import UserError, nearest, unknown
 from fuxictr_llm.files import read_json
 from fuxictr_llm.yamls import read_yaml
 
-# Ids that FuxiCTR reserves; they are no values.
-RESERVED = ("__PAD__", "__OOV__")
 KEYS = ("about", "fields", "values")
-TEXTS = "field_texts.json"
-QUANTILES = 21
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ class _TrainValues:
 
     def __init__(self, feature_map: Any, data_dir: Path):
         self.specs, self.data_dir = feature_map.features, data_dir
-        self.texts = read_json(data_dir / TEXTS) or {}
+        self.texts = read_json(data_dir / FILE) or {}
         self.vocabulary = read_json(data_dir / "feature_vocab.json") or {}
 
     def of(self, name: str) -> list[str]:

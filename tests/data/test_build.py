@@ -149,7 +149,7 @@ def spoil(params, how):
         ("one label", r"label 'click' of data file '.*valid.csv' has one value only"),
         ("other ending", r"data file '.*valid.txt' must end in .csv"),
         ("ragged", r"data set 'shop' cannot be built: ComputeError|cannot be read"),
-        ("empty column", r"data set 'shop' cannot be built: IndexError"),
+        ("empty column", r"column 'color' has no value that occurs min_categr_count=1 times in the train split"),
     ],
 )
 def test_bad_raw_data_is_named_and_builds_nothing(params, how, message):
@@ -176,6 +176,12 @@ def test_data_that_does_not_fit_goes_through_ray_and_says_so(params, monkeypatch
     caplog.set_level("INFO")
     built_data(params)
     assert asked == [params["train_data"]] and "Ray pipeline" in caplog.text
+
+
+def test_a_block_larger_than_a_split_is_refused(params):
+    params["data_block_size"] = 151
+    with pytest.raises(UserError, match="data_block_size 151 is more than the 150 rows of .*valid.csv"):
+        built_data(params)
 
 
 def test_the_memory_rule():

@@ -1,6 +1,7 @@
 """MovieLens-100K from GroupLens's own files, and what `prepare` does with half and changed folders."""
 
 import pandas as pd
+import polars as pl
 import pytest
 
 from fuxictr_llm.data.movielens import prepare
@@ -65,16 +66,16 @@ def test_a_prepared_folder_is_left_alone_and_half_a_folder_is_made_anew(tmp_path
     (tmp_path / "raw" / "test.csv").unlink()
     prepare_raw_data(params)
     assert (tmp_path / "raw" / "test.csv").is_file()
-    to_csv, calls = pd.DataFrame.to_csv, []
+    write_csv, calls = pl.DataFrame.write_csv, []
 
     def killed(table, *args, **kwargs):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        to_csv(table, *args, **kwargs)
+        write_csv(table, *args, **kwargs)
 
     (tmp_path / "raw" / "valid.csv").unlink()
-    monkeypatch.setattr(pd.DataFrame, "to_csv", killed)
+    monkeypatch.setattr(pl.DataFrame, "write_csv", killed)
     with pytest.raises(KeyboardInterrupt):
         prepare_raw_data(params)
     train.write_text("half")
@@ -84,6 +85,12 @@ def test_a_prepared_folder_is_left_alone_and_half_a_folder_is_made_anew(tmp_path
     train.write_text(content + content.splitlines()[1])
     prepare_raw_data(params)
     assert train.read_text() != content and "changed since it was prepared" in caplog.text
+
+
+def test_the_files_are_as_pandas_would_write_them(tmp_path, original):
+    prepare_raw_data(settings(tmp_path, original))
+    for split, table in prepare("random", str(original)).items():
+        assert (tmp_path / "raw" / f"{split}.csv").read_text() == table.to_csv(index=False)
 
 
 def test_another_split_or_raw_file_is_noticed(tmp_path, original):
@@ -99,8 +106,8 @@ def test_another_split_or_raw_file_is_noticed(tmp_path, original):
 
 
 def test_bad_settings_and_folders_are_named(tmp_path, original):
-    with pytest.raises(UserError, match="unknown data set 'movielens' .*did you mean 'movielens100k'"):
-        prepare_raw_data(settings(tmp_path, original, prepare="movielens"))
+    with pytest.raises(UserError, match="unknown data set 'movielens100' .*did you mean 'movielens100k'"):
+        prepare_raw_data(settings(tmp_path, original, prepare="movielens100"))
     with pytest.raises(UserError, match="valid_data must name a .csv file"):
         prepare_raw_data(settings(tmp_path, original, valid_data=None))
     (original / "u.item").unlink()

@@ -1,0 +1,67 @@
+"""`feature_processor:` of a data-set config: the class that reads, fits and transforms its raw files."""
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fuxictr.preprocess import FeatureProcessor
+
+from fuxictr_llm.data.raw import feature_columns, label_columns
+from fuxictr_llm.errors import UserError, unknown
+from fuxictr_llm.files import digest_of_file
+from fuxictr_llm.registry import import_class
+
+# FuxiCTR's own, by the names of its modules.
+NAMED = {name: f"fuxictr.datasets.{name}:CustomizedFeatureProcessor" for name in ("avazu", "criteo", "kkbox")}
+
+
+def find_processor(params: Mapping[str, Any]) -> type[FeatureProcessor]:
+    """The data set's processor class, which has every function that the columns' `preprocess:` names.
+
+    Raises:
+        UserError: unknown name, a module that cannot be imported, no FeatureProcessor, a function that it
+            lacks, or a `category_processor`, which FuxiCTR 2.3 cannot build.
+    """
+    name = params.get("feature_processor")
+    cls = _find(name) if name else FeatureProcessor
+    for col in [*label_columns(params), *feature_columns(params)]:
+        if col.get("category_processor"):
+            raise UserError(
+                f"column {col['name']!r}: FuxiCTR 2.3 cannot build category_processor {col['category_processor']!r}; "
+                "put the column into buckets in the raw files, or with a preprocess function"
+            )
+        function = function_of(col)
+        if function and not callable(getattr(cls, function, None)):
+            raise _lacks(cls, function, f"preprocess of column {col['name']!r}", name)
+    return cls
+
+
+def code_of(name: str) -> str | None:
+    """Digest of the source of a processor that is not FuxiCTR's: a change of it changes what is built."""
+    source = None if name in NAMED else inspect.getsourcefile(_find(name))
+    return source and digest_of_file(source)
+
+
+def function_of(col: Mapping[str, Any]) -> str | None:
+    """The name of the function in a column's `preprocess: function` or `function(column, ...)`."""
+    return re.split(r"[()]", col["preprocess"])[0] if col.get("preprocess") else None
+
+
+def _find(name: str) -> type[FeatureProcessor]:
+    if name not in NAMED and ":" not in name:
+        raise unknown("feature_processor", name, [*NAMED, "package.module:Class"])
+    return import_class(NAMED.get(name, name), "feature_processor", FeatureProcessor)
+
+
+def _lacks(cls: type, function: str, where: str, name: str | None) -> UserError:
+    having = [known for known in NAMED if known != name and function in _functions(_find(known))]
+    if having:
+        return UserError(f"{where} names {function!r}, which needs feature_processor: {having[0]} (got {name!r})")
+    return unknown("function", function, _functions(cls), where)
+
+
+def _functions(cls: type) -> Iterator[str]:
+    """The functions made for `preprocess:`: `copy_from`, and what a subclass adds to FuxiCTR's class."""
+    yield "copy_from"
+    yield from (key for key in dir(cls) if not key.startswith("_") and not hasattr(FeatureProcessor, key))
