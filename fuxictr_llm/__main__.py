@@ -1,4 +1,4 @@
-"""The command line: `python -m fuxictr_llm {run,prepare,encode}`; `run` is also `run_expid.py`."""
+"""The command line: `python -m fuxictr_llm {run,prepare,encode,export}`; `run` is also `run_expid.py`."""
 
 import argparse
 import logging
@@ -35,6 +35,13 @@ def _parser() -> argparse.ArgumentParser:
 
     _command(commands, "prepare", _prepare, "download and build an experiment's data, and stop")
     _command(commands, "encode", _encode, "make what an experiment needs from a language model, and print where it is")
+
+    export = commands.add_parser("export", help="write a trained model as a folder that serves it")
+    export.set_defaults(command=_export)
+    export.add_argument(
+        "--run", required=True, help="what a run's summary prints: <model_root>/<dataset_id>/<model_id>"
+    )
+    export.add_argument("--to", required=True, type=Path, metavar="DIR", help="the folder to write")
     return parser
 
 
@@ -86,6 +93,12 @@ def _encode(args: argparse.Namespace) -> None:
 
     run = prepare_run(experiment, experiment.expid)
     print(run.params.get("field_vectors"))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from fuxictr_llm.exporting import export_run
+
+    print(export_run(args.run, args.to))
 
 
 def _experiment(args: argparse.Namespace):

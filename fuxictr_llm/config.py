@@ -151,7 +151,7 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     check_value("model", params["model"], str)
     backbone = registry.find_backbone(params["model"], source.where)
     method = registry.find_method(params["method"], source.where) if params.get("method") else None
-    hints = {**_constructor_hints(backbone), **get_type_hints(ModelKeys, include_extras=True)}
+    hints = {**constructor_hints(backbone), **get_type_hints(ModelKeys, include_extras=True)}
     hints |= get_type_hints(DatasetKeys, include_extras=True)
     known = {*hints, *(method.config_cls.__dataclass_fields__ if method else ())}
     # A constructor with `regularizer` passes it on as these two, and takes neither of them.
@@ -177,7 +177,7 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     return unknown_keys
 
 
-def _constructor_hints(backbone: type) -> dict[str, Any]:
+def constructor_hints(backbone: type) -> dict[str, Any]:
     """Constructor keywords of a model class and its bases, with their type hints (None where there is none)."""
     hints: dict[str, Any] = {}
     for cls in reversed(backbone.__mro__):

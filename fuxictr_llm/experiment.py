@@ -17,13 +17,14 @@ from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr.utils import print_to_json, print_to_list
 
 from fuxictr_llm import registry
-from fuxictr_llm.checks import checked
+from fuxictr_llm.checks import check_gpu, checked
 from fuxictr_llm.config import Experiment
 from fuxictr_llm.data.build import built_columns, built_data
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.enhancement import enhance, set_weight_decay
 from fuxictr_llm.errors import UserError, reason_of, unknown
+from fuxictr_llm.feature_maps import describe_feature_map
 from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
 from fuxictr_llm.training import OTHER_MODEL_ROOT, fit
@@ -181,23 +182,12 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         "stages": stages.done,
         "parameters": count_parameters(model),
         "data": describe_data(params, run.data_dir),
+        "feature_map": describe_feature_map(run.feature_map),
         "notes": run.notes,
         "peak_memory": peak_memory(),
         "versions": versions(),
     }
     return model, record
-
-
-def check_gpu(gpu: int) -> None:
-    """FuxiCTR would silently take the CPU.
-
-    Raises:
-        UserError: torch cannot use the GPU of that index.
-    """
-    count = torch.cuda.device_count()
-    if gpu >= count:
-        have = f"{count} GPUs" if count else "no GPU that torch can use"
-        raise UserError(f"--gpu {gpu}: this machine has {have}; --gpu -1 takes the CPU")
 
 
 def choose_model_id(experiment: Experiment, folder: Path) -> str:
