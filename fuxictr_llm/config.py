@@ -18,7 +18,7 @@ from fuxictr_llm.yamls import dump_yaml, parse_yaml
 
 # Where a run takes place, how much it prints and what it is called do not change what it computes.
 OF_THE_CALL = ("gpu", "model_id")
-NO_IDENTITY = (*OF_THE_CALL, "verbose")
+NO_IDENTITY = (*OF_THE_CALL, "verbose", "pictures")
 NOT_SET = dict.fromkeys(("model", "method", "dataset_id", "model_id"), "name another --expid") | {"gpu": "use --gpu"}
 
 

@@ -95,6 +95,10 @@ class Enhancement(nn.Module):
             raise UserError(f"method {cls.method_name!r} uses the tap {acts[0]!r} at inference and has no fold()")
         return None
 
+    def pictures(self, run: Any) -> dict[str, Any]:
+        """Name -> matplotlib Figure of what was learnt, saved beside the run; called when it is done."""
+        return {}
+
     def active_taps(self) -> frozenset[str]:
         """The taps that this method uses now, out of `TAPS`; one that is not named costs nothing."""
         own = type(self)

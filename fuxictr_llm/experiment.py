@@ -61,7 +61,7 @@ class Result:
 def run_experiment(experiment: Experiment) -> Result:
     """Prepare, build, train on train, stop early on valid, evaluate on test, and write it all down.
 
-    Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log` and `.run.json`, and a line in
+    Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log`, `.run.json` and a method's pictures, and a line in
     `<config name>.csv`, in FuxiCTR's form. The weights take their place only when all is done.
 
     Raises:
@@ -89,7 +89,8 @@ def run_experiment(experiment: Experiment) -> Result:
             unfinished.replace(model.checkpoint)
             write_json(folder / f"{model_id}.run.json", record)
         _append_result_line(experiment, model_id, record)
-        _log_summary(record, run.stages, folder / model_id)
+        pictures = draw_pictures(model, run, folder / model_id)
+        _log_summary(record, run.stages, folder / model_id, pictures)
     return Result(model, run, record)
 
 
@@ -190,6 +191,22 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
     return model, record
 
 
+def draw_pictures(model: BaseModel, run: Run, files: Path) -> list[Path]:
+    """Save the method's pictures as `<files>.<name>.png`; one that cannot be drawn costs a warning, not the run."""
+    if not run.params["method"] or not run.params.get("pictures", True):
+        return []
+    try:
+        figures = model.enhancement.pictures(run)
+        if not figures:
+            return []
+        from fuxictr_llm.pictures import save_figures  # matplotlib takes a second to import
+
+        return save_figures(figures, files)
+    except Exception as error:
+        logging.warning("no pictures of %s: %s: %s", files.name, type(error).__name__, reason_of(error))
+        return []
+
+
 def choose_model_id(experiment: Experiment, folder: Path) -> str:
     """The expid, or a name with the config's digest where the expid's files belong to other settings."""
     if experiment.changed:
@@ -240,7 +257,7 @@ def _append_result_line(experiment: Experiment, model_id: str, record: dict[str,
         file.write(line)
 
 
-def _log_summary(record: dict[str, Any], stages: Stages, files: Path) -> None:
+def _log_summary(record: dict[str, Any], stages: Stages, files: Path, pictures: list[Path]) -> None:
     counts = record["parameters"]
     lines = [
         f"{record['model_id']}, seed {record['seed']}",
@@ -249,6 +266,7 @@ def _log_summary(record: dict[str, Any], stages: Stages, files: Path) -> None:
         f"epochs: {record['best_epoch']})",
         f"  parameters  backbone {counts['backbone']:,}, method {counts['method']:,}",
         f"  time        {stages}",
-        f"  files       {files}.model, .log, .run.json",
+        f"  files       {files}"
+        + ", ".join([".model", ".log", ".run.json", *(path.name.removeprefix(files.name) for path in pictures)]),
     ]
     logging.info("Summary\n%s", "\n".join(lines))

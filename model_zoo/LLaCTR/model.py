@@ -72,6 +72,11 @@ class LLaCTR(Enhancement):
             return Shift(None, anatomy, weights.sum())
         return PairWeights(None, anatomy, weights)
 
+    def pictures(self, run: Any) -> dict[str, Any]:
+        from .pictures import draw
+
+        return draw(self, run)
+
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         return self.parameters() if self.config.train_maps else ()
 
