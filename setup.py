@@ -41,6 +41,7 @@ setup(
         "pyarrow",
         "h5py",
         "filelock",
+        "matplotlib>=3.9",
     ],
     extras_require={"test": ["pytest", "ruff", "setuptools>=77"]},
 )

@@ -14,6 +14,8 @@ _HOMES = {
     "register_method": "registry",
     "load_experiment": "config",
     "run_experiment": "experiment",
+    "export_run": "exporting",
+    "load_model": "serving",
     "UserError": "errors",
 }
 __all__ = ["__version__", *_HOMES]

@@ -43,5 +43,19 @@ def check_value(key: str, value: Any, hint: Any) -> None:
         raise _wrong_value(key, value, " or ".join({problem["msg"]: None for problem in problems})) from error
 
 
+def check_gpu(gpu: int) -> None:
+    """FuxiCTR would silently take the CPU.
+
+    Raises:
+        UserError: torch cannot use the GPU of that index.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    if gpu >= count:
+        have = f"{count} GPUs" if count else "no GPU that torch can use"
+        raise UserError(f"--gpu {gpu}: this machine has {have}; --gpu -1 takes the CPU")
+
+
 def _wrong_value(key: str, value: Any, problem: str) -> UserError:
     return UserError(f"config key {key!r} is {value!r} ({type(value).__name__}): {problem[:1].lower()}{problem[1:]}")

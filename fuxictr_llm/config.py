@@ -17,10 +17,10 @@ from fuxictr_llm.keys import GROUP_METRICS, REGULARIZERS, REQUIRED, REQUIRED_OF_
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors, moved_to_specs, value_config
 from fuxictr_llm.yamls import dump_yaml, parse_yaml
 
-# Where a run takes place, how much it prints, what it is called and who publishes its data do not change what it
-# computes.
+# Where a run takes place, how much it prints and draws, what it is called and who publishes its data do not change
+# what it computes.
 OF_THE_CALL = ("gpu", "model_id")
-NO_IDENTITY = (*OF_THE_CALL, "verbose", "download", "md5")
+NO_IDENTITY = (*OF_THE_CALL, "verbose", "pictures", "download", "md5")
 NOT_SET = dict.fromkeys(("model", "method", "dataset_id", "model_id"), "name another --expid") | {"gpu": "use --gpu"}
 
 
@@ -158,7 +158,7 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     check_value("model", params["model"], str)
     backbone = registry.find_backbone(params["model"], source.where)
     method = registry.find_method(params["method"], source.where) if params.get("method") else None
-    hints = {**_constructor_hints(backbone), **get_type_hints(ModelKeys, include_extras=True)}
+    hints = {**constructor_hints(backbone), **get_type_hints(ModelKeys, include_extras=True)}
     hints |= get_type_hints(DatasetKeys, include_extras=True)
     known = {*hints, *(method.config_cls.__dataclass_fields__ if method else ())}
     if asks_for_vectors(params):
@@ -188,7 +188,7 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     return unknown_keys
 
 
-def _constructor_hints(backbone: type) -> dict[str, Any]:
+def constructor_hints(backbone: type) -> dict[str, Any]:
     """Constructor keywords of a model class and its bases, with their type hints (None where there is none)."""
     hints: dict[str, Any] = {}
     for cls in reversed(backbone.__mro__):

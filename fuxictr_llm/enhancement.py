@@ -15,7 +15,7 @@ What holds for every backbone (tests/test_enhancement.py):
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -76,6 +76,27 @@ class Enhancement(nn.Module):
     @classmethod
     def prepare(cls, config: Any, experiment: Any) -> dict[str, Any]:
         """Make what the method needs before training (vectors, say); returns config keys to change."""
+        return {}
+
+    @classmethod
+    def fold(cls, config: Any, anatomy: Anatomy, state: Mapping[str, Tensor]) -> "Enhancement | None":
+        """What serving adds to the backbone: one of `folding.FOLDED`, or None for the backbone alone.
+
+        Args:
+            config: an instance of the method's config dataclass.
+            anatomy: the backbone's.
+            state: the trained state of this method's module. Nothing else is there: no vectors, no language model.
+
+        Raises:
+            UserError: the method acts at inference and does not say what is left of it.
+        """
+        acts = [tap for tap in ("representation", "logit") if getattr(cls, tap) is not getattr(Enhancement, tap)]
+        if acts:
+            raise UserError(f"method {cls.method_name!r} uses the tap {acts[0]!r} at inference and has no fold()")
+        return None
+
+    def pictures(self, run: Any) -> dict[str, Any]:
+        """Name -> matplotlib Figure of what was learnt, saved beside the run; called when it is done."""
         return {}
 
     def active_taps(self) -> frozenset[str]:

@@ -17,13 +17,14 @@ from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr.utils import print_to_json, print_to_list
 
 from fuxictr_llm import registry
-from fuxictr_llm.checks import checked
+from fuxictr_llm.checks import check_gpu, checked
 from fuxictr_llm.config import Experiment
 from fuxictr_llm.data.build import built_columns, built_data
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.enhancement import enhance, set_weight_decay
 from fuxictr_llm.errors import UserError, reason_of, unknown
+from fuxictr_llm.feature_maps import describe_feature_map
 from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.pretrained import readable_vocabulary, zero_padding
 from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
@@ -63,7 +64,7 @@ class Result:
 def run_experiment(experiment: Experiment) -> Result:
     """Prepare, build, train on train, stop early on valid, evaluate on test, and write it all down.
 
-    Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log` and `.run.json`, and a line in
+    Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log`, `.run.json` and a method's pictures, and a line in
     `<config name>.csv`, in FuxiCTR's form. The weights take their place only when all is done.
 
     Raises:
@@ -96,7 +97,8 @@ def run_experiment(experiment: Experiment) -> Result:
             unfinished.replace(model.checkpoint)
             write_json(folder / f"{model_id}.run.json", record)
         _append_result_line(experiment, model_id, record)
-        _log_summary(record, run.stages, folder / model_id)
+        pictures = draw_pictures(model, run, folder / model_id)
+        _log_summary(record, run.stages, folder / model_id, pictures)
     return Result(model, run, record)
 
 
@@ -204,6 +206,7 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         "stages": stages.done,
         "parameters": count_parameters(model),
         "data": describe_data(params, run.data_dir),
+        "feature_map": describe_feature_map(run.feature_map),
         "notes": run.notes,
         "peak_memory": peak_memory(),
         "versions": versions(),
@@ -211,16 +214,20 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
     return model, record
 
 
-def check_gpu(gpu: int) -> None:
-    """FuxiCTR would silently take the CPU.
+def draw_pictures(model: BaseModel, run: Run, files: Path) -> list[Path]:
+    """Save the method's pictures as `<files>.<name>.png`; one that cannot be drawn costs a warning, not the run."""
+    if not run.params["method"] or not run.params.get("pictures", True):
+        return []
+    try:
+        figures = model.enhancement.pictures(run)
+        if not figures:
+            return []
+        from fuxictr_llm.pictures import save_figures  # matplotlib takes a second to import
 
-    Raises:
-        UserError: torch cannot use the GPU of that index.
-    """
-    count = torch.cuda.device_count()
-    if gpu >= count:
-        have = f"{count} GPUs" if count else "no GPU that torch can use"
-        raise UserError(f"--gpu {gpu}: this machine has {have}; --gpu -1 takes the CPU")
+        return save_figures(figures, files)
+    except Exception as error:
+        logging.warning("no pictures of %s: %s: %s", files.name, type(error).__name__, reason_of(error))
+        return []
 
 
 def choose_model_id(experiment: Experiment, folder: Path) -> str:
@@ -273,7 +280,7 @@ def _append_result_line(experiment: Experiment, model_id: str, record: dict[str,
         file.write(line)
 
 
-def _log_summary(record: dict[str, Any], stages: Stages, files: Path) -> None:
+def _log_summary(record: dict[str, Any], stages: Stages, files: Path, pictures: list[Path]) -> None:
     counts = record["parameters"]
     lines = [
         f"{record['model_id']}, seed {record['seed']}",
@@ -282,6 +289,7 @@ def _log_summary(record: dict[str, Any], stages: Stages, files: Path) -> None:
         f"epochs: {record['best_epoch']})",
         f"  parameters  backbone {counts['backbone']:,}, method {counts['method']:,}",
         f"  time        {stages}",
-        f"  files       {files}.model, .log, .run.json",
+        f"  files       {files}"
+        + ", ".join([".model", ".log", ".run.json", *(path.name.removeprefix(files.name) for path in pictures)]),
     ]
     logging.info("Summary\n%s", "\n".join(lines))

@@ -45,6 +45,7 @@ class ModelKeys(TypedDict, total=False):
     num_threads: Positive | None  # null: as many as torch would take
     verbose: Annotated[int, Field(ge=0)]
     debug_mode: bool  # FuxiCTR's tuner asks for it
+    pictures: bool  # whether a run draws what its method learnt
 
     task: Literal["binary_classification"]
     loss: str

@@ -96,6 +96,12 @@ def find_backbone(name: str, where: str = "") -> type:
     return _backbones[name]
 
 
+def name_of_backbone(cls: type) -> str:
+    """What `find_backbone` finds the class by in another process."""
+    in_zoo = cls.__module__ == f"{ZOO}.backbones.{cls.__name__}"
+    return cls.__name__ if in_zoo else f"{cls.__module__}:{cls.__qualname__}"
+
+
 def find_method(name: str, where: str = "") -> RegisteredMethod:
     """The registered method of that name, with its package imported.
 

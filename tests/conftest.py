@@ -83,6 +83,7 @@ Base:
     seed: 7
     num_threads: 1
     verbose: 0
+    pictures: false
     batch_size: 128
     epochs: 2
     embedding_dim: 4

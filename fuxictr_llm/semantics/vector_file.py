@@ -14,12 +14,13 @@ from torch import Tensor
 from fuxictr_llm.errors import UserError, reason_of
 
 SUFFIXES = (".safetensors", ".npy", ".pt")
+UNTUNED = "untuned"
 PREPARE = "python -m fuxictr_llm encode --expid EXPID"
 
 
 def write_field_vectors(path: Path, vectors: Tensor, fields: Sequence[str], untuned: Tensor | None = None) -> None:
-    """Save `[K, D_llm]` and the K field names that its rows belong to; `untuned` is the matrix before tuning."""
-    tensors = {"field_vectors": vectors} | ({} if untuned is None else {"untuned": untuned})
+    """Save `[K, D_llm]` and the K field names that its rows belong to; `untuned`: the vectors from before SSFT."""
+    tensors = {"field_vectors": vectors} | ({} if untuned is None else {UNTUNED: untuned})
     tensors = {name: tensor.float().contiguous() for name, tensor in tensors.items()}
     save_file(tensors, path, metadata={"fields": json.dumps(list(fields))})
 
@@ -54,6 +55,22 @@ def read_field_vectors(path: str | Path, fields: Sequence[str], *, exact: bool =
         shape = tuple(vectors.shape)
         raise UserError(f"{str(path)!r} is not one finite vector for each of {len(stored)} fields (shape {shape})")
     return vectors[[stored.index(field) for field in fields]]
+
+
+def read_untuned_vectors(path: str | Path, fields: Sequence[str]) -> Tensor | None:
+    """The rows of `fields` from before SSFT, float32 `[K, D_llm]`; None where the file has none.
+
+    Raises:
+        UserError: as `read_field_vectors`; a file's other vectors are then no better.
+    """
+    read_field_vectors(path, fields, exact=False)
+    if Path(path).suffix != ".safetensors":
+        return None
+    with safe_open(path, framework="pt") as file:
+        if UNTUNED not in file.keys():  # noqa: SIM118 (no mapping)
+            return None
+        stored = json.loads(file.metadata()["fields"])
+        return file.get_tensor(UNTUNED).float()[[stored.index(field) for field in fields]]
 
 
 def _read(path: Path) -> tuple[Tensor, list[str] | None]:

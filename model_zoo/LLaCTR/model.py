@@ -6,7 +6,7 @@ Shape symbols: `B` rows, `K` fields, `D` embedding dim, `D_llm` width of the fie
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fuxictr_llm.anatomy import Anatomy
 from fuxictr_llm.enhancement import Enhancement, Seen
 from fuxictr_llm.errors import UserError
+from fuxictr_llm.folding import PairWeights, Shift, pair_matrix, pair_sum
 from fuxictr_llm.semantics.vector_file import read_field_vectors
 
 from .config import LLaCTRConfig
@@ -61,6 +62,21 @@ class LLaCTR(Enhancement):
 
         return {"field_vectors": str(prepare_field_vectors(config, experiment))}
 
+    @classmethod
+    def fold(cls, config: LLaCTRConfig, anatomy: Anatomy, state: Mapping[str, Tensor]) -> Enhancement | None:
+        """`lambda_fie * g`, which is the same for every row; FRE is a term of the loss alone."""
+        if "fie.map" not in state:
+            return None
+        weights = config.lambda_fie * pair_weights(state["fie.map"], state["fie.cosines"], state["fie.bias"])
+        if config.for_backbone(anatomy.backbone).fie_form == "scalar":
+            return Shift(None, anatomy, weights.sum())
+        return PairWeights(None, anatomy, weights)
+
+    def pictures(self, run: Any) -> dict[str, Any]:
+        from .pictures import draw
+
+        return draw(self, run)
+
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         return self.parameters() if self.config.train_maps else ()
 
@@ -96,6 +112,11 @@ class FeatureRepresentationEnhancement(nn.Module):
         return (log_p.exp() * (log_p - mean_embedding)).sum() + mean_normalizer.sum()
 
 
+def pair_weights(pair_map: Tensor, cosines: Tensor, bias: Tensor) -> Tensor:
+    """`g = A c + a`, `[P]`, with A `[P, P]`, or `[P]` where it is diagonal."""
+    return (pair_map @ cosines if pair_map.dim() == 2 else pair_map * cosines) + bias
+
+
 class FeatureInteractionEnhancement(nn.Module):
     """`sum_{i<j} g_ij <e_bi, e_bj>` with `g = A c + a` and `c_ij = cos(h_i, h_j)`, `[B, K, D] -> [B, 1]`.
 
@@ -124,8 +145,6 @@ class FeatureInteractionEnhancement(nn.Module):
         left, right = torch.triu_indices(num_fields, num_fields, offset=1)
         normed = nn.functional.normalize(field_vectors, dim=-1)
         self.register_buffer("cosines", (normed[left] * normed[right]).sum(dim=-1))
-        self.register_buffer("left", left, persistent=False)
-        self.register_buffer("right", right, persistent=False)
         self.register_buffer("folded", torch.zeros(num_fields, num_fields), persistent=False)
         self.form = form
         self.map = nn.Parameter(torch.eye(num_pairs) if fie_map == "full" else torch.ones(num_pairs))
@@ -141,13 +160,11 @@ class FeatureInteractionEnhancement(nn.Module):
         weights = self.pair_weights() if live else self.folded
         if self.form == "scalar":
             return 0.5 * weights.sum().expand(len(embeddings), 1)
-        return 0.5 * (embeddings * (weights @ embeddings)).sum(dim=(1, 2)).unsqueeze(-1)
+        return pair_sum(weights, embeddings)
 
     def pair_weights(self) -> Tensor:
         """The symmetric `[K, K]` matrix of `g`, with zeros on its diagonal."""
-        g = self.map @ self.cosines if self.map.dim() == 2 else self.map * self.cosines
-        upper = torch.zeros_like(self.folded).index_put((self.left, self.right), g + self.bias)
-        return upper + upper.T
+        return pair_matrix(pair_weights(self.map, self.cosines, self.bias), len(self.folded))
 
     def train(self, mode: bool = True) -> nn.Module:
         if not mode:

@@ -1,0 +1,1 @@
+"""The commands of `python -m fuxictr_llm`, one a file: `add` declares its options, and a function does the work."""

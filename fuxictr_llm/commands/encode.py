@@ -1,0 +1,64 @@
+"""`encode`: what an experiment needs from a language model, or vectors of a column's values."""
+
+import argparse
+from dataclasses import replace
+from typing import Any
+
+from fuxictr_llm.commands.options import add_command, experiment_of
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.semantics import distributed
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    text = "make what an experiment needs from a language model, and print where it is"
+    parser = add_command(commands, "encode", encode, text)
+    parser.add_argument("--values", nargs="+", metavar="COLUMN", help="vectors of the values of these columns instead")
+    parser.add_argument("--format", choices=("npz", "h5"), help="with --values: kind of file (default: npz)")
+
+
+def encode(args: argparse.Namespace) -> None:
+    """Make the files and print their paths."""
+    if args.values:
+        _encode_values(args)
+        return
+    if args.format:
+        raise UserError("--format goes with --values")
+    experiment = experiment_of(args)
+    from fuxictr_llm.experiment import prepare_run
+    from fuxictr_llm.semantics.value_config import asks_for_vectors
+
+    if not experiment.params["method"] and not asks_for_vectors(experiment.params):
+        raise UserError(
+            f"expid {experiment.expid!r} names no method and no column has pretrained_emb: llm, so it needs nothing "
+            "from a language model; --values COLUMN makes vectors of a column's values"
+        )
+    run = prepare_run(experiment, experiment.expid)
+    _print_files(run)
+
+
+def _encode_values(args: argparse.Namespace) -> None:
+    """Vectors as the language model gives them, unless `--set` has them reduced or scaled."""
+    asked = {
+        "feature_specs": [{"name": args.values, "pretrained_emb": "llm"}],
+        "value_dim": "full",
+        "value_scale": None,
+    }
+    experiment = experiment_of(args, asked)
+    from fuxictr_llm.experiment import prepare_data
+    from fuxictr_llm.semantics.value_config import value_config
+    from fuxictr_llm.semantics.value_vectors import make_value_vectors
+
+    # It was there to make the keys known; whether the columns exist is asked below, by the name of the option.
+    experiment = replace(experiment, params={**experiment.params, "feature_specs": None})
+    run = prepare_data(experiment, experiment.expid)
+    make_value_vectors(value_config(run.params), run, args.values, args.format or "npz")
+    _print_files(run)
+
+
+def _print_files(run: Any) -> None:
+    if not distributed.is_first():
+        return
+    files = [run.notes.get("field_vectors", {}), *run.notes.get("value_vectors", {}).get("columns", {}).values()]
+    for path in dict.fromkeys(file["path"] for file in files if file):
+        print(path)

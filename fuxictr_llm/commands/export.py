@@ -1,0 +1,22 @@
+"""`export`: a trained run as a folder that serves it."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("export", help="write a trained model as a folder that serves it")
+    parser.set_defaults(command=export)
+    parser.add_argument(
+        "--run", required=True, help="what a run's summary prints: <model_root>/<dataset_id>/<model_id>"
+    )
+    parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="the folder to write")
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write the folder and print it."""
+    from fuxictr_llm.exporting import export_run
+
+    print(export_run(args.run, args.to))

@@ -1,0 +1,61 @@
+"""Options that several commands have, and the experiment that they name."""
+
+import argparse
+import logging
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.semantics import distributed
+
+
+def add_command(commands: Any, name: str, function: Callable, text: str) -> argparse.ArgumentParser:
+    """A command that works on an experiment; `text` says what it does."""
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=function)
+    parser.add_argument("--config", help="config directory or YAML file (default: the packaged benchmark_configs)")
+    parser.add_argument("--expid", help="{Backbone}[_{Method}]_{dataset_id}, or a label in the config")
+    parser.add_argument("--gpu", type=int, default=-1, help="index of the GPU, -1 for the CPU")
+    parser.add_argument("--seed", type=int, help="another seed than the config's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (may be given repeatedly)"
+    )
+    return parser
+
+
+def experiment_of(
+    args: argparse.Namespace, defaults: Mapping[str, Any] | None = None, forced: Mapping[str, Any] | None = None
+):
+    """The resolved experiment; `forced` wins over `--set`, which wins over `defaults`, which win over the config."""
+    if not args.expid:
+        raise UserError("--expid is missing, for example --expid DeepFM_LLaCTR_movielens100k; --list shows the parts")
+    level = logging.INFO if distributed.is_first() else logging.ERROR
+    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    from fuxictr_llm.config import load_experiment, parse_overrides
+
+    overrides = {**(defaults or {}), **parse_overrides(args.set), **(forced or {})}
+    return load_experiment(args.expid, args.config, seed=args.seed, overrides=overrides, gpu=chosen_gpu(args.gpu))
+
+
+def chosen_gpu(index: int) -> int:
+    """Hide all GPUs but the chosen one, so that every library takes that; its index among those left.
+
+    FuxiCTR would silently take the CPU for a GPU that is not there. Under torchrun each process takes its own.
+    """
+    if index < -1:
+        raise UserError(f"--gpu {index} is neither the index of a GPU nor -1 for the CPU")
+    if index == -1:
+        return index
+    index_left = 0
+    if distributed.world_size() > 1:
+        index = index_left = distributed.local_index()
+    else:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        indexes = [str(number) for number in range(index + 1)] if visible is None else visible.split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = indexes[index] if index < len(indexes) else ""
+    import torch
+
+    if index_left >= torch.cuda.device_count():
+        raise UserError(f"--gpu {index}: this machine has no such GPU that torch can use; --gpu -1 takes the CPU")
+    return index_left

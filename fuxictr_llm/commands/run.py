@@ -1,0 +1,51 @@
+"""`run`: train and evaluate an experiment, print its settings, or list what there is."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from fuxictr_llm.commands.options import add_command, experiment_of
+from fuxictr_llm.errors import UserError
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = add_command(commands, "run", run, "train and evaluate an experiment")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
+    parser.add_argument("--to", type=Path, metavar="DIR", help="with --print-config: write a FuxiCTR config directory")
+    parser.add_argument("--list", action="store_true", help="list backbones, methods and data sets, and stop")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Do what the options say."""
+    if args.list:
+        _list(args)
+        return
+    if args.to and not args.print_config:
+        raise UserError("--to goes with --print-config")
+    experiment = experiment_of(args)
+    if args.print_config and args.to:
+        experiment.write_directory(args.to)
+    elif args.print_config:
+        print(experiment.to_yaml(), end="")
+    else:
+        from fuxictr_llm.experiment import run_experiment
+
+        run_experiment(experiment)
+
+
+def _list(args: argparse.Namespace) -> None:
+    from fuxictr_llm.config_sources import dataset_names
+    from fuxictr_llm.data.assets import ASSETS
+    from fuxictr_llm.registry import backbone_names, method_names
+
+    if args.config and not Path(args.config).exists():
+        raise UserError(f"--config {args.config!r} does not exist")
+    models = [f"{name} ({asset.licence})" for name, asset in ASSETS.items() if name not in dataset_names()]
+    for title, names in (
+        ("backbones", backbone_names()),
+        ("methods", method_names()),
+        ("data sets", dataset_names(Path(args.config) if args.config else None)),
+        ("language models", [*models, "any Hugging Face id or folder"]),
+    ):
+        print(f"{title + ':':17}{', '.join(names)}")

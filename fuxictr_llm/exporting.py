@@ -1,0 +1,157 @@
+"""A trained run -> a folder that serves it: the backbone and what is left of its method, as safetensors and JSON."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fuxictr_llm import registry
+from fuxictr_llm.anatomy import find_anatomy
+from fuxictr_llm.checks import checked
+from fuxictr_llm.config import constructor_hints
+from fuxictr_llm.enhancement import Enhancement
+from fuxictr_llm.errors import UserError, reason_of, unknown
+from fuxictr_llm.feature_maps import make_feature_map
+from fuxictr_llm.files import digest_of_file, explain_write_errors, read_json, replacing_dir, writable_dir, write_json
+from fuxictr_llm.keys import DatasetKeys, ModelKeys
+from fuxictr_llm.run_record import versions
+from fuxictr_llm.serving import CONFIG, FORMAT, WEIGHTS, build_backbone, load_model
+
+RECORD = ".run.json"
+METHOD_PART = "enhancement."
+
+
+def export_run(run: Path | str, to: Path | str) -> Path:
+    """Write the folder that `fuxictr_llm.load_model` serves; no path of this machine stands in it.
+
+    Args:
+        run: `<model_root>/<dataset_id>/<model_id>`, as a run's summary prints it, its .run.json, or a folder with
+            one run.
+        to: the folder; an earlier export there is replaced, anything else is kept.
+
+    Raises:
+        UserError: no such run, it is damaged, its method does not fold, or `to` cannot be written.
+    """
+    record_file = find_run(run)
+    _check_target(Path(to))
+    record, state = _read(record_file)
+    config, tensors = _exported(record, state, record_file)
+    writable_dir(Path(to).resolve().parent, "name another folder with --to")
+    with explain_write_errors(Path(to), "name another folder with --to"), replacing_dir(to) as folder:
+        save_file(tensors, folder / WEIGHTS)
+        write_json(folder / CONFIG, {**config, "weights_sha256": digest_of_file(folder / WEIGHTS)})
+        load_model(folder)  # what cannot be loaded does not take its place
+    return Path(to)
+
+
+def find_run(run: Path | str) -> Path:
+    """The .run.json of a run that is named as `export_run` takes it.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    path = Path(run)
+    name = path.name.removesuffix(RECORD).removesuffix(".model")
+    record = path.with_name(name + RECORD)
+    if name and record.is_file():
+        return record
+    if path.is_dir():
+        records = sorted(path.glob("*" + RECORD))
+        if len(records) == 1:
+            return records[0]
+        names = ", ".join(str(record).removesuffix(RECORD) for record in records)
+        raise UserError(
+            f"{str(path)!r} holds {len(records)} runs; name one: {names or '--run takes a run or its folder'}"
+        )
+    there = [str(record).removesuffix(RECORD) for record in path.parent.glob("*" + RECORD)]
+    raise unknown("run", str(run), there)
+
+
+def _check_target(to: Path) -> None:
+    if to.exists() and not to.is_dir():
+        raise UserError(f"--to {str(to)!r} is a file; name another folder")
+    there = {path.name for path in to.iterdir()} if to.exists() else set()
+    ours = there == {CONFIG, WEIGHTS} and "weights_sha256" in (read_json(to / CONFIG) or {})
+    if there and not ours:
+        raise UserError(f"--to {str(to)!r} holds other files than an export's, which are kept; name another folder")
+
+
+def _read(record_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A run's record and its trained state."""
+    record = read_json(record_file)
+    if not isinstance(record, dict) or not {"config", "feature_map", "config_sha256"} <= record.keys():
+        raise UserError(f"{str(record_file)!r} is damaged or of an earlier version; run the experiment again")
+    weights = record_file.with_name(record_file.name.removesuffix(RECORD) + ".model")
+    if not weights.is_file():
+        raise UserError(f"{str(weights)!r} is missing; run the experiment again")
+    try:
+        return record, torch.load(weights, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"{str(weights)!r} is damaged ({reason_of(error)}); run the experiment again") from error
+
+
+def _exported(
+    record: Mapping[str, Any], state: Mapping[str, Tensor], record_file: Path
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The content of config.json, without the digest, and of model.safetensors."""
+    settings, where = record["config"], repr(str(record_file))
+    cls = registry.find_backbone(settings["model"], where)
+    method = registry.find_method(settings["method"], where) if settings.get("method") else None
+    feature_map = make_feature_map(record["feature_map"])
+    params = _constructor_params(cls, settings, method)
+    backbone = {name: value for name, value in state.items() if not name.startswith(METHOD_PART)}
+    model = build_backbone(cls, feature_map, params)
+    try:
+        model.load_state_dict(backbone)
+    except RuntimeError as error:
+        raise UserError(f"the weights beside {where} are of other settings ({reason_of(error)})") from error
+    folded = _fold(method, settings, model, state)
+    part = {} if folded is None else {METHOD_PART + name: value for name, value in folded.state_dict().items()}
+    described = {**record["feature_map"], "features": _without_paths(record["feature_map"]["features"])}
+    fields = [] if folded is None else list(folded.anatomy.fields)
+    config = {
+        "format": FORMAT,
+        "versions": {name: value for name, value in versions().items() if name in ("fuxictr-llm", "fuxictr", "torch")},
+        "model": registry.name_of_backbone(cls),
+        "method": settings.get("method"),
+        "variant": settings.get("variant"),
+        "folded": folded and {"class": type(folded).__name__, "fields": fields},
+        "params": params,
+        "feature_map": described,
+        "source": {key: record.get(key) for key in ("model_id", "config_sha256", "seed", "time", "metrics")},
+    }
+    # A tensor that fields share stands once in memory, and safetensors wants each on its own.
+    return config, {name: value.clone().contiguous() for name, value in {**backbone, **part}.items()}
+
+
+def _fold(
+    method: registry.RegisteredMethod | None, settings: Mapping[str, Any], model: Any, state: Mapping[str, Tensor]
+) -> Enhancement | None:
+    if method is None:
+        return None
+    own = {name.removeprefix(METHOD_PART): value for name, value in state.items() if name.startswith(METHOD_PART)}
+    with torch.no_grad():
+        return method.model_cls.fold(checked(method.config_cls, settings), find_anatomy(model), own)
+
+
+def _constructor_params(
+    cls: type, settings: Mapping[str, Any], method: registry.RegisteredMethod | None
+) -> dict[str, Any]:
+    """Those settings that decide about a backbone's form; what concerns training, data and method is left out."""
+    own = constructor_hints(cls).keys()
+    others = {*DatasetKeys.__annotations__, *(method.config_cls.__dataclass_fields__ if method else ())} - own
+    training = ModelKeys.__annotations__.keys() - {"task", "embedding_dim"}
+    regularizers = {"embedding_regularizer", "net_regularizer", "regularizer"}
+    kept = {key: value for key, value in settings.items() if key not in others | training | regularizers}
+    return {key: value for key, value in kept.items() if not key.endswith("initializer")}
+
+
+def _without_paths(features: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns' descriptions; of a file of pretrained embeddings remains that there was one."""
+    return {
+        name: spec | ({"pretrained_emb": None} if "pretrained_emb" in spec else {}) for name, spec in features.items()
+    }

@@ -1,0 +1,192 @@
+"""An exported folder -> a model that predicts. No language library is needed, and no data set.
+
+Shape symbols: `N` rows, `L` length of a sequence.
+"""
+
+import ast
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.models import BaseModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from fuxictr_llm import registry
+from fuxictr_llm.checks import check_gpu
+from fuxictr_llm.enhancement import enhance
+from fuxictr_llm.errors import UserError, nearest, reason_of, unknown
+from fuxictr_llm.feature_maps import make_feature_map, without_pretrained_files
+from fuxictr_llm.files import digest_of_file, read_json
+from fuxictr_llm.folding import FOLDED
+
+FORMAT = 1
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+AGAIN = "write it anew with 'python -m fuxictr_llm export --run RUN --to DIR'"
+CONTENT = {"model": str, "params": dict, "feature_map": dict, "weights_sha256": str}
+SLICE_ROWS = 8192
+# What FuxiCTR's constructors ask for and serving has no use of.
+UNUSED = {"optimizer": "adam", "loss": "binary_crossentropy", "metrics": ["AUC"], "verbose": 0, "model_root": "unused"}
+
+
+class ServedModel:
+    """A trained model that only predicts; several threads may ask it at once.
+
+    Attributes:
+        model: the FuxiCTR model, in evaluation mode.
+        fields: the columns that a batch must have, in feature-map order.
+        config: the content of the folder's config.json.
+    """
+
+    def __init__(self, model: BaseModel, config: Mapping[str, Any]):
+        self.model, self.config = model.eval().requires_grad_(False), config
+        self._specs = {name: spec for name, spec in model.feature_map.features.items() if spec["type"] != "meta"}
+        self.fields = tuple(self._specs)
+        self._lock = threading.Lock()  # the taps of a model see one forward pass at a time
+
+    def predict(self, batch: Mapping[str, Any]) -> np.ndarray:
+        """Probabilities of a click, float32 `[N]`.
+
+        Args:
+            batch: column -> array, tensor or list, as FuxiCTR's loaders give them: ids `[N]`, values `[N]`, ids of
+                a sequence `[N, L]`, vectors `[N, width]`. Other columns are ignored.
+
+        Raises:
+            UserError: a column is missing, has another shape, or holds what the model has not been trained on.
+        """
+        columns = {name: _checked_column(name, batch, spec) for name, spec in self._specs.items()}
+        lengths = {name: len(column) for name, column in columns.items()}
+        first, rows = next(iter(lengths.items()))
+        other = next((name for name in lengths if lengths[name] != rows), None)
+        if other:
+            raise UserError(f"column {other!r} has {lengths[other]} rows, {first!r} has {rows}")
+        parts = [
+            self._forward({name: column[start : start + SLICE_ROWS] for name, column in columns.items()})
+            for start in range(0, rows, SLICE_ROWS)
+        ]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+
+    def _forward(self, batch: dict[str, Tensor]) -> np.ndarray:
+        with self._lock, torch.inference_mode():
+            return self.model.forward(batch)["y_pred"].view(-1).float().cpu().numpy()
+
+
+def load_model(folder: Path | str, gpu: int = -1) -> ServedModel:
+    """The model in a folder that `python -m fuxictr_llm export` wrote.
+
+    Args:
+        folder: holds config.json and model.safetensors.
+        gpu: index of the GPU, -1 for the CPU.
+
+    Raises:
+        UserError: the folder is no export, is damaged, of another format or of a backbone that is not here, or
+            there is no such GPU.
+    """
+    check_gpu(gpu)
+    folder = Path(folder)
+    config = _read_config(folder)
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise UserError(f"{str(weights)!r} is missing; {AGAIN}")
+    if digest_of_file(weights) != config["weights_sha256"]:
+        raise UserError(f"{str(weights)!r} is not the file that was exported (its sha256 differs); {AGAIN}")
+    cls = registry.find_backbone(config["model"], where=repr(str(folder / CONFIG)))
+    try:
+        model = _build(cls, config, gpu)
+        model.load_state_dict(load_file(weights))
+    except UserError:
+        raise
+    except (SafetensorError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{str(folder)!r} does not give a {config['model']} ({reason_of(error)}); {AGAIN}") from error
+    return ServedModel(model, config)
+
+
+def build_backbone(
+    cls: type[BaseModel], feature_map: FeatureMap, params: Mapping[str, Any], gpu: int = -1
+) -> BaseModel:
+    """A model of any class with weights of no meaning, built without the files of its embeddings."""
+    with without_pretrained_files(feature_map), torch.random.fork_rng(devices=[]):
+        return cls(feature_map, **UNUSED | {"model_id": cls.__name__, "gpu": gpu} | dict(params))
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(f"{str(folder)!r} is no exported model: it has no {CONFIG}; {AGAIN}")
+    config = read_json(path)
+    if not isinstance(config, dict) or "format" not in config:
+        raise UserError(f"{str(path)!r} is damaged; {AGAIN}")
+    if config["format"] != FORMAT:
+        raise UserError(f"{str(path)!r} has format {config['format']!r}, this version reads format {FORMAT}; {AGAIN}")
+    for key, kind in CONTENT.items():
+        if not isinstance(config.get(key), kind):
+            raise UserError(f"{str(path)!r} lacks {key!r}, or it is {config.get(key)!r}; {AGAIN}")
+    return config
+
+
+def _build(cls: type[BaseModel], config: Mapping[str, Any], gpu: int) -> BaseModel:
+    feature_map = make_feature_map(config["feature_map"])
+    for name, spec in feature_map.features.items():
+        _check_encoder(name, spec.get("feature_encoder"))
+    folded = config.get("folded")
+    if folded:
+        if folded["class"] not in FOLDED:
+            raise unknown("kind of folded method", folded["class"], FOLDED)
+        cls = enhance(cls, FOLDED[folded["class"]])
+    # Initializers and the like are code that FuxiCTR evaluates, and the weights come from the file.
+    params = {key: value for key, value in config["params"].items() if not key.endswith("initializer")} | UNUSED
+    model = build_backbone(cls, feature_map, params, gpu)
+    if folded and list(model.enhancement.anatomy.fields) != folded["fields"]:
+        raise ValueError(f"its fields are {model.enhancement.anatomy.fields}")
+    return model
+
+
+def _check_encoder(column: str, encoder: Any) -> None:
+    """FuxiCTR evaluates encoders as code: only calls of a layer with plain arguments are let through."""
+    for text in encoder if isinstance(encoder, list) else [encoder] if encoder else []:
+        try:
+            call = ast.parse(text, mode="eval").body
+            for argument in [*call.args, *(keyword.value for keyword in call.keywords)]:
+                ast.literal_eval(argument)
+            plain = isinstance(call.func, ast.Attribute) and call.func.value.id in ("layers", "nn")
+        except (SyntaxError, AttributeError, ValueError, TypeError):
+            plain = False
+        if not plain:
+            raise UserError(f"column {column!r}: feature_encoder {text!r} is no call of a layer with plain arguments")
+
+
+def _checked_column(name: str, batch: Mapping[str, Any], spec: Mapping[str, Any]) -> Tensor:
+    """A column of the batch as a tensor that the model can take."""
+    if name not in batch:
+        raise UserError(f"the batch lacks column {name!r}{nearest(name, batch)}")
+    try:
+        column = torch.as_tensor(batch[name])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"column {name!r} holds no numbers ({reason_of(error)}); it takes ids or values") from error
+    kind = spec["type"]
+    width = {"sequence": spec.get("max_len"), "embedding": spec.get("pretrain_dim")}.get(kind)
+    if column.dim() != (1 if width is None else 2) or (width is not None and column.shape[1] != width):
+        wanted = "[N]" if width is None else f"[N, {width}]"
+        raise UserError(f"column {name!r} has shape {list(column.shape)}; it must be {wanted}")
+    if kind in ("categorical", "sequence"):
+        return _checked_ids(name, column, spec["vocab_size"])
+    if column.numel() and not bool(torch.isfinite(column).all()):
+        raise UserError(f"column {name!r} holds a value that is not finite: {column[~column.isfinite()][0].item()}")
+    return column
+
+
+def _checked_ids(name: str, ids: Tensor, vocab_size: int) -> Tensor:
+    if not ids.numel():
+        return ids
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise UserError(f"column {name!r} must hold integer ids (got {str(ids.dtype).removeprefix('torch.')})")
+    lowest, highest = (bound.item() for bound in ids.aminmax())
+    if lowest < 0 or highest >= vocab_size:
+        wrong = lowest if lowest < 0 else highest
+        raise UserError(f"column {name!r} holds id {wrong}; the model knows the ids 0 to {vocab_size - 1}")
+    return ids

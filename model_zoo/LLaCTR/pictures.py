@@ -1,0 +1,53 @@
+"""What LLaCTR learnt, in pictures: field vectors before and after SSFT, its course, and the weights of pairs."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from fuxictr_llm.pictures import Panel, heat_maps, tuning_curves
+from fuxictr_llm.semantics.vector_file import read_field_vectors, read_untuned_vectors
+
+if TYPE_CHECKING:
+    from .model import LLaCTR
+
+
+def draw(method: "LLaCTR", run: Any) -> dict[str, Figure]:
+    """Name -> figure, of what there is to show: an untuned language model has no tuning, a single field no pairs.
+
+    Args:
+        method: the trained part of the model.
+        run: the experiment; its `field_vectors` is the file that the model was trained with.
+    """
+    if method.fre is None and method.fie is None:
+        return {}
+    fields, notes = method.anatomy.fields, run.notes.get("field_vectors") or {}
+    vectors = read_field_vectors(run.params["field_vectors"], fields, exact=False)
+    untuned = read_untuned_vectors(run.params["field_vectors"], fields)
+    source = notes.get("source", "given")
+    after = Panel("after SSFT" if untuned is not None else f"source: {source}", cosines_of(vectors), "cosine")
+    panels = [after] if untuned is None else [Panel("before SSFT", cosines_of(untuned), "cosine"), after]
+    figures = {"field_similarities": heat_maps("Cosines of the field vectors", panels, fields)}
+    ssft = notes.get("ssft") or {}
+    losses, accuracies = ssft.get("losses") or [], ssft.get("accuracies") or []
+    if losses or accuracies:
+        title = "SSFT: the language model learns to name the field of a value"
+        figures["ssft"] = tuning_curves(title, losses, accuracies, chance=1 / len(fields))
+    if method.fie is not None and method.fie.form == "pairwise":
+        weights = method.fie.pair_weights().detach().cpu().numpy()
+        panels = [
+            Panel("cosines of the field vectors", cosines_of(vectors), "cosine"),
+            Panel("pair weights learnt from them", weights, "pair weight g", signed=True),
+        ]
+        title = "FIE: how much each pair of fields counts"
+        # Weights grow far beyond the cosines, so the panels have scales of their own.
+        figures["pair_weights"] = heat_maps(title, panels, fields, same_scale=False)
+    return figures
+
+
+def cosines_of(vectors: Tensor) -> np.ndarray:
+    """`[K, D_llm] -> [K, K]`."""
+    normed = normalize(vectors, dim=-1)
+    return (normed @ normed.T).numpy()
