@@ -3,7 +3,6 @@
 import errno
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -375,10 +374,10 @@ def test_a_damaged_file_is_made_anew(prepared, caplog):
 
 
 def test_a_full_disk_is_one_line(prepared, monkeypatch):
-    def full(*_, **__):
+    def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(text_vectors, "np", SimpleNamespace(**{**vars(np), "save": full}))
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match=r"cannot write to '.*': No space left on device; move the cache with FUXICTR"):
         prepared({"color": {}})
     assert not list(Path("cache/text_vectors").glob("*/*.npy"))
