@@ -141,3 +141,24 @@ def tiny_settings(tiny_llm) -> dict:
         "ssft_warmup_steps": 0,
         "ssft_learning_rate": 0.01,
     }
+
+
+@pytest.fixture
+def llm(tiny_llm) -> dict:
+    """Settings that make vectors of values come from the tiny language model."""
+    return {"language_model": str(tiny_llm), "llm_dtype": "float32"}
+
+
+@pytest.fixture
+def prepared(configs, llm):
+    """Prepares a run of a plain DeepFM whose columns ask for vectors: `{column: its other keys}`."""
+
+    from fuxictr_llm.config import load_experiment
+    from fuxictr_llm.experiment import prepare_run
+
+    def prepare(columns, expid="DeepFM_shop", **changes):
+        specs = [{"name": name, "pretrained_emb": "llm", **keys} for name, keys in columns.items()]
+        overrides = {**llm, "feature_specs": specs, **changes}
+        return prepare_run(load_experiment(expid, configs, overrides=overrides), "unused")
+
+    return prepare

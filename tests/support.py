@@ -1,6 +1,7 @@
 """Small data, models and add-ons that several tests share."""
 
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 from fuxictr.features import FeatureMap
@@ -8,6 +9,7 @@ from fuxictr.pytorch.torch_utils import seed_everything
 
 from fuxictr_llm.anatomy import synthetic_batch
 from fuxictr_llm.enhancement import Enhancement
+from fuxictr_llm.files import read_json
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.semantics.catalog import FieldCatalog, FieldEntry
 
@@ -156,3 +158,20 @@ class AllTaps(Enhancement):
 def as_arguments(settings: dict) -> list[str]:
     """`--set key=value` for each of the settings."""
     return [arg for key, value in settings.items() for arg in ("--set", f"{key}={value}")]
+
+
+def edit(path: str | Path, old: str, new: str) -> None:
+    """Replace a part of a text file that must be there."""
+    text = Path(path).read_text(encoding="utf-8")
+    assert old in text
+    Path(path).write_text(text.replace(old, new), encoding="utf-8")
+
+
+def vocabulary(column: str) -> dict[str, int]:
+    """FuxiCTR's ids of the values of a column of the built data set `shop`."""
+    return read_json("data/shop/feature_vocab.json")[column]
+
+
+def embedding_of(model: torch.nn.Module, column: str) -> torch.nn.Module:
+    """The layer that a model of ours has for a column."""
+    return model.embedding_layer.embedding_layer.embedding_layers[column]

@@ -88,8 +88,8 @@ class LanguageModel:
         # The longest first: too little memory shows at once.
         order = sorted((i for i, row in enumerate(rows) if row), key=lambda i: len(rows[i]), reverse=True)
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-        shown = tqdm(batches, desc="encoding texts", disable=len(rows) < SHOW_PROGRESS_FROM)
-        parts = [self.embed(self.batch([rows[i] for i in chosen])).cpu() for chosen in shown]
+        with tqdm(batches, desc="encoding texts", disable=len(rows) < SHOW_PROGRESS_FROM) as shown:
+            parts = [self.embed(self.batch([rows[i] for i in chosen])).cpu() for chosen in shown]
         vectors = torch.zeros(len(rows), parts[0].shape[1] if parts else 0)
         if parts:
             vectors[order] = torch.cat(parts)

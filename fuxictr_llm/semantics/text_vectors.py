@@ -3,6 +3,7 @@
 Shape symbols: `N` texts, `D_llm` width of the language model.
 """
 
+import io
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,7 +73,7 @@ class TextEncoder:
 
         def make() -> tuple[Path, dict[str, Any]]:
             vectors = self._encode(texts, head)
-            return store.save(KIND, made_from, FILE, lambda path: np.save(path, vectors), {"texts": len(texts)})
+            return store.save(KIND, made_from, FILE, lambda path: _write(path, vectors), {"texts": len(texts)})
 
         return store.find_or_make(KIND, made_from, FILE, make)[0]
 
@@ -86,3 +87,9 @@ class TextEncoder:
         limit = len(self._model.tokens(head)) + self.config.llm_max_value_tokens
         self.encoded += len(texts)
         return self._model.encode((f"{head} {text}" if head else text for text in texts), limit=limit).numpy()
+
+
+def _write(path: Path, vectors: np.ndarray) -> None:
+    content = io.BytesIO()
+    np.save(content, vectors)
+    path.write_bytes(content.getbuffer())  # numpy does not say why it could not write to a file

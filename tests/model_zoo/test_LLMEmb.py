@@ -23,11 +23,6 @@ SETTINGS = {"FinalMLP": {"mlp1_hidden_units": [8], "mlp2_hidden_units": [8], "nu
 
 
 @pytest.fixture
-def llm(tiny_llm):
-    return {"language_model": str(tiny_llm), "llm_dtype": "float32"}
-
-
-@pytest.fixture
 def run(configs, llm):
     def run_it(expid="DeepFM_LLMEmb_shop", seed=None, **changes):
         return run_experiment(load_experiment(expid, configs, seed=seed, overrides={**llm, **changes}))

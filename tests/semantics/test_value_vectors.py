@@ -3,45 +3,22 @@
 import errno
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from fuxictr.preprocess.tokenizer import load_pretrain_emb
 
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.config import load_experiment
-from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.experiment import build_model, prepare_data, prepare_run, run_experiment
-from fuxictr_llm.files import read_json
-from fuxictr_llm.semantics import text_vectors
 from fuxictr_llm.semantics.language_model import LanguageModel, load_language_model
-from fuxictr_llm.semantics.text_vectors import TextEncoder
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig
 from fuxictr_llm.semantics.value_vectors import make_value_vectors, shaped
-from support import as_arguments
+from support import as_arguments, edit, embedding_of, vocabulary
 
 RESERVED = {"__PAD__", "__OOV__"}
-
-
-@pytest.fixture
-def llm(tiny_llm):
-    return {"language_model": str(tiny_llm), "llm_dtype": "float32"}
-
-
-@pytest.fixture
-def prepared(configs, llm):
-    """Prepares a run of a plain DeepFM whose columns ask for vectors: `{column: its other keys}`."""
-
-    def prepare(columns, expid="DeepFM_shop", **changes):
-        specs = [{"name": name, "pretrained_emb": "llm", **keys} for name, keys in columns.items()]
-        overrides = {**llm, "feature_specs": specs, **changes}
-        return prepare_run(load_experiment(expid, configs, overrides=overrides), "unused")
-
-    return prepare
 
 
 @pytest.fixture
@@ -55,20 +32,6 @@ def encode(configs, llm, capsys):
         return [Path(line) for line in printed.out.split()]
 
     return run
-
-
-def vocabulary(column):
-    return read_json("data/shop/feature_vocab.json")[column]
-
-
-def embedding_of(model, column):
-    return model.embedding_layer.embedding_layer.embedding_layers[column]
-
-
-def edit(path, old, new):
-    text = Path(path).read_text(encoding="utf-8")
-    assert old in text
-    Path(path).write_text(text.replace(old, new), encoding="utf-8")
 
 
 def test_a_file_holds_the_mean_of_the_hidden_states_of_each_value_in_words(encode, llm):
@@ -113,54 +76,6 @@ def test_h5_is_for_ascii_values(encode, configs, capsys):
 def test_a_method_has_no_say_in_the_values_of_a_column(encode):
     assert encode("--values", "color", expid="DeepFM_LLaCTR_shop") == encode("--values", "color")
     assert not Path("cache/ssft").exists()
-
-
-def test_a_killed_encoding_loses_one_shard_at_most(llm, monkeypatch):
-    monkeypatch.setattr(text_vectors, "SHARD", 4)
-    encode, asked = LanguageModel.encode, []
-
-    def interrupted(self, texts, **kwargs):
-        asked.append(list(texts))
-        if len(asked) == 3:
-            raise KeyboardInterrupt
-        return encode(self, asked[-1], **kwargs)
-
-    monkeypatch.setattr(LanguageModel, "encode", interrupted)
-    texts = [f"text {number}" for number in range(11)]
-    config = ValueVectorsConfig(**llm)
-    with pytest.raises(KeyboardInterrupt):
-        TextEncoder(config, gpu=-1)(texts)
-    assert [len(part) for part in asked] == [4, 4, 3]
-    again = TextEncoder(config, gpu=-1)
-    vectors = again(texts)
-    assert again.encoded == 3 and asked[3] == texts[8:]
-    monkeypatch.undo()
-    whole = encode(load_language_model(Path(llm["language_model"]), "float32", "mean", gpu=-1), texts)
-    assert np.allclose(vectors, whole.numpy(), atol=1e-5)
-
-
-def test_equal_texts_are_encoded_once(llm):
-    encoder = TextEncoder(ValueVectorsConfig(**llm), gpu=-1)
-    vectors = encoder(["red", "grey", "red"])
-    assert encoder.encoded == 2 and np.array_equal(vectors[0], vectors[2])
-    assert not np.allclose(vectors[0], vectors[1])
-
-
-def test_long_values_are_cut_and_heads_are_not(llm, monkeypatch):
-    lengths, batch = [], LanguageModel.batch
-
-    def noted(self, rows):
-        lengths.extend(map(len, rows))
-        return batch(self, rows)
-
-    monkeypatch.setattr(LanguageModel, "batch", noted)
-    encoder = TextEncoder(ValueVectorsConfig(**llm, llm_max_value_tokens=2), gpu=-1)
-    encoder(["red green blue black white " * 30, "r"], head="a head of some words:")
-    head = len(encoder._model.tokens("a head of some words:"))
-    assert max(lengths) == 1 + head + 2 and min(lengths) > head
-    encoder._model.model.config.max_position_embeddings = head
-    with pytest.raises(UserError, match=r"does not fit into the [0-9]+ positions .* lower llm_max_value_tokens"):
-        encoder(["blue"], head="a head of some words:")
 
 
 def test_texts_without_tokens_have_zeros_and_no_place_in_a_file(llm, prepared, monkeypatch, caplog):
@@ -263,54 +178,6 @@ def test_columns_and_specs_ask_alike_and_share_the_plain_arms_data(configs, llm)
     assert not without["feature_specs"] and "pretrained_emb" not in without["feature_cols"][0]
 
 
-@pytest.mark.parametrize("usage", ["init", "sum", "concat"])
-@pytest.mark.parametrize("freeze", [True, False])
-@pytest.mark.parametrize("dim", [None, "full"])
-def test_padding_is_zero_and_stays_it(prepared, usage, freeze, dim):
-    changes = {"value_usage": usage, "value_freeze": freeze, "value_dim": dim, "embedding_regularizer": 1e-3}
-    run = prepared({"tags": {}, "city": {}}, **changes, weight_decay=1e-3)
-    model = build_model(run)
-    layer, file = embedding_of(model, "tags"), np.load(run.feature_map.features["tags"]["pretrained_emb"])
-    assert layer.oov_idx == vocabulary("tags")["__OOV__"] == 4
-    for key, vector in zip(file["key"], file["value"], strict=True):
-        row = layer.pretrain_embedding.weight[vocabulary("tags")[key]]
-        assert np.allclose(row.detach().numpy(), vector)
-    before = layer.pretrain_embedding.weight.detach().clone()
-    rows = make_loaders(run.feature_map, run.params, "train")[0]
-    model._max_gradient_norm = 10.0
-    model.train()
-    for _, batch in zip(range(3), rows, strict=False):
-        model.train_step(batch)
-    assert torch.equal(layer.pretrain_embedding.weight, before) == freeze
-    ids = torch.tensor([[0, 0, 0], [1, 2, 0], [1, 2, 3]])
-    vectors = layer(ids)
-    assert vectors[ids == 0].eq(0).all() and vectors[ids != 0].ne(0).any(dim=-1).all()
-    pooled = model.embedding_layer({"tags": ids})
-    assert torch.allclose(pooled[1, 0], vectors[1, :2].mean(dim=0), atol=1e-6) and pooled[0].eq(0).all()
-    model.save_weights("weights.model")
-    other = build_model(run)
-    other.load_weights("weights.model")
-    assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
-
-
-def test_a_data_set_of_one_column_and_of_one_value(configs, llm):
-    edit(configs / "dataset_config.yaml", "- {name: [color, city, user]", "- {name: color")
-    edit(
-        configs / "dataset_config.yaml",
-        "    - {name: tags, active: true, dtype: str, type: sequence, splitter: ^, max_len: 3}\n",
-        "",
-    )
-    (configs.parent / "words.yaml").write_text("fields: {color: color of the shirt}")
-    overrides = {**llm, "feature_specs": [{"name": "color", "pretrained_emb": "llm"}]}
-    result = run_experiment(load_experiment("DNN_shop", configs, overrides=overrides))
-    assert result.record["metrics"]["test"]["AUC"] > 0 and result.model.feature_map.data_dir.endswith("shop")
-    table = pd.read_csv("raw/train.csv")
-    table["color"] = "red"
-    table.to_csv("raw/train.csv", index=False)
-    result = run_experiment(load_experiment("DNN_shop", configs, overrides=overrides))
-    assert result.record["notes"]["value_vectors"]["columns"]["color"]["values"] == 1
-
-
 def test_columns_that_share_an_embedding_share_its_vectors(configs, llm):
     edit(configs / "dataset_config.yaml", "- {name: [color, city, user]", "- {name: [city, user]")
     second = "{active: true, dtype: str, type: categorical, name"
@@ -375,10 +242,10 @@ def test_a_damaged_file_is_made_anew(prepared, caplog):
 
 
 def test_a_full_disk_is_one_line(prepared, monkeypatch):
-    def full(*_, **__):
+    def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(text_vectors, "np", SimpleNamespace(**{**vars(np), "save": full}))
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match=r"cannot write to '.*': No space left on device; move the cache with FUXICTR"):
         prepared({"color": {}})
     assert not list(Path("cache/text_vectors").glob("*/*.npy"))
