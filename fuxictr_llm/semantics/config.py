@@ -1,4 +1,4 @@
-"""The config keys of everything that a language model computes for the fields of a data set."""
+"""The config keys of everything that a language model computes, and of field vectors."""
 
 from dataclasses import replace
 from typing import Annotated, Literal
@@ -31,19 +31,34 @@ PRESETS = {
 
 
 @dataclass(config=STRICT, kw_only=True)
-class FieldVectorsConfig:
+class LanguageModelConfig:
+    """Which language model is asked, and how it makes the vector of a text.
+
+    Attributes:
+        language_model: a named model (`python run_expid.py --list`), a Hugging Face id or a folder.
+        llm_dtype: what the language model computes in.
+        llm_pooling: which hidden states make the vector of a text. auto: of fields the last token (causal model) or the
+            mean (encoder), of values the mean.
+        llm_max_value_tokens: longer values are cut; the rest of a text never is.
+        control_seed: seed of the placebos `random` and `shuffled`.
+    """
+
+    language_model: Annotated[str, Field(min_length=1)] = "SmolLM2-135M-Instruct"
+    llm_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    llm_pooling: Literal["auto", "last", "mean"] = "auto"
+    llm_max_value_tokens: Annotated[int, Field(ge=1)] = 32
+    control_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+@dataclass(config=STRICT, kw_only=True)
+class FieldVectorsConfig(LanguageModelConfig):
     """How the K field vectors `[K, D_llm]` are made.
 
     Attributes:
         field_vectors: `llm` (tuned), `llm_untuned`, or a placebo: `random` (Gaussian, norms of the tuned ones),
             `shuffled` (the tuned ones handed round over the fields), `identity` (one-hot fields); or a file with a
             row per field (.safetensors, .npy, .pt).
-        control_seed: seed of `random` and `shuffled`.
-        language_model: a named model (`python run_expid.py --list`), a Hugging Face id or a folder.
-        llm_dtype: what the language model computes in.
-        llm_pooling: which hidden states make the vector of a text; auto: last token (causal) or mean (encoder).
         llm_centre: the mean of the K vectors is taken off each: last-token vectors are crowded around it.
-        llm_max_value_tokens: longer values are cut; the rest of a prompt never is.
         ssft_preset: `demo` or `paper`: gives the values of the six keys below it that are null.
         ssft_values_per_field: at most so many train values of a field become prompts.
         ssft_epochs: passes over the prompts; 0 leaves the language model untuned.
@@ -62,12 +77,7 @@ class FieldVectorsConfig:
     """
 
     field_vectors: Annotated[str, Field(min_length=1)] = "llm"
-    control_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    language_model: Annotated[str, Field(min_length=1)] = "SmolLM2-135M-Instruct"
-    llm_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    llm_pooling: Literal["auto", "last", "mean"] = "auto"
     llm_centre: bool = False
-    llm_max_value_tokens: Annotated[int, Field(ge=1)] = 32
     ssft_preset: Literal["demo", "paper"] = "demo"
     ssft_values_per_field: Annotated[int, Field(ge=1)] | None = None
     ssft_epochs: Annotated[int, Field(ge=0)] | None = None

@@ -7,6 +7,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from fuxictr_llm.checks import STRICT, checked
+from fuxictr_llm.semantics.config import LanguageModelConfig
 
 # What stands in `pretrained_emb`, where FuxiCTR has the name of a file.
 LLM = "llm"
@@ -16,17 +17,12 @@ COLUMN_KEYS = ("pretrained_emb", "pretrain_usage", "pretrain_dim", "freeze_emb")
 
 
 @dataclass(config=STRICT, kw_only=True)
-class ValueVectorsConfig:
+class ValueVectorsConfig(LanguageModelConfig):
     """How the vectors `[N, D]` of a column's N train values are made and used.
 
     Attributes:
         field_vectors: `llm`, or a placebo made of its vectors: `random` (Gaussian, same norms) or `shuffled` (handed
             round over the values of the column).
-        control_seed: seed of the placebos.
-        language_model: a named model (`python run_expid.py --list`), a Hugging Face id or a folder.
-        llm_dtype: what the language model computes in.
-        llm_pooling: which hidden states make the vector of a text; auto: the mean, also for causal models.
-        llm_max_value_tokens: longer values are cut.
         value_text: `described` puts the field's words before the value (title of the movie: Toy Story), `plain` has the
             value alone.
         value_dim: D; null: the width of the column's embedding; `full`: the language model's own width. Vectors are
@@ -40,11 +36,6 @@ class ValueVectorsConfig:
     """
 
     field_vectors: Literal["llm", "random", "shuffled"] = "llm"
-    control_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    language_model: Annotated[str, Field(min_length=1)] = "SmolLM2-135M-Instruct"
-    llm_dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    llm_pooling: Literal["auto", "last", "mean"] = "auto"
-    llm_max_value_tokens: Annotated[int, Field(ge=1)] = 32
     value_text: Literal["described", "plain"] = "described"
     value_dim: Annotated[int, Field(ge=1)] | Literal["full"] | None = None
     value_scale: Annotated[float, Field(gt=0)] | None = 0.01
