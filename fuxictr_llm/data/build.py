@@ -23,7 +23,7 @@ from fuxictr.preprocess.build_dataset import merge_meta_ddf
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.field_texts import collecting
 from fuxictr_llm.data.processors import code_of, find_processor
-from fuxictr_llm.data.raw import check_raw, feature_columns, raw_files
+from fuxictr_llm.data.raw import check_raw, feature_columns, pretrained_files, raw_files
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import (
     digest_of,
@@ -106,6 +106,8 @@ def _made_from(params: Mapping[str, Any], files: Mapping[str, list[Path]]) -> di
     decides = {key: params.get(key) for key in DECIDES}
     if processor := params.get("feature_processor"):
         decides |= {"feature_processor": processor, "code": code_of(processor)}
+    if vectors := pretrained_files(params):
+        decides |= {"pretrained": [digest_of_file(path) for path in vectors]}
     return {
         "settings": digest_of(decides),
         "raw": {split: [digest_of_file(path) for path in paths] for split, paths in files.items()},

@@ -31,6 +31,19 @@ def raw_files(path: str, data_format: str) -> list[Path]:
     return found
 
 
+def pretrained_files(params: Mapping[str, Any]) -> list[Path]:
+    """The files of vectors that active columns name as `pretrained_emb`, each once.
+
+    Raises:
+        UserError: one is missing.
+    """
+    named = [col for col in feature_columns(params) if col.get("pretrained_emb") and col.get("active", True)]
+    for col in named:
+        if not Path(col["pretrained_emb"]).is_file():
+            raise UserError(f"pretrained_emb {col['pretrained_emb']!r} of column {col['name']!r} is missing")
+    return list(dict.fromkeys(Path(col["pretrained_emb"]) for col in named))
+
+
 def feature_columns(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The declared feature columns, one dict a column."""
     columns = []

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import h5py
 import pyarrow.parquet as pq
 import pytest
 
@@ -123,6 +124,27 @@ def test_runs_end_with_metrics(backbone, dataset_id, changes):
     assert all(
         0 <= result.record["metrics"]["test"][name] <= 1 for name in ("AUC", "gAUC")[: 1 + ("group_id" in changes)]
     )
+
+
+def test_llactr_runs_on_anonymous_fields(tiny_settings):
+    result = run_experiment(
+        load("criteo_x1", "DeepFM_LLaCTR", epochs=1, verbose=0, **{**tiny_settings, "ssft_epochs": 0})
+    )
+    assert len(result.model.enhancement.anatomy.fields) == 39
+
+
+def test_changed_vectors_are_noticed_and_missing_ones_named():
+    params = load("kuaivideo_x1").params
+    built_data(params)
+    vectors = Path("data/raw/kuaivideo_x1/item_visual_emb_dim64.h5")
+    stamp = Path("data/kuaivideo_x1/build.json").stat().st_mtime_ns
+    with h5py.File(vectors, "r+") as file:
+        file["value"][0] = 0.0
+    built_data(params)
+    assert Path("data/kuaivideo_x1/build.json").stat().st_mtime_ns > stamp
+    vectors.unlink()
+    with pytest.raises(UserError, match="pretrained_emb '.*dim64.h5' of column 'item_emb' is missing"):
+        built_data(params)
 
 
 def test_files_without_the_columns_are_named():
