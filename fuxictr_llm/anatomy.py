@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbeddingDict
+from fuxictr.pytorch.layers import FeatureEmbedding, FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
@@ -30,6 +30,7 @@ class Anatomy:
         dims: the width of each of those embeddings.
         padding: the padding id of each field that is a sequence of ids.
         embedding: name of the module that makes the field embeddings; None where there is none.
+        stack: name of the module whose output is these embeddings side by side; None where there is none.
         towers: name and call of each Linear whose outputs sum up to the logit; empty where there is none.
         widths: the input width of each tower; R is their sum.
         activation_call: which call of `output_activation` in a forward pass gives `y_pred`.
@@ -40,6 +41,7 @@ class Anatomy:
     dims: tuple[int, ...]
     padding: dict[str, int]
     embedding: str | None
+    stack: str | None
     towers: tuple[tuple[str, int], ...]
     widths: tuple[int, ...]
     activation_call: int
@@ -95,6 +97,7 @@ def find_anatomy(model: BaseModel) -> Anatomy:
         dims=tuple(dims[name] for name in fields),
         padding=_padding(model.feature_map, fields),
         embedding=embedding,
+        stack=recorder.stack_of(embedding, fields),
         towers=tuple((name, call) for name, call, _ in towers),
         widths=tuple(width for _, _, width in towers),
         activation_call=call,
@@ -111,7 +114,8 @@ class _Recorder:
 
     def __init__(self, model: BaseModel):
         self.model = model
-        self.embeddings: dict[str, dict[str, int]] = {}
+        self.embeddings: dict[str, dict[str, Tensor]] = {}
+        self.stacks: dict[str, tuple[Tensor, int]] = {}  # what the first call gave, and its version
         self.linears: list[tuple[str, int, int, object]] = []  # name, call, width, what made the output
         self.calls: Counter[str] = Counter()
         self.activations: list[tuple[Tensor, Tensor]] = []
@@ -125,6 +129,8 @@ class _Recorder:
         for name, module in self.model.named_modules():
             if type(module) is FeatureEmbeddingDict:
                 handles.append(module.register_forward_hook(self._embedding_hook(name)))
+            elif type(module) is FeatureEmbedding:
+                handles.append(module.register_forward_hook(self._stack_hook(name)))
             elif isinstance(module, nn.Linear) and not name.startswith(inside):
                 handles.append(module.register_forward_hook(self._linear_hook(name)))
         activation = self.model.output_activation
@@ -141,7 +147,13 @@ class _Recorder:
         def hook(_module: nn.Module, _args: tuple, output: dict[str, Tensor]) -> None:
             seen = self.embeddings.setdefault(name, {})
             for field, tensor in output.items():
-                seen.setdefault(field, tensor.shape[-1])
+                seen.setdefault(field, tensor)
+
+        return hook
+
+    def _stack_hook(self, name: str):
+        def hook(_module: nn.Module, _args: tuple, output: Tensor) -> None:
+            self.stacks.setdefault(name, (output, output._version))
 
         return hook
 
@@ -156,11 +168,27 @@ class _Recorder:
     def widest_embedding(self) -> tuple[str | None, dict[str, int]]:
         """The embedding module that covers most fields with vectors (width > 1); the first one called on a tie."""
         best, best_dims = None, {}
-        for name, widths in self.embeddings.items():
-            dims = {field: width for field, width in widths.items() if width > 1}
+        for name, tensors in self.embeddings.items():
+            dims = {field: tensor.shape[-1] for field, tensor in tensors.items() if tensor.shape[-1] > 1}
             if len(dims) > len(best_dims):
                 best, best_dims = name, dims
         return best, best_dims
+
+    def stack_of(self, embedding: str | None, fields: tuple[str, ...]) -> str | None:
+        """The module around `embedding` whose output, `[B, F, D]` or `[B, F * D]`, is the fields' embeddings.
+
+        The model must leave that tensor as it is.
+        """
+        name = (embedding or "").rpartition(".")[0]
+        if name not in self.stacks:
+            return None
+        output, version = self.stacks[name]
+        tensors = [self.embeddings[embedding][field] for field in fields]
+        if any(tensor.dim() != 2 or tensor.shape != tensors[0].shape for tensor in tensors):
+            return None
+        expected = torch.stack(tensors, dim=1)
+        same = output.numel() == expected.numel() and torch.equal(output.reshape(expected.shape), expected)
+        return name if same and output._version == version else None
 
 
 def _towers_of(logit: Tensor, linears: list[tuple[str, int, int, object]]) -> list[tuple[str, int, int]]:

@@ -42,14 +42,22 @@ class Seen:
         self.tower_weights: dict[str, Tensor] = {}  # [1, width] each
         self.activation_calls = 0
         self.logit: Tensor | None = None  # [B, 1], before any term is added
+        self.stack: Tensor | None = None  # the backbone's own [B, F, D] or [B, F * D]
+        self.stack_version = 0
         self._embeddings: Tensor | None = None
 
     @property
     def embeddings(self) -> Tensor:
-        """`[B, F, D]`, the fields in feature-map order; stacked when first asked for."""
+        """`[B, F, D]`, the fields in feature-map order; it may be the backbone's own tensor: read it only."""
+        if self._embeddings is None and self.stack is not None and not self._stack_was_changed():
+            self._embeddings = self.stack.view(len(self.stack), len(self.anatomy.fields), -1)
         if self._embeddings is None:
             self._embeddings = torch.stack([self.by_field[name] for name in self.anatomy.fields], dim=1)
         return self._embeddings
+
+    def _stack_was_changed(self) -> bool:
+        """In place, by a dropout say. Inference does not do that: there the anatomy has looked."""
+        return torch.is_grad_enabled() and self.stack._version != self.stack_version
 
     @property
     def representation(self) -> Tensor:
@@ -139,6 +147,8 @@ class _Taps:
         if self.anatomy.embedding is not None:
             embedding = model.get_submodule(self.anatomy.embedding)
             self.handles.append(embedding.register_forward_hook(self.on_embeddings))
+        if self.anatomy.stack is not None:
+            self.handles.append(model.get_submodule(self.anatomy.stack).register_forward_hook(self.on_stack))
         for name in dict(self.anatomy.towers):
             tower_hook = functools.partial(self.on_tower, name)
             self.handles.append(model.get_submodule(name).register_forward_pre_hook(tower_hook))
@@ -161,6 +171,12 @@ class _Taps:
                 if tensor.dim() == 3:
                     tensor = _mean_over_real(tensor, args[0][field], self.anatomy.padding[field])
                 self.seen.by_field[field] = tensor
+
+    def on_stack(self, _module: nn.Module, _args: tuple, output: Tensor) -> None:
+        # A compiler cannot ask for versions, and fuses the second stacking anyway.
+        if self.seen is not None and self.seen.stack is None and not torch.compiler.is_compiling():
+            self.seen.stack = output
+            self.seen.stack_version = output._version if torch.is_grad_enabled() else 0
 
     def on_tower(self, name: str, module: nn.Linear, args: tuple) -> None:
         if self.seen is not None:

@@ -7,9 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from fuxictr_llm.anatomy import Anatomy
 from fuxictr_llm.enhancement import Enhancement
+
+SLICE_FLOATS = 2**17  # half a MiB
 
 
 def pair_matrix(weights: Tensor, num_fields: int) -> Tensor:
@@ -20,8 +23,52 @@ def pair_matrix(weights: Tensor, num_fields: int) -> Tensor:
 
 
 def pair_sum(matrix: Tensor, embeddings: Tensor) -> Tensor:
-    """`sum_{i<j} g_ij <e_bi, e_bj>`, `[K, K], [B, K, D] -> [B, 1]`."""
-    return 0.5 * (embeddings * (matrix @ embeddings)).sum(dim=(1, 2)).unsqueeze(-1)
+    """`sum_{i<j} g_ij <e_bi, e_bj>`, `[K, K], [B, K, D] -> [B, 1]`; `matrix` is symmetric, zero on its diagonal."""
+    return _PairSum.apply(matrix, embeddings)
+
+
+class _PairSum(torch.autograd.Function):
+    """`0.5 sum_d e^T G e`. G is symmetric, so the gradient by e is the product `G e` that the forward pass has made.
+
+    Rows go in slices that stay in the processor's cache: passes over memory would cost more than the product itself.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, embeddings: Tensor) -> Tensor:
+        if not any(ctx.needs_input_grad):
+            sums = [(matrix @ rows).mul_(rows).sum(dim=(1, 2)) for rows in _slices(embeddings)]
+            return 0.5 * torch.cat(sums).unsqueeze(-1)
+        product, sums = torch.empty_like(embeddings), []
+        for rows, target in zip(_slices(embeddings), _slices(product), strict=True):
+            torch.matmul(matrix, rows, out=target)
+            sums.append((target * rows).sum(dim=(1, 2)))
+        ctx.save_for_backward(embeddings, product)
+        return 0.5 * torch.cat(sums).unsqueeze(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+        embeddings, product = ctx.saved_tensors
+        by_matrix = None
+        if ctx.needs_input_grad[0]:
+            num_fields = embeddings.shape[1]
+            by_matrix = embeddings.new_zeros(num_fields, num_fields)
+            weights = (0.5 * gradient).unsqueeze(-1)
+            for rows, weight in zip(_slices(embeddings), weights.split(_slice_rows(embeddings)), strict=True):
+                columns = rows.transpose(1, 2).contiguous()  # [rows, D, K]: one product, not one a row
+                by_matrix.addmm_((columns * weight).flatten(0, 1).T, columns.flatten(0, 1))
+        return by_matrix, product * gradient.unsqueeze(-1)
+
+
+def _slices(tensor: Tensor) -> tuple[Tensor, ...]:
+    return tensor.split(_slice_rows(tensor))
+
+
+def _slice_rows(tensor: Tensor) -> int:
+    """A GPU and a compiler take all rows at once."""
+    if tensor.is_cuda or torch.compiler.is_compiling():
+        return max(len(tensor), 1)
+    return max(SLICE_FLOATS // max(tensor[:1].numel(), 1), 1)
 
 
 class PairWeights(Enhancement):

@@ -106,10 +106,9 @@ class FeatureRepresentationEnhancement(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         log_p = self.projection(self.field_vectors).log_softmax(dim=-1)  # [K, D]
-        # log q = e - logsumexp(e) and p sums to 1, so the rows' softmax is never needed, only two means over them.
-        mean_embedding = embeddings.mean(dim=0)  # [K, D]
-        mean_normalizer = embeddings.logsumexp(dim=-1).mean(dim=0)  # [K]
-        return (log_p.exp() * (log_p - mean_embedding)).sum() + mean_normalizer.sum()
+        # p is the same for every row, so only the mean of the rows' log q is needed.
+        mean_log_q = embeddings.log_softmax(dim=-1).mean(dim=0)  # [K, D]
+        return (log_p.exp() * (log_p - mean_log_q)).sum()
 
 
 def pair_weights(pair_map: Tensor, cosines: Tensor, bias: Tensor) -> Tensor:
