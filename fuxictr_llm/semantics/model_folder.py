@@ -11,6 +11,7 @@ WEIGHTS = (".safetensors", ".bin")
 # What decides about a model's vectors: weights, settings, tokenizer.
 DECIDES = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
 GGUF_MODELS = [name for name, asset in ASSETS.items() if asset.members[0].endswith(".gguf")]
+READY_MODELS = [name for name, asset in ASSETS.items() if asset.members[0].endswith("/config.json")]
 
 
 def find_language_model(name: str) -> Path:
@@ -21,6 +22,8 @@ def find_language_model(name: str) -> Path:
     """
     if name in GGUF_MODELS:
         return _converted(name)
+    if name in READY_MODELS:
+        return asset_dir(name)
     folder = Path(name).expanduser()
     if not folder.is_dir():
         folder = _from_hub(name)
@@ -46,9 +49,10 @@ def _from_hub(name: str) -> Path:
     try:
         return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in DECIDES]))
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        hint = nearest(name, GGUF_MODELS) or ";"
+        named = [*GGUF_MODELS, *READY_MODELS]
+        hint = nearest(name, named) or ";"
         raise UserError(
-            f"unknown language model {name!r}{hint} known: {', '.join(GGUF_MODELS)}, a folder, or a Hugging Face id "
+            f"unknown language model {name!r}{hint} known: {', '.join(named)}, a folder, or a Hugging Face id "
             f"(the hub says: {reason_of(error)})"
         ) from error
 
