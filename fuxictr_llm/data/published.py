@@ -12,7 +12,7 @@ import polars as pl
 
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.raw import feature_columns
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import digest_of_file, explain_write_errors, replacing, write_json
 
 
@@ -70,9 +70,9 @@ def take_published(params: Mapping[str, Any], folder: Path) -> list[dict[str, An
         {"file": name, "rows": _rows(path), "md5": digest_of_file(path, "md5")} for name, path in sources.items()
     ]
     for name, target in files.items():
-        _link(sources[name], target)
-    for place in {target.parent for target in files.values()}:
-        write_json(place / "prepared.json", {"download": params.get("download"), "files": checked})
+        with explain_write_errors(target.parent, "name other places with --set train_data=FILE and the like"):
+            _link(sources[name], target)
+            write_json(target.parent / "prepared.json", {"download": params.get("download"), "files": checked})
     return checked
 
 
@@ -96,7 +96,12 @@ def _is_published(name: str, path: Path, params: Mapping[str, Any]) -> bool:
 
 
 def _rows(path: Path) -> int | None:
-    return pl.scan_csv(path).select(pl.len()).collect().item() if path.suffix == ".csv" else None
+    if path.suffix != ".csv":
+        return None
+    try:
+        return pl.scan_csv(path).select(pl.len()).collect().item()
+    except pl.exceptions.PolarsError as error:
+        raise UserError(f"{str(path)!r} cannot be read as csv: {reason_of(error)}") from error
 
 
 def _link(source: Path, target: Path) -> None:
@@ -107,5 +112,5 @@ def _link(source: Path, target: Path) -> None:
         if digest_of_file(target, "md5") == digest_of_file(source, "md5"):
             return
         raise UserError(f"{str(target)!r} is another file than {str(source)!r}; move it away")
-    with explain_write_errors(target.parent, "put the files there yourself"), replacing(target) as temporary:
+    with replacing(target) as temporary:
         temporary.symlink_to(source.resolve())

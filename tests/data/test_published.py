@@ -104,6 +104,15 @@ def test_what_lies_in_the_way_is_kept(download, capsys):
     assert (raw / "test.csv").read_text() == "mine"
 
 
+def test_a_file_that_is_no_table_is_named(download, capsys):
+    (download / "train.csv").write_text("")
+    config = yaml.safe_load(Path("conf/dataset_config.yaml").read_text())
+    config["frappe_x1"]["md5"]["train.csv"] = None
+    Path("conf/dataset_config.yaml").write_text(yaml.safe_dump(config))
+    assert prepare("--raw", download) == 2
+    assert "train.csv' cannot be read as csv: empty CSV" in capsys.readouterr().err
+
+
 def test_vectors_without_a_published_digest_must_be_there():
     params = load_experiment("FM_kuaivideo").params
     write_published(params)
