@@ -11,6 +11,8 @@ from fuxictr_llm.errors import UserError
 
 @pytest.fixture(autouse=True)
 def _same_registry_afterwards(monkeypatch):
+    for name in registry.method_names():
+        registry.find_method(name)  # registers it once a process, so not into the copy below
     monkeypatch.setattr(registry, "_backbones", dict(registry._backbones))
     monkeypatch.setattr(registry, "_methods", dict(registry._methods))
 

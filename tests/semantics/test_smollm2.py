@@ -61,3 +61,13 @@ def test_llactr_on_movielens_from_raw_data_to_test_metrics():
     assert vectors.shape == (11, 576) and notes["pooling"] == "last"
     assert record["metrics"]["test"]["AUC"] > 0.7
     assert f"[exp_id] {experiment.full_id}," in Path("benchmark_configs.csv").read_text()
+
+
+def test_vectors_of_genres_leave_the_padding_zero():
+    changes = {"value_fields": ["genres"], "value_usage": "sum", "epochs": 1, "verbose": 0}
+    result = run_experiment(load_experiment("DeepFM_LLMEmb_movielens100k", overrides=changes))
+    assert result.record["notes"]["value_vectors"]["columns"]["genres"]["values"] == 19
+    layer = result.model.embedding_layer.embedding_layer.embedding_layers["genres"]
+    assert type(layer).__name__ == "PretrainedEmbedding" and layer.pretrain_embedding.weight[1:20].abs().min() > 0
+    assert not layer.pretrain_embedding.weight[0].any() and not layer.id_embedding.weight[0].any()
+    assert result.record["metrics"]["test"]["AUC"] > 0.7
