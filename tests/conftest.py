@@ -141,3 +141,13 @@ def tiny_settings(tiny_llm) -> dict:
         "ssft_warmup_steps": 0,
         "ssft_learning_rate": 0.01,
     }
+
+
+@pytest.fixture
+def served():
+    """A small DNN_LLaCTR, exported to the folder `served` and loaded; its run is runs/a."""
+    from fuxictr_llm import export_run, load_model
+    from support import trained
+
+    trained("DNN", "LLaCTR")
+    return load_model(export_run("runs/a", "served"))
