@@ -162,3 +162,13 @@ def prepared(configs, llm):
         return prepare_run(load_experiment(expid, configs, overrides=overrides), "unused")
 
     return prepare
+
+
+@pytest.fixture
+def served():
+    """A small DNN_LLaCTR, exported to the folder `served` and loaded; its run is runs/a."""
+    from fuxictr_llm import export_run, load_model
+    from support import trained
+
+    trained("DNN", "LLaCTR")
+    return load_model(export_run("runs/a", "served"))

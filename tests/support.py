@@ -3,15 +3,20 @@
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.torch_utils import seed_everything
 
 from fuxictr_llm.anatomy import synthetic_batch
-from fuxictr_llm.enhancement import Enhancement
-from fuxictr_llm.files import read_json
-from fuxictr_llm.registry import find_backbone
+from fuxictr_llm.enhancement import Enhancement, enhance
+from fuxictr_llm.exporting import export_run
+from fuxictr_llm.feature_maps import describe_feature_map
+from fuxictr_llm.files import read_json, write_json
+from fuxictr_llm.registry import find_backbone, find_method
 from fuxictr_llm.semantics.catalog import FieldCatalog, FieldEntry
+from fuxictr_llm.semantics.vector_file import write_field_vectors
+from fuxictr_llm.serving import load_model
 
 CATALOG = FieldCatalog(
     "clicks",
@@ -175,3 +180,52 @@ def vocabulary(column: str) -> dict[str, int]:
 def embedding_of(model: torch.nn.Module, column: str) -> torch.nn.Module:
     """The layer that a model of ours has for a column."""
     return model.embedding_layer.embedding_layer.embedding_layers[column]
+
+
+def save_run(model, config, folder="runs"):
+    """What a run leaves behind, as far as an export reads it."""
+    Path(folder).mkdir(exist_ok=True)
+    model.save_weights(Path(folder) / "a.model")
+    feature_map = describe_feature_map(model.feature_map)
+    record = {"model_id": "a", "config": config, "config_sha256": "0", "feature_map": feature_map}
+    write_json(Path(folder) / "a.run.json", record)
+
+
+def trained(name, method=None, keep=None, **changes):
+    """A model after a few steps, and its run in runs/a."""
+    feature_map = small_feature_map(name)
+    for field in list(feature_map.features):
+        if keep is not None and field not in keep:
+            del feature_map.features[field]
+    feature_map.num_fields = feature_map.get_num_fields()
+    feature_map.set_column_index()
+    if method == "LLaCTR":
+        fields = [field for field, spec in feature_map.features.items() if spec["type"] != "meta"]
+        vectors = torch.randn(len(fields), 9, generator=torch.Generator().manual_seed(3))
+        write_field_vectors("vectors.safetensors", vectors, fields)
+        changes = {"field_vectors": "vectors.safetensors", "lambda_fie": 0.7, **changes}
+    cls = find_backbone(name)
+    torch.manual_seed(0)
+    settings = params(name, **changes)
+    model = (enhance(cls, find_method(method).model_cls) if method else cls)(feature_map, **settings)
+    train(model, steps_of(model, name)[:1])
+    save_run(model, {"model": name, "method": method, "dataset_id": "small", **settings})
+    Path("vectors.safetensors").unlink(missing_ok=True)  # an export needs no vectors
+    return model.eval()
+
+
+def steps_of(model, name):
+    columns = [*model.feature_map.features, *model.feature_map.labels]
+    return [{column: batch[column] for column in columns} for batch in batches(name)]
+
+
+def expected_of(model, batch):
+    with torch.no_grad():
+        return model.forward({name: batch[name] for name in model.feature_map.features})["y_pred"].view(-1).numpy()
+
+
+def assert_serves(model, name, to="served"):
+    served = load_model(export_run("runs/a", to))
+    for batch in steps_of(model, name):
+        assert np.abs(served.predict(batch) - expected_of(model, batch)).max() <= 1e-6
+    return served

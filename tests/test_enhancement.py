@@ -239,3 +239,37 @@ def test_a_model_without_y_pred_says_so():
 def test_one_class_per_pair():
     assert enhance(find_backbone("FM"), Idle) is enhance(find_backbone("FM"), Idle)
     assert enhance(find_backbone("FM"), Idle).__name__ == "FM_Idle"
+
+
+@every_backbone
+def test_the_backbones_own_stacked_embeddings_are_shown(name):
+    class Shown(Enhancement):
+        def loss(self, seen, y_true):
+            expected = torch.stack([seen.by_field[field] for field in self.anatomy.fields], dim=1)
+            assert torch.equal(seen.embeddings, expected) and seen.embeddings.data_ptr() == seen.stack.data_ptr()
+            return seen.embeddings.sum()
+
+    model = enhanced(name, Shown)
+    assert model.enhancement.anatomy.stack == "embedding_layer"
+    train(model, batches(name, 1))
+
+
+@pytest.mark.parametrize("when", ["always", "in training"])
+def test_embeddings_are_shown_as_they_were_where_a_backbone_changes_its_tensor_in_place(when):
+    class InPlace(find_backbone("DNN")):
+        def forward(self, inputs):
+            flat = self.embedding_layer(self.get_inputs(inputs), flatten_emb=True)
+            if when == "always" or self.training:
+                flat.mul_(2)
+            return {"y_pred": self.output_activation(self.mlp(flat))}
+
+    class Shown(Enhancement):
+        def logit(self, embeddings, logit):
+            self.shown = embeddings.detach().clone()
+
+    model = build(enhance(InPlace, Shown), "DNN")
+    (batch,) = batches("DNN", 1)
+    assert (model.enhancement.anatomy.stack is None) == (when == "always")
+    expected = model.embedding_layer(model.get_inputs(batch)).detach()
+    train(model, [batch])
+    assert torch.equal(model.enhancement.shown, expected)

@@ -1,4 +1,4 @@
-"""Exported models predict as the trained ones, on every backbone, and bad folders and batches are one line."""
+"""Served models: batches of any kind, and bad folders and batches are one line."""
 
 import json
 import subprocess
@@ -10,194 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-import fuxictr_llm
 from fuxictr_llm import serving
-from fuxictr_llm.__main__ import main
-from fuxictr_llm.config import load_experiment
-from fuxictr_llm.data.loader import make_loaders
-from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.experiment import run_experiment
 from fuxictr_llm.exporting import export_run
-from fuxictr_llm.feature_maps import describe_feature_map
-from fuxictr_llm.files import digest_of_file, write_json
-from fuxictr_llm.registry import find_backbone, find_method
-from fuxictr_llm.semantics.vector_file import write_field_vectors
+from fuxictr_llm.files import digest_of_file
 from fuxictr_llm.serving import load_model
-from support import BACKBONES, AllTaps, batches, build, params, small_feature_map, train
-
-every_backbone = pytest.mark.parametrize("name", BACKBONES)
-LLACTR = {
-    "default": {},
-    "diagonal": {"fie_map": "diagonal"},
-    "scalar": {"fie_form": "scalar"},
-    "fre only": {"lambda_fie": 0.0},
-    "off": {"lambda_fre": 0.0, "lambda_fie": 0.0},
-    "reference": {"variant": "reference"},
-}
-
-
-def save_run(model, config, folder="runs"):
-    """What a run leaves behind, as far as an export reads it."""
-    Path(folder).mkdir(exist_ok=True)
-    model.save_weights(Path(folder) / "a.model")
-    feature_map = describe_feature_map(model.feature_map)
-    record = {"model_id": "a", "config": config, "config_sha256": "0", "feature_map": feature_map}
-    write_json(Path(folder) / "a.run.json", record)
-
-
-def trained(name, method=None, keep=None, **changes):
-    """A model after a few steps, and its run in runs/a."""
-    feature_map = small_feature_map(name)
-    for field in list(feature_map.features):
-        if keep is not None and field not in keep:
-            del feature_map.features[field]
-    feature_map.num_fields = feature_map.get_num_fields()
-    feature_map.set_column_index()
-    if method == "LLaCTR":
-        fields = [field for field, spec in feature_map.features.items() if spec["type"] != "meta"]
-        vectors = torch.randn(len(fields), 9, generator=torch.Generator().manual_seed(3))
-        write_field_vectors("vectors.safetensors", vectors, fields)
-        changes = {"field_vectors": "vectors.safetensors", "lambda_fie": 0.7, **changes}
-    cls = find_backbone(name)
-    torch.manual_seed(0)
-    settings = params(name, **changes)
-    model = (enhance(cls, find_method(method).model_cls) if method else cls)(feature_map, **settings)
-    train(model, steps_of(model, name)[:1])
-    save_run(model, {"model": name, "method": method, "dataset_id": "small", **settings})
-    Path("vectors.safetensors").unlink(missing_ok=True)  # an export needs no vectors
-    return model.eval()
-
-
-def steps_of(model, name):
-    columns = [*model.feature_map.features, *model.feature_map.labels]
-    return [{column: batch[column] for column in columns} for batch in batches(name)]
-
-
-def expected_of(model, batch):
-    with torch.no_grad():
-        return model.forward({name: batch[name] for name in model.feature_map.features})["y_pred"].view(-1).numpy()
-
-
-def assert_serves(model, name, to="served"):
-    served = load_model(export_run("runs/a", to))
-    for batch in steps_of(model, name):
-        assert np.abs(served.predict(batch) - expected_of(model, batch)).max() <= 1e-6
-    return served
-
-
-@every_backbone
-def test_a_plain_backbone_is_served_as_it_is(name):
-    model = trained(name)
-    served = assert_serves(model, name)
-    assert type(served.model) is type(model) and "folded" in served.config and served.config["folded"] is None
-
-
-@every_backbone
-@pytest.mark.parametrize("form", LLACTR)
-def test_llactr_is_served_folded(name, form):
-    model = trained(name, "LLaCTR", **LLACTR[form])
-    served = assert_serves(model, name)
-    scalar = form == "scalar" or (form == "reference" and name in ("FinalMLP", "WuKong"))
-    expected = None if form in ("fre only", "off") else "Shift" if scalar else "PairWeights"
-    assert (served.config["folded"] or {}).get("class") == expected
-    fields = len(model.enhancement.anatomy.fields)
-    extra = load_file("served/model.safetensors").keys() - model.backbone_state_dict().keys()
-    assert extra == {None: set(), "Shift": {"enhancement.shift"}, "PairWeights": {"enhancement.weights"}}[expected]
-    if expected == "PairWeights":
-        weights = load_file("served/model.safetensors")["enhancement.weights"]
-        assert weights.shape == (fields * (fields - 1) // 2,)
-        full = 0.7 * model.enhancement.fie.pair_weights()
-        assert torch.allclose(weights, full[tuple(torch.triu_indices(fields, fields, 1))], atol=1e-6)
-        assert served.config["folded"]["fields"] == list(model.enhancement.anatomy.fields)
-
-
-@pytest.mark.parametrize("keep", [["user"], ["tags"], ["user", "tags"]])
-def test_one_field_and_sequences_are_served(keep):
-    served = assert_serves(trained("DNN", "LLaCTR", keep=keep), "DNN")
-    assert served.fields == tuple(keep)
-    assert (served.config["folded"] is None) == (len(keep) == 1)
-
-
-def test_a_method_without_a_part_at_inference_folds_to_the_plain_backbone_and_others_must_say_how():
-    class OnlyLoss(Enhancement):
-        def loss(self, seen, y_true):
-            return seen.embeddings.sum()
-
-    assert OnlyLoss.fold(None, None, {}) is None
-    with pytest.raises(UserError, match="uses the tap 'representation' at inference and has no fold"):
-        AllTaps.fold(None, None, {})
-
-
-def test_a_run_is_exported_from_the_command_line_and_served_elsewhere(
-    configs, tiny_settings, tmp_path, monkeypatch, capsys
-):
-    overrides = {**tiny_settings, "use_features": ["tags", "color"]}
-    result = run_experiment(load_experiment("DeepFM_LLaCTR_shop", configs, overrides=overrides))
-    run = f"checkpoints/shop/{result.record['model_id']}"
-    expected = result.model.predict(make_loaders(result.run.feature_map, result.run.params, "test"))
-    rows = list(make_loaders(result.run.feature_map, result.run.params, "test"))
-    for number, name in enumerate((run, f"{run}.run.json", f"{run}.model", "checkpoints/shop")):
-        assert main(["export", "--run", name, "--to", f"served{number}"]) == 0
-        assert capsys.readouterr().out == f"served{number}\n"
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "served0").rename(tmp_path / "elsewhere" / "model")
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    for gone in ("checkpoints", "data", "cache", "raw", "my_configs"):
-        (tmp_path / gone).rename(tmp_path / f"no_{gone}")
-    served = fuxictr_llm.load_model("model")
-    assert np.abs(np.concatenate([served.predict(batch) for batch in rows]) - expected).max() <= 1e-6
-    assert served.fields == ("tags", "color") and str(tmp_path) not in Path("model/config.json").read_text()
-    config = json.loads(Path("model/config.json").read_text())
-    assert (config["method"], config["variant"], config["feature_map"]["labels"]) == ("LLaCTR", "corrected", ["click"])
-    assert config["source"]["config_sha256"] == result.record["config_sha256"]
-    assert {path.name for path in Path("model").iterdir()} == {"config.json", "model.safetensors"}
-
-
-@pytest.mark.parametrize("usage", ["init", "sum", "concat"])
-def test_pretrained_embeddings_are_served_without_their_files(configs, usage, tmp_path):
-    np.savez("cities.npz", key=np.array(["Rome", "Oslo"]), value=np.random.default_rng(0).normal(size=(2, 6)))
-    spec = {
-        "name": ["city"],
-        "pretrained_emb": str(tmp_path / "cities.npz"),
-        "pretrain_dim": 6,
-        "pretrain_usage": usage,
-    }
-    spec |= {"freeze_emb": usage == "sum", "oov_idx": 1}
-    result = run_experiment(load_experiment("FM_shop", configs, overrides={"feature_specs": [spec]}))
-    rows = list(make_loaders(result.run.feature_map, result.run.params, "test"))
-    expected = result.model.predict(rows)
-    export_run(f"checkpoints/shop/{result.record['model_id']}", "served")
-    assert str(tmp_path) not in Path("served/config.json").read_text()
-    Path("cities.npz").unlink()
-    served = load_model("served")
-    assert np.abs(np.concatenate([served.predict(batch) for batch in rows]) - expected).max() <= 1e-6
-    assert served.model.feature_map.features["city"]["pretrained_emb"] is None
-
-
-def test_a_shared_embedding_is_served():
-    feature_map = small_feature_map("DNN")
-    feature_map.features["item"] |= {"share_embedding": "user", "vocab_size": 12}
-    torch.manual_seed(0)
-    model = find_backbone("DNN")(feature_map, **params("DNN")).eval()
-    save_run(model, {"model": "DNN", "dataset_id": "small", **params("DNN")})
-    served = load_model(export_run("runs/a", "served"))
-    batch = {**batches("DNN", 1)[0], "item": torch.arange(8) % 12}
-    assert np.abs(served.predict(batch) - expected_of(model, batch)).max() <= 1e-6
-
-
-def test_a_backbone_from_anywhere_is_named_by_its_module(monkeypatch):
-    Path("shop_models.py").write_text(
-        "from fuxictr_llm.model_zoo.backbones.FM import FM\n\n\nclass Mine(FM):\n    pass\n"
-    )
-    monkeypatch.syspath_prepend(".")
-    model = build(find_backbone("shop_models:Mine"), "FM").eval()
-    save_run(model, {"model": "shop_models:Mine", "dataset_id": "small", **params("FM")})
-    served = load_model(export_run("runs/a", "served"))
-    assert served.config["model"] == "shop_models:Mine" and type(served.model) is type(model)
-
+from support import (
+    batches,
+    expected_of,
+    trained,
+)
 
 SERVE = """
 import json, sys
@@ -225,12 +49,6 @@ def test_serving_needs_no_language_library():
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(SERVE)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert np.abs(np.array(json.loads(done.stdout.splitlines()[-1])) - expected_of(model, batch)).max() <= 1e-6
-
-
-@pytest.fixture
-def served():
-    trained("DNN", "LLaCTR")
-    return load_model(export_run("runs/a", "served"))
 
 
 def one_batch():
@@ -377,70 +195,3 @@ def test_settings_that_fuxictr_would_evaluate_do_not_reach_it(served):
     )
     assert np.array_equal(load_model("served").predict(one_batch()), served.predict(one_batch()))
     assert not Path("owned").exists()
-
-
-def test_runs_that_are_not_there_or_damaged_are_named():
-    with pytest.raises(UserError, match="unknown run 'runs/a'; known: none"):
-        export_run("runs/a", "served")
-    trained("DNN")
-    with pytest.raises(UserError, match="unknown run 'runs/b'; did you mean 'runs/a'"):
-        export_run("runs/b", "served")
-    Path("empty").mkdir()
-    with pytest.raises(UserError, match="'empty' holds 0 runs"):
-        export_run("empty", "served")
-    record = Path("runs/a.run.json").read_text()
-    Path("runs/b.run.json").write_text(record)
-    with pytest.raises(UserError, match="'runs' holds 2 runs; name one: runs/a, runs/b"):
-        export_run("runs", "served")
-    with pytest.raises(UserError, match=r"'runs/b.model' is missing"):
-        export_run("runs/b", "served")
-    Path("runs/b.model").write_bytes(b"garbage")
-    with pytest.raises(UserError, match=r"'runs/b.model' is damaged"):
-        export_run("runs/b", "served")
-    for text in ("{half", "[]", '{"config": {}}'):
-        Path("runs/b.run.json").write_text(text)
-        with pytest.raises(UserError, match=r"'runs/b.run.json' is damaged or of an earlier version"):
-            export_run("runs/b", "served")
-    build("DNN", "DNN", hidden_units=[3]).save_weights("runs/b.model")
-    Path("runs/b.run.json").write_text(record)
-    with pytest.raises(UserError, match=r"the weights beside 'runs/b.run.json' are of other settings"):
-        export_run("runs/b", "served")
-    assert not Path("served").exists()
-
-
-def test_an_export_replaces_an_export_and_nothing_else(served):
-    before = Path("served/model.safetensors").read_bytes()
-    trained("DNN", seed=5, learning_rate=0.1)
-    export_run("runs/a", "served")
-    assert Path("served/model.safetensors").read_bytes() != before
-    Path("served/notes.txt").write_text("mine")
-    Path("taken").write_text("mine")
-    Path("other").mkdir()
-    Path("other/config.json").write_text("{}")
-    Path("empty").mkdir()
-    for name, message in (("served", "holds other files"), ("other", "holds other files"), ("taken", "is a file")):
-        with pytest.raises(UserError, match=message):
-            export_run("runs/a", name)
-    assert Path("served/notes.txt").read_text() == Path("taken").read_text() == "mine"
-    with pytest.raises(UserError, match="cannot write to"):
-        export_run("runs/a", "taken/below")
-    export_run("runs/a", "empty")
-    export_run("runs/a", "new/deep")
-    assert load_model("new/deep").fields == load_model("empty").fields
-
-
-def test_an_export_that_cannot_be_loaded_leaves_the_old_one(served, monkeypatch):
-    def broken(folder):
-        raise UserError("it does not load")
-
-    before = Path("served/model.safetensors").read_bytes()
-    monkeypatch.setattr("fuxictr_llm.exporting.load_model", broken)
-    with pytest.raises(UserError, match="does not load"):
-        export_run("runs/a", "served")
-    assert Path("served/model.safetensors").read_bytes() == before
-    assert not [path for path in Path().iterdir() if path.name.startswith(".")]
-
-
-def test_the_export_of_a_bad_run_is_exit_code_2(capsys):
-    assert main(["export", "--run", "absent", "--to", "served"]) == 2
-    assert capsys.readouterr().err.startswith("error: unknown run 'absent'")
