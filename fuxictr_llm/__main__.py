@@ -36,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "prepare", _prepare, "download and build an experiment's data, and stop")
     _command(commands, "encode", _encode, "make what an experiment needs from a language model, and print where it is")
 
-    export = commands.add_parser("export", help="write a trained model as a folder that serves it")
+    text = "write a trained model as a folder that serves it"
+    export = commands.add_parser("export", help=text, description=text[0].upper() + text[1:] + ".")
     export.set_defaults(command=_export)
     export.add_argument(
         "--run", required=True, help="what a run's summary prints: <model_root>/<dataset_id>/<model_id>"
