@@ -43,6 +43,7 @@ def export_run(run: Path | str, to: Path | str) -> Path:
     writable_dir(Path(to).resolve().parent, "name another folder with --to")
     with explain_write_errors(Path(to), "name another folder with --to"), replacing_dir(to) as folder:
         save_file(tensors, folder / WEIGHTS)
+        (folder / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it, and others may serve it
         write_json(folder / CONFIG, {**config, "weights_sha256": digest_of_file(folder / WEIGHTS)})
         load_model(folder)  # what cannot be loaded does not take its place
     return Path(to)

@@ -164,10 +164,7 @@ def _checked_column(name: str, batch: Mapping[str, Any], spec: Mapping[str, Any]
     """A column of the batch as a tensor that the model can take."""
     if name not in batch:
         raise UserError(f"the batch lacks column {name!r}{nearest(name, batch)}")
-    try:
-        column = torch.as_tensor(batch[name])
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"column {name!r} holds no numbers ({reason_of(error)}); it takes ids or values") from error
+    column = _as_tensor(name, batch[name])
     kind = spec["type"]
     width = {"sequence": spec.get("max_len"), "embedding": spec.get("pretrain_dim")}.get(kind)
     if column.dim() != (1 if width is None else 2) or (width is not None and column.shape[1] != width):
@@ -178,6 +175,21 @@ def _checked_column(name: str, batch: Mapping[str, Any], spec: Mapping[str, Any]
     if column.numel() and not bool(torch.isfinite(column).all()):
         raise UserError(f"column {name!r} holds a value that is not finite: {column[~column.isfinite()][0].item()}")
     return column
+
+
+def _as_tensor(name: str, values: Any) -> Tensor:
+    """Numbers of any kind that numpy knows; torch takes no read-only, reversed or unsigned arrays."""
+    if isinstance(values, Tensor):
+        return values
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise UserError(f"column {name!r} is no array ({reason_of(error)})") from error
+    if array.dtype.kind not in "biuf":
+        example = next(iter(array.ravel()[:1].tolist()), "")
+        raise UserError(f"column {name!r} holds {example!r}, which is no number; it takes ids or values")
+    dtype = np.int64 if array.dtype.kind == "u" else array.dtype.newbyteorder("=")
+    return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
 
 
 def _checked_ids(name: str, ids: Tensor, vocab_size: int) -> Tensor:

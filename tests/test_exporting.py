@@ -199,6 +199,7 @@ def test_an_export_replaces_an_export_and_nothing_else(served):
     with pytest.raises(UserError, match="cannot write to"):
         export_run("runs/a", "taken/below")
     export_run("runs/a", "empty")
+    assert Path("empty/model.safetensors").stat().st_mode & 0o777 == 0o644
     export_run("runs/a", "new/deep")
     assert load_model("new/deep").fields == load_model("empty").fields
 

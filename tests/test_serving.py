@@ -5,9 +5,11 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -65,6 +67,13 @@ def test_batches_of_any_size_and_kind(served, monkeypatch):
     assert np.array_equal(served.predict({**batch, "other": ["words"] * 8}), expected)
     narrow = {name: column.to(torch.int16) if name in ("user", "item") else column for name, column in batch.items()}
     assert np.array_equal(served.predict(narrow), expected)
+    users = batch["user"].numpy()
+    read_only = users.copy()
+    read_only.setflags(write=False)
+    for same in (read_only, users[::-1].copy()[::-1], users.astype(np.uint32), users.astype(">i4"), pd.Series(users)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert np.array_equal(served.predict({**batch, "user": same}), expected)
     monkeypatch.setattr(serving, "SLICE_ROWS", 3)
     assert np.allclose(served.predict(batch), expected, atol=1e-6)
     assert not any(parameter.requires_grad for parameter in served.model.parameters())
@@ -107,11 +116,14 @@ def test_threads_that_ask_at_once_get_their_own_rows(served):
         ({"image": torch.zeros(8)}, r"column 'image' has shape \[8\]; it must be \[N, 6\]"),
         ({"user": torch.zeros(8, 1, dtype=torch.long)}, r"column 'user' has shape \[8, 1\]; it must be \[N\]"),
         ({"user": torch.zeros(8)}, r"column 'user' must hold integer ids \(got float32\)"),
-        ({"user": ["Rome"] * 8}, "column 'user' holds no numbers"),
+        ({"user": ["Rome"] * 8}, "column 'user' holds 'Rome', which is no number"),
+        ({"user": [[1], [2, 3]]}, "column 'user' is no array"),
+        ({"user": [True] * 8}, r"column 'user' must hold integer ids \(got bool\)"),
+        ({"user": np.full(8, 2**64 - 1, dtype=np.uint64)}, "column 'user' holds id -1"),
         ({"user": 3}, r"column 'user' has shape \[\]; it must be \[N\]"),
         ({"item": torch.zeros(7, dtype=torch.long)}, "column 'item' has 7 rows, 'user' has 8"),
         ({"price": torch.tensor([0.0, float("nan")] * 4)}, "column 'price' holds a value that is not finite: nan"),
-        ({"price": [None] * 8}, "column 'price' holds no numbers"),
+        ({"price": [None] * 8}, "column 'price' holds None, which is no number"),
     ],
 )  # fmt: skip
 def test_bad_columns_are_named_with_their_value(served, changes, message):

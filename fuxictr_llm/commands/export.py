@@ -7,7 +7,8 @@ from typing import Any
 
 def add(commands: Any) -> None:
     """Declare the command."""
-    parser = commands.add_parser("export", help="write a trained model as a folder that serves it")
+    text = "write a trained model as a folder that serves it"
+    parser = commands.add_parser("export", help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(command=export)
     parser.add_argument(
         "--run", required=True, help="what a run's summary prints: <model_root>/<dataset_id>/<model_id>"
