@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from fuxictr_llm.anatomy import Anatomy
 from fuxictr_llm.enhancement import Enhancement
 
-SLICE_FLOATS = 2**17  # half a MiB
+SLICE_FLOATS = 2**18  # a MiB
 
 
 def pair_matrix(weights: Tensor, num_fields: int) -> Tensor:
@@ -36,8 +36,7 @@ class _PairSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, matrix: Tensor, embeddings: Tensor) -> Tensor:
         if not any(ctx.needs_input_grad):
-            sums = [(matrix @ rows).mul_(rows).sum(dim=(1, 2)) for rows in _slices(embeddings)]
-            return 0.5 * torch.cat(sums).unsqueeze(-1)
+            return _by_halves(matrix, embeddings)
         product, sums = torch.empty_like(embeddings), []
         for rows, target in zip(_slices(embeddings), _slices(product), strict=True):
             torch.matmul(matrix, rows, out=target)
@@ -58,6 +57,23 @@ class _PairSum(torch.autograd.Function):
                 columns = rows.transpose(1, 2).contiguous()  # [rows, D, K]: one product, not one a row
                 by_matrix.addmm_((columns * weight).flatten(0, 1).T, columns.flatten(0, 1))
         return by_matrix, product * gradient.unsqueeze(-1)
+
+
+def _by_halves(matrix: Tensor, embeddings: Tensor) -> Tensor:
+    """The same sum without its gradient: pairs across the two halves of the fields are multiplied once, not twice."""
+    num_fields, width = embeddings.shape[1:]
+    half = (num_fields + 1) // 2
+    upper, lower = matrix[:half].clone(), 0.5 * matrix[half:, half:]
+    upper[:, :half] *= 0.5
+    most_rows = min(_slice_rows(embeddings), len(embeddings))
+    first = embeddings.new_empty(most_rows, half, width)
+    second = embeddings.new_empty(most_rows, num_fields - half, width)
+    sums = []
+    for rows in _slices(embeddings):
+        within_and_across = torch.matmul(upper, rows, out=first[: len(rows)]).mul_(rows[:, :half])
+        within = torch.matmul(lower, rows[:, half:], out=second[: len(rows)]).mul_(rows[:, half:])
+        sums.append(within_and_across.sum(dim=(1, 2)) + within.sum(dim=(1, 2)))
+    return torch.cat(sums).unsqueeze(-1)
 
 
 def _slices(tensor: Tensor) -> tuple[Tensor, ...]:

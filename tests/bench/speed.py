@@ -112,13 +112,27 @@ def bench_steps(rounds: int) -> None:
         path = Path(folder) / "vectors.safetensors"
         write_field_vectors(path, torch.randn(39, 576), [f"f{index}" for index in range(39)])
         llactr = criteo_like("DeepFM", find_method("LLaCTR").model_cls, field_vectors=str(path))
+    folded = llactr.enhancement.fold(
+        llactr.enhancement.config, llactr.enhancement.anatomy, llactr.enhancement.state_dict()
+    )
+    served = criteo_like("DeepFM", type(folded))
+    served.enhancement.load_state_dict(folded.state_dict())
     for model in (plain, idle, llactr):
         model.train()
     step = {model: (lambda model=model: model.train_step(batch)) for model in (plain, idle, llactr)}
-    report(
-        "training step, taps attached and idle / plain", in_turn(step[idle], step[plain], rounds), "", "at most 1.03"
-    )
-    report("training step, LLaCTR / plain", in_turn(step[llactr], step[plain], rounds), "", "none yet")
+    name = "training step, taps attached and idle / plain"
+    report(name, in_turn(step[idle], step[plain], rounds), "", "at most 1.03")
+    report("training step, LLaCTR / plain", in_turn(step[llactr], step[plain], rounds), "", "at most 1.25, aim 1.15")
+
+    @torch.inference_mode()
+    def predict(model) -> None:
+        model.forward(batch)
+
+    for model in (plain, llactr, served):
+        model.eval()
+    for name, model in (("LLaCTR", llactr), ("exported LLaCTR", served)):
+        ratio = in_turn(lambda model=model: predict(model), lambda: predict(plain), 3 * rounds)
+        report(f"inference, {name} / plain", ratio, "", "at most 1.10, aim 1.05")
 
 
 def bench_ssft(rounds: int) -> None:
