@@ -42,6 +42,10 @@ setup(
         "h5py",
         "filelock",
         "matplotlib>=3.9",
+        "scikit-learn",
+        "psutil",
+        "tqdm",
+        "typing_extensions",
     ],
     extras_require={"test": ["pytest", "ruff", "setuptools>=77"]},
 )
