@@ -182,20 +182,22 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
     params, stages = run.params, run.stages
     if not params.get("valid_data"):
         raise UserError(f"data set {params['dataset_id']!r} names no valid_data; training stops early on it")
+    data = describe_data(params, run.data_dir)
     model = build_model(run)
     model.count_parameters()
     model.checkpoint = str(checkpoint)
     with stages("train") as facts:
         train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
+        # Opened now: another run may build the data set anew while this one trains.
+        test_rows = make_loaders(run.feature_map, params, "test") if params.get("test_data") else None
         best_epoch = fit(model, train_rows, valid_rows, params)
         facts["epochs"] = model._epoch_index + 1
         facts["rows"] = train_rows.num_samples * facts["epochs"]
     logging.info("****** Validation evaluation ******")
     metrics = {"valid": model.evaluate(valid_rows), "test": {}}
-    if params.get("test_data"):
+    if test_rows is not None:
         logging.info("******** Test evaluation ********")
         with stages("test") as facts:
-            test_rows = make_loaders(run.feature_map, params, "test")
             facts["rows"] = test_rows.num_samples
             metrics["test"] = model.evaluate(test_rows)
     record = {
@@ -205,7 +207,7 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         "best_epoch": best_epoch,
         "stages": stages.done,
         "parameters": count_parameters(model),
-        "data": describe_data(params, run.data_dir),
+        "data": data,
         "feature_map": describe_feature_map(run.feature_map),
         "notes": run.notes,
         "peak_memory": peak_memory(),

@@ -17,7 +17,7 @@ from fuxictr_llm.enhancement import Enhancement
 from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.feature_maps import make_feature_map
 from fuxictr_llm.files import digest_of_file, explain_write_errors, read_json, replacing_dir, writable_dir, write_json
-from fuxictr_llm.keys import DatasetKeys, ModelKeys
+from fuxictr_llm.keys import ModelKeys
 from fuxictr_llm.run_record import versions
 from fuxictr_llm.serving import CONFIG, FORMAT, WEIGHTS, build_backbone, load_model
 
@@ -103,7 +103,7 @@ def _exported(
     cls = registry.find_backbone(settings["model"], where)
     method = registry.find_method(settings["method"], where) if settings.get("method") else None
     feature_map = make_feature_map(record["feature_map"])
-    params = _constructor_params(cls, settings, method)
+    params = _constructor_params(cls, settings)
     backbone = {name: value for name, value in state.items() if not name.startswith(METHOD_PART)}
     model = build_backbone(cls, feature_map, params)
     try:
@@ -139,15 +139,11 @@ def _fold(
         return method.model_cls.fold(checked(method.config_cls, settings), find_anatomy(model), own)
 
 
-def _constructor_params(
-    cls: type, settings: Mapping[str, Any], method: registry.RegisteredMethod | None
-) -> dict[str, Any]:
-    """Those settings that decide about a backbone's form; what concerns training, data and method is left out."""
-    own = constructor_hints(cls).keys()
-    others = {*DatasetKeys.__annotations__, *(method.config_cls.__dataclass_fields__ if method else ())} - own
+def _constructor_params(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings that decide about a backbone's form: what its constructors name, and does not concern training."""
     training = ModelKeys.__annotations__.keys() - {"task", "embedding_dim"}
-    regularizers = {"embedding_regularizer", "net_regularizer", "regularizer"}
-    kept = {key: value for key, value in settings.items() if key not in others | training | regularizers}
+    names = constructor_hints(cls).keys() - training - {"embedding_regularizer", "net_regularizer", "regularizer"}
+    kept = {key: value for key, value in settings.items() if key in names}
     return {key: value for key, value in kept.items() if not key.endswith("initializer")}
 
 

@@ -55,7 +55,7 @@ def count_parameters(model: torch.nn.Module) -> dict[str, int]:
 def describe_data(params: Mapping[str, Any], data_dir: Path) -> dict[str, Any]:
     """Digests and row counts of the data a run used."""
     manifest = read_json(data_dir / "build.json")
-    if manifest:
+    if manifest and manifest["made_from"]:
         return {"dataset_id": params["dataset_id"], "rows": manifest["rows"], "sha256": manifest["made_from"]["raw"]}
     paths = {split: data_files(params[f"{split}_data"]) for split in SPLITS if params.get(f"{split}_data")}
     digests = {split: [digest_of_file(path) for path in files] for split, files in paths.items()}

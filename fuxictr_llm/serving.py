@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from fuxictr.features import FeatureMap
+from fuxictr.pytorch import layers
 from fuxictr.pytorch.models import BaseModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fuxictr_llm import registry
 from fuxictr_llm.checks import check_gpu
@@ -153,8 +154,11 @@ def _check_encoder(column: str, encoder: Any) -> None:
             call = ast.parse(text, mode="eval").body
             for argument in [*call.args, *(keyword.value for keyword in call.keywords)]:
                 ast.literal_eval(argument)
-            plain = isinstance(call.func, ast.Attribute) and call.func.value.id in ("layers", "nn")
-        except (SyntaxError, AttributeError, ValueError, TypeError):
+            home = {"layers": layers, "nn": nn}[call.func.value.id]
+            # Both modules also hold functions, some of which evaluate their arguments as code.
+            layer = getattr(home, call.func.attr)
+            plain = isinstance(layer, type) and issubclass(layer, nn.Module)
+        except (SyntaxError, AttributeError, LookupError, ValueError, TypeError):
             plain = False
         if not plain:
             raise UserError(f"column {column!r}: feature_encoder {text!r} is no call of a layer with plain arguments")

@@ -267,3 +267,18 @@ def test_an_integer_regularizer_is_one(configs):
     assert experiment.params["embedding_regularizer"] == 1.0 and isinstance(
         experiment.params["embedding_regularizer"], float
     )
+
+
+def test_data_built_anew_by_another_run_does_not_reach_one_under_way(configs, monkeypatch):
+    fit, expected = experiment_module.fit, run(configs)
+
+    def fit_and_build_anew(*args):
+        epoch = fit(*args)
+        changes = {"min_categr_count": 26}
+        experiment_module.prepare_data(load_experiment("DeepFM_shop", configs, overrides=changes), "unused")
+        return epoch
+
+    monkeypatch.setattr(experiment_module, "fit", fit_and_build_anew)
+    result = run(configs)
+    assert result.record["metrics"] == expected.record["metrics"]
+    assert result.record["data"] == expected.record["data"]

@@ -131,6 +131,16 @@ def test_pretrained_embeddings_are_served_without_their_files(configs, usage, tm
     assert served.model.feature_map.features["city"]["pretrained_emb"] is None
 
 
+def test_a_plain_run_with_vectors_of_a_language_model_exports_nothing_of_it(configs, llm, tmp_path):
+    specs = [{"name": "color", "pretrained_emb": "llm"}]
+    result = run_experiment(load_experiment("FM_shop", configs, overrides={**llm, "feature_specs": specs}))
+    rows = list(make_loaders(result.run.feature_map, result.run.params, "test"))
+    served = load_model(export_run(f"checkpoints/shop/{result.record['model_id']}", "served"))
+    assert np.abs(np.concatenate([served.predict(batch) for batch in rows]) - result.model.predict(rows)).max() <= 1e-6
+    text = Path("served/config.json").read_text()
+    assert "language_model" not in text and str(tmp_path) not in text and llm["language_model"] not in text
+
+
 def test_a_shared_embedding_is_served():
     feature_map = small_feature_map("DNN")
     feature_map.features["item"] |= {"share_embedding": "user", "vocab_size": 12}

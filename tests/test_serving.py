@@ -180,6 +180,8 @@ def garbage(weights=b"garbage"):
         (lambda: changed(folded={"class": "PairWeights", "fields": ["user"]}), "'served' does not give a DNN"),
         (lambda: with_feature(feature_encoder="__import__('os').system('touch owned')"), "no call of a layer"),
         (lambda: with_feature(feature_encoder="layers.MaskedAveragePooling(open('owned', 'w'))"), "no call of a layer"),
+        (lambda: with_feature(feature_encoder="layers.get_initializer(\"open('owned', 'w')\")"), "no call of a layer"),
+        (lambda: with_feature(feature_encoder="layers.Absent()"), "no call of a layer"),
         (lambda: with_feature(feature_encoder=7), "no call of a layer"),
         (lambda: Path("served/model.safetensors").unlink(), "model.safetensors' is missing"),
         (lambda: Path("served/model.safetensors").write_bytes(b"x"), r"not the file that was exported \(its sha256 differs\)"),

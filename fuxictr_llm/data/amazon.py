@@ -2,7 +2,8 @@
 
 The data sets of LLaCTR: 13 fields, label rating >= 4, 8:1:1 in the order of time (stable). `title` is the item's:
 a review's own title would tell its rating. A list or mapping is joined into one text, and white space, line
-breaks too, becomes one space. An item without metadata has empty texts, and a later entry of an item is ignored.
+breaks too, becomes one space. `average_rating` and `rating_number` are of all time, as published: they have seen the
+ratings of valid and test. An item without metadata has empty texts, and a later entry of an item is ignored.
 """
 
 import json
@@ -21,6 +22,7 @@ OF_THE_ITEM += ("store", "categories", "details")
 FIELDS = ("parent_asin", "user_id", "timestamp", *OF_THE_ITEM)
 REVIEW = {"parent_asin": pl.String, "user_id": pl.String, "timestamp": pl.Int64, "label": pl.Int8}
 CHUNK = 100_000
+LATEST = 2**53  # what a JSON number holds exactly, in milliseconds far in the future
 
 
 def originals(name: str) -> tuple[str, str]:
@@ -58,15 +60,11 @@ def _reviews(path: Path) -> pl.DataFrame:
     parts, part = [], []
     for number, review in _records(path):
         try:
-            part.append(
-                (
-                    review["parent_asin"],
-                    review["user_id"],
-                    int(review["timestamp"]),
-                    int(float(review["rating"]) >= 4),
-                )
-            )
-        except (KeyError, TypeError, ValueError) as error:
+            item, user, time, rating = (review[key] for key in ("parent_asin", "user_id", "timestamp", "rating"))
+            if not (item and user and 0 <= int(time) < LATEST and float(rating) >= 0):
+                raise ValueError(f"got {(item, user, time, rating)}")
+            part.append((str(item), str(user), int(time), int(float(rating) >= 4)))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             damaged_line(path, number, f"it needs parent_asin, user_id, timestamp and rating ({error!r})")
         if len(part) == CHUNK:
             parts.append(pl.DataFrame(part, REVIEW, orient="row"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from fuxictr.features import FeatureMap
@@ -142,6 +143,9 @@ class _ParquetPart:
         column = pq.read_table(self.path, columns=[name]).column(name)
         if not pa.types.is_nested(column.type):
             return column.to_numpy()
+        lengths = pc.unique(pc.list_value_length(column))
+        if len(lengths) > 1 or lengths.null_count:
+            raise UserError(f"column {name!r} of {str(self.path)!r} holds lists of different lengths; pad them")
         flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
         return flat.reshape(len(column), -1)
 

@@ -51,7 +51,7 @@ def _read(path: Path, columns: list[str]) -> pl.DataFrame:
         if len(parts) != len(columns):
             damaged_line(path, number, f"it must be {'::'.join(columns)}")
         for name, part, column in zip(columns, parts, values, strict=True):
-            if name in NUMBERS and not part.isdecimal():
+            if name in NUMBERS and not (part.isdecimal() and len(part) <= 15):
                 damaged_line(path, number, f"{name} must be a whole number (got {part!r})")
             column.append(int(part) if name in NUMBERS else part)
     schema = {name: pl.Int64 if name in NUMBERS else pl.String for name in columns}

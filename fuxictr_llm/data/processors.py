@@ -9,7 +9,7 @@ from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_llm.data.raw import feature_columns, label_columns
 from fuxictr_llm.errors import UserError, unknown
-from fuxictr_llm.files import digest_of_file
+from fuxictr_llm.files import digest_of, digest_of_file
 from fuxictr_llm.registry import import_class
 
 # FuxiCTR's own, by the names of its modules.
@@ -38,9 +38,10 @@ def find_processor(params: Mapping[str, Any]) -> type[FeatureProcessor]:
 
 
 def code_of(name: str) -> str | None:
-    """Digest of the source of a processor that is not FuxiCTR's: a change of it changes what is built."""
-    source = None if name in NAMED else inspect.getsourcefile(_find(name))
-    return source and digest_of_file(source)
+    """Digest of the sources of a processor and its base classes, as far as they are not FuxiCTR's."""
+    own = [cls for cls in _find(name).__mro__ if cls.__module__.split(".")[0] not in ("fuxictr", "builtins")]
+    sources = sorted({source for cls in own if (source := inspect.getsourcefile(cls))})
+    return digest_of([digest_of_file(source) for source in sources]) if sources else None
 
 
 def function_of(col: Mapping[str, Any]) -> str | None:

@@ -37,9 +37,11 @@ def check_published(params: Mapping[str, Any]) -> dict[str, Any]:
     if missing:
         raise how_to_get(params, missing, f"{str(files[missing[0]].parent)!r} lacks {', '.join(missing)}")
     others = [name for name, path in files.items() if not _is_published(name, path, params)]
+    if params.get("md5"):
+        splits = {Path(path).name for split in SPLITS if (path := params.get(f"{split}_data"))}
+        others += sorted(splits - files.keys())
     if others:
-        where = files[others[0]].parent
-        logging.warning("not the published file (another md5), used as it is: %s in %s", ", ".join(others), where)
+        logging.warning("not the published file (another name or md5), used as it is: %s", ", ".join(others))
     return {"not_published": others} if others else {}
 
 

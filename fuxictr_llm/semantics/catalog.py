@@ -5,7 +5,7 @@ set that FuxiCTR built has none: there its vocabulary and its train file are ask
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> 
                 f"{field_config!r}; a language model cannot tell them apart: give each its own"
             )
         known = values.of(name)
-        in_words = _in_words(value_texts.get(name) or {}, known)
+        in_words = in_words_of(value_texts.get(name) or {}, known)
         if unused := sorted(in_words.keys() - {*known, *values.vocabulary_of(name)}):
             logging.warning(
                 "field config %r has words for values of %r that train does not have: %s",
@@ -89,7 +89,7 @@ def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> 
     return FieldCatalog(str(words.get("about") or "rows of a click-through-rate data set"), tuple(fields.values()))
 
 
-def _in_words(texts: Mapping[Any, Any], known: list[str]) -> dict[str, str]:
+def in_words_of(texts: Mapping[Any, Any], known: Sequence[str]) -> dict[str, str]:
     """Words of coded values. YAML reads codes as numbers, FuxiCTR's vocabulary holds texts: `1`, of a float `1.0`."""
     floats = any(value.endswith(".0") for value in known)
     return {f"{value}.0" if floats and type(value) is int else str(value): str(text) for value, text in texts.items()}

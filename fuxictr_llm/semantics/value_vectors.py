@@ -4,7 +4,7 @@ Shape symbols: `N` train values of a column, `D_llm` width of the language model
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,17 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
+from fuxictr_llm.data.field_texts import RESERVED
 from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.files import digest_of, read_json
 from fuxictr_llm.semantics import controls, store
-from fuxictr_llm.semantics.catalog import RESERVED, load_catalog, read_field_config
+from fuxictr_llm.semantics.catalog import in_words_of, load_catalog, read_field_config
 from fuxictr_llm.semantics.text_vectors import TextEncoder
 from fuxictr_llm.semantics.value_config import LLM, ValueVectorsConfig, value_config
 
 KIND = "value_vectors"
 FORMATS = ("npz", "h5")
+MOST_KEY_BYTES = 2**31
 TEXTS = "values of the train split"
 # Raise it when the same settings would give other files.
 VERSION = 1
@@ -76,7 +78,8 @@ def _of_language_model(run: Any, settings: Mapping[str, Any]) -> list[dict[str, 
             "oov_idx": file["oov_idx"],
         }
         for target in (name, _owner(name, columns)):
-            if specs.setdefault(target, spec) != spec:
+            given = columns[target].get("pretrained_emb", LLM)
+            if given != LLM or specs.setdefault(target, spec) != spec:
                 raise UserError(f"{name!r} and {target!r} share an embedding: ask for the same vectors for both")
     resolved = [{"name": name, **spec} for name, spec in specs.items()]
     logging.info("feature_specs with files, as FuxiCTR's own scripts take them: %s", resolved)
@@ -87,8 +90,13 @@ def _of_given_files(run: Any) -> list[dict[str, Any]]:
     """FuxiCTR takes the id of unseen values out of the feature map of a data set that was built without the file."""
     specs = []
     for name, spec in run.feature_map.features.items():
-        if spec.get("pretrained_emb", LLM) != LLM and not {"freeze_emb", "oov_idx"} <= spec.keys():
-            known = {"freeze_emb": True, "oov_idx": _vocabulary(run, name)[1]} | spec
+        if spec.get("pretrained_emb", LLM) == LLM:
+            continue
+        owner = _owner(name, run.feature_map.features)
+        if not run.feature_map.features[owner].get("pretrained_emb"):
+            raise UserError(f"{name!r} has the embedding of {owner!r}: give {spec['pretrained_emb']!r} to both")
+        if not {"freeze_emb", "oov_idx"} <= spec.keys():
+            known = {"freeze_emb": True, "oov_idx": vocabulary_of(run, name)[1]} | spec
             specs.append({"name": name, "freeze_emb": known["freeze_emb"], "oov_idx": known["oov_idx"]})
     return specs
 
@@ -146,16 +154,27 @@ def _train_values(run: Any, names: Iterable[str], described: bool) -> dict[str, 
     for name in names:
         if name not in columns:
             raise unknown("column", name, columns, f"data set {run.params['dataset_id']!r}")
-        keys, oov_idx = _vocabulary(run, name)
+        keys, oov_idx = vocabulary_of(run, name)
         owner = _owner(name, columns)
-        # YAML reads coded values as numbers, FuxiCTR's vocabulary holds texts.
-        in_words = {str(key): str(text) for of in (name, owner) for key, text in (words.get(of) or {}).items()}
+        if not can_be_read(keys):
+            raise UserError(
+                f"column {name!r}: FuxiCTR would read its {len(keys):,} values at the length of the longest, "
+                f"{max(map(len, keys)):,} characters; shorten them in the raw files, or leave the column out"
+            )
+        # The same words whichever of the columns with this embedding asks.
+        sharing = [other for other in columns if _owner(other, columns) == owner]
+        in_words = {key: text for of in sharing for key, text in in_words_of(words.get(of) or {}, keys).items()}
         head = f"{fields[owner]}:" if described else ""
         found[name] = ColumnValues(keys, tuple(in_words.get(key, key) for key in keys), head, oov_idx)
     return found
 
 
-def _vocabulary(run: Any, name: str) -> tuple[tuple[str, ...], int]:
+def can_be_read(keys: Sequence[str]) -> bool:
+    """Whether FuxiCTR, which reads all keys at the length of the longest, needs no more than 2 GiB for them."""
+    return len(keys) * max(map(len, keys)) * 4 <= MOST_KEY_BYTES
+
+
+def vocabulary_of(run: Any, name: str) -> tuple[tuple[str, ...], int]:
     """The train values of the embedding of a column, in FuxiCTR's order, and the id of unseen ones."""
     columns = run.feature_map.features
     kind = columns[name]["type"]
@@ -248,7 +267,8 @@ def shaped(vectors: np.ndarray, width: int | None, scale: float | None) -> tuple
             # Exact, so no seed; fast for many rows; scikit-learn fixes the signs.
             pca = PCA(components, svd_solver="covariance_eigh")
             reduced[:, :components] = pca.fit_transform(vectors)
-            facts["explained_variance"] = round(float(pca.explained_variance_ratio_.sum()), 4)
+            if pca.explained_variance_.sum() > 0:  # equal rows have none
+                facts["explained_variance"] = round(float(pca.explained_variance_ratio_.sum()), 4)
         vectors = reduced
     size = float(np.sqrt(np.mean(np.square(vectors))))
     if scale is not None and size > 0:

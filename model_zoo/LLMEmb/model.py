@@ -59,9 +59,14 @@ def columns_of_words(experiment: Any) -> list[str]:
         UserError: there is none.
     """
     from fuxictr_llm.semantics.catalog import load_catalog
+    from fuxictr_llm.semantics.value_vectors import can_be_read, vocabulary_of
 
     catalog = load_catalog(experiment.feature_map, experiment.data_dir, experiment.params.get("field_config"))
     names = [field.name for field in catalog.fields if mostly_words(field.values)]
+    too_long = [name for name in names if not can_be_read(vocabulary_of(experiment, name)[0])]
+    if too_long:
+        logging.warning("LLMEmb leaves out %s: FuxiCTR cannot read keys of that length", ", ".join(too_long))
+        names = [name for name in names if name not in too_long]
     if not names:
         raise UserError(
             f"no column of data set {experiment.params['dataset_id']!r} has values that are words; name columns with "

@@ -1,6 +1,8 @@
 """The in-memory loader: every row once an epoch, the same batches for the same seed, FuxiCTR's types."""
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from fuxictr.features import FeatureMap
@@ -91,6 +93,14 @@ def test_npz_and_folders_of_parts_are_read_too(shop, tmp_path):
     np.savez(tmp_path / "all.npz", **columns)
     for path in (tmp_path / "parts", tmp_path / "all", tmp_path / "all.npz"):
         assert torch.equal(rows(InMemoryLoader(feature_map, str(path), batch_size=128)), rows(whole))
+
+
+def test_lists_of_different_lengths_are_named(shop, tmp_path):
+    feature_map, _ = shop
+    columns = {name: [1, 2, 3] for name in [*feature_map.features, "click"]} | {"tags": [[1], [2, 3], [4]]}
+    pq.write_table(pa.table(columns), tmp_path / "rows.parquet")
+    with pytest.raises(UserError, match="column 'tags' of .* holds lists of different lengths; pad them"):
+        InMemoryLoader(feature_map, str(tmp_path / "rows.parquet"))
 
 
 def test_missing_files_and_columns_are_named(shop, tmp_path):

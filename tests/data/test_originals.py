@@ -198,6 +198,12 @@ def spoil(params, how):
         write_lines(reviews, [review(0), {"rating": 5.0, "parent_asin": "B1", "timestamp": 1}])
     elif how == "a word as rating":
         write_lines(reviews, [review(0, rating="good")])
+    elif how == "no number as rating":
+        write_lines(reviews, [review(0, rating=float("nan"))])
+    elif how == "no such time":
+        write_lines(reviews, [review(0, timestamp=10**30)])
+    elif how == "a user that is null":
+        write_lines(reviews, [review(0, user_id=None)])
     elif how == "few":
         write_lines(reviews, map(review, range(9)))
     elif how == "missing":
@@ -217,6 +223,9 @@ def spoil(params, how):
         ("no item id", "meta_Gift_Cards.jsonl', line 2: it needs parent_asin"),
         ("no user", r"Gift_Cards.jsonl.gz', line 2: it needs .*\(KeyError\('user_id'\)\)"),
         ("a word as rating", "Gift_Cards.jsonl.gz', line 1: it needs .*good"),
+        ("no number as rating", "Gift_Cards.jsonl.gz', line 1: it needs .*nan"),
+        ("no such time", "Gift_Cards.jsonl.gz', line 1: it needs .*1000000"),
+        ("a user that is null", "Gift_Cards.jsonl.gz', line 1: it needs .*None"),
         ("few", "Gift_Cards.jsonl.gz has 9 rows that can be used; 8:1:1 needs at least ten"),
         ("missing", "lacks meta_Gift_Cards.jsonl"),
         ("another split", "splits in the order of time"),
@@ -237,6 +246,7 @@ def test_damaged_originals_are_named_and_write_nothing(gift, how, message):
             "1::1::five::978300000",
             r"ratings.dat', line 51: Rating must be a whole number \(got 'five'\)",
         ),
+        ("ratings.dat", f"1::1::5::{9 * 10**19}", "ratings.dat', line 51: Timestamp must be a whole number"),
         ("users.dat", "3::F::25", "users.dat', line 3: it must be UserID::Gender::Age::Occupation::Zip-code"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.data.build import built_data
-from fuxictr_llm.data.processors import find_processor
+from fuxictr_llm.data.processors import code_of, find_processor
 from fuxictr_llm.errors import UserError
 
 MINE = """
@@ -62,6 +62,16 @@ def test_another_processor_or_a_change_of_its_code_builds_anew(params, tmp_path,
         built_data(params)
         assert Path(params["data_root"], "shop", "build.json").stat().st_mtime_ns == stamp
     assert caplog.text.count("changed since it was built: settings") == 2
+
+
+def test_a_change_of_a_processors_base_class_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(".")
+    base = "from fuxictr.preprocess import FeatureProcessor\n\n\nclass Base(FeatureProcessor):\n    pass\n"
+    Path("own_base.py").write_text(base)
+    Path("own_processor.py").write_text("from own_base import Base\n\n\nclass Own(Base):\n    pass\n")
+    before = code_of("own_processor:Own")
+    Path("own_base.py").write_text(base + "# edited\n")
+    assert before and code_of("own_processor:Own") != before and code_of("criteo") is None
 
 
 @pytest.mark.parametrize(

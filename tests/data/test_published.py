@@ -14,6 +14,7 @@ from fuxictr_llm.__main__ import main
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.config_sources import packaged_configs
 from fuxictr_llm.data.prepare import prepare_raw_data
+from fuxictr_llm.data.published import check_published
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import digest_of_file
 from raw_forms import write_published
@@ -86,9 +87,18 @@ def test_files_of_the_users_own_are_used_with_one_warning_and_noted(download, ca
     raw.parent.mkdir(parents=True)
     download.rename(raw)
     assert main(["run", "--expid", "FM_frappe", "--set", "epochs=1"]) == 0
-    assert capsys.readouterr().err.count("not the published file (another md5)") == 1
+    assert capsys.readouterr().err.count("not the published file (another name or md5)") == 1
     record = json.loads(next(Path("checkpoints/frappe_x1").glob("*.run.json")).read_text())
     assert record["stages"]["prepare data"]["not_published"] == list(NAMES)
+
+
+def test_files_of_other_names_are_not_the_published_ones(download):
+    raw = Path("data/raw/frappe_x1")
+    raw.parent.mkdir(parents=True)
+    download.rename(raw)
+    (raw / "train.csv").rename(raw / "mine.csv")
+    params = load_experiment("FM_frappe", overrides={"train_data": str(raw / "mine.csv")}).params
+    assert check_published(params)["not_published"] == ["valid.csv", "test.csv", "mine.csv"]
 
 
 def test_what_lies_in_the_way_is_kept(download, capsys):

@@ -12,7 +12,7 @@ from fuxictr.preprocess.tokenizer import load_pretrain_emb
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.experiment import build_model, prepare_data, prepare_run, run_experiment
+from fuxictr_llm.experiment import build_model, prepare_data, run_experiment
 from fuxictr_llm.semantics.language_model import LanguageModel, load_language_model
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig
 from fuxictr_llm.semantics.value_vectors import make_value_vectors, shaped
@@ -176,34 +176,6 @@ def test_columns_and_specs_ask_alike_and_share_the_plain_arms_data(configs, llm)
     inactive = [{**columns[0], "active": False}, *columns[1:]]
     without = load_experiment("DeepFM_shop", configs, overrides={"feature_cols": inactive}).params
     assert not without["feature_specs"] and "pretrained_emb" not in without["feature_cols"][0]
-
-
-def test_columns_that_share_an_embedding_share_its_vectors(configs, llm):
-    edit(configs / "dataset_config.yaml", "- {name: [color, city, user]", "- {name: [city, user]")
-    second = "{active: true, dtype: str, type: categorical, name"
-    edit(
-        configs / "dataset_config.yaml",
-        "    - {name: [city",
-        f"    - {second}: color}}\n    - {second}: shade, share_embedding: color, preprocess: copy_from(city)}}\n    - {{name: [city",
-    )
-
-    def run(columns, **changes):
-        specs = [{"name": name, "pretrained_emb": "llm", **keys} for name, keys in columns.items()]
-        overrides = {**llm, "feature_specs": specs, **changes}
-        return prepare_run(load_experiment("DNN_shop", configs, overrides=overrides), "unused")
-
-    for asked in ({"color": {}}, {"shade": {}}, {"color": {}, "shade": {}}):
-        shared = run(asked)
-        model = build_model(shared)
-        layer = embedding_of(model, "shade")
-        assert layer is embedding_of(model, "color")
-        assert len(vocabulary("color")) == 6 + 6 + 2 and layer.oov_idx == vocabulary("color")["__OOV__"]
-        file = np.load(shared.feature_map.features["color"]["pretrained_emb"])
-        assert set(file["key"]) == vocabulary("color").keys() - RESERVED and {"red", "Rome"} <= set(file["key"])
-    alone = run({"shade": {}}, use_features=["shade", "city"])
-    assert embedding_of(build_model(alone), "shade").pretrain_usage == "init"
-    with pytest.raises(UserError, match="'shade' and 'color' share an embedding: ask for the same vectors for both"):
-        run({"color": {}, "shade": {"freeze_emb": True}})
 
 
 def test_files_of_the_users_own_get_what_fuxictr_asks_for(configs, encode):
