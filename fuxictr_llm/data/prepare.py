@@ -104,7 +104,7 @@ def _made_from(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
 def _is_made(manifest: Mapping[str, Any], made_from: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
     """Whether the manifest is of these files; without `raw_data`, of the originals that were there then."""
     old = manifest.get("made_from")
-    if old and not params.get("raw_data") and not PREPARERS[params["prepare"]].downloads:
+    if old and not params.get("raw_data"):
         return {**old, "raw_data": None} == {**made_from, "raw_data": None}
     return old == made_from
 
