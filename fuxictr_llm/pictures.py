@@ -157,5 +157,9 @@ def _draw_accuracies(axis: Axes, accuracies: np.ndarray, chance: float) -> None:
             accuracies[0, 1], color=ORANGE, linestyle="--", linewidth=1, label=f"before {accuracies[0, 1]:.0%}"
         )
     axis.axhline(chance, color=GREY, linestyle=":", linewidth=1, label=f"guessing {chance:.0%}")
-    axis.plot([], [], color=ORANGE, marker="o", markersize=4, label=f"last {accuracies[-1, 1]:.0%}")
+    # On a tie the later epoch is kept: its loss is lower.
+    epochs = accuracies[accuracies[:, 0] > 0][::-1]
+    if len(epochs):
+        kept = epochs[epochs[:, 1].argmax()]
+        axis.plot(*kept, color=ORANGE, marker="o", markersize=9, linestyle="", label=f"kept {kept[1]:.0%}")
     axis.legend(loc="lower left", bbox_to_anchor=(0, 0.99), borderaxespad=0, frameon=False, ncols=3, fontsize=9)

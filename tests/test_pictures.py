@@ -99,16 +99,17 @@ def test_names_do_not_overlap(count):
 
 
 def test_tuning_curves_show_every_point_and_what_was_before():
-    losses, accuracies = [[10, 2.0], [20, 1.5]], [[0, 0.1], [20, 0.4]]
+    losses, accuracies = [[10, 2.0], [20, 1.5]], [[0, 0.1], [10, 0.4], [20, 0.4], [30, 0.2]]
     top, below = tuning_curves("t", losses, accuracies, chance=0.25).axes
     assert top.lines[0].get_xydata().tolist() == losses
     assert below.lines[0].get_xydata().tolist() == accuracies
     labels = [text.get_text() for text in below.get_legend().get_texts()]
-    assert labels == ["before 10%", "guessing 25%", "last 40%"]
+    assert labels == ["before 10%", "guessing 25%", "kept 40%"]
+    assert below.lines[-1].get_xydata().tolist() == [[20, 0.4]]
     (only_loss,) = tuning_curves("t", losses, [], chance=0.25).axes
     assert only_loss.get_ylabel() == "loss"
     (only_accuracy,) = tuning_curves("t", [], accuracies[1:], chance=0.25).axes
-    assert [text.get_text() for text in only_accuracy.get_legend().get_texts()] == ["guessing 25%", "last 40%"]
+    assert [text.get_text() for text in only_accuracy.get_legend().get_texts()] == ["guessing 25%", "kept 40%"]
 
 
 def test_files_are_whole_or_not_there(tmp_path):

@@ -104,6 +104,20 @@ def test_tuning_is_repeatable(tiny_llm):
     assert torch.equal(*vectors)
 
 
+def killed_at(monkeypatch, step):
+    """Interrupts the tuning in the middle of that step, once; the steps begun so far."""
+    begun, loss = [], ssft.contrastive_loss
+
+    def counted(*args):
+        begun.append(1)
+        if len(begun) == step:
+            raise KeyboardInterrupt
+        return loss(*args)
+
+    monkeypatch.setattr(ssft, "contrastive_loss", counted)
+    return begun
+
+
 @pytest.mark.parametrize("half_written", [False, True])
 def test_a_killed_tuning_ends_with_the_weights_of_an_uninterrupted_one(tiny_llm, monkeypatch, half_written):
     config = FieldVectorsConfig(
@@ -117,15 +131,7 @@ def test_a_killed_tuning_ends_with_the_weights_of_an_uninterrupted_one(tiny_llm,
     whole = load()
     tune(whole, CATALOG, *prompts, config, Path("whole"))
 
-    losses, loss = [], ssft.contrastive_loss
-
-    def counted(*args):
-        losses.append(1)
-        if len(losses) == 17:
-            raise KeyboardInterrupt
-        return loss(*args)
-
-    monkeypatch.setattr(ssft, "contrastive_loss", counted)
+    steps = killed_at(monkeypatch, 17)
     with pytest.raises(KeyboardInterrupt):
         tune(load(), CATALOG, *prompts, config, Path("killed"))
     assert [path.name for path in Path("killed").iterdir()] == ["checkpoint-10"]
@@ -133,7 +139,7 @@ def test_a_killed_tuning_ends_with_the_weights_of_an_uninterrupted_one(tiny_llm,
         Path("killed/checkpoint-20").mkdir()
     again = load()
     tune(again, CATALOG, *prompts, config, Path("killed"))
-    assert len(losses) == 17 + 14
+    assert len(steps) == 17 + 14
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]), name
 
@@ -212,15 +218,7 @@ def test_a_killed_tuning_keeps_its_best_epoch_too(tiny_llm, monkeypatch):
 
     whole, again = load(), load()
     expected = tune(whole, CATALOG, *prompts, config, Path("whole"))
-    calls, loss = [], ssft.contrastive_loss
-
-    def killed(*args):
-        calls.append(1)
-        if len(calls) == 14:
-            raise KeyboardInterrupt
-        return loss(*args)
-
-    monkeypatch.setattr(ssft, "contrastive_loss", killed)
+    killed_at(monkeypatch, 14)
     with pytest.raises(KeyboardInterrupt):
         tune(load(), CATALOG, *prompts, config, Path("killed"))
     assert tune(again, CATALOG, *prompts, config, Path("killed")) == expected
