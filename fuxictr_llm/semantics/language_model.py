@@ -41,6 +41,14 @@ class LanguageModel:
         return self.model.get_input_embeddings().weight.dtype
 
     @property
+    def positions(self) -> int | None:
+        """How many tokens the model can read; None where it does not say. RoBERTa counts from its padding id on."""
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        table = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
+        offset = getattr(table, "padding_idx", None)
+        return positions - offset - 1 if positions and offset is not None else positions
+
+    @property
     def padding(self) -> int:
         """A token id to fill up with; a mask hides it, so a tokenizer without a padding token is no problem."""
         return self.tokenizer.pad_token_id or 0
@@ -96,7 +104,7 @@ class LanguageModel:
         return vectors
 
     def _check_positions(self, longest: int) -> None:
-        positions = getattr(self.model.config, "max_position_embeddings", None) or longest
+        positions = self.positions or longest
         if longest > positions:
             raise UserError(
                 f"a text of {longest} tokens does not fit into the {positions} positions of the language model; "
@@ -131,6 +139,8 @@ def load_language_model(folder: Path, dtype: str, pooling: str, gpu: int) -> Lan
         model = loader.from_pretrained(folder, dtype=getattr(torch, dtype))
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise UserError(f"language model {str(folder)!r} cannot be loaded: {reason_of(error)}") from error
+    if config.is_encoder_decoder:
+        model = model.get_encoder()
     if pooling == "auto":
         pooling = "last" if causal else "mean"
     model.eval().requires_grad_(False)

@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, seal
+from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, locked, seal
 from fuxictr_llm.errors import UserError, nearest, reason_of
 from fuxictr_llm.files import cache_dir, digest_of, digest_of_file, replacing_dir
 
@@ -47,7 +47,11 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[f"*{suffix}" for suffix in DECIDES]))
+        patterns = [f"*{suffix}" for suffix in DECIDES if suffix != ".bin"]
+        folder = Path(snapshot_download(name, allow_patterns=patterns))
+        if not list(folder.glob("*.safetensors")):
+            folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.bin"]))
+        return folder
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         named = [*GGUF_MODELS, *READY_MODELS]
         hint = nearest(name, named) or ";"
@@ -60,8 +64,14 @@ def _from_hub(name: str) -> Path:
 def _converted(name: str) -> Path:
     """A packaged GGUF model as a Hugging Face folder, converted once: reading GGUF takes 25 s, this 1 s."""
     folder = cache_dir() / "models" / f"{name}-{ASSETS[name].sha256[:12]}"
-    if is_whole(folder):
-        return folder
+    if not is_whole(folder):
+        with locked(folder):
+            if not is_whole(folder):
+                _convert(name, folder)
+    return folder
+
+
+def _convert(name: str, folder: Path) -> None:
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     source = asset_dir(name)
@@ -77,4 +87,3 @@ def _converted(name: str) -> Path:
         plain.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         seal(temporary)
-    return folder

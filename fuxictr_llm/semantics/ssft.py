@@ -96,6 +96,11 @@ def tune(
     """
     if config.ssft_generative and language_model.lm_head is None:
         raise UserError(f"ssft_generative needs a causal language model; {config.language_model!r} is an encoder")
+    device = next(language_model.model.parameters()).device
+    if device.type == "cuda" and device.index != distributed.local_index():
+        raise UserError(
+            f"the Trainer takes the first GPU it sees: set CUDA_VISIBLE_DEVICES={device.index}, and gpu to 0"
+        )
     set_seed(config.ssft_seed)
     batches = PromptBatches(language_model, catalog, config.llm_max_value_tokens)
     tuning, held_out = ([prompt for prompt in part if batches.value_tokens(prompt)] for part in (tuning, held_out))
@@ -114,7 +119,12 @@ def tune(
         batches=batches,
         config=config,
     )
-    best = BestEpoch(lambda: accuracy(language_model, batches, held_out), checkpoints, config.ssft_patience)
+
+    def measure() -> float:
+        # On their own devices the processes might see a tie differently, and not stop together.
+        return distributed.as_the_first_says(lambda: accuracy(language_model, batches, held_out))
+
+    best = BestEpoch(measure, checkpoints, config.ssft_patience)
     trainer.remove_callback(ProgressCallback)
     progress = Progress()
     for callback in [progress, FiniteGradients(checkpoints), *([best] if held_out else [])]:
@@ -202,7 +212,8 @@ def _last_checkpoint(folder: Path, patience: int | None) -> str | None:
     """
     while folder.is_dir() and (last := get_last_checkpoint(str(folder))):
         state = read_json(Path(last) / "trainer_state.json")  # the Trainer writes it last
-        if state and not gets_no_better(state["log_history"], patience):
+        whole = state and len([*Path(last).glob("rng_state*.pth")]) >= distributed.world_size()
+        if whole and not gets_no_better(state["log_history"], patience):
             logging.info("SSFT goes on from %s", last)
             return last
         shutil.rmtree(last)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from fuxictr_llm.errors import UserError, reason_of
 
+READ_ERRORS = (SafetensorError, UnpicklingError, KeyError, ValueError, TypeError, RuntimeError, EOFError, BadZipFile)
 SUFFIXES = (".safetensors", ".npy", ".pt")
 UNTUNED = "untuned"
 PREPARE = "python -m fuxictr_llm encode --expid EXPID"
@@ -41,7 +43,7 @@ def read_field_vectors(path: str | Path, fields: Sequence[str], *, exact: bool =
         )
     try:
         vectors, stored = _read(path)
-    except (SafetensorError, UnpicklingError, KeyError, ValueError, TypeError, RuntimeError, EOFError) as error:
+    except READ_ERRORS as error:
         problem = f"{str(path)!r} is no file of field vectors ({reason_of(error)})"
         raise UserError(f"{problem}; make it anew with '{PREPARE}'") from error
     stored = list(fields) if stored is None else stored
@@ -51,7 +53,12 @@ def read_field_vectors(path: str | Path, fields: Sequence[str], *, exact: bool =
             f"{str(path)!r} holds vectors of other fields than the data set's: "
             f"missing {missing or 'none'}, unexpected {extra or 'none'}; make it anew with '{PREPARE}'"
         )
-    if vectors.dim() != 2 or len(vectors) != len(stored) or not bool(torch.isfinite(vectors).all()):
+    if (
+        vectors.dim() != 2
+        or not vectors.shape[1]
+        or len(vectors) != len(stored)
+        or not bool(torch.isfinite(vectors).all())
+    ):
         shape = tuple(vectors.shape)
         raise UserError(f"{str(path)!r} is not one finite vector for each of {len(stored)} fields (shape {shape})")
     return vectors[[stored.index(field) for field in fields]]
@@ -76,11 +83,20 @@ def read_untuned_vectors(path: str | Path, fields: Sequence[str]) -> Tensor | No
 def _read(path: Path) -> tuple[Tensor, list[str] | None]:
     """The matrix in a file, and the fields of its rows where the file names them."""
     if path.suffix == ".npy":
-        return torch.from_numpy(np.load(path, allow_pickle=False)).float(), None
+        return _real(torch.from_numpy(np.load(path, allow_pickle=False))), None
     if path.suffix == ".pt":
         vectors = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(vectors, Tensor):
             raise ValueError(f"it holds a {type(vectors).__name__}, not a tensor")
-        return vectors.float(), None
+        return _real(vectors.detach()), None
     with safe_open(path, framework="pt") as file:
-        return file.get_tensor("field_vectors").float(), json.loads((file.metadata() or {})["fields"])
+        fields = json.loads((file.metadata() or {})["fields"])
+        if not isinstance(fields, list) or len({*map(str, fields)}) < len(fields):
+            raise ValueError(f"its fields are {fields!r}, which are no distinct names")
+        return _real(file.get_tensor("field_vectors")), fields
+
+
+def _real(vectors: Tensor) -> Tensor:
+    if vectors.is_complex() or vectors.layout != torch.strided:
+        raise ValueError(f"it holds {vectors.dtype} numbers in the layout {vectors.layout}, not a matrix of real ones")
+    return vectors.float()

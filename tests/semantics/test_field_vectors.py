@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.config import load_experiment
@@ -81,6 +82,15 @@ def test_given_matrices_are_read_and_checked(vectors_of, tmp_path):
     (tmp_path / "empty.pt").write_bytes(b"")
     np.save(tmp_path / "texts.npy", np.array([["a"]] * 4))
     for name in ("empty.pt", "texts.npy"):
+        with pytest.raises(UserError, match="is no file of field vectors"):
+            vectors_of(field_vectors=str(tmp_path / name))
+    torch.save(torch.nn.Parameter(matrix), tmp_path / "parameter.pt")
+    assert not vectors_of(field_vectors=str(tmp_path / "parameter.pt")).matrix.requires_grad
+    torch.save(matrix.to_sparse(), tmp_path / "sparse.pt")
+    (tmp_path / "zip.npy").write_bytes(b"PK no zip")
+    save_file({"field_vectors": matrix}, tmp_path / "twice.safetensors", metadata={"fields": '["color", "color"]'})
+    save_file({"field_vectors": matrix}, tmp_path / "number.safetensors", metadata={"fields": "5"})
+    for name in ("sparse.pt", "zip.npy", "twice.safetensors", "number.safetensors"):
         with pytest.raises(UserError, match="is no file of field vectors"):
             vectors_of(field_vectors=str(tmp_path / name))
     torch.save({"a": matrix}, tmp_path / "dict.pt")

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from transformers import RobertaConfig, RobertaModel, T5Config, T5ForConditionalGeneration
 
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.semantics.language_model import load_language_model, pool
@@ -30,6 +31,27 @@ def test_causal_models_pool_the_last_token_and_encoders_the_mean(model, tiny_enc
     encoder = load_language_model(tiny_encoder, "float32", "auto", gpu=-1)
     assert (encoder.pooling, encoder.before, encoder.after) == ("mean", [0], [1])
     assert encoder.encode(["red"]).shape == (1, 16)
+
+
+def test_the_encoder_of_an_encoder_decoder_is_asked(tiny_encoder, tmp_path):
+    folder = shutil.copytree(tiny_encoder, tmp_path / "t5")
+    (folder / "model.safetensors").unlink()
+    config = T5Config(vocab_size=400, d_model=16, d_ff=32, d_kv=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    T5ForConditionalGeneration(config).save_pretrained(folder)
+    assert load_language_model(folder, "float32", "auto", gpu=-1).encode(["red", "blue"]).shape == (2, 16)
+
+
+def test_positions_that_count_from_the_padding_on(tiny_encoder, tmp_path):
+    folder = shutil.copytree(tiny_encoder, tmp_path / "roberta")
+    config = RobertaConfig(
+        vocab_size=400, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=20, pad_token_id=5,
+    )  # fmt: skip
+    RobertaModel(config).save_pretrained(folder)
+    model = load_language_model(folder, "float32", "auto", gpu=-1)
+    assert model.positions == 14 and model.encode(["red red red red"], limit=12).shape == (1, 16)
+    with pytest.raises(UserError, match="a text of [0-9]+ tokens does not fit into the 14 positions"):
+        model.encode(["red " * 40])
 
 
 def test_folders_that_are_no_models_are_named(tmp_path, tiny_llm):

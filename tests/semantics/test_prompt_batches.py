@@ -2,11 +2,20 @@
 
 import pytest
 import torch
-from transformers import BloomConfig, BloomForCausalLM, GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.semantics.language_model import load_language_model
-from fuxictr_llm.semantics.packing import PADDING, SHARED, attention_mask, pack
+from fuxictr_llm.semantics.packing import PADDING, ROW_TOKENS, SHARED, attention_mask, pack
 from fuxictr_llm.semantics.prompt_batches import IGNORED, PromptBatches
 from fuxictr_llm.semantics.prompts import Prompt, common_prefix, sample_prompts
 from support import CATALOG
@@ -60,15 +69,14 @@ def test_answers_stand_in_their_places(model, packed):
 
 @pytest.mark.parametrize("pooling", ["last", "mean"])
 @pytest.mark.parametrize("rows", [1, 2])
-def test_packed_vectors_and_gradients_are_those_of_whole_prompts(model, monkeypatch, pooling, rows):
+def test_packed_vectors_and_gradients_are_those_of_whole_prompts(model, pooling, rows):
     model.pooling = pooling
-    shared = 1 + len(PromptBatches(model, CATALOG, 5, packed=True).prefix)
-    row_tokens = 10_000 if rows == 1 else shared + 20
-    monkeypatch.setattr("fuxictr_llm.semantics.prompt_batches.pack", lambda *args: pack(*args, row_tokens=row_tokens))
     weight = model.model.layers[0].self_attn.q_proj.weight.requires_grad_()
     found = []
     for packed in (True, False):
         batches = PromptBatches(model, CATALOG, 5, packed=packed)
+        if rows == 2:
+            batches.row_tokens = 1 + len(batches.prefix) + 20
         batch = batches.collate(PROMPTS)
         assert not packed or len(batch["input_ids"]) == rows
         encoded = batches.encode(batch)
@@ -79,11 +87,14 @@ def test_packed_vectors_and_gradients_are_those_of_whole_prompts(model, monkeypa
 
 
 @either_way
-def test_a_prompt_has_the_same_vector_with_and_without_its_answer(model, packed):
+@pytest.mark.parametrize("after", [[], [1]])
+def test_a_prompt_has_the_same_vector_with_and_without_its_answer(model, packed, after):
+    model.after = after  # a tokenizer may put a token behind every text
     batches = PromptBatches(model, CATALOG, max_value_tokens=5, packed=packed)
     with torch.no_grad():
         alone, answered = (batches.encode(batches.collate(PROMPTS, with_answers=on)) for on in (False, True))
     assert torch.allclose(alone.prompts, answered.prompts, atol=1e-5)
+    assert torch.allclose(alone.fields, answered.fields, atol=1e-5) and len(alone.fields) == 2
 
 
 def test_a_packed_token_sees_its_own_text_and_the_shared_beginning():
@@ -99,7 +110,7 @@ def test_a_packed_token_sees_its_own_text_and_the_shared_beginning():
     assert packed["segments"][1, -1] == PADDING
 
 
-def causal_model(tiny_llm, folder, kind):
+def causal_model(tiny_llm, folder, kind, dtype):
     """The tiny tokenizer with a random model of another architecture."""
     import shutil
 
@@ -119,22 +130,46 @@ def causal_model(tiny_llm, folder, kind):
             BloomForCausalLM,
             BloomConfig(vocab_size=size, hidden_size=16, n_layer=2, n_head=2),
         ),
+        "local attention": (
+            GPTNeoForCausalLM,
+            GPTNeoConfig(
+                vocab_size=size, hidden_size=16, num_layers=2, num_heads=2, intermediate_size=32, window_size=64,
+                attention_types=[[["global", "local"], 1]],
+            ),
+        ),
     }[kind]  # fmt: skip
     config.bos_token_id, config.eos_token_id = 0, 1
     cls(config).save_pretrained(folder)
-    return load_language_model(folder, "float32", "auto", gpu=-1)
+    return load_language_model(folder, dtype, "auto", gpu=-1)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
-    ("kind", "packed"), [("learned positions", True), ("sliding window", True), ("positions in the attention", False)]
+    ("kind", "packed"),
+    [
+        ("learned positions", True),
+        ("sliding window", True),
+        ("positions in the attention", False),
+        ("local attention", False),
+    ],
 )
-def test_models_that_do_not_understand_packing_get_whole_prompts(tiny_llm, tmp_path, kind, packed):
-    model = causal_model(tiny_llm, tmp_path / "model", kind)
+def test_models_that_do_not_understand_packing_get_whole_prompts(tiny_llm, tmp_path, kind, packed, dtype):
+    model = causal_model(tiny_llm, tmp_path / "model", kind, dtype)
+    weights = {name: value.clone() for name, value in model.model.state_dict().items()}
     batches, whole = PromptBatches(model, CATALOG, 5), PromptBatches(model, CATALOG, 5, packed=False)
     assert batches.packed is packed
     with torch.no_grad():
         one, other = batches.encode(batches.collate(PROMPTS)), whole.encode(whole.collate(PROMPTS))
-    assert torch.allclose(one.prompts, other.prompts, atol=1e-4)
+    assert torch.allclose(one.prompts, other.prompts, atol=1e-4 if dtype == "float32" else 0.1)
+    for name, value in model.model.state_dict().items():
+        assert torch.equal(value, weights[name]) and value.dtype == weights[name].dtype
+
+
+def test_a_long_common_beginning_is_not_repeated_for_every_prompt(model):
+    batches = PromptBatches(model, CATALOG, 5, packed=True)
+    batches.prefix = batches.prefix * 30
+    batches.row_tokens = max(ROW_TOKENS, 2 * len(batches.prefix))
+    assert len(batches.prefix) > ROW_TOKENS and len(batches.collate(PROMPTS)["input_ids"]) == 1
 
 
 def test_an_encoder_gets_whole_prompts(tiny_encoder):
