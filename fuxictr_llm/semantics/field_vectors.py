@@ -98,11 +98,17 @@ def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatal
         config = replace(config, ssft_epochs=0)
     prompts = sample_prompts(catalog, config.ssft_values_per_field, config.ssft_held_out, config.ssft_seed)
     made_from = _made_from(config, digest, catalog, prompts, on_gpu=run.params["gpu"] >= 0)
-    # The other processes of torchrun are let in by the first.
-    with store.alone(KIND, made_from, FILE) if distributed.is_first() else nullcontext():
-        found = distributed.as_the_first_says(lambda: store.find(KIND, made_from, FILE))
-        if found is None:
-            return _compute(config, run, folder, catalog, prompts, made_from)
+
+    def find() -> tuple[Path, dict[str, Any]] | None:
+        return distributed.as_the_first_says(lambda: store.find(KIND, made_from, FILE))
+
+    found = find()
+    if found is None:
+        # The other processes of torchrun are let in by the first.
+        with store.alone(KIND, made_from) if distributed.is_first() else nullcontext():
+            found = find()
+            if found is None:
+                return _compute(config, run, folder, catalog, prompts, made_from)
     logging.info("Field vectors of %s are cached: %s", config.language_model, found[0])
     for stage in ("tune", "encode"):
         with run.stages(stage, cached=True):

@@ -3,9 +3,9 @@
 import logging
 from pathlib import Path
 
-from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, locked, seal
+from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, seal
 from fuxictr_llm.errors import UserError, nearest, reason_of
-from fuxictr_llm.files import cache_dir, digest_of, digest_of_file, replacing_dir
+from fuxictr_llm.files import cache_dir, digest_of, digest_of_file, locked, replacing_dir
 
 WEIGHTS = (".safetensors", ".bin")
 # What decides about a model's vectors: weights, settings, tokenizer.
@@ -65,7 +65,7 @@ def _converted(name: str) -> Path:
     """A packaged GGUF model as a Hugging Face folder, converted once: reading GGUF takes 25 s, this 1 s."""
     folder = cache_dir() / "models" / f"{name}-{ASSETS[name].sha256[:12]}"
     if not is_whole(folder):
-        with locked(folder):
+        with locked(folder.name):
             if not is_whole(folder):
                 _convert(name, folder)
     return folder

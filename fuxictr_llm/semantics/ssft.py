@@ -21,8 +21,8 @@ from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import explain_write_errors, read_json
-from fuxictr_llm.semantics import distributed, store
+from fuxictr_llm.files import OTHER_CACHE, explain_write_errors, read_json
+from fuxictr_llm.semantics import distributed
 from fuxictr_llm.semantics.catalog import FieldCatalog
 from fuxictr_llm.semantics.config import FieldVectorsConfig
 from fuxictr_llm.semantics.language_model import LanguageModel
@@ -113,7 +113,7 @@ def tune(
     wrapped = language_model.model = _with_lora(language_model.model, config)
     trainer = _FieldIdentification(
         model=wrapped,
-        args=_arguments(checkpoints, config, len(tuning), on_gpu=next(wrapped.parameters()).is_cuda),
+        args=_arguments(checkpoints, config, len(tuning), on_gpu=device.type == "cuda"),
         train_dataset=list(tuning),
         data_collator=partial(batches.collate, with_answers=config.ssft_generative > 0),
         batches=batches,
@@ -130,7 +130,7 @@ def tune(
     for callback in [progress, FiniteGradients(checkpoints), *([best] if held_out else [])]:
         trainer.add_callback(callback)
     last = distributed.as_the_first_says(lambda: _last_checkpoint(checkpoints, config.ssft_patience))
-    with explain_write_errors(checkpoints, store.OTHER_CACHE), progress.closed_at_the_end():
+    with explain_write_errors(checkpoints, OTHER_CACHE), progress.closed_at_the_end():
         trainer.train(resume_from_checkpoint=last)
     if held_out:
         distributed.wait_for_all()  # the first process writes the weights

@@ -10,20 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from fuxictr_llm.files import (
+    OTHER_CACHE,
     cache_dir,
     digest_of,
     digest_of_file,
     explain_write_errors,
+    locked,
     read_json,
     replacing_dir,
     writable_dir,
     write_json,
 )
-
-OTHER_CACHE = "move the cache with FUXICTR_LLM_CACHE"
 
 
 def entry_dir(kind: str, made_from: Mapping[str, Any]) -> Path:
@@ -72,17 +70,15 @@ def find_or_make(
     kind: str, made_from: Mapping[str, Any], file_name: str, make: Callable[[], tuple[Path, dict[str, Any]]]
 ) -> tuple[Path, dict[str, Any]]:
     """The entry's file and manifest, from `make`, which saves it, where it is not there."""
-    with alone(kind, made_from, file_name):
-        return find(kind, made_from, file_name) or make()
+    found = find(kind, made_from, file_name)
+    if found is None:
+        with alone(kind, made_from):
+            found = find(kind, made_from, file_name) or make()
+    return found
 
 
 @contextmanager
-def alone(kind: str, made_from: Mapping[str, Any], file_name: str) -> Iterator[None]:
+def alone(kind: str, made_from: Mapping[str, Any]) -> Iterator[None]:
     """While a process is in the block, others that need the same entry wait, and then find it."""
-    if find(kind, made_from, file_name):
-        yield
-        return
-    entry = entry_dir(kind, made_from)
-    writable_dir(entry.parent, OTHER_CACHE)
-    with FileLock(entry.with_suffix(".lock")):
+    with locked(f"{kind}-{entry_dir(kind, made_from).name}"):
         yield
