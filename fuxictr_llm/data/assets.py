@@ -79,7 +79,7 @@ def asset_dir(name: str) -> Path:
     folder = cache_dir() / "assets" / f"{name}-{asset.sha256[:12]}"
     if is_whole(folder):
         return folder
-    with locked(folder.name):
+    with locked(f"assets-{folder.name}"):
         if is_whole(folder):
             return folder
         wheel = _wheel(asset)

