@@ -30,7 +30,8 @@ from fuxictr_llm.pretrained import readable_vocabulary, zero_padding
 from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
 from fuxictr_llm.semantics import distributed
 from fuxictr_llm.semantics.value_vectors import prepare_value_vectors
-from fuxictr_llm.training import OTHER_MODEL_ROOT, fit
+from fuxictr_llm.slices import FrequencySlices
+from fuxictr_llm.training import OTHER_MODEL_ROOT, build, fit
 
 
 @dataclass
@@ -43,6 +44,8 @@ class Run:
         feature_map: FuxiCTR's description of its columns.
         stages: times of what was done.
         notes: what a method wants in the run record.
+        networks: how the networks did that were trained on the way to the run's own, by name.
+        prepared: what a method's `prepare` leaves for its `start`.
     """
 
     params: dict[str, Any]
@@ -50,6 +53,8 @@ class Run:
     feature_map: FeatureMap
     stages: Stages
     notes: dict[str, Any] = field(default_factory=dict)
+    networks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    prepared: Any = None
 
 
 @dataclass
@@ -162,19 +167,7 @@ def build_model(run: Run) -> BaseModel:
     cls = registry.find_backbone(params["model"])
     if params["method"]:
         cls = enhance(cls, registry.find_method(params["method"]).model_cls)
-    torch.set_num_threads(params["num_threads"])
-    seed_everything(params["seed"])  # what went before (a language model, say) must not show in the weights
-    try:
-        with readable_vocabulary(run.feature_map):
-            model = cls(run.feature_map, **params)
-        zero_padding(model)
-        model.regularization_loss()  # FuxiCTR reads the regularizers only when it trains
-        set_weight_decay(model.optimizer, params.get("weight_decay"))
-        return model
-    except UserError:
-        raise
-    except Exception as error:  # a constructor fails in many ways on settings that it does not check
-        raise UserError(f"{cls.__name__} cannot be built with these settings: {reason_of(error)}") from error
+    return build(cls, run.feature_map, params)
 
 
 def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
@@ -186,6 +179,9 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
     model = build_model(run)
     model.count_parameters()
     model.checkpoint = str(checkpoint)
+    enhancement = model.enhancement if params["method"] else None
+    if enhancement is not None:
+        enhancement.start(run)
     with stages("train") as facts:
         train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
         # Opened now: another run may build the data set anew while this one trains.
@@ -193,6 +189,8 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         best_epoch = fit(model, train_rows, valid_rows, params)
         facts["epochs"] = model._epoch_index + 1
         facts["rows"] = train_rows.num_samples * facts["epochs"]
+    if enhancement is not None:
+        enhancement.finish(run)
     logging.info("****** Validation evaluation ******")
     metrics = {"valid": model.evaluate(valid_rows), "test": {}}
     if test_rows is not None:
@@ -200,10 +198,13 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         with stages("test") as facts:
             facts["rows"] = test_rows.num_samples
             metrics["test"] = model.evaluate(test_rows)
+    slices = FrequencySlices.of(run) if test_rows is not None else None
     record = {
         "model_id": params["model_id"],
         "seed": params["seed"],
         "metrics": metrics,
+        "slices": slices and slices.of_model(model, test_rows),
+        "networks": run.networks,
         "best_epoch": best_epoch,
         "stages": stages.done,
         "parameters": count_parameters(model),

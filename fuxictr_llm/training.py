@@ -1,16 +1,42 @@
-"""FuxiCTR's own fit, with errors that users understand and weights that are saved whole or not at all."""
+"""FuxiCTR's own models and fit, with errors that users understand and weights that are saved whole or not at all."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.torch_utils import seed_everything
 
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.enhancement import set_weight_decay
+from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import explain_write_errors, replacing
+from fuxictr_llm.pretrained import readable_vocabulary, zero_padding
 
 OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
+
+
+def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mapping[str, Any]) -> BaseModel:
+    """A model with fresh weights, after seeding everything: what went before does not show in them.
+
+    Raises:
+        UserError: the settings do not give a model of that class.
+    """
+    torch.set_num_threads(params["num_threads"])
+    seed_everything(params["seed"])
+    try:
+        with readable_vocabulary(feature_map):
+            model = cls(feature_map, **params)
+        zero_padding(model)
+        model.regularization_loss()  # FuxiCTR reads the regularizers only when it trains
+        set_weight_decay(model.optimizer, params.get("weight_decay"))
+        return model
+    except UserError:
+        raise
+    except Exception as error:  # a constructor fails in many ways on settings that it does not check
+        raise UserError(f"{cls.__name__} cannot be built with these settings: {reason_of(error)}") from error
 
 
 def fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, Any]) -> int:

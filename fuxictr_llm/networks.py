@@ -1,0 +1,150 @@
+"""Networks that are trained on the way to a run's own, a teacher say: kept in the cache, found by what went in."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor
+
+from fuxictr_llm.config import NO_IDENTITY
+from fuxictr_llm.data.loader import make_loaders
+from fuxictr_llm.files import OTHER_CACHE, cache_dir, writable_dir
+from fuxictr_llm.run_record import describe_data, versions
+from fuxictr_llm.semantics import store
+from fuxictr_llm.training import fit
+
+KIND = "networks"
+FILE = "weights.model"
+# Where files lie, which says nothing about what is in them: `describe_data` has the digests.
+PLACES = ("model_root", "data_root", "train_data", "valid_data", "test_data", "raw_data")
+# Raise it when the same settings would give other weights.
+VERSION = 1
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network.
+
+    Attributes:
+        model: has the weights of the best epoch.
+        facts: `metrics` by split, `best_epoch`, `epochs`, and what `measure` found.
+        sha256: digest of its weights.
+    """
+
+    model: BaseModel
+    facts: dict[str, Any]
+    sha256: str
+
+
+class Seeing:
+    """A loader whose batches are changed on their way.
+
+    Args:
+        loader: one of FuxiCTR's form.
+        change: batch -> what stands in its place.
+        keep: batch -> which of its rows are left, bool `[B]`; None leaves all. FuxiCTR counts on as many batches as
+            the loader says, so the batch before stands in for one of which nothing is left.
+    """
+
+    def __init__(
+        self, loader: Any, change: Callable[[Batch], Batch], keep: Callable[[Batch], Tensor] | None = None
+    ):
+        self.loader, self.change, self.keep = loader, change, keep
+        self.num_samples, self.num_blocks = loader.num_samples, loader.num_blocks
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        last = None
+        for batch in self.loader:
+            if self.keep is not None:
+                kept = self.keep(batch)
+                batch = {name: column[kept] for name, column in batch.items()} if kept.any() else last
+            if batch is not None:
+                last = batch
+                yield self.change(batch)
+
+
+def find_or_train(
+    run: Any,
+    name: str,
+    build: Callable[[], BaseModel],
+    made_from: Mapping[str, Any],
+    change: Callable[[Batch], Batch] = dict,
+    keep: Callable[[Batch], Tensor] | None = None,
+    measure: Callable[[BaseModel, Iterable[Batch]], dict[str, Any]] | None = None,
+    leave_out: Iterable[str] = (),
+) -> Network:
+    """A network as the run's settings train it, from the cache where it is there; timed as the stage `name`.
+
+    Args:
+        run: the experiment under way.
+        name: what the network is, in words.
+        build: makes it with fresh weights, and seeds everything first.
+        made_from: what decides about it besides the run's settings and data.
+        change: what its batches are, given those of the run's loaders.
+        keep: which rows of a train batch it is trained on; None: all.
+        measure: more facts about the trained model, from the batches of test.
+        leave_out: settings of the run that do not matter for it.
+
+    Raises:
+        UserError: as training.
+    """
+    identity = {
+        "network": name,
+        "params": _settings(run.params, leave_out),
+        "data": describe_data(run.params, run.data_dir)["sha256"],
+        "columns": run.feature_map.features,
+        "device": "gpu" if run.params["gpu"] >= 0 else "cpu",
+        "versions": {package: version for package, version in versions().items() if package in ("torch", "fuxictr")},
+        **made_from,
+        "version": VERSION,
+    }
+    with run.stages(name) as stage:
+        found = store.find(KIND, identity, FILE)
+        if found:
+            stage["cached"] = True
+        else:
+            found = store.find_or_make(KIND, identity, FILE, lambda: _train(run, build(), identity, (change, keep), measure))
+            epochs = found[1]["epochs"]
+            stage |= {"epochs": epochs, "rows": found[1]["rows"] * epochs}
+        path, manifest = found
+        model = build()
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    facts = {key: value for key, value in manifest.items() if key not in ("made_from", "sha256")}
+    return Network(model.eval(), facts, manifest["sha256"])
+
+
+def _settings(params: Mapping[str, Any], leave_out: Iterable[str]) -> dict[str, Any]:
+    without = {*NO_IDENTITY, *PLACES, *leave_out, "method"}
+    return {key: value for key, value in params.items() if key not in without}
+
+
+def _train(
+    run: Any,
+    model: BaseModel,
+    identity: Mapping[str, Any],
+    seen: tuple[Callable[[Batch], Batch], Callable[[Batch], Tensor] | None],
+    measure: Callable[[BaseModel, Iterable[Batch]], dict[str, Any]] | None,
+) -> tuple[Path, dict[str, Any]]:
+    params = run.params
+    train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
+    change, keep = seen
+    train_rows, valid_rows = Seeing(train_rows, change, keep), Seeing(valid_rows, change)
+    test_rows = Seeing(make_loaders(run.feature_map, params, "test"), change) if params.get("test_data") else None
+    with tempfile.TemporaryDirectory(dir=writable_dir(cache_dir(), OTHER_CACHE), prefix=".training.") as folder:
+        model.checkpoint = str(Path(folder) / FILE)
+        best_epoch = fit(model, train_rows, valid_rows, params)
+        facts = {"rows": train_rows.num_samples, "epochs": model._epoch_index + 1, "best_epoch": best_epoch}
+        facts["metrics"] = {"valid": model.evaluate(valid_rows), "test": {}}
+        if test_rows is not None:
+            facts["metrics"]["test"] = model.evaluate(test_rows)
+            facts |= measure(model, test_rows) if measure else {}
+        return store.save(KIND, identity, FILE, lambda path: model.save_weights(str(path)), facts)

@@ -1,0 +1,54 @@
+"""ELEC's config keys."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from fuxictr_llm.checks import STRICT
+from fuxictr_llm.distillation.config import DistillationConfig
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.semantics.click_config import ClickTuningConfig
+from fuxictr_llm.semantics.text_config import RowTextsConfig
+
+TEACHERS = ("gain", "self", "shuffled")
+
+
+@dataclass(config=STRICT, kw_only=True)
+class ELECConfig(RowTextsConfig, ClickTuningConfig, DistillationConfig):
+    """ELEC, on top of how rows become texts and vectors, how a language model is tuned, and how is distilled.
+
+    Attributes:
+        teacher: `gain`; or a control: `self` (the plain backbone teaches its twin) or `shuffled` (the gain network's
+            answers handed round over the rows of a batch); or a trained run, or its export: no language model is asked.
+        tuning: `frozen` leaves the language model as it is, `lora` tunes it on clicks first.
+        inject_vector: what the gain network gets of a row: `h`, the text head's transformation of the row's vector s,
+            or `s` itself, reduced by a PCA of the train rows and scaled.
+        h: `llm`, or the placebo `noise`: Gaussian vectors of the same norms.
+        h_dim: width of what is injected, D_h.
+        h_hidden: width of the text head's hidden layer.
+        h_dropout: dropout in the text head.
+        h_crossfit: 0: one text head; K >= 2: a row gets its h from one of K heads, that has not seen the clicks of rows
+            with its text; the heads' spaces are aligned to one that has seen all.
+        inject: where the gain network gets it: `top`, mixed into the representation in front of the logit layer;
+            `logit`, a linear term of the logit; `input`, one more column of the features. Backbones without a
+            representation take `logit` for `top`.
+    """
+
+    teacher: Annotated[str, Field(min_length=1)] = "gain"
+    tuning: Literal["frozen", "lora"] = "frozen"
+    inject_vector: Literal["h", "s"] = "h"
+    h: Literal["llm", "noise"] = "llm"
+    h_dim: Annotated[int, Field(ge=1)] = 32
+    h_hidden: Annotated[int, Field(ge=1)] = 128
+    h_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    h_crossfit: Annotated[int, Field(ge=0)] = 0
+    inject: Literal["top", "input", "logit"] = "top"
+
+    def __post_init__(self) -> None:
+        if self.h_crossfit == 1:
+            raise UserError("h_crossfit 1: a head must leave some rows out; take 0, or 2 and more heads")
+
+    @property
+    def is_on(self) -> bool:
+        return self.alpha > 0 or self.beta > 0

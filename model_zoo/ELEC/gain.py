@@ -1,0 +1,114 @@
+"""The gain network: a backbone that also sees a language model's vector of the row (ELEC, arXiv 2509.07594).
+
+Shape symbols: `B` rows, `R` width of the representation, `D_h` width of the vector.
+"""
+
+import logging
+from typing import Any, Literal
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import FeatureEmbeddingDict
+from fuxictr.pytorch.models import BaseModel
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from fuxictr_llm.anatomy import Anatomy
+from fuxictr_llm.checks import STRICT
+from fuxictr_llm.enhancement import Enhancement, enhance
+
+from .head import VECTOR, with_vector
+
+
+@dataclass(config=STRICT, kw_only=True)
+class GainConfig:
+    """Where the vector goes, and its width D_h."""
+
+    inject: Literal["top", "logit"] = "top"
+    h_dim: int
+
+
+class Gain(Enhancement):
+    """`top`: `r_g = relu(W [r ; h] + b)` in front of the logit layer; `logit`: `w h + b` is added to the logit.
+
+    W starts as the identity on r and zero on h, so that a gain network starts from what its backbone does.
+
+    Args:
+        config: where the vector goes.
+        anatomy: the backbone's; one without a representation takes `logit` for `top`.
+    """
+
+    method_name = "Gain"
+    config_cls = GainConfig
+
+    def __init__(self, config: GainConfig, anatomy: Anatomy):
+        super().__init__(config, anatomy)
+        width = sum(anatomy.widths)
+        self.inject = config.inject if anatomy.towers else "logit"
+        self.mix = self.term = None
+        if self.inject == "top":
+            self.mix = nn.Linear(width + config.h_dim, width)
+            nn.init.eye_(self.mix.weight)
+            nn.init.zeros_(self.mix.bias)
+        else:
+            self.term = nn.Linear(config.h_dim, 1)
+        self._vectors: Tensor | None = None  # of the batch in the forward pass
+
+    def active_taps(self) -> frozenset[str]:
+        return frozenset({"inputs", "representation" if self.inject == "top" else "logit"})
+
+    def inputs(self, inputs: dict[str, Tensor]) -> None:
+        self._vectors = inputs[VECTOR]
+
+    def representation(self, representation: Tensor) -> Tensor:
+        return self.mix(torch.cat([representation, self._taken(representation)], dim=-1)).relu()
+
+    def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
+        return self.term(self._taken(logit))
+
+    def _taken(self, like: Tensor) -> Tensor:
+        vectors, self._vectors = self._vectors, None
+        return vectors.to(like.device, like.dtype)
+
+
+def gain_class(backbone: type[BaseModel], inject: str) -> Any:
+    """What builds a gain network: called with the plain feature map and params, with `h_dim` among them."""
+    return _InputGain(backbone) if inject == "input" else _TappedGain(backbone)
+
+
+class _TappedGain:
+    def __init__(self, backbone: type[BaseModel]):
+        self.cls = enhance(backbone, Gain)
+        self.__name__ = self.cls.__name__
+
+    def __call__(self, feature_map: FeatureMap, **params: Any) -> BaseModel:
+        model = self.cls(with_vector(feature_map, params["h_dim"], "meta"), **params)
+        if model.enhancement.inject != params["inject"]:
+            logging.warning(
+                "inject: %s: %s has no representation in front of its logit, so the vector goes into the logit",
+                params["inject"],
+                model.backbone_cls.__name__,
+            )
+        return model
+
+
+class _InputGain:
+    def __init__(self, backbone: type[BaseModel]):
+        self.cls = backbone
+        self.__name__ = f"{backbone.__name__} with the column {VECTOR}"
+
+    def __call__(self, feature_map: FeatureMap, **params: Any) -> BaseModel:
+        model = self.cls(with_vector(feature_map, params["h_dim"], "embedding"), **params)
+        _give_projections(model, params["h_dim"])
+        model.compile(params["optimizer"], params["loss"], params["learning_rate"])
+        return model
+
+
+def _give_projections(model: BaseModel, width: int) -> None:
+    """FuxiCTR's linear layers have no weights for a column of vectors, and fail where there is one."""
+    for module in model.modules():
+        if type(module) is FeatureEmbeddingDict and VECTOR in module.embedding_layers:
+            if VECTOR not in module.feature_encoders:
+                projection = nn.Linear(width, 1, bias=False).to(model.device)
+                nn.init.zeros_(projection.weight)
+                module.feature_encoders[VECTOR] = projection

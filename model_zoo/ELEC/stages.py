@@ -1,0 +1,155 @@
+"""ELEC's stages up to the teacher: rows to texts, encode, adapt, train the gain network. Each is cached."""
+
+import hashlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fuxictr.pytorch.models import BaseModel
+
+from fuxictr_llm import registry
+from fuxictr_llm.data.loader import make_loaders
+from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher, Teacher
+from fuxictr_llm.keys import DatasetKeys, ModelKeys
+from fuxictr_llm.networks import Network, find_or_train
+from fuxictr_llm.semantics.row_texts import RowIndex, index_rows
+from fuxictr_llm.semantics.text_vectors import unit_vectors
+from fuxictr_llm.semantics.vector_store import VectorStore
+from fuxictr_llm.slices import FrequencySlices
+from fuxictr_llm.training import build
+
+from . import vectors
+from .config import ELECConfig
+from .gain import gain_class
+from .head import TextHead, with_vector
+from .vectors import RowVectors
+
+# Of the settings that every experiment has, those that a text head does not follow.
+NOT_OF_HEAD = {"model", "embedding_dim", "embedding_regularizer", "net_regularizer", "feature_specs", "weight_decay"}
+
+
+def encode(config: ELECConfig, run: Any) -> tuple[RowIndex, tuple[VectorStore, ...]]:
+    """Which texts the rows have, and the language model's vectors of them."""
+    with run.stages("texts") as stage:
+        index = index_rows(config, run)
+        stage["rows"] = len(index)
+    adapter = _tuned(config, run, index) if config.tuning == "lora" else None
+    return index, unit_vectors(config, run, index, adapter)
+
+
+def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
+    """The network that the vanilla network learns from.
+
+    Raises:
+        UserError: something of data or settings is wrong.
+    """
+    backbone = registry.find_backbone(run.params["model"])
+    if config.teacher == "self":
+        name, make, row_vectors, made_from = "plain", partial(build, backbone), None, {}
+    else:
+        name, make = "gain", partial(build, gain_class(backbone, config.inject))
+        row_vectors, made_from = adapt(config, run)
+        made_from["inject"] = config.inject
+    make = partial(make, run.feature_map, run.params)
+    if config.schedule == "joint":
+        return JointTeacher(make(), add=row_vectors, max_gradient_norm=run.params.get("max_gradient_norm", 10.0))
+    slices = FrequencySlices.of(run)
+    network = _trained(
+        run,
+        name,
+        make,
+        {**made_from, "slices": slices and slices.column},
+        change=row_vectors or dict,
+        measure=slices and (lambda model, rows: {"slices": slices.of_model(model, rows)}),
+        leave_out=ELECConfig.__dataclass_fields__,
+    )
+    if config.teacher == "shuffled":
+        return ShuffledTeacher(network.model, add=row_vectors, seed=config.control_seed)
+    return Teacher(network.model, add=row_vectors)
+
+
+def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
+    """The vectors that the gain network gets of rows, and what decides about them.
+
+    A text head is trained in every case: how well it does is what the text alone can do.
+    """
+    index, stores = encode(config, run)
+    raw = vectors.raw_vectors(index, stores)
+    made_from = {
+        "units": {unit.name: [unit.fields, store.sha256] for unit, store in zip(index.units, stores, strict=True)},
+        "rows_sha256": hashlib.sha256(index.keys.numpy().tobytes() + index.positions.numpy().tobytes()).hexdigest(),
+    }
+    head = _head(config, run, raw, made_from)
+    decides = {**made_from, "inject_vector": config.inject_vector, "h_dim": config.h_dim}
+    if config.inject_vector == "s":
+        of_rows = vectors.of_pca(raw, config.h_dim)
+    elif config.h_crossfit:
+        heads = [_head(config, run, raw, made_from, fold) for fold in range(config.h_crossfit)]
+        decides["heads"] = [network.sha256 for network in (head, *heads)]
+        of_rows = vectors.of_heads(head.model, [network.model for network in heads], raw)
+    else:
+        decides["heads"] = [head.sha256]
+        of_rows = vectors.of_head(head.model, raw)
+    if config.h == "noise":
+        decides["noise"] = config.control_seed
+        of_rows = vectors.noise_like(of_rows, config.control_seed)
+    with run.stages("vectors of rows", rows=len(index)):
+        store = vectors.stored(decides, index, of_rows)
+    return vectors.in_store(index, store), {"vectors": store.sha256, "h_dim": config.h_dim}
+
+
+def _head(
+    config: ELECConfig, run: Any, raw: RowVectors, made_from: dict[str, Any], fold: int | None = None
+) -> Network:
+    """A text head, trained on the rows of all folds but one; without `fold` on all."""
+    feature_map = with_vector(run.feature_map, raw.width, "embedding", alone=True)
+    seen = {*feature_map.features, *feature_map.labels}
+    keys = ("h_hidden", "h_dim", "h_dropout")
+    shape = {key: getattr(config, key) for key in keys} | {"units": len(raw.index.units)}
+
+    def change(batch: dict) -> dict:
+        return {name: column for name, column in raw(batch).items() if name in seen}
+
+    def keep(batch: dict) -> torch.Tensor:
+        return vectors.fold_of(raw.index.key_of(batch), config.h_crossfit) != fold
+
+    return _trained(
+        run,
+        "text" if fold is None else f"text, fold {fold + 1} of {config.h_crossfit}",
+        lambda: build(TextHead, feature_map, {**run.params, **shape}),
+        {**made_from, **shape, **({} if fold is None else {"fold": [fold, config.h_crossfit]})},
+        change=change,
+        keep=None if fold is None else keep,
+        leave_out={*run.params} - ({*ModelKeys.__annotations__, *DatasetKeys.__annotations__} - NOT_OF_HEAD),
+    )
+
+
+def _trained(run: Any, name: str, make: Callable[[], BaseModel], made_from: dict[str, Any], **more: Any) -> Network:
+    network = find_or_train(run, name, make, made_from, **more)
+    run.networks[name] = network.facts
+    return network
+
+
+def _tuned(config: ELECConfig, run: Any, index: RowIndex) -> Path:
+    """The adapter of the language model, tuned on clicks."""
+    from fuxictr_llm.semantics.click_tuning import tune_on_clicks
+
+    train, valid = (_clicks(run, index, rows) for rows in make_loaders(run.feature_map, run.params, "train"))
+    with run.stages("tune") as stage:
+        adapter, facts = tune_on_clicks(config, run.params["gpu"], index.units, train, valid)
+        stage["rows"] = facts["rows"]
+    run.notes["click_tuning"] = facts
+    return adapter
+
+
+def _clicks(run: Any, index: RowIndex, batches: Any) -> Any:
+    from fuxictr_llm.semantics.click_tuning import ClickRows
+
+    rows, clicks = [], []
+    for batch in batches:
+        rows.append(index.row_of(batch))
+        clicks.append(batch[run.feature_map.labels[0]])
+    return ClickRows(index.positions[torch.cat(rows)].numpy(), torch.cat(clicks).numpy().astype(np.float32))

@@ -1,0 +1,146 @@
+"""What the gain network gets of a row: h, s reduced, or noise, for every distinct row, in a store.
+
+Shape symbols: `R` distinct rows, `U` units of text a row, `D_llm` width of the language model, `D_h` width of h.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.linalg import orthogonal_procrustes
+from torch import Tensor
+
+from fuxictr_llm.semantics.row_texts import RowIndex
+from fuxictr_llm.semantics.vector_store import VectorStore, find_or_write
+
+from .head import VECTOR, TextHead
+
+KIND = "row_vectors"
+SLICE = 10_000
+# Rows on which spaces are aligned and a PCA is fitted, at most; a random sample where there are more.
+MOST_FITTED = 50_000
+# Raise it when the same settings would give other vectors.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class RowVectors:
+    """Vectors that are found by a batch's own columns.
+
+    Attributes:
+        index: the distinct rows.
+        width: of a vector.
+        of_rows: rows of the index, `[n]`, -> their vectors, `[n, width]`, float32.
+    """
+
+    index: RowIndex
+    width: int
+    of_rows: Callable[[Tensor], Tensor]
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with the column `VECTOR`."""
+        return {**batch, VECTOR: self.of_rows(self.index.row_of(batch))}
+
+
+def raw_vectors(index: RowIndex, stores: Sequence[VectorStore]) -> RowVectors:
+    """s: the vectors of a row's units side by side, `[n, U * D_llm]`."""
+
+    def of_rows(rows: Tensor) -> Tensor:
+        positions = index.positions[rows].long()
+        return torch.cat([store.gather(positions[:, unit]) for unit, store in enumerate(stores)], dim=1)
+
+    return RowVectors(index, sum(store.dim for store in stores), of_rows)
+
+
+def stored(made_from: dict[str, Any], index: RowIndex, of_rows: Callable[[Tensor], Tensor]) -> VectorStore:
+    """The vectors of all R rows in a store, from there where they are there."""
+
+    def make(start: int, stop: int) -> np.ndarray:
+        return of_rows(torch.arange(start, stop)).numpy()
+
+    return find_or_write(KIND, {**made_from, "version": VERSION}, len(index), make)
+
+
+def in_store(index: RowIndex, store: VectorStore) -> RowVectors:
+    """The vectors of a store of R rows."""
+    return RowVectors(index, store.dim, store.gather)
+
+
+def of_head(head: TextHead, raw: RowVectors) -> Callable[[Tensor], Tensor]:
+    """h of rows, from one head."""
+
+    @torch.inference_mode()
+    def of_rows(rows: Tensor) -> Tensor:
+        return head.h(raw.of_rows(rows).to(head.device)).float().cpu()
+
+    return of_rows
+
+
+def of_heads(reference: TextHead, heads: Sequence[TextHead], raw: RowVectors) -> Callable[[Tensor], Tensor]:
+    """h of rows, each from the head of its fold, turned into the reference's space.
+
+    Two heads that were trained apart say the same in different directions. The rotation and shift that bring their h
+    closest to the reference's, over train rows, undo that (orthogonal Procrustes).
+    """
+    fitted = _sample(raw.index)
+    target = of_head(reference, raw)(fitted)
+    turns = []
+    for head in heads:
+        own = of_head(head, raw)(fitted)
+        turn, _ = orthogonal_procrustes((own - own.mean(dim=0)).numpy(), (target - target.mean(dim=0)).numpy())
+        turns.append((own.mean(dim=0), torch.from_numpy(turn)))
+
+    def of_rows(rows: Tensor) -> Tensor:
+        folds = fold_of(raw.index.keys[rows], len(heads))
+        vectors = torch.empty(len(rows), target.shape[1])
+        for fold, (head, (mean, turn)) in enumerate(zip(heads, turns, strict=True)):
+            chosen = folds == fold
+            vectors[chosen] = (of_head(head, raw)(rows[chosen]) - mean) @ turn + target.mean(dim=0)
+        return vectors
+
+    return of_rows
+
+
+def fold_of(keys: Tensor, folds: int) -> Tensor:
+    """The fold of each row, by the key of its text: rows with equal texts share one. `[n] -> [n]`."""
+    return keys.remainder(folds)
+
+
+def of_pca(raw: RowVectors, width: int) -> Callable[[Tensor], Tensor]:
+    """s of rows on the first principal components of the train rows, at a root mean square of 1.
+
+    Components that there are not (fewer rows or dimensions than `width`) are zeros.
+    """
+    from sklearn.decomposition import PCA
+
+    fitted = raw.of_rows(_sample(raw.index)).numpy()
+    components = min(width, len(fitted) - 1, fitted.shape[1])
+    pca = PCA(components, svd_solver="covariance_eigh").fit(fitted)
+    size = float(np.sqrt(np.mean(np.square(pca.transform(fitted)))))
+
+    def of_rows(rows: Tensor) -> Tensor:
+        vectors = torch.zeros(len(rows), width)
+        vectors[:, :components] = torch.from_numpy(pca.transform(raw.of_rows(rows).numpy()) / size)
+        return vectors
+
+    return of_rows
+
+
+def noise_like(of_rows: Callable[[Tensor], Tensor], seed: int) -> Callable[[Tensor], Tensor]:
+    """Gaussian vectors with the norms of those of the rows: the placebo."""
+    from fuxictr_llm.semantics.controls import random_like
+
+    def noise(rows: Tensor) -> Tensor:
+        return random_like(of_rows(rows), seed + int(rows[0]))
+
+    return noise
+
+
+def _sample(index: RowIndex) -> Tensor:
+    """Train rows, all or a random sample of them; that of the same rows is the same."""
+    rows = index.train_rows.nonzero().squeeze(-1)
+    if len(rows) > MOST_FITTED:
+        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:MOST_FITTED]]
+    return rows
