@@ -76,7 +76,7 @@ class Enhancement(nn.Module):
         """An epoch of training begins; the first has index 0."""
 
     def kept(self) -> None:
-        """The model's weights of this moment were kept: they are the best so far."""
+        """The model's weights of this moment were saved: in training, they are the best so far."""
 
     def finish(self, run: Any) -> None:
         """After training, when the best weights are back, and before evaluation: drop what `start` fetched."""
@@ -154,6 +154,10 @@ class EnhancedModel:
         self.enhancement.epoch(self._epoch_index)
         super().train_epoch(data_generator)
 
+    def save_weights(self, checkpoint: str) -> None:
+        super().save_weights(checkpoint)
+        self.enhancement.kept()
+
     def add_loss(self, return_dict: dict[str, Any], y_true: Tensor) -> Tensor:
         """The backbone's loss plus the method's term, which exists in training mode only."""
         seen = return_dict.pop("seen", None)
@@ -218,7 +222,15 @@ def enhance(backbone: type[BaseModel], method: type[Enhancement]) -> type[BaseMo
     Args:
         backbone: any FuxiCTR model class; it stays as it is.
         method: an Enhancement class.
+
+    Raises:
+        UserError: the backbone has a method already.
     """
+    if issubclass(backbone, EnhancedModel):
+        raise UserError(
+            f"{backbone.__name__} has a method already, and a model has one; "
+            f"give {method.method_name or method.__name__!r} the backbone {backbone.backbone_cls.__name__}"
+        )
     name = f"{backbone.__name__}_{method.method_name or method.__name__}"
     body = {
         "__module__": "fuxictr_llm.model_zoo",
