@@ -17,10 +17,10 @@ from fuxictr_llm.keys import GROUP_METRICS, REGULARIZERS, REQUIRED, REQUIRED_OF_
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors, moved_to_specs, value_config
 from fuxictr_llm.yamls import dump_yaml, parse_yaml
 
-# Where a run takes place, how much it prints and draws, what it is called and who publishes its data do not change
-# what it computes.
+# Where a run takes place, how much it reports, what it is called and who publishes its data do not change what it
+# computes.
 OF_THE_CALL = ("gpu", "model_id")
-NO_IDENTITY = (*OF_THE_CALL, "verbose", "pictures", "download", "md5")
+NO_IDENTITY = (*OF_THE_CALL, "verbose", "pictures", "slice_by", "download", "md5")
 NOT_SET = dict.fromkeys(("model", "method", "dataset_id", "model_id"), "name another --expid") | {"gpu": "use --gpu"}
 
 

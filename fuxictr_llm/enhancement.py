@@ -1,4 +1,4 @@
-"""The core: a method reaches into any FuxiCTR model through four taps, and the model's class stays as it is.
+"""The core: a method reaches into any FuxiCTR model through five taps, and the model's class stays as it is.
 
 Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation.
 
@@ -28,7 +28,7 @@ from fuxictr_llm.checks import checked
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.taps import Seen, Taps
 
-TAPS = ("embeddings", "representation", "logit", "loss")
+TAPS = ("inputs", "embeddings", "representation", "logit", "loss")
 
 
 class Enhancement(nn.Module):
@@ -69,6 +69,18 @@ class Enhancement(nn.Module):
             raise UserError(f"method {cls.method_name!r} uses the tap {acts[0]!r} at inference and has no fold()")
         return None
 
+    def start(self, run: Any) -> None:
+        """Before training: fetch what training needs and the model does not keep (a teacher, say)."""
+
+    def epoch(self, index: int) -> None:
+        """An epoch of training begins; the first has index 0."""
+
+    def kept(self) -> None:
+        """The model's weights of this moment were saved: in training, they are the best so far."""
+
+    def finish(self, run: Any) -> None:
+        """After training, when the best weights are back, and before evaluation: drop what `start` fetched."""
+
     def pictures(self, run: Any) -> dict[str, Any]:
         """Name -> matplotlib Figure of what was learnt, saved beside the run; called when it is done."""
         return {}
@@ -81,6 +93,9 @@ class Enhancement(nn.Module):
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         """Those of the method's parameters that the optimizer gets."""
         return self.parameters()
+
+    def inputs(self, inputs: dict[str, Tensor]) -> None:
+        """Reads the batch as the loader gave it, before the forward pass; at inference only where another tap acts."""
 
     def embeddings(self, embeddings: Tensor) -> None:
         """Reads the field embeddings `[B, F, D]`."""
@@ -126,14 +141,22 @@ class EnhancedModel:
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
         if self._taps is None:
             return super().forward(inputs)
-        self._taps.open(self.training)
-        try:
-            return_dict = super().forward(inputs)
-        finally:
-            seen = self._taps.close()
+        return_dict, seen = self._taps.run(super().forward, inputs, self.training)
         if seen is not None and "loss" in self._taps.active:
             return_dict["seen"] = seen
         return return_dict
+
+    def watched(self, inputs: dict[str, Tensor]) -> Seen:
+        """One forward pass and what it showed, whatever taps are active."""
+        return self._taps.run(super().forward, inputs, self.training, watch=True)[1]
+
+    def train_epoch(self, data_generator: Iterable[dict[str, Tensor]]) -> None:
+        self.enhancement.epoch(self._epoch_index)
+        super().train_epoch(data_generator)
+
+    def save_weights(self, checkpoint: str) -> None:
+        super().save_weights(checkpoint)
+        self.enhancement.kept()
 
     def add_loss(self, return_dict: dict[str, Any], y_true: Tensor) -> Tensor:
         """The backbone's loss plus the method's term, which exists in training mode only."""
@@ -199,7 +222,15 @@ def enhance(backbone: type[BaseModel], method: type[Enhancement]) -> type[BaseMo
     Args:
         backbone: any FuxiCTR model class; it stays as it is.
         method: an Enhancement class.
+
+    Raises:
+        UserError: the backbone has a method already.
     """
+    if issubclass(backbone, EnhancedModel):
+        raise UserError(
+            f"{backbone.__name__} has a method already, and a model has one; "
+            f"give {method.method_name or method.__name__!r} the backbone {backbone.backbone_cls.__name__}"
+        )
     name = f"{backbone.__name__}_{method.method_name or method.__name__}"
     body = {
         "__module__": "fuxictr_llm.model_zoo",

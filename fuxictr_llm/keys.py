@@ -73,6 +73,7 @@ class ModelKeys(TypedDict, total=False):
     num_workers: Count
     buffer_size: Positive
     group_id: str | None
+    slice_by: str | None  # the column of the items by whose frequency test metrics are sliced; null: see entities
     use_features: list[str] | None
     feature_specs: list[FeatureSpec] | None
     feature_config: Any

@@ -3,8 +3,10 @@
 Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation.
 """
 
+import contextlib
 import functools
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as functional
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Seen:
-    """What one forward pass showed: field embeddings, representation and the backbone's own logit."""
+    """What one forward pass showed: field embeddings, representation and logit, the backbone's own and the final."""
 
     def __init__(self, anatomy: Anatomy):
         self.anatomy = anatomy
@@ -28,6 +30,8 @@ class Seen:
         self.tower_weights: dict[str, Tensor] = {}  # [1, width] each
         self.activation_calls = 0
         self.logit: Tensor | None = None  # [B, 1], before any term is added
+        self.final_logit: Tensor | None = None  # [B, 1], with the terms and the replacement
+        self.replacement: Tensor | None = None  # [B, R], what the method put in the representation's place
         self.stack: Tensor | None = None  # the backbone's own [B, F, D] or [B, F * D]
         self.stack_version = 0
         self._embeddings: Tensor | None = None
@@ -49,6 +53,13 @@ class Seen:
     def representation(self) -> Tensor:
         """`[B, R]`, the input of the logit layer; several towers side by side."""
         return torch.cat([self.tower_inputs[name][call] for name, call in self.anatomy.towers], dim=-1)
+
+    @property
+    def final_representation(self) -> Tensor | None:
+        """`[B, R]`, the replacement or else the backbone's own; None where the backbone has no representation."""
+        if self.replacement is not None or not self.anatomy.towers:
+            return self.replacement
+        return self.representation
 
 
 class Taps:
@@ -76,14 +87,31 @@ class Taps:
             self.handles.append(model.get_submodule(name).register_forward_pre_hook(tower_hook))
         self.handles.append(model.output_activation.register_forward_pre_hook(self.on_activation))
 
-    def open(self, training: bool) -> None:
-        active = self.enhancement.active_taps()
-        self.active = active if training else active - {"loss"}
-        self.seen = Seen(self.anatomy) if self.active else None
+    @contextlib.contextmanager
+    def attached(self, model: BaseModel) -> Iterator[None]:
+        """The hooks are on the model for the block alone."""
+        self.attach(model)
+        try:
+            yield
+        finally:
+            while self.handles:
+                self.handles.pop().remove()
 
-    def close(self) -> Seen | None:
-        seen, self.seen = self.seen, None
-        return seen
+    def run(
+        self, forward: Callable[[dict], dict], inputs: dict[str, Tensor], training: bool, watch: bool = False
+    ) -> tuple[dict[str, Any], Seen | None]:
+        """One forward pass: what it returns, and what it showed where a tap is active or `watch` is on."""
+        self.active = self.enhancement.active_taps()
+        if not training:
+            self.active -= {"loss"}
+            self.active = frozenset() if self.active == {"inputs"} else self.active
+        self.seen = Seen(self.anatomy) if self.active or watch else None
+        try:
+            if "inputs" in self.active:
+                self.enhancement.inputs(inputs)
+            return forward(inputs), self.seen
+        finally:
+            self.seen = None
 
     def on_embeddings(self, _module: nn.Module, args: tuple, output: dict[str, Tensor]) -> None:
         if self.seen is None:
@@ -120,6 +148,7 @@ class Taps:
         if "logit" in self.active:
             term = self.enhancement.logit(seen.embeddings, logit)
             logit = logit if term is None else logit + term
+        seen.final_logit = logit
         return None if logit is args[0] else (logit, *args[1:])
 
     def _with_replacement(self, logit: Tensor, seen: Seen) -> Tensor:
@@ -132,6 +161,7 @@ class Taps:
         replacement = self.enhancement.representation(representation)
         if replacement is None:
             return logit
+        seen.replacement = replacement
         differences = (replacement - representation).split(self.anatomy.widths, dim=-1)
         for (name, _), difference in zip(self.anatomy.towers, differences, strict=True):
             logit = logit + functional.linear(difference, seen.tower_weights[name])

@@ -22,7 +22,7 @@ from fuxictr_llm.errors import UserError, nearest, unknown
 from fuxictr_llm.files import read_json
 from fuxictr_llm.yamls import read_yaml
 
-KEYS = ("about", "fields", "values")
+KEYS = ("about", "fields", "values", "entities")
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def read_field_config(name: str | None) -> Mapping[str, Any]:
     """The entry of that name in the packaged field_config/, or the mapping in a YAML file.
 
     Raises:
-        UserError: there is none, or it has other keys than `about`, `fields` and `values`.
+        UserError: there is none, or it has other keys than `about`, `fields`, `values` and `entities`.
     """
     if not name:
         return {}
@@ -161,6 +161,9 @@ def read_field_config(name: str | None) -> Mapping[str, Any]:
         isinstance(texts or {}, dict) for texts in (words.get("values") or {}).values()
     ):
         raise UserError(f"field config {name!r}: 'fields' maps fields to words, 'values' fields to value: words")
+    entities = words.get("entities") or {}
+    if not isinstance(entities, dict) or not all(isinstance(entity or {}, dict) for entity in entities.values()):
+        raise UserError(f"field config {name!r}: 'entities' maps entities (user, item) to their id and text")
     wrong = [key for key in words if key not in KEYS]
     if wrong:
         raise UserError(f"field config {name!r} has the unknown key {wrong[0]!r}; known: {', '.join(KEYS)}")

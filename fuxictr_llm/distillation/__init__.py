@@ -1,0 +1,31 @@
+"""Teacher -> student, for any two FuxiCTR models; knows no language model.
+
+    Student = distilled(DeepFM)
+    student = Student(feature_map, **params, alpha=1.0, beta=0.0)
+    student.enhancement.learn_from(Teacher(any_trained_model))
+    student.fit(...)                              # FuxiCTR's own
+    plain.load_state_dict(student.backbone_state_dict())
+
+The names below are loaded when they are first used: configs are read without torch.
+"""
+
+from importlib import import_module
+
+_HOMES = {
+    "DistillationConfig": "config",
+    "score_loss": "losses",
+    "representation_loss": "losses",
+    "Teacher": "teacher",
+    "ShuffledTeacher": "teacher",
+    "Shown": "teacher",
+    "JointTeacher": "joint",
+    "Distilled": "student",
+    "distilled": "student",
+}
+__all__ = [*_HOMES]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,35 @@
+"""The config keys of distillation."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from fuxictr_llm.checks import STRICT
+
+
+@dataclass(config=STRICT, kw_only=True)
+class DistillationConfig:
+    """What a student takes from its teacher, on top of the clicks: `L = BCE(y, p_v) + alpha * score + beta * repr`.
+
+    Attributes:
+        alpha: weight of the score loss; 0 leaves it out.
+        beta: weight of the representation loss; 0 leaves it out.
+        score_loss: `bce` of the student's probability against the teacher's, `kl` from the teacher's to the student's
+            (the same gradient; 0 where both are equal), or `logit_mse`.
+        tau: temperature of `bce` and `kl`: both logits are divided by it, and the loss is multiplied by its square.
+        representation_loss: `mse` or `cosine` between the inputs of the two logit layers, which must be of one width,
+            or `hint`: mse after a linear layer that is there in training alone.
+        teacher_width: of `hint`: the width of the teacher's representation; null: the student's own.
+        schedule: `staged`: the teacher is trained before; `joint`: it trains on the same batches as the student.
+        warmup_epochs: of `joint`: how many epochs go before the student begins to listen.
+    """
+
+    alpha: Annotated[float, Field(ge=0)] = 1.0
+    beta: Annotated[float, Field(ge=0)] = 0.1
+    score_loss: Literal["bce", "kl", "logit_mse"] = "bce"
+    tau: Annotated[float, Field(gt=0)] = 1.0
+    representation_loss: Literal["mse", "hint", "cosine"] = "mse"
+    teacher_width: Annotated[int, Field(ge=1)] | None = None
+    schedule: Literal["staged", "joint"] = "staged"
+    warmup_epochs: Annotated[int, Field(ge=0)] = 1

@@ -1,0 +1,53 @@
+"""A teacher that trains on the student's batches, one step ahead of it."""
+
+from collections.abc import Callable
+
+import torch
+from fuxictr.pytorch.models import BaseModel
+
+from fuxictr_llm.anatomy import preserved_rng
+from fuxictr_llm.distillation.teacher import Batch, Teacher
+
+
+class JointTeacher(Teacher):
+    """A teacher under training: FuxiCTR's step with the model's own optimizer, before the student's on each batch.
+
+    Its weights at the student's best epoch are the ones it ends with. Its random numbers (dropout) are its own.
+
+    Args:
+        model: a model with fresh weights, plain or enhanced.
+        add: as for `Teacher`.
+        max_gradient_norm: FuxiCTR's, which its `fit` would set.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        add: Callable[[Batch], Batch] | None = None,
+        max_gradient_norm: float = 10.0,
+    ):
+        super().__init__(model, add)
+        model._max_gradient_norm = max_gradient_norm
+        self.steps = 0
+        self._best: dict[str, torch.Tensor] | None = None
+
+    def learn(self, batch: Batch) -> None:
+        """One step of training on the batch, in training mode, after which the model keeps no gradients."""
+        with preserved_rng(self.model.device), torch.enable_grad():
+            torch.manual_seed(self.steps)
+            self.model.train()
+            self.model.train_step(self.batch_for_model(batch))
+        self.model.optimizer.zero_grad(set_to_none=True)
+        self.model.eval()
+        self.steps += 1
+
+    def kept(self) -> None:
+        """Keep a copy of the weights, in the CPU's memory."""
+        self._best = {name: value.to("cpu", copy=True) for name, value in self.model.state_dict().items()}
+
+    def finish(self) -> None:
+        """Go back to the weights that were kept last."""
+        if self._best is not None:
+            self.model.load_state_dict(self._best)
+            self.model.eval()
+            self._best = None

@@ -1,0 +1,137 @@
+"""The student: any backbone whose loss has terms that pull it towards a teacher. Serving it needs the backbone alone.
+
+Shape symbols: `B` rows, `R` width of the student's representation, `R_g` of the teacher's.
+"""
+
+import logging
+from typing import Any
+
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor, nn
+
+from fuxictr_llm.anatomy import Anatomy
+from fuxictr_llm.distillation.config import DistillationConfig
+from fuxictr_llm.distillation.losses import representation_loss, score_loss
+from fuxictr_llm.distillation.teacher import Batch, Teacher
+from fuxictr_llm.enhancement import Enhancement, Seen, enhance
+from fuxictr_llm.errors import UserError
+
+
+def distilled(backbone: type[BaseModel]) -> type[BaseModel]:
+    """The class of the backbone's students; their constructor takes the keys of `DistillationConfig` as well."""
+    return enhance(backbone, Distilled)
+
+
+class Distilled(Enhancement):
+    """Adds `alpha * score_loss + beta * representation_loss` to the loss; a term with weight 0 is not computed.
+
+    The teacher is no part of the model: not of its state, its parameters, its copies or its pickles.
+
+    Args:
+        config: weights and kinds of the two terms.
+        anatomy: the backbone's; one without a representation has no representation loss.
+    """
+
+    config_cls = DistillationConfig
+
+    def __init__(self, config: DistillationConfig, anatomy: Anatomy):
+        super().__init__(config, anatomy)
+        self.teacher: Teacher | None = None
+        self.compares_representations = config.beta > 0 and bool(anatomy.towers)
+        self.hint = None
+        if self.compares_representations and config.representation_loss == "hint":
+            width = sum(anatomy.widths)
+            self.hint = nn.Linear(width, config.teacher_width or width)
+        self._batch: Batch | None = None
+        self._epoch = 0
+
+    def learn_from(self, teacher: Teacher) -> None:
+        """Take `teacher` as the teacher from now on.
+
+        Raises:
+            UserError: its representation cannot be compared with the student's, or it is the student itself.
+        """
+        if getattr(teacher.model, "enhancement", None) is self:
+            raise UserError(f"{teacher.name} cannot be its own teacher; take a copy: Teacher(copy.deepcopy(model))")
+        if self.config.beta > 0:
+            without = [name for name, width in self._widths(teacher) if not width]
+            if without:
+                logging.warning("beta %s has no effect: %s has no representation", self.config.beta, without[0])
+            else:
+                self._check_widths(teacher)
+            self.compares_representations = not without
+        self.teacher = teacher
+
+    def active_taps(self) -> frozenset[str]:
+        is_on = self.config.alpha > 0 or self.compares_representations
+        return frozenset({"inputs", "loss"}) if is_on else frozenset()
+
+    @property
+    def weight(self) -> float:
+        """What both terms are multiplied by in this epoch: 0 while a joint teacher warms up, else 1."""
+        waits = self.config.schedule == "joint" and self._epoch < self.config.warmup_epochs
+        return 0.0 if waits else 1.0
+
+    def epoch(self, index: int) -> None:
+        self._epoch = index
+
+    def kept(self) -> None:
+        if self.teacher is not None:
+            self.teacher.kept()
+
+    def finish(self, run: Any = None) -> None:
+        """Let the teacher go."""
+        if self.teacher is not None:
+            self.teacher.finish()
+        self.teacher = None
+
+    def inputs(self, inputs: Batch) -> None:
+        self._batch = inputs
+
+    def loss(self, seen: Seen, y_true: Tensor) -> Tensor | None:
+        """Both terms, a scalar; the teacher is asked here, outside of the forward pass that may be compiled.
+
+        Raises:
+            UserError: there is no teacher.
+        """
+        batch, self._batch = self._batch, None
+        if self.teacher is None:
+            raise UserError(
+                f"this {self.anatomy.backbone} is a student without a teacher (a copy has none): "
+                "call enhancement.learn_from(teacher), or set alpha: 0 and beta: 0"
+            )
+        self.teacher.learn(batch)
+        if self.weight == 0:
+            return None
+        shown, config = self.teacher(batch), self.config
+        terms = []
+        if config.alpha > 0:
+            logit = shown.logit.to(seen.final_logit)
+            terms.append(config.alpha * score_loss(config.score_loss, seen.final_logit, logit, config.tau))
+        if self.compares_representations:
+            own = seen.final_representation
+            term = representation_loss(config.representation_loss, own, shown.representation.to(own), self.hint)
+            terms.append(config.beta * term)
+        return sum(terms)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"teacher": None, "_batch": None}
+
+    def _widths(self, teacher: Teacher) -> list[tuple[str, int]]:
+        """Name and width of the student's representation and of the teacher's."""
+        return [(self.anatomy.backbone, sum(self.anatomy.widths)), (teacher.name, teacher.width)]
+
+    def _check_widths(self, teacher: Teacher) -> None:
+        (student, own), (name, width) = self._widths(teacher)
+        accepted = own if self.hint is None else self.hint.out_features
+        if accepted == width:
+            return
+        ways = {"representation_loss": "hint", "teacher_width": width}
+        if self.hint is not None:
+            ways.pop("representation_loss")
+        way_out = " and ".join(f"{key}: {value}" for key, value in ways.items())
+        made_for = "" if self.hint is None else f", its hint made for {accepted}"
+        raise UserError(
+            f"the representation of the student {student} is {own} wide{made_for}, "
+            f"that of the teacher {name} {width}; set {way_out}, or beta: 0"
+        )

@@ -1,0 +1,111 @@
+"""A trained model that shows its logits and representations, and is left as it is.
+
+Shape symbols: `B` rows, `R` width of the representation.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor
+
+from fuxictr_llm.anatomy import find_anatomy
+from fuxictr_llm.enhancement import EnhancedModel, Enhancement
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.taps import Seen, Taps
+
+Batch = dict[str, Tensor]
+
+
+class Shown(NamedTuple):
+    """What a teacher shows of a batch, without gradients."""
+
+    logit: Tensor  # [B, 1]
+    representation: Tensor | None  # [B, R]; None where the model has none
+
+
+class Teacher:
+    """Any FuxiCTR model as a teacher: in evaluation mode, without gradients, on its own device.
+
+    It is no `nn.Module`, so that it is no part of a student that has it.
+
+    Args:
+        model: a trained model, plain or enhanced.
+        add: gives a batch the columns that only the teacher reads; it gets a dict of its own to put them into.
+
+    Raises:
+        UserError: the model's logit cannot be seen.
+    """
+
+    def __init__(self, model: BaseModel, add: Callable[[Batch], Batch] | None = None):
+        self.model = model.eval()
+        self.add = add
+        self.anatomy = model.enhancement.anatomy if isinstance(model, EnhancedModel) else find_anatomy(model)
+
+    @property
+    def name(self) -> str:
+        return type(self.model).__name__
+
+    @property
+    def width(self) -> int:
+        """R, or 0 where the model has no representation."""
+        return sum(self.anatomy.widths)
+
+    def __call__(self, batch: Batch) -> Shown:
+        """Logit and representation of the rows of a batch, which may have more columns than the model reads.
+
+        Raises:
+            UserError: the batch lacks a column.
+        """
+        if self.model.training:
+            self.model.eval()
+        with torch.no_grad():
+            seen = self._watched(self.batch_for_model(batch))
+        return Shown(seen.final_logit, seen.final_representation)
+
+    def batch_for_model(self, batch: Batch) -> Batch:
+        """Those columns, of the batch and of what `add` puts in, that are the model's, and the labels."""
+        batch = batch if self.add is None else self.add(dict(batch))
+        features, labels = self.model.feature_map.features, self.model.feature_map.labels
+        missing = next((name for name in features if name not in batch), None)
+        if missing is not None:
+            raise UserError(
+                f"the batch lacks column {missing!r}, which the teacher {self.name} reads; "
+                "Teacher(model, add=...) takes a function that adds it"
+            )
+        return {name: batch[name] for name in [*features, *labels] if name in batch}
+
+    def _watched(self, batch: Batch) -> Seen:
+        if isinstance(self.model, EnhancedModel):
+            return self.model.watched(batch)
+        taps = Taps(self.anatomy, Enhancement(None, self.anatomy))
+        with taps.attached(self.model):
+            return taps.run(self.model.forward, batch, training=False, watch=True)[1]
+
+    def learn(self, batch: Batch) -> None:
+        """The student is about to train on this batch; nothing is done with it here."""
+
+    def kept(self) -> None:
+        """The student's weights of this moment were kept."""
+
+    def finish(self) -> None:
+        """The student's training is over, and it has its best weights."""
+
+
+class ShuffledTeacher(Teacher):
+    """A control: a teacher whose answers are handed round over the rows of each batch.
+
+    Args:
+        model, add: as for `Teacher`.
+        seed: of the generator that draws the orders; no other random numbers are used.
+    """
+
+    def __init__(self, model: BaseModel, add: Callable[[Batch], Batch] | None = None, seed: int = 0):
+        super().__init__(model, add)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, batch: Batch) -> Shown:
+        shown = super().__call__(batch)
+        order = torch.randperm(len(shown.logit), generator=self._generator).to(shown.logit.device)
+        return Shown(*(None if part is None else part[order] for part in shown))
