@@ -53,6 +53,11 @@ class Enhancement(nn.Module):
         return {}
 
     @classmethod
+    def encode(cls, config: Any, experiment: Any) -> dict[str, Any]:
+        """That part of `prepare` in which a language model is asked, for the command of this name."""
+        return cls.prepare(config, experiment)
+
+    @classmethod
     def fold(cls, config: Any, anatomy: Anatomy, state: Mapping[str, Tensor]) -> "Enhancement | None":
         """What serving adds to the backbone: one of `folding.FOLDED`, or None for the backbone alone.
 

@@ -22,11 +22,10 @@ from fuxictr_llm.config import Experiment
 from fuxictr_llm.data.build import built_columns, built_data
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
-from fuxictr_llm.enhancement import enhance, set_weight_decay
+from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.feature_maps import describe_feature_map
 from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
-from fuxictr_llm.pretrained import readable_vocabulary, zero_padding
 from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
 from fuxictr_llm.semantics import distributed
 from fuxictr_llm.semantics.value_vectors import prepare_value_vectors
@@ -107,12 +106,17 @@ def run_experiment(experiment: Experiment) -> Result:
     return Result(model, run, record)
 
 
-def prepare_run(experiment: Experiment, model_id: str) -> Run:
-    """Everything up to training: raw data, built data, what method and columns need from a language model."""
+def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = False) -> Run:
+    """Everything up to training: raw data, built data, what method and columns need from a language model.
+
+    Args:
+        encode_only: of what the method needs, only what a language model is asked for.
+    """
     run = prepare_data(experiment, model_id)
     if run.params["method"]:
         method = registry.find_method(run.params["method"])
-        _change(run, method.model_cls.prepare(checked(method.config_cls, run.params), run))
+        prepare = method.model_cls.encode if encode_only else method.model_cls.prepare
+        _change(run, prepare(checked(method.config_cls, run.params), run))
     _change(run, prepare_value_vectors(run, experiment.params))
     return run
 

@@ -52,9 +52,7 @@ class Seeing:
             the loader says, so the batch before stands in for one of which nothing is left.
     """
 
-    def __init__(
-        self, loader: Any, change: Callable[[Batch], Batch], keep: Callable[[Batch], Tensor] | None = None
-    ):
+    def __init__(self, loader: Any, change: Callable[[Batch], Batch], keep: Callable[[Batch], Tensor] | None = None):
         self.loader, self.change, self.keep = loader, change, keep
         self.num_samples, self.num_blocks = loader.num_samples, loader.num_blocks
 
@@ -112,7 +110,9 @@ def find_or_train(
         if found:
             stage["cached"] = True
         else:
-            found = store.find_or_make(KIND, identity, FILE, lambda: _train(run, build(), identity, (change, keep), measure))
+            found = store.find_or_make(
+                KIND, identity, FILE, lambda: _train(run, build(), identity, (change, keep), measure)
+            )
             epochs = found[1]["epochs"]
             stage |= {"epochs": epochs, "rows": found[1]["rows"] * epochs}
         path, manifest = found

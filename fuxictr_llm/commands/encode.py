@@ -33,7 +33,7 @@ def encode(args: argparse.Namespace) -> None:
             f"expid {experiment.expid!r} names no method and no column has pretrained_emb: llm, so it needs nothing "
             "from a language model; --values COLUMN makes vectors of a column's values"
         )
-    run = prepare_run(experiment, experiment.expid)
+    run = prepare_run(experiment, experiment.expid, encode_only=True)
     _print_files(run)
 
 
@@ -59,6 +59,8 @@ def _encode_values(args: argparse.Namespace) -> None:
 def _print_files(run: Any) -> None:
     if not distributed.is_first():
         return
-    files = [run.notes.get("field_vectors", {}), *run.notes.get("value_vectors", {}).get("columns", {}).values()]
+    notes = run.notes
+    files = [notes.get("field_vectors", {}), *notes.get("value_vectors", {}).get("columns", {}).values()]
+    files += notes.get("text_vectors", {}).get("units", {}).values()
     for path in dict.fromkeys(file["path"] for file in files if file):
         print(path)

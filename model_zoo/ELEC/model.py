@@ -6,7 +6,6 @@
 import logging
 from typing import Any
 
-from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.distillation import Distilled
 
 from .config import ELECConfig
@@ -16,11 +15,12 @@ class ELEC(Distilled):
     """The vanilla network's part: two terms of the loss, and nothing at inference."""
 
     @classmethod
-    def encode(cls, config: ELECConfig, run: Any) -> None:
+    def encode(cls, config: ELECConfig, run: Any) -> dict[str, Any]:
         """The language model's vectors of the rows' texts."""
         from .stages import encode
 
         encode(config, run)
+        return {}
 
     @classmethod
     def prepare(cls, config: ELECConfig, run: Any) -> dict[str, Any]:

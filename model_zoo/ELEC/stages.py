@@ -101,9 +101,7 @@ def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
     return vectors.in_store(index, store), {"vectors": store.sha256, "h_dim": config.h_dim}
 
 
-def _head(
-    config: ELECConfig, run: Any, raw: RowVectors, made_from: dict[str, Any], fold: int | None = None
-) -> Network:
+def _head(config: ELECConfig, run: Any, raw: RowVectors, made_from: dict[str, Any], fold: int | None = None) -> Network:
     """A text head, trained on the rows of all folds but one; without `fold` on all."""
     feature_map = with_vector(run.feature_map, raw.width, "embedding", alone=True)
     seen = {*feature_map.features, *feature_map.labels}
