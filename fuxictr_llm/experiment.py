@@ -14,7 +14,7 @@ import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import seed_everything
-from fuxictr.utils import print_to_json, print_to_list
+from fuxictr.utils import print_to_json
 
 from fuxictr_llm import registry
 from fuxictr_llm.checks import check_gpu, checked
@@ -30,6 +30,7 @@ from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak
 from fuxictr_llm.semantics import distributed
 from fuxictr_llm.semantics.value_vectors import prepare_value_vectors
 from fuxictr_llm.slices import FrequencySlices
+from fuxictr_llm.summary import append_result_line, log_summary
 from fuxictr_llm.training import OTHER_MODEL_ROOT, build, fit
 
 
@@ -100,9 +101,9 @@ def run_experiment(experiment: Experiment) -> Result:
             model.checkpoint = str((folder / f"{model_id}.model").absolute())
             unfinished.replace(model.checkpoint)
             write_json(folder / f"{model_id}.run.json", record)
-        _append_result_line(experiment, model_id, record)
+        append_result_line(Path(f"{experiment.config_name}.csv"), record)
         pictures = draw_pictures(model, run, folder / model_id)
-        _log_summary(record, run.stages, folder / model_id, pictures)
+        log_summary(record, run.stages, folder / model_id, pictures)
     return Result(model, run, record)
 
 
@@ -274,29 +275,3 @@ def logging_to(path: Path) -> Iterator[None]:
 
 def _command() -> str:
     return " ".join(["python", *sys.argv])
-
-
-def _append_result_line(experiment: Experiment, model_id: str, record: dict[str, Any]) -> None:
-    valid, test = (print_to_list(record["metrics"][split]) for split in ("valid", "test"))
-    line = (
-        f" {datetime.now():%Y%m%d-%H%M%S},[command] {record['command']},[exp_id] {model_id},"
-        f"[dataset_id] {experiment.params['dataset_id']},[train] N.A.,[val] {valid},[test] {test}\n"
-    )
-    path = Path(f"{experiment.config_name}.csv")
-    with explain_write_errors(path, "run in a folder that can be written to"), path.open("a", encoding="utf-8") as file:
-        file.write(line)
-
-
-def _log_summary(record: dict[str, Any], stages: Stages, files: Path, pictures: list[Path]) -> None:
-    counts = record["parameters"]
-    lines = [
-        f"{record['model_id']}, seed {record['seed']}",
-        f"  test        {print_to_list(record['metrics']['test']) or 'no test data'}",
-        f"  validation  {print_to_list(record['metrics']['valid'])} (best of {stages.done['train']['epochs']} "
-        f"epochs: {record['best_epoch']})",
-        f"  parameters  backbone {counts['backbone']:,}, method {counts['method']:,}",
-        f"  time        {stages}",
-        f"  files       {files}"
-        + ", ".join([".model", ".log", ".run.json", *(path.name.removeprefix(files.name) for path in pictures)]),
-    ]
-    logging.info("Summary\n%s", "\n".join(lines))

@@ -107,8 +107,8 @@ class _InputGain:
 def _give_projections(model: BaseModel, width: int) -> None:
     """FuxiCTR's linear layers have no weights for a column of vectors, and fail where there is one."""
     for module in model.modules():
-        if type(module) is FeatureEmbeddingDict and VECTOR in module.embedding_layers:
-            if VECTOR not in module.feature_encoders:
-                projection = nn.Linear(width, 1, bias=False).to(model.device)
-                nn.init.zeros_(projection.weight)
-                module.feature_encoders[VECTOR] = projection
+        has_column = type(module) is FeatureEmbeddingDict and VECTOR in module.embedding_layers
+        if has_column and VECTOR not in module.feature_encoders:
+            projection = nn.Linear(width, 1, bias=False).to(model.device)
+            nn.init.zeros_(projection.weight)
+            module.feature_encoders[VECTOR] = projection

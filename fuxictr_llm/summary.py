@@ -1,0 +1,81 @@
+"""What a run says at its end: FuxiCTR's result line, and a summary that sets the networks side by side."""
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fuxictr.utils import print_to_list
+
+from fuxictr_llm.config import NO_IDENTITY
+from fuxictr_llm.files import explain_write_errors, read_json
+from fuxictr_llm.run_record import Stages
+from fuxictr_llm.slices import slices_table
+
+OWN = "vanilla"  # what a run that trained other networks on the way calls its own
+
+
+def append_result_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add a run's line to a result file, in FuxiCTR's form."""
+    valid, test = (print_to_list(record["metrics"][split]) for split in ("valid", "test"))
+    line = (
+        f" {datetime.now():%Y%m%d-%H%M%S},[command] {record['command']},[exp_id] {record['model_id']},"
+        f"[dataset_id] {record['config']['dataset_id']},[train] N.A.,[val] {valid},[test] {test}\n"
+    )
+    with explain_write_errors(path, "run in a folder that can be written to"), path.open("a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def log_summary(record: Mapping[str, Any], stages: Stages, files: Path, pictures: list[Path]) -> None:
+    """Log what was reached, how long it took, and where the files are.
+
+    Args:
+        files: the run's files without their endings.
+    """
+    counts, names = record["parameters"], [path.name.removeprefix(files.name) for path in pictures]
+    lines = [
+        f"{record['model_id']}, seed {record['seed']}",
+        f"  test        {print_to_list(record['metrics']['test']) or 'no test data'}",
+        f"  validation  {print_to_list(record['metrics']['valid'])} (best of {stages.done['train']['epochs']} "
+        f"epochs: {record['best_epoch']})",
+        f"  parameters  backbone {counts['backbone']:,}, method {counts['method']:,}",
+        f"  time        {stages}",
+        f"  files       {files}" + ", ".join([".model", ".log", ".run.json", *names]),
+    ]
+    if record["networks"]:
+        lines += networks_table(record, files.parent)
+    logging.info("Summary\n%s", "\n".join(lines))
+
+
+def networks_table(record: Mapping[str, Any], folder: Path) -> list[str]:
+    """Lines that set the networks of a run side by side, and by slices; with the plain backbone where it has run.
+
+    Args:
+        folder: of the runs on this data set.
+    """
+    networks = {**record["networks"], OWN: record}
+    plain = {} if "plain" in networks else find_plain(record, folder)
+    networks = {**({"plain": plain} if plain else {}), **networks}
+    columns = [(split, name) for split in ("valid", "test") for name in record["metrics"][split]]
+    lines = ["  " + "".join([f"{'network':26}", *(f"{f'{split} {name}':>16}" for split, name in columns)])]
+    for name, facts in networks.items():
+        values = [f"{facts['metrics'][split][metric]:16.6f}" for split, metric in columns]
+        lines.append("  " + "".join([f"{name:26}", *values]))
+    if not plain and "plain" not in networks:
+        expid = f"{record['config']['model']}_{record['config']['dataset_id']}"
+        lines.append(f"  (the plain backbone with these settings has not run here: --expid {expid})")
+    slices = {name: facts["slices"] for name, facts in networks.items() if facts.get("slices")}
+    return lines + (["  " + line for line in slices_table(slices).splitlines()] if slices else [])
+
+
+def find_plain(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The record of the plain backbone's run with the same settings on the same data; empty where there is none."""
+    for path in sorted(folder.glob("*.run.json")):
+        other = read_json(path) or {}
+        config = other.get("config") or {"method": ""}
+        compared = config.keys() - {*NO_IDENTITY, "method"}
+        same = all(record["config"].get(key) == config[key] for key in compared)
+        if config.get("method") is None and same and other.get("data") == record["data"]:
+            return other
+    return {}
