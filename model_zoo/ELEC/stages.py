@@ -14,7 +14,7 @@ from fuxictr_llm import registry
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher, Teacher
 from fuxictr_llm.keys import DatasetKeys, ModelKeys
-from fuxictr_llm.networks import Network, find_or_train
+from fuxictr_llm.network_store import Network, find_or_train
 from fuxictr_llm.semantics.row_texts import RowIndex, index_rows
 from fuxictr_llm.semantics.text_vectors import unit_vectors
 from fuxictr_llm.semantics.vector_store import VectorStore
