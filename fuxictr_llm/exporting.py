@@ -1,4 +1,7 @@
-"""A trained run -> a folder that serves it: the backbone and what is left of its method, as safetensors and JSON."""
+"""A trained run -> a folder that serves it: the backbone and what is left of its method, as safetensors and JSON.
+
+Where nothing is left of the method, `<Backbone>.model` lies beside them: FuxiCTR's own checkpoint of the backbone.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,6 +9,7 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from fuxictr.pytorch.models import BaseModel
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -38,13 +42,14 @@ def export_run(run: Path | str, to: Path | str) -> Path:
     """
     record_file = find_run(run)
     _check_target(Path(to))
-    record, state = _read(record_file)
-    config, tensors = _exported(record, state, record_file)
+    config, tensors, network = _exported(*_read(record_file), record_file)
     writable_dir(Path(to).resolve().parent, "name another folder with --to")
     with explain_write_errors(Path(to), "name another folder with --to"), replacing_dir(to) as folder:
         save_file(tensors, folder / WEIGHTS)
         (folder / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it, and others may serve it
-        write_json(folder / CONFIG, {**config, "weights_sha256": digest_of_file(folder / WEIGHTS)})
+        checkpoint = _fuxictr_checkpoint(network, folder) if config["folded"] is None else None
+        digests = {"weights_sha256": digest_of_file(folder / WEIGHTS), "fuxictr_checkpoint": checkpoint}
+        write_json(folder / CONFIG, config | digests)
         load_model(folder)  # what cannot be loaded does not take its place
     return Path(to)
 
@@ -65,9 +70,8 @@ def find_run(run: Path | str) -> Path:
         if len(records) == 1:
             return records[0]
         names = ", ".join(str(record).removesuffix(RECORD) for record in records)
-        raise UserError(
-            f"{str(path)!r} holds {len(records)} runs; name one: {names or '--run takes a run or its folder'}"
-        )
+        form = "<model_root>/<dataset_id>/<model_id>, as its summary prints it"
+        raise UserError(f"{str(path)!r} holds {len(records)} runs; name one: {names or form}")
     there = [str(record).removesuffix(RECORD) for record in path.parent.glob("*" + RECORD)]
     raise unknown("run", str(run), there)
 
@@ -76,9 +80,23 @@ def _check_target(to: Path) -> None:
     if to.exists() and not to.is_dir():
         raise UserError(f"--to {str(to)!r} is a file; name another folder")
     there = {path.name for path in to.iterdir()} if to.exists() else set()
-    ours = there == {CONFIG, WEIGHTS} and "weights_sha256" in (read_json(to / CONFIG) or {})
-    if there and not ours:
+    if there and not (there == _files_of_export(read_json(to / CONFIG))):
         raise UserError(f"--to {str(to)!r} holds other files than an export's, which are kept; name another folder")
+
+
+def _files_of_export(config: Any) -> set[str]:
+    """The names of the files of an export with this config.json; none where it is not one's."""
+    if not isinstance(config, dict) or "weights_sha256" not in config:
+        return set()
+    checkpoint = config.get("fuxictr_checkpoint")  # not in exports of earlier versions
+    return {CONFIG, WEIGHTS, checkpoint.get("file")} if isinstance(checkpoint, dict) else {CONFIG, WEIGHTS}
+
+
+def _fuxictr_checkpoint(network: BaseModel, folder: Path) -> dict[str, str]:
+    """Write what the unmodified backbone class takes in `load_weights`; the file and its digest."""
+    file = folder / f"{type(network).__name__}.model"
+    network.save_weights(file)
+    return {"file": file.name, "sha256": digest_of_file(file)}
 
 
 def _read(record_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -97,8 +115,8 @@ def _read(record_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _exported(
     record: Mapping[str, Any], state: Mapping[str, Tensor], record_file: Path
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """The content of config.json, without the digest, and of model.safetensors."""
+) -> tuple[dict[str, Any], dict[str, Tensor], BaseModel]:
+    """The content of config.json, without the digests, and of model.safetensors; the trained backbone."""
     settings, where = record["config"], repr(str(record_file))
     cls = registry.find_backbone(settings["model"], where)
     method = registry.find_method(settings["method"], where) if settings.get("method") else None
@@ -123,10 +141,11 @@ def _exported(
         "folded": folded and {"class": type(folded).__name__, "fields": fields},
         "params": params,
         "feature_map": described,
+        "data": record.get("data"),
         "source": {key: record.get(key) for key in ("model_id", "config_sha256", "seed", "time", "metrics")},
     }
     # A tensor that fields share stands once in memory, and safetensors wants each on its own.
-    return config, {name: value.clone().contiguous() for name, value in {**backbone, **part}.items()}
+    return config, {name: value.clone().contiguous() for name, value in {**backbone, **part}.items()}, model
 
 
 def _fold(

@@ -16,7 +16,9 @@ from fuxictr_llm.enhancement import Enhancement
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.experiment import run_experiment
 from fuxictr_llm.exporting import export_run
+from fuxictr_llm.files import digest_of_file
 from fuxictr_llm.registry import find_backbone
+from fuxictr_llm.run_record import count_parameters
 from fuxictr_llm.serving import load_model
 from support import (
     BACKBONES,
@@ -47,6 +49,28 @@ def test_a_plain_backbone_is_served_as_it_is(name):
     model = trained(name)
     served = assert_serves(model, name)
     assert type(served.model) is type(model) and "folded" in served.config and served.config["folded"] is None
+
+
+@pytest.mark.parametrize("name", ["DeepFM", "DCNv2", "FinalMLP", "FM"])
+@pytest.mark.parametrize("method", [None, "LLaCTR"])
+def test_where_nothing_is_left_of_a_method_fuxictrs_own_class_takes_the_checkpoint(name, method):
+    model = trained(name, method, **(LLACTR["fre only"] if method else {}))
+    export_run("runs/a", "served")
+    checkpoint = json.loads(Path("served/config.json").read_text())["fuxictr_checkpoint"]
+    file = Path("served") / checkpoint["file"]
+    assert checkpoint == {"file": f"{name}.model", "sha256": digest_of_file(file)}
+    assert {path.name for path in Path("served").iterdir()} == {"config.json", "model.safetensors", f"{name}.model"}
+    plain = find_backbone(name)(small_feature_map(name), **params(name))
+    plain.load_weights(file)
+    assert type(plain) is find_backbone(name) and not hasattr(plain, "enhancement")
+    assert count_parameters(plain) == {**count_parameters(model), "method": 0}
+    plain.eval()
+    for batch in batches(name):
+        assert np.array_equal(expected_of(plain, batch), expected_of(model, batch))
+    assert load_model(export_run("runs/a", "served")).config["fuxictr_checkpoint"] == checkpoint  # replaces itself
+    trained(name, "LLaCTR")
+    assert load_model(export_run("runs/a", "served")).config["fuxictr_checkpoint"] is None  # here there is a fold
+    assert {path.name for path in Path("served").iterdir()} == {"config.json", "model.safetensors"}
 
 
 @every_backbone
@@ -107,6 +131,7 @@ def test_a_run_is_exported_from_the_command_line_and_served_elsewhere(
     config = json.loads(Path("model/config.json").read_text())
     assert (config["method"], config["variant"], config["feature_map"]["labels"]) == ("LLaCTR", "corrected", ["click"])
     assert config["source"]["config_sha256"] == result.record["config_sha256"]
+    assert config["data"] == result.record["data"] and config["data"]["dataset_id"] == "shop"
     assert {path.name for path in Path("model").iterdir()} == {"config.json", "model.safetensors"}
 
 
@@ -202,7 +227,14 @@ def test_an_export_replaces_an_export_and_nothing_else(served):
     Path("other").mkdir()
     Path("other/config.json").write_text("{}")
     Path("empty").mkdir()
-    for name, message in (("served", "holds other files"), ("other", "holds other files"), ("taken", "is a file")):
+    export_run("runs/a", "with_more")
+    Path("with_more/FM.model").write_text("mine")  # the export's own is DNN.model
+    for name, message in (
+        ("served", "holds other files"),
+        ("other", "holds other files"),
+        ("with_more", "holds other files"),
+        ("taken", "is a file"),
+    ):
         with pytest.raises(UserError, match=message):
             export_run("runs/a", name)
     assert Path("served/notes.txt").read_text() == Path("taken").read_text() == "mine"
