@@ -15,6 +15,7 @@ from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.files import OTHER_CACHE, cache_dir, writable_dir
 from fuxictr_llm.run_record import describe_data, versions
 from fuxictr_llm.semantics import store
+from fuxictr_llm.slices import FrequencySlices
 from fuxictr_llm.training import fit
 
 KIND = "networks"
@@ -33,7 +34,7 @@ class Network:
 
     Attributes:
         model: has the weights of the best epoch.
-        facts: `metrics` by split, `best_epoch`, `epochs`, and what `measure` found.
+        facts: `metrics` by split, `best_epoch`, `epochs` and `slices`.
         sha256: digest of its weights.
     """
 
@@ -77,7 +78,7 @@ def find_or_train(
     made_from: Mapping[str, Any],
     change: Callable[[Batch], Batch] = dict,
     keep: Callable[[Batch], Tensor] | None = None,
-    measure: Callable[[BaseModel, Iterable[Batch]], dict[str, Any]] | None = None,
+    slices: FrequencySlices | None = None,
     leave_out: Iterable[str] = (),
 ) -> Network:
     """A network as the run's settings train it, from the cache where it is there; timed as the stage `name`.
@@ -89,7 +90,7 @@ def find_or_train(
         made_from: what decides about it besides the run's settings and data.
         change: what its batches are, given those of the run's loaders.
         keep: which rows of a train batch it is trained on; None: all.
-        measure: more facts about the trained model, from the batches of test.
+        slices: of the test split, on which it is measured too.
         leave_out: settings of the run that do not matter for it.
 
     Raises:
@@ -102,6 +103,7 @@ def find_or_train(
         "columns": run.feature_map.features,
         "device": "gpu" if run.params["gpu"] >= 0 else "cpu",
         "versions": {package: version for package, version in versions().items() if package in ("torch", "fuxictr")},
+        "slices": slices and slices.column,
         **made_from,
         "version": VERSION,
     }
@@ -111,7 +113,7 @@ def find_or_train(
             stage["cached"] = True
         else:
             found = store.find_or_make(
-                KIND, identity, FILE, lambda: _train(run, build(), identity, (change, keep), measure)
+                KIND, identity, FILE, lambda: _train(run, build(), identity, (change, keep), slices)
             )
             epochs = found[1]["epochs"]
             stage |= {"epochs": epochs, "rows": found[1]["rows"] * epochs}
@@ -132,19 +134,26 @@ def _train(
     model: BaseModel,
     identity: Mapping[str, Any],
     seen: tuple[Callable[[Batch], Batch], Callable[[Batch], Tensor] | None],
-    measure: Callable[[BaseModel, Iterable[Batch]], dict[str, Any]] | None,
+    slices: FrequencySlices | None,
 ) -> tuple[Path, dict[str, Any]]:
-    params = run.params
+    (change, keep), params = seen, run.params
     train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
-    change, keep = seen
-    train_rows, valid_rows = Seeing(train_rows, change, keep), Seeing(valid_rows, change)
-    test_rows = Seeing(make_loaders(run.feature_map, params, "test"), change) if params.get("test_data") else None
     with tempfile.TemporaryDirectory(dir=writable_dir(cache_dir(), OTHER_CACHE), prefix=".training.") as folder:
         model.checkpoint = str(Path(folder) / FILE)
-        best_epoch = fit(model, train_rows, valid_rows, params)
-        facts = {"rows": train_rows.num_samples, "epochs": model._epoch_index + 1, "best_epoch": best_epoch}
-        facts["metrics"] = {"valid": model.evaluate(valid_rows), "test": {}}
-        if test_rows is not None:
-            facts["metrics"]["test"] = model.evaluate(test_rows)
-            facts |= measure(model, test_rows) if measure else {}
-        return store.save(KIND, identity, FILE, lambda path: model.save_weights(str(path)), facts)
+        best_epoch = fit(model, Seeing(train_rows, change, keep), Seeing(valid_rows, change), params)
+    facts = {"rows": train_rows.num_samples, "epochs": model._epoch_index + 1, "best_epoch": best_epoch}
+    facts |= measure(run, model, change, slices)
+    return store.save(KIND, identity, FILE, lambda path: model.save_weights(str(path)), facts)
+
+
+def measure(
+    run: Any, model: BaseModel, change: Callable[[Batch], Batch] = dict, slices: FrequencySlices | None = None
+) -> dict[str, Any]:
+    """Metrics of a trained network on valid and test, and on test by slices: comparable with the run's own."""
+    _, valid_rows = make_loaders(run.feature_map, run.params, "train")
+    found: dict[str, Any] = {"metrics": {"valid": model.evaluate(Seeing(valid_rows, change)), "test": {}}}
+    if run.params.get("test_data"):
+        test_rows = Seeing(make_loaders(run.feature_map, run.params, "test"), change)
+        found["metrics"]["test"] = model.evaluate(test_rows)
+        found["slices"] = slices and slices.of_model(model, test_rows)
+    return found

@@ -36,3 +36,13 @@ class ELEC(Distilled):
     def start(self, run: Any) -> None:
         if run.prepared is not None:
             self.learn_from(run.prepared)
+
+    def finish(self, run: Any) -> None:
+        teacher = self.teacher
+        super().finish(run)
+        if isinstance(teacher, JointTeacher):  # a staged one has been measured when it was trained
+            from fuxictr_llm.network_store import measure
+            from fuxictr_llm.slices import FrequencySlices
+
+            name = "twin" if self.config.teacher == "self" else "gain"
+            run.networks[name] = measure(run, teacher.model, teacher.batch_for_model, FrequencySlices.of(run))

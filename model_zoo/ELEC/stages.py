@@ -1,20 +1,21 @@
 """ELEC's stages up to the teacher: rows to texts, encode, adapt, train the gain network. Each is cached."""
 
 import hashlib
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm import registry
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher, Teacher
+from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.keys import DatasetKeys, ModelKeys
 from fuxictr_llm.network_store import Network, find_or_train
+from fuxictr_llm.networks import check_same_data, load_network
+from fuxictr_llm.run_record import describe_data
 from fuxictr_llm.semantics.row_texts import RowIndex, index_rows
 from fuxictr_llm.semantics.text_vectors import unit_vectors
 from fuxictr_llm.semantics.vector_store import VectorStore
@@ -22,7 +23,7 @@ from fuxictr_llm.slices import FrequencySlices
 from fuxictr_llm.training import build
 
 from . import vectors
-from .config import ELECConfig
+from .config import TEACHERS, ELECConfig
 from .gain import gain_class
 from .head import TextHead, with_vector
 from .vectors import RowVectors
@@ -46,6 +47,8 @@ def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
     Raises:
         UserError: something of data or settings is wrong.
     """
+    if config.teacher not in TEACHERS:
+        return _given_teacher(config, run)
     backbone = registry.find_backbone(run.params["model"])
     if config.teacher == "self":
         name, make, row_vectors, made_from = "plain", partial(build, backbone), None, {}
@@ -56,19 +59,32 @@ def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
     make = partial(make, run.feature_map, run.params)
     if config.schedule == "joint":
         return JointTeacher(make(), add=row_vectors, max_gradient_norm=run.params.get("max_gradient_norm", 10.0))
-    slices = FrequencySlices.of(run)
-    network = _trained(
+    network = find_or_train(
         run,
         name,
         make,
-        {**made_from, "slices": slices and slices.column},
+        made_from,
         change=row_vectors or dict,
-        measure=slices and (lambda model, rows: {"slices": slices.of_model(model, rows)}),
+        slices=FrequencySlices.of(run),
         leave_out=ELECConfig.__dataclass_fields__,
     )
+    run.networks[name] = network.facts
     if config.teacher == "shuffled":
         return ShuffledTeacher(network.model, add=row_vectors, seed=config.control_seed)
     return Teacher(network.model, add=row_vectors)
+
+
+def _given_teacher(config: ELECConfig, run: Any) -> Teacher:
+    """A run or an export as the teacher."""
+    if config.schedule == "joint":
+        raise UserError(f"schedule: joint trains its teacher, and {config.teacher!r} is trained; set schedule: staged")
+    if not Path(config.teacher).exists() and not Path(f"{config.teacher}.run.json").exists():
+        raise unknown("teacher", config.teacher, [*TEACHERS, "a run or an export of one"])
+    model, settings = load_network(config.teacher, run.params["gpu"])
+    data = describe_data(run.params, run.data_dir)
+    check_same_data(settings, data, run.feature_map, f"teacher {config.teacher!r}")
+    run.networks["teacher"] = {"source": config.teacher, "metrics": settings["source"]["metrics"]}
+    return Teacher(model)
 
 
 def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
@@ -83,6 +99,7 @@ def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
         "rows_sha256": hashlib.sha256(index.keys.numpy().tobytes() + index.positions.numpy().tobytes()).hexdigest(),
     }
     head = _head(config, run, raw, made_from)
+    run.networks["text"] = head.facts
     decides = {**made_from, "inject_vector": config.inject_vector, "h_dim": config.h_dim}
     if config.inject_vector == "s":
         of_rows = vectors.of_pca(raw, config.h_dim)
@@ -114,7 +131,7 @@ def _head(config: ELECConfig, run: Any, raw: RowVectors, made_from: dict[str, An
     def keep(batch: dict) -> torch.Tensor:
         return vectors.fold_of(raw.index.key_of(batch), config.h_crossfit) != fold
 
-    return _trained(
+    return find_or_train(
         run,
         "text" if fold is None else f"text, fold {fold + 1} of {config.h_crossfit}",
         lambda: build(TextHead, feature_map, {**run.params, **shape}),
@@ -123,12 +140,6 @@ def _head(config: ELECConfig, run: Any, raw: RowVectors, made_from: dict[str, An
         keep=None if fold is None else keep,
         leave_out={*run.params} - ({*ModelKeys.__annotations__, *DatasetKeys.__annotations__} - NOT_OF_HEAD),
     )
-
-
-def _trained(run: Any, name: str, make: Callable[[], BaseModel], made_from: dict[str, Any], **more: Any) -> Network:
-    network = find_or_train(run, name, make, made_from, **more)
-    run.networks[name] = network.facts
-    return network
 
 
 def _tuned(config: ELECConfig, run: Any, index: RowIndex) -> Path:
