@@ -6,7 +6,7 @@
 import logging
 from typing import Any
 
-from fuxictr_llm.distillation import Distilled
+from fuxictr_llm.distillation import Distilled, JointTeacher
 
 from .config import ELECConfig
 
