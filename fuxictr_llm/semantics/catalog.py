@@ -5,6 +5,7 @@ set that FuxiCTR built has none: there its vocabulary and its train file are ask
 """
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from fuxictr_llm.files import read_json
 from fuxictr_llm.yamls import read_yaml
 
 KEYS = ("about", "fields", "values", "entities")
+WORD = re.compile(r"[^\W\d_]{3}")
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,30 @@ class FieldEntry:
 
 
 @dataclass(frozen=True)
+class Entity:
+    """A user, an item and the like: the column that says which one (if any), and the columns that tell of it."""
+
+    name: str
+    id: str | None
+    text: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class FieldCatalog:
-    """The K fields of a data set in feature-map order, and what the data set is about."""
+    """The K fields of a data set in feature-map order, what the data set is about, and of which entities."""
 
     about: str
     fields: tuple[FieldEntry, ...]
+    entities: tuple[Entity, ...] = ()
 
     @property
     def names(self) -> list[str]:
         return [field.name for field in self.fields]
+
+    @property
+    def names_of_words(self) -> list[str]:
+        """The fields most of whose train values are words."""
+        return [field.name for field in self.fields if mostly_words(field.values)]
 
 
 def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> FieldCatalog:
@@ -58,7 +75,8 @@ def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> 
         UserError: no such field config, it names a field that the data set lacks, or two fields have the same words.
     """
     words = read_field_config(field_config)
-    built = [name for name, spec in built_columns(data_dir).items() if spec["type"] != "meta"]
+    columns = built_columns(data_dir)
+    built = [name for name, spec in columns.items() if spec["type"] != "meta"]
     names = [name for name, spec in feature_map.features.items() if spec["type"] != "meta"]
     texts, value_texts = words.get("fields") or {}, words.get("values") or {}
     for name in [*texts, *value_texts]:
@@ -86,13 +104,35 @@ def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> 
                 ", ".join(unused[:5]),
             )
         fields[text] = FieldEntry(name, text, tuple(in_words.get(value, value) for value in known))
-    return FieldCatalog(str(words.get("about") or "rows of a click-through-rate data set"), tuple(fields.values()))
+    about = str(words.get("about") or "rows of a click-through-rate data set")
+    return FieldCatalog(about, tuple(fields.values()), _entities(words.get("entities") or {}, columns, field_config))
+
+
+def _entities(told: Mapping[str, Any], columns: Iterable[str], field_config: str | None) -> tuple[Entity, ...]:
+    """The entities that a field config names, whose columns there are, each in one entity alone."""
+    owner: dict[str, str] = {}
+    for name, keys in told.items():
+        for column in dict.fromkeys([*([keys["id"]] if keys.get("id") else []), *(keys.get("text") or [])]):
+            if column not in columns:
+                raise unknown("column", column, columns, f"entity {name!r} of field config {field_config!r}")
+            if owner.setdefault(column, name) != name:
+                raise UserError(
+                    f"field config {field_config!r}: column {column!r} is in the entities {owner[column]!r} and "
+                    f"{name!r}; leave it in one"
+                )
+    return tuple(Entity(name, keys.get("id"), tuple(keys.get("text") or ())) for name, keys in told.items())
 
 
 def in_words_of(texts: Mapping[Any, Any], known: Sequence[str]) -> dict[str, str]:
     """Words of coded values. YAML reads codes as numbers, FuxiCTR's vocabulary holds texts: `1`, of a float `1.0`."""
     floats = any(value.endswith(".0") for value in known)
     return {f"{value}.0" if floats and type(value) is int else str(value): str(text) for value, text in texts.items()}
+
+
+def mostly_words(values: Iterable[str]) -> bool:
+    """Whether more than half of the values hold three letters in a row: names do, ids and hashes mostly do not."""
+    found = [WORD.search(value) is not None for value in values]
+    return 2 * sum(found) > len(found)
 
 
 class _TrainValues:
@@ -144,7 +184,7 @@ def read_field_config(name: str | None) -> Mapping[str, Any]:
     """The entry of that name in the packaged field_config/, or the mapping in a YAML file.
 
     Raises:
-        UserError: there is none, or it has other keys than `about`, `fields`, `values` and `entities`.
+        UserError: there is none, or it has other keys than `about`, `fields`, `values`, `entities`, or wrong ones.
     """
     if not name:
         return {}
@@ -161,10 +201,19 @@ def read_field_config(name: str | None) -> Mapping[str, Any]:
         isinstance(texts or {}, dict) for texts in (words.get("values") or {}).values()
     ):
         raise UserError(f"field config {name!r}: 'fields' maps fields to words, 'values' fields to value: words")
-    entities = words.get("entities") or {}
-    if not isinstance(entities, dict) or not all(isinstance(entity or {}, dict) for entity in entities.values()):
-        raise UserError(f"field config {name!r}: 'entities' maps entities (user, item) to their id and text")
+    _check_entities(words.get("entities") or {}, name)
     wrong = [key for key in words if key not in KEYS]
     if wrong:
         raise UserError(f"field config {name!r} has the unknown key {wrong[0]!r}; known: {', '.join(KEYS)}")
     return words
+
+
+def _check_entities(entities: Any, name: str) -> None:
+    def fits(keys: Any) -> bool:
+        if not isinstance(keys, dict) or not keys.keys() <= {"id", "text"}:
+            return False
+        text = keys.get("text") or []
+        return isinstance(keys.get("id") or "", str) and isinstance(text, list) and all(type(of) is str for of in text)
+
+    if not isinstance(entities, dict) or not all(map(fits, entities.values())):
+        raise UserError(f"field config {name!r}: 'entities' maps names to {{id: column, text: [columns]}}")

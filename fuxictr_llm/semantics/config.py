@@ -39,14 +39,12 @@ class LanguageModelConfig:
         llm_dtype: what the language model computes in.
         llm_pooling: which hidden states make the vector of a text. auto: of fields the last token (causal model) or the
             mean (encoder), of values the mean.
-        llm_max_value_tokens: longer values are cut; the rest of a text never is.
         control_seed: seed of the placebos `random` and `shuffled`.
     """
 
     language_model: Annotated[str, Field(min_length=1)] = "SmolLM2-135M-Instruct"
     llm_dtype: Literal["bfloat16", "float32"] = "bfloat16"
     llm_pooling: Literal["auto", "last", "mean"] = "auto"
-    llm_max_value_tokens: Annotated[int, Field(ge=1)] = 32
     control_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
@@ -58,6 +56,7 @@ class FieldVectorsConfig(LanguageModelConfig):
         field_vectors: `llm` (tuned), `llm_untuned`, or a placebo: `random` (Gaussian, norms of the tuned ones),
             `shuffled` (the tuned ones handed round over the fields), `identity` (one-hot fields); or a file with a
             row per field (.safetensors, .npy, .pt).
+        llm_max_value_tokens: longer values are cut; the rest of a prompt never is.
         llm_centre: the mean of the K vectors is taken off each: last-token vectors are crowded around it.
         ssft_preset: `demo` or `paper`: gives the values of the six keys below it that are null.
         ssft_values_per_field: at most so many train values of a field become prompts.
@@ -77,6 +76,7 @@ class FieldVectorsConfig(LanguageModelConfig):
     """
 
     field_vectors: Annotated[str, Field(min_length=1)] = "llm"
+    llm_max_value_tokens: Annotated[int, Field(ge=1)] = 32
     llm_centre: bool = False
     ssft_preset: Literal["demo", "paper"] = "demo"
     ssft_values_per_field: Annotated[int, Field(ge=1)] | None = None

@@ -23,6 +23,7 @@ class ValueVectorsConfig(LanguageModelConfig):
     Attributes:
         field_vectors: `llm`, or a placebo made of its vectors: `random` (Gaussian, same norms) or `shuffled` (handed
             round over the values of the column).
+        llm_max_value_tokens: longer values are cut; the words before them never are.
         value_text: `described` puts the field's words before the value (title of the movie: Toy Story), `plain` has the
             value alone.
         value_dim: D; null: the width of the column's embedding; `full`: the language model's own width. Vectors are
@@ -36,6 +37,7 @@ class ValueVectorsConfig(LanguageModelConfig):
     """
 
     field_vectors: Literal["llm", "random", "shuffled"] = "llm"
+    llm_max_value_tokens: Annotated[int, Field(ge=1)] = 32
     value_text: Literal["described", "plain"] = "described"
     value_dim: Annotated[int, Field(ge=1)] | Literal["full"] | None = None
     value_scale: Annotated[float, Field(gt=0)] | None = 0.01

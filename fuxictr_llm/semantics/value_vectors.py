@@ -14,13 +14,13 @@ import numpy as np
 import torch
 from sklearn.decomposition import PCA
 
-from fuxictr_llm.data.field_texts import RESERVED
 from fuxictr_llm.errors import UserError, unknown
-from fuxictr_llm.files import digest_of, read_json
+from fuxictr_llm.files import digest_of
 from fuxictr_llm.semantics import controls, store
-from fuxictr_llm.semantics.catalog import in_words_of, load_catalog, read_field_config
+from fuxictr_llm.semantics.catalog import load_catalog
 from fuxictr_llm.semantics.text_vectors import TextEncoder
 from fuxictr_llm.semantics.value_config import LLM, ValueVectorsConfig, value_config
+from fuxictr_llm.semantics.vocabulary import owner_of, vocabulary_of, words_of
 
 KIND = "value_vectors"
 FORMATS = ("npz", "h5")
@@ -28,11 +28,6 @@ MOST_KEY_BYTES = 2**31
 TEXTS = "values of the train split"
 # Raise it when the same settings would give other files.
 VERSION = 1
-NO_VALUES = {
-    "numeric": "numbers are no values of a vocabulary",
-    "embedding": "its rows are vectors already",
-    "meta": "no model reads it",
-}
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,7 @@ def _of_language_model(run: Any, settings: Mapping[str, Any]) -> list[dict[str, 
             "freeze_emb": asked[name].get("freeze_emb", config.value_freeze),
             "oov_idx": file["oov_idx"],
         }
-        for target in (name, _owner(name, columns)):
+        for target in (name, owner_of(name, columns)):
             given = columns[target].get("pretrained_emb", LLM)
             if given != LLM or specs.setdefault(target, spec) != spec:
                 raise UserError(f"{name!r} and {target!r} share an embedding: ask for the same vectors for both")
@@ -92,7 +87,7 @@ def _of_given_files(run: Any) -> list[dict[str, Any]]:
     for name, spec in run.feature_map.features.items():
         if spec.get("pretrained_emb", LLM) == LLM:
             continue
-        owner = _owner(name, run.feature_map.features)
+        owner = owner_of(name, run.feature_map.features)
         if not run.feature_map.features[owner].get("pretrained_emb"):
             raise UserError(f"{name!r} has the embedding of {owner!r}: give {spec['pretrained_emb']!r} to both")
         if not {"freeze_emb", "oov_idx"} <= spec.keys():
@@ -147,24 +142,21 @@ def make_value_vectors(
 
 def _train_values(run: Any, names: Iterable[str], described: bool) -> dict[str, ColumnValues]:
     """The train values of columns, or of the columns whose embeddings they share, in words where there are some."""
-    columns, field_config = run.feature_map.features, run.params.get("field_config")
-    fields = {field.name: field.text for field in load_catalog(run.feature_map, run.data_dir, field_config).fields}
-    words = read_field_config(field_config).get("values") or {}
+    columns = run.feature_map.features
+    catalog = load_catalog(run.feature_map, run.data_dir, run.params.get("field_config"))
+    fields = {field.name: field.text for field in catalog.fields}
     found = {}
     for name in names:
         if name not in columns:
             raise unknown("column", name, columns, f"data set {run.params['dataset_id']!r}")
         keys, oov_idx = vocabulary_of(run, name)
-        owner = _owner(name, columns)
         if not can_be_read(keys):
             raise UserError(
                 f"column {name!r}: FuxiCTR would read its {len(keys):,} values at the length of the longest, "
                 f"{max(map(len, keys)):,} characters; shorten them in the raw files, or leave the column out"
             )
-        # The same words whichever of the columns with this embedding asks.
-        sharing = [other for other in columns if _owner(other, columns) == owner]
-        in_words = {key: text for of in sharing for key, text in in_words_of(words.get(of) or {}, keys).items()}
-        head = f"{fields[owner]}:" if described else ""
+        in_words = words_of(run, name, keys)
+        head = f"{fields[owner_of(name, columns)]}:" if described else ""
         found[name] = ColumnValues(keys, tuple(in_words.get(key, key) for key in keys), head, oov_idx)
     return found
 
@@ -172,28 +164,6 @@ def _train_values(run: Any, names: Iterable[str], described: bool) -> dict[str, 
 def can_be_read(keys: Sequence[str]) -> bool:
     """Whether FuxiCTR, which reads all keys at the length of the longest, needs no more than 2 GiB for them."""
     return len(keys) * max(map(len, keys)) * 4 <= MOST_KEY_BYTES
-
-
-def vocabulary_of(run: Any, name: str) -> tuple[tuple[str, ...], int]:
-    """The train values of the embedding of a column, in FuxiCTR's order, and the id of unseen ones."""
-    columns = run.feature_map.features
-    kind = columns[name]["type"]
-    if kind in NO_VALUES:
-        raise UserError(f"column {name!r} is of type {kind}: {NO_VALUES[kind]}; name a categorical or sequence column")
-    path = run.data_dir / "feature_vocab.json"
-    vocabulary = (read_json(path) or {}).get(_owner(name, columns)) or {}
-    oov_idx = vocabulary.get("__OOV__", len(vocabulary))
-    # A file of vectors that FuxiCTR built in puts values of other splits behind the id of unseen ones.
-    keys = tuple(key for key, index in vocabulary.items() if key not in RESERVED and index < oov_idx)
-    if not keys:
-        raise UserError(f"column {name!r} has no values in {str(path)!r}, so there is nothing to make vectors of")
-    return keys, oov_idx
-
-
-def _owner(name: str, columns: dict[str, dict[str, Any]]) -> str:
-    """The column whose embedding a column uses."""
-    shared = columns[name].get("share_embedding")
-    return shared if shared in columns else name
 
 
 def _width(config: ValueVectorsConfig, feature_map: Any, name: str) -> int | None:

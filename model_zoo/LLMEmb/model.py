@@ -5,8 +5,6 @@ its own. What it does, the backbone's own embedding layer does.
 """
 
 import logging
-import re
-from collections.abc import Iterable
 from typing import Any
 
 from fuxictr_llm.anatomy import Anatomy
@@ -15,8 +13,6 @@ from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.semantics.value_config import LLM
 
 from .config import LLMEmbConfig
-
-WORD = re.compile(r"[^\W\d_]{3}")
 
 
 class LLMEmb(Enhancement):
@@ -59,10 +55,11 @@ def columns_of_words(experiment: Any) -> list[str]:
         UserError: there is none.
     """
     from fuxictr_llm.semantics.catalog import load_catalog
-    from fuxictr_llm.semantics.value_vectors import can_be_read, vocabulary_of
+    from fuxictr_llm.semantics.value_vectors import can_be_read
+    from fuxictr_llm.semantics.vocabulary import vocabulary_of
 
     catalog = load_catalog(experiment.feature_map, experiment.data_dir, experiment.params.get("field_config"))
-    names = [field.name for field in catalog.fields if mostly_words(field.values)]
+    names = catalog.names_of_words
     too_long = [name for name in names if not can_be_read(vocabulary_of(experiment, name)[0])]
     if too_long:
         logging.warning("LLMEmb leaves out %s: FuxiCTR cannot read keys of that length", ", ".join(too_long))
@@ -73,9 +70,3 @@ def columns_of_words(experiment: Any) -> list[str]:
             "value_fields, or give their values words in the field config"
         )
     return names
-
-
-def mostly_words(values: Iterable[str]) -> bool:
-    """Whether more than half of the values hold three letters in a row: names do, ids and hashes mostly do not."""
-    found = [WORD.search(value) is not None for value in values]
-    return 2 * sum(found) > len(found)

@@ -16,7 +16,6 @@ from fuxictr_llm.config import load_experiment
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.experiment import build_model, prepare_run, run_experiment
-from fuxictr_llm.model_zoo.LLMEmb.model import mostly_words
 from support import BACKBONES, as_arguments, build
 
 SETTINGS = {"FinalMLP": {"mlp1_hidden_units": [8], "mlp2_hidden_units": [8], "num_heads": 1}}
@@ -129,13 +128,6 @@ def test_scripts_of_fuxictr_get_a_clear_word_or_given_files(configs, llm, tmp_pa
     given.write_directory(tmp_path / "written")
     result = run_experiment(load_experiment("DeepFM_LLMEmb_shop", tmp_path / "written"))
     assert result.record["notes"] == {} and result.run.params["feature_specs"] == specs[1:]
-
-
-def test_words_are_told_from_ids_and_hashes():
-    assert mostly_words(["Toy Story (1995)", "Heat", "42"]) and mostly_words(["Malmö", "Århus"])
-    assert not mostly_words(["1", "24", "T8H1N"]) and not mostly_words([])
-    draw = np.random.default_rng(0)
-    assert not mostly_words(["".join(draw.choice(list("0123456789abcdef"), 8)) for _ in range(500)])
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from fuxictr.features import FeatureMap
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.data.build import built_data
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.semantics.catalog import FieldCatalog, FieldEntry, load_catalog
+from fuxictr_llm.semantics.catalog import FieldCatalog, FieldEntry, load_catalog, mostly_words
 from fuxictr_llm.semantics.prompts import common_prefix, sample_prompts
 
 
@@ -168,3 +169,10 @@ def test_frequent_and_rare_values_are_both_sampled():
     assert min(rare) < 500 < max(rare)
     assert len(sample_prompts(catalog, per_field=999, held_out=0, seed=3)[0]) == 999
     assert len(sample_prompts(catalog, per_field=1, held_out=0, seed=3)[0]) == 1
+
+
+def test_words_are_told_from_ids_and_hashes():
+    assert mostly_words(["Toy Story (1995)", "Heat", "42"]) and mostly_words(["Malmö", "Århus"])
+    assert not mostly_words(["1", "24", "T8H1N"]) and not mostly_words([])
+    draw = np.random.default_rng(0)
+    assert not mostly_words(["".join(draw.choice(list("0123456789abcdef"), 8)) for _ in range(500)])
