@@ -49,7 +49,22 @@ class LanguageModelConfig:
 
 
 @dataclass(config=STRICT, kw_only=True)
-class FieldVectorsConfig(LanguageModelConfig):
+class LoraKeys:
+    """What a language model is tuned with, for whatever purpose.
+
+    Attributes:
+        lora_rank, lora_alpha, lora_dropout: LoRA's; the defaults are those of LLaCTR's paper.
+        lora_targets: names of the tuned projections; null: peft's choice for the model (Llama: q_proj, v_proj).
+    """
+
+    lora_rank: Annotated[int, Field(ge=1)] = 8
+    lora_alpha: Annotated[int, Field(ge=1)] = 16
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    lora_targets: list[str] | None = None
+
+
+@dataclass(config=STRICT, kw_only=True)
+class FieldVectorsConfig(LanguageModelConfig, LoraKeys):
     """How the K field vectors `[K, D_llm]` are made.
 
     Attributes:
@@ -71,8 +86,6 @@ class FieldVectorsConfig(LanguageModelConfig):
             best is kept.
         ssft_patience: so many epochs in a row without a better accuracy end the tuning; null: all epochs are run.
         ssft_seed: seed of sampling and tuning; apart from the run's own seed, so that runs share vectors.
-        lora_rank, lora_alpha, lora_dropout: LoRA's; the defaults are the paper's.
-        lora_targets: names of the tuned projections; null: peft's choice for the model (Llama: q_proj, v_proj).
     """
 
     field_vectors: Annotated[str, Field(min_length=1)] = "llm"
@@ -90,10 +103,6 @@ class FieldVectorsConfig(LanguageModelConfig):
     ssft_held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2
     ssft_patience: Annotated[int, Field(ge=1)] | None = 2
     ssft_seed: Annotated[int, Field(ge=0, lt=2**32)] = 2024
-    lora_rank: Annotated[int, Field(ge=1)] = 8
-    lora_alpha: Annotated[int, Field(ge=1)] = 16
-    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
-    lora_targets: list[str] | None = None
 
     def filled(self) -> "FieldVectorsConfig":
         """The same settings with what `ssft_preset` decides filled in.

@@ -7,7 +7,6 @@ Shape symbols: `K` fields, `N` prompts of a step, `D_llm` width of the language 
 """
 
 import logging
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -15,32 +14,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as functional
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import ProgressCallback, Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import set_seed
 
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import OTHER_CACHE, explain_write_errors, read_json
-from fuxictr_llm.semantics import distributed
 from fuxictr_llm.semantics.catalog import FieldCatalog
 from fuxictr_llm.semantics.config import FieldVectorsConfig
 from fuxictr_llm.semantics.language_model import LanguageModel
+from fuxictr_llm.semantics.lora import Schedule, check_device, train, with_lora
 from fuxictr_llm.semantics.prompt_batches import IGNORED, PromptBatches
 from fuxictr_llm.semantics.prompts import Prompt
-from fuxictr_llm.semantics.ssft_watch import (
-    BestEpoch,
-    FiniteGradients,
-    Progress,
-    accuracies,
-    diverged,
-    gets_no_better,
-    losses,
-)
-
-SAVE_STEPS = 10
-# Up to so many steps each one's loss is kept, above that the mean of every SAVE_STEPS.
-STEPS_LOGGED_ALONE = 200
 
 
 def contrastive_loss(prompts: Tensor, fields: Tensor, answers: Tensor, tau: float) -> Tensor:
@@ -96,11 +79,7 @@ def tune(
     """
     if config.ssft_generative and language_model.lm_head is None:
         raise UserError(f"ssft_generative needs a causal language model; {config.language_model!r} is an encoder")
-    device = next(language_model.model.parameters()).device
-    if device.type == "cuda" and device.index != distributed.local_index():
-        raise UserError(
-            f"the Trainer takes the first GPU it sees: set CUDA_VISIBLE_DEVICES={device.index}, and gpu to 0"
-        )
+    check_device(language_model.model)
     set_seed(config.ssft_seed)
     batches = PromptBatches(language_model, catalog, config.llm_max_value_tokens)
     tuning, held_out = ([prompt for prompt in part if batches.value_tokens(prompt)] for part in (tuning, held_out))
@@ -110,45 +89,29 @@ def tune(
             "set ssft_epochs: 0 to leave it untuned"
         )
     before = accuracy(language_model, batches, held_out)
-    wrapped = language_model.model = _with_lora(language_model.model, config)
-    trainer = _FieldIdentification(
-        model=wrapped,
-        args=_arguments(checkpoints, config, len(tuning), on_gpu=device.type == "cuda"),
-        train_dataset=list(tuning),
-        data_collator=partial(batches.collate, with_answers=config.ssft_generative > 0),
-        batches=batches,
-        config=config,
+    wrapped = language_model.model = with_lora(language_model.model, config)
+    tuned = train(
+        wrapped,
+        list(tuning),
+        partial(batches.collate, with_answers=config.ssft_generative > 0),
+        lambda model, batch: _loss(model, batch, batches, config),
+        _schedule(config),
+        checkpoints,
+        measure=(lambda: accuracy(language_model, batches, held_out)) if held_out else None,
     )
-
-    def measure() -> float:
-        # On their own devices the processes might see a tie differently, and not stop together.
-        return distributed.as_the_first_says(lambda: accuracy(language_model, batches, held_out))
-
-    best = BestEpoch(measure, checkpoints, config.ssft_patience)
-    trainer.remove_callback(ProgressCallback)
-    progress = Progress()
-    for callback in [progress, FiniteGradients(checkpoints), *([best] if held_out else [])]:
-        trainer.add_callback(callback)
-    last = distributed.as_the_first_says(lambda: _last_checkpoint(checkpoints, config.ssft_patience))
-    with explain_write_errors(checkpoints, OTHER_CACHE), progress.closed_at_the_end():
-        trainer.train(resume_from_checkpoint=last)
-    if held_out:
-        distributed.wait_for_all()  # the first process writes the weights
-        best.restore(wrapped)
-    history = [(0, before), *accuracies(trainer.state.log_history)] if held_out else []
     after = accuracy(language_model, batches, held_out)
     logging.info("SSFT: field identification on %d held-out values %s -> %s", len(held_out), before, after)
     return {
         "prompts": len(tuning),
         "held_out": len(held_out),
-        "epochs": round(trainer.state.epoch),
-        "best_epoch": best.best_epoch(trainer.state) if held_out else round(trainer.state.epoch),
+        "epochs": tuned.epochs,
+        "best_epoch": tuned.best_epoch,
         "packed": batches.packed,
         "accuracy_before": before,
         "accuracy_after": after,
-        "losses": [[step, round(loss, 4)] for step, loss in losses(trainer.state.log_history)],
-        "accuracies": [[step, value] for step, value in history],
-        "tuned_parameters": sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
+        "losses": tuned.losses,
+        "accuracies": [[0, before], *tuned.measurements] if held_out else [],
+        "tuned_parameters": tuned.parameters,
     }
 
 
@@ -169,79 +132,30 @@ def accuracy(language_model: LanguageModel, batches: PromptBatches, prompts: Seq
     return round(right / len(prompts), 4)
 
 
-class _FieldIdentification(Trainer):
-    """Trainer with SSFT's loss; the K field texts are encoded with gradient, once a step."""
-
-    def __init__(self, *args: Any, batches: PromptBatches, config: FieldVectorsConfig, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.batches, self.config = batches, config
-
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
-        encoded = self.batches.encode(inputs, model)
-        loss = encoded.prompts.new_zeros(())
-        if self.config.ssft_contrastive:
-            contrastive = contrastive_loss(encoded.prompts, encoded.fields, inputs["answers"], self.config.ssft_tau)
-            loss = loss + self.config.ssft_contrastive * contrastive
-        if self.config.ssft_generative:
-            lm_head = self.batches.language_model.lm_head
-            generative = generative_loss(encoded.hidden, inputs["answer_tokens"], lm_head, len(encoded.prompts))
-            loss = loss + self.config.ssft_generative * generative
-        if not bool(torch.isfinite(loss)):
-            raise diverged("the loss is", self.state.global_step + 1, Path(self.args.output_dir))
-        return loss
+def _loss(model: nn.Module, batch: dict[str, Tensor], batches: PromptBatches, config: FieldVectorsConfig) -> Tensor:
+    """The weighted sum of both objectives; the K field texts are encoded with gradient, once a step."""
+    encoded = batches.encode(batch, model)
+    loss = encoded.prompts.new_zeros(())
+    if config.ssft_contrastive:
+        contrastive = contrastive_loss(encoded.prompts, encoded.fields, batch["answers"], config.ssft_tau)
+        loss = loss + config.ssft_contrastive * contrastive
+    if config.ssft_generative:
+        lm_head = batches.language_model.lm_head
+        generative = generative_loss(encoded.hidden, batch["answer_tokens"], lm_head, len(encoded.prompts))
+        loss = loss + config.ssft_generative * generative
+    return loss
 
 
-def _with_lora(model: nn.Module, config: FieldVectorsConfig) -> nn.Module:
-    lora = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,
-        lora_dropout=config.lora_dropout,
-        target_modules=config.lora_targets,
-        task_type="FEATURE_EXTRACTION",
-    )
-    try:
-        return get_peft_model(model, lora)
-    except ValueError as error:
-        raise UserError(f"LoRA finds nothing to tune ({error}); name projections with lora_targets") from error
-
-
-def _last_checkpoint(folder: Path, patience: int | None) -> str | None:
-    """The newest checkpoint to go on from; those that a kill left half written are removed.
-
-    So is one at which the tuning stopped early: the Trainer would go on from there.
-    """
-    while folder.is_dir() and (last := get_last_checkpoint(str(folder))):
-        state = read_json(Path(last) / "trainer_state.json")  # the Trainer writes it last
-        whole = state and len([*Path(last).glob("rng_state*.pth")]) >= distributed.world_size()
-        if whole and not gets_no_better(state["log_history"], patience):
-            logging.info("SSFT goes on from %s", last)
-            return last
-        shutil.rmtree(last)
-    return None
-
-
-def _arguments(folder: Path, config: FieldVectorsConfig, num_prompts: int, on_gpu: bool) -> TrainingArguments:
-    processes = distributed.world_size()
-    if config.ssft_batch_size % processes:
-        raise UserError(
-            f"ssft_batch_size {config.ssft_batch_size} cannot be shared among {processes} processes; take a multiple"
-        )
-    steps = -(-num_prompts // config.ssft_batch_size) * config.ssft_epochs
-    arguments = TrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=config.ssft_epochs,
-        per_device_train_batch_size=config.ssft_batch_size // processes,
+def _schedule(config: FieldVectorsConfig) -> Schedule:
+    return Schedule(
+        name="SSFT",
+        keys="ssft",
+        measured="field identification",
+        remedy="lower ssft_learning_rate or raise ssft_tau",
+        epochs=config.ssft_epochs,
+        batch_size=config.ssft_batch_size,
         learning_rate=config.ssft_learning_rate,
         warmup_steps=config.ssft_warmup_steps,
+        patience=config.ssft_patience,
         seed=config.ssft_seed,
-        use_cpu=not on_gpu,
-        save_strategy="steps",
-        save_steps=SAVE_STEPS,
-        save_total_limit=2,
-        logging_steps=1 if steps <= STEPS_LOGGED_ALONE else SAVE_STEPS,
-        report_to="none",
-        remove_unused_columns=False,
-        ddp_find_unused_parameters=False,
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs would silently multiply the batch; torchrun is for them
-    return arguments

@@ -11,10 +11,11 @@ from peft import LoraConfig, get_peft_model
 from fuxictr_llm.semantics.catalog import FieldCatalog, FieldEntry
 from fuxictr_llm.semantics.config import FieldVectorsConfig
 from fuxictr_llm.semantics.language_model import LanguageModel, load_language_model
+from fuxictr_llm.semantics.lora import with_lora
 from fuxictr_llm.semantics.model_folder import find_language_model
 from fuxictr_llm.semantics.prompt_batches import PromptBatches
 from fuxictr_llm.semantics.prompts import Prompt, sample_prompts
-from fuxictr_llm.semantics.ssft import _with_lora, contrastive_loss
+from fuxictr_llm.semantics.ssft import contrastive_loss
 
 MICRO_BATCH = 4  # as published: a step of 128 prompts is summed up from micro batches of 4
 CONFIG = FieldVectorsConfig().filled()
@@ -51,7 +52,7 @@ def our_step() -> Callable[[list[Prompt]], None]:
     """An optimizer step over some prompts, as `tune` takes it."""
     model = smollm2()
     batches = PromptBatches(model, catalog(), CONFIG.llm_max_value_tokens)
-    model.model = _with_lora(model.model, CONFIG).train()
+    model.model = with_lora(model.model, CONFIG).train()
     optimizer = torch.optim.AdamW(p for p in model.model.parameters() if p.requires_grad)
 
     def step(prompts: list[Prompt]) -> None:

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.semantics import ssft
+from fuxictr_llm.semantics import lora, ssft
 from fuxictr_llm.semantics.config import FieldVectorsConfig
 from fuxictr_llm.semantics.language_model import load_language_model
 from fuxictr_llm.semantics.prompt_batches import PromptBatches
@@ -188,9 +188,9 @@ def test_tuning_stops_early_and_keeps_the_best_epoch(tiny_llm, monkeypatch):
             weights.append({k: v.clone() for k, v in model.state_dict().items() if "lora" in k})
 
     noted = type(
-        "Noted", (ssft.Progress,), {"on_step_end": lambda self, *args, **kwargs: states_after(0, args[1], **kwargs)}
+        "Noted", (lora.Progress,), {"on_step_end": lambda self, *args, **kwargs: states_after(0, args[1], **kwargs)}
     )
-    monkeypatch.setattr(ssft, "Progress", noted)
+    monkeypatch.setattr(lora, "Progress", noted)
     random_accuracies(monkeypatch, [0.1, 0.2, 0.5, 0.4, 0.5, 0.5])
     model = load_language_model(tiny_llm, "float32", "auto", gpu=-1)
     facts = tune(model, CATALOG, prompts, held_out, config, Path("ssft"))

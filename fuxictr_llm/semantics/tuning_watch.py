@@ -1,4 +1,4 @@
-"""What is watched while SSFT runs: progress, accuracy on held-out values, early stopping, and numbers that are none."""
+"""What is watched while a language model is tuned: progress, the best epoch, early stopping, and numbers that are none."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from transformers import ProgressCallback, TrainerCallback
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import replacing
 
-ACCURACY = "held_out_accuracy"
+MEASURED = "measured"
 BEST = "best.safetensors"
 
 
@@ -37,37 +37,38 @@ class Progress(ProgressCallback):
 
 
 class BestEpoch(TrainerCallback):
-    """Measures the accuracy after each epoch, keeps the weights of the best one, and stops when it gets no better.
+    """Measures the model after each epoch, keeps the weights of the best one, and stops when it gets no better.
 
     All that it decides by is in the trainer's log, so that a resumed tuning decides alike.
 
     Args:
-        measure: the accuracy now; called on every process, so that all decide alike.
+        measure: how good the model is now; called on every process, so that all decide alike.
         folder: where the best weights are kept.
-        patience: so many epochs in a row without a better accuracy end the tuning; None: all epochs are run.
+        patience: so many epochs in a row without a better measurement end the tuning; None: all epochs are run.
+        line: of the log, for the number of an epoch and its measurement.
     """
 
-    def __init__(self, measure: Callable[[], float], folder: Path, patience: int | None):
-        self.measure, self.file, self.patience = measure, folder / BEST, patience
+    def __init__(self, measure: Callable[[], float], folder: Path, patience: int | None, line: str):
+        self.measure, self.file, self.patience, self.line = measure, folder / BEST, patience, line
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         # Before this step's checkpoint is written, so that the checkpoint knows of it.
         if state.global_step % (state.max_steps // int(args.num_train_epochs)):
             return
-        accuracy, before = self.measure(), accuracies(state.log_history)
-        state.log_history.append({"step": state.global_step, "epoch": round(state.epoch), ACCURACY: accuracy})
-        logging.info("SSFT epoch %d: field identification %.4f", round(state.epoch), accuracy)
+        measured, before = self.measure(), measurements(state.log_history)
+        state.log_history.append({"step": state.global_step, "epoch": round(state.epoch), MEASURED: measured})
+        logging.info(self.line, round(state.epoch), measured)
         # On a tie the later epoch: its loss is lower.
-        if state.is_world_process_zero and accuracy >= max((value for _, value in before), default=0):
+        if state.is_world_process_zero and measured >= max((value for _, value in before), default=0):
             with replacing(self.file) as temporary:
                 save_file(get_peft_model_state_dict(model), temporary)
         if gets_no_better(state.log_history, self.patience):
-            logging.info("SSFT stops early: no better accuracy for %d epochs", self.patience)
+            logging.info("The tuning stops early: it got no better for %d epochs", self.patience)
             control.should_training_stop = True
 
     def best_epoch(self, state: Any) -> int:
         """The epoch whose weights are kept, counted from 1."""
-        values = [value for _, value in accuracies(state.log_history)]
+        values = [value for _, value in measurements(state.log_history)]
         return len(values) - values[::-1].index(max(values))
 
     def restore(self, model: nn.Module) -> None:
@@ -77,13 +78,13 @@ class BestEpoch(TrainerCallback):
 
 def gets_no_better(log: list[dict[str, Any]], patience: int | None) -> bool:
     """Whether the best epoch is `patience` epochs ago."""
-    values = [value for _, value in accuracies(log)]
+    values = [value for _, value in measurements(log)]
     return patience is not None and bool(values) and len(values) - 1 - values.index(max(values)) >= patience
 
 
-def accuracies(log: list[dict[str, Any]]) -> list[tuple[int, float]]:
-    """Step and accuracy of the epochs in a trainer's log."""
-    return [(entry["step"], entry[ACCURACY]) for entry in log if ACCURACY in entry]
+def measurements(log: list[dict[str, Any]]) -> list[tuple[int, float]]:
+    """Step and measurement of the epochs in a trainer's log."""
+    return [(entry["step"], entry[MEASURED]) for entry in log if MEASURED in entry]
 
 
 def losses(log: list[dict[str, Any]]) -> list[tuple[int, float]]:
@@ -92,19 +93,16 @@ def losses(log: list[dict[str, Any]]) -> list[tuple[int, float]]:
 
 
 class FiniteGradients(TrainerCallback):
-    """Stops before a step whose gradients are not numbers, so that the checkpoints stay good."""
+    """Stops before a step whose gradients are not numbers, so that the checkpoints stay good.
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    Args:
+        diverged: the error to raise, for what is wrong and the number of the step.
+    """
+
+    def __init__(self, diverged: Callable[[str, int], UserError]):
+        self.diverged = diverged
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: nn.Module, **_: Any) -> None:
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
         if not bool(torch.stack([torch.isfinite(gradient).all() for gradient in gradients]).all()):
-            raise diverged("gradients are", state.global_step + 1, self.folder)
-
-
-def diverged(what: str, step: int, folder: Path) -> UserError:
-    """The error for a tuning whose numbers are no longer finite at `step`."""
-    kept = sorted((path.name for path in folder.glob("checkpoint-*")), key=lambda name: int(name.rpartition("-")[2]))
-    where = f"the last good checkpoint is {str(folder / kept[-1])!r}" if kept else "there was no checkpoint yet"
-    return UserError(f"SSFT: {what} not finite at step {step} ({where}); lower ssft_learning_rate or raise ssft_tau")
+            raise self.diverged("gradients are", state.global_step + 1)

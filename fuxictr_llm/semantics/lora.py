@@ -1,0 +1,229 @@
+"""Tuning a language model with LoRA, whatever it is tuned for: wrapping, training, checkpoints, the best epoch."""
+
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from transformers import ProgressCallback, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.files import OTHER_CACHE, explain_write_errors, read_json
+from fuxictr_llm.semantics import distributed
+from fuxictr_llm.semantics.config import LoraKeys
+from fuxictr_llm.semantics.tuning_watch import (
+    BestEpoch,
+    FiniteGradients,
+    Progress,
+    gets_no_better,
+    losses,
+    measurements,
+)
+
+SAVE_STEPS = 10
+# Up to so many steps each one's loss is kept, above that the mean of every SAVE_STEPS.
+STEPS_LOGGED_ALONE = 200
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a tuning learns, and how messages speak of it.
+
+    Attributes:
+        name: of the tuning.
+        keys: what the names of its config keys begin with.
+        measured: what `measure` of `train` measures.
+        remedy: what to do when its numbers are no longer finite.
+        patience: so many epochs in a row without a better measurement end it; None: all are run.
+    """
+
+    name: str
+    keys: str
+    measured: str
+    remedy: str
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    patience: int | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What became of a tuning: `losses` and `measurements` are `[step, value]`; epochs are counted from 1."""
+
+    epochs: int
+    best_epoch: int
+    losses: list[list[float]]
+    measurements: list[list[float]]
+    parameters: int
+
+
+def check_device(model: nn.Module) -> None:
+    """The Trainer knows only one GPU.
+
+    Raises:
+        UserError: the model is on another.
+    """
+    device = next(model.parameters()).device
+    if device.type == "cuda" and device.index != distributed.local_index():
+        raise UserError(
+            f"the Trainer takes the first GPU it sees: set CUDA_VISIBLE_DEVICES={device.index}, and gpu to 0"
+        )
+
+
+def lora_config(config: LoraKeys, also_trained: list[str] | None = None) -> LoraConfig:
+    """peft's config of the settings; `also_trained` names submodules that are trained as a whole."""
+    return LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=config.lora_targets,
+        modules_to_save=also_trained,
+        task_type="FEATURE_EXTRACTION",
+    )
+
+
+def with_lora(model: nn.Module, config: LoraKeys, also_trained: list[str] | None = None) -> nn.Module:
+    """The model with trainable LoRA weights, all of its own frozen.
+
+    Raises:
+        UserError: there is nothing to tune.
+    """
+    try:
+        return get_peft_model(model, lora_config(config, also_trained))
+    except ValueError as error:
+        raise UserError(f"LoRA finds nothing to tune ({error}); name projections with lora_targets") from error
+
+
+def train(
+    model: nn.Module,
+    rows: Sequence[Any],
+    collate: Callable[[list[Any]], dict[str, Any]],
+    loss: Callable[[nn.Module, dict[str, Any]], Tensor],
+    schedule: Schedule,
+    checkpoints: Path,
+    measure: Callable[[], float] | None = None,
+) -> Tuned:
+    """Train what `with_lora` made trainable; the model ends with the weights of the best epoch.
+
+    Under torchrun all processes train together; the batch is shared among them.
+
+    Args:
+        collate: rows -> batch.
+        loss: model and batch -> loss.
+        checkpoints: a folder for this tuning alone. One that was killed goes on from the last checkpoint in it
+            (weights, optimizer, schedule, random numbers, data position) and ends with the same weights as one
+            that was not. Whoever keeps the result removes it.
+        measure: how good the model is now, the higher the better; None: the last epoch counts as the best.
+
+    Raises:
+        UserError: the loss or a gradient is no number, or the disk is full.
+    """
+    device = next(model.parameters()).device
+    trainer = _Trainer(
+        model=model,
+        args=_arguments(checkpoints, schedule, len(rows), on_gpu=device.type == "cuda"),
+        train_dataset=rows,
+        data_collator=collate,
+        loss=loss,
+        schedule=schedule,
+    )
+    trainer.remove_callback(ProgressCallback)
+    progress, best = Progress(), None
+    trainer.add_callback(progress)
+    trainer.add_callback(FiniteGradients(trainer.diverged))
+    if measure:
+        # On their own devices the processes might see a tie differently, and not stop together.
+        best = BestEpoch(
+            lambda: distributed.as_the_first_says(measure),
+            checkpoints,
+            schedule.patience,
+            f"{schedule.name} epoch %d: {schedule.measured} %.4f",
+        )
+        trainer.add_callback(best)
+    last = distributed.as_the_first_says(lambda: _last_checkpoint(checkpoints, schedule))
+    with explain_write_errors(checkpoints, OTHER_CACHE), progress.closed_at_the_end():
+        trainer.train(resume_from_checkpoint=last)
+    state = trainer.state
+    if best:
+        distributed.wait_for_all()  # the first process writes the weights
+        best.restore(model)
+    return Tuned(
+        epochs=round(state.epoch),
+        best_epoch=best.best_epoch(state) if best else round(state.epoch),
+        losses=[[step, round(value, 4)] for step, value in losses(state.log_history)],
+        measurements=[[step, value] for step, value in measurements(state.log_history)],
+        parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+    )
+
+
+class _Trainer(Trainer):
+    """Trainer with a loss of one's own that has to be finite."""
+
+    def __init__(self, *args: Any, loss: Callable[..., Tensor], schedule: Schedule, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.loss, self.schedule = loss, schedule
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *_: Any, **__: Any) -> Tensor:
+        loss = self.loss(model, inputs)
+        if not bool(torch.isfinite(loss)):
+            raise self.diverged("the loss is", self.state.global_step + 1)
+        return loss
+
+    def diverged(self, what: str, step: int) -> UserError:
+        """The error for numbers that are no longer finite at `step`."""
+        folder = Path(self.args.output_dir)
+        names = sorted((path.name for path in folder.glob("checkpoint-*")), key=lambda name: int(name.split("-")[-1]))
+        where = f"the last good checkpoint is {str(folder / names[-1])!r}" if names else "there was no checkpoint yet"
+        return UserError(f"{self.schedule.name}: {what} not finite at step {step} ({where}); {self.schedule.remedy}")
+
+
+def _last_checkpoint(folder: Path, schedule: Schedule) -> str | None:
+    """The newest checkpoint to go on from; those that a kill left half written are removed.
+
+    So is one at which the tuning stopped early: the Trainer would go on from there.
+    """
+    while folder.is_dir() and (last := get_last_checkpoint(str(folder))):
+        state = read_json(Path(last) / "trainer_state.json")  # the Trainer writes it last
+        whole = state and len([*Path(last).glob("rng_state*.pth")]) >= distributed.world_size()
+        if whole and not gets_no_better(state["log_history"], schedule.patience):
+            logging.info("%s goes on from %s", schedule.name, last)
+            return last
+        shutil.rmtree(last)
+    return None
+
+
+def _arguments(folder: Path, schedule: Schedule, num_rows: int, on_gpu: bool) -> TrainingArguments:
+    processes = distributed.world_size()
+    if schedule.batch_size % processes:
+        raise UserError(
+            f"{schedule.keys}_batch_size {schedule.batch_size} cannot be shared among {processes} processes; "
+            "take a multiple"
+        )
+    steps = -(-num_rows // schedule.batch_size) * schedule.epochs
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        num_train_epochs=schedule.epochs,
+        per_device_train_batch_size=schedule.batch_size // processes,
+        learning_rate=schedule.learning_rate,
+        warmup_steps=schedule.warmup_steps,
+        seed=schedule.seed,
+        use_cpu=not on_gpu,
+        save_strategy="steps",
+        save_steps=SAVE_STEPS,
+        save_total_limit=2,
+        logging_steps=1 if steps <= STEPS_LOGGED_ALONE else SAVE_STEPS,
+        report_to="none",
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs would silently multiply the batch; torchrun is for them
+    return arguments
