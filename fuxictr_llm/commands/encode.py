@@ -60,5 +60,6 @@ def _print_files(run: Any) -> None:
     if not distributed.is_first():
         return
     files = [run.notes.get("field_vectors", {}), *run.notes.get("value_vectors", {}).get("columns", {}).values()]
+    files += run.notes.get("text_vectors", {}).values()
     for path in dict.fromkeys(file["path"] for file in files if file):
         print(path)

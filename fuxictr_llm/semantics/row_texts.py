@@ -78,8 +78,13 @@ def digests_of(texts: Sequence[str]) -> np.ndarray:
 
 
 def sha256_of(digests: np.ndarray) -> str:
-    """One digest of many."""
+    """One digest of the `digests_of` texts."""
     return hashlib.sha256(digests.tobytes()).hexdigest()
+
+
+def sha256_of_texts(texts: Sequence[str]) -> str:
+    """One digest of texts, in their order; those of a unit know theirs."""
+    return texts.sha256 if isinstance(texts, UnitTexts) else sha256_of(digests_of(texts))
 
 
 @dataclass(frozen=True, eq=False)
