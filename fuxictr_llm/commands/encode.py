@@ -59,8 +59,7 @@ def _encode_values(args: argparse.Namespace) -> None:
 def _print_files(run: Any) -> None:
     if not distributed.is_first():
         return
-    notes = run.notes
-    files = [notes.get("field_vectors", {}), *notes.get("value_vectors", {}).get("columns", {}).values()]
-    files += notes.get("text_vectors", {}).get("units", {}).values()
+    files = [run.notes.get("field_vectors", {}), *run.notes.get("value_vectors", {}).get("columns", {}).values()]
+    files += run.notes.get("text_vectors", {}).values()
     for path in dict.fromkeys(file["path"] for file in files if file):
         print(path)

@@ -121,14 +121,29 @@ def data_files(path: str) -> list[Path]:
     return parts
 
 
+def read_slices(path: str, names: list[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
+    """Some columns of a split, at most `rows` rows at a time, in order.
+
+    Raises:
+        UserError: no file, or a column is missing in it.
+    """
+    for reader in _readers(data_files(path), names):
+        yield from reader.slices(names, rows)
+
+
 def _read_columns(parts: list[Path], names: list[str]) -> dict[str, np.ndarray]:
     """One column after the other, each narrowed before the next is read, so that little is in memory twice."""
+    readers = _readers(parts, names)
+    return {name: np.concatenate([_narrow(reader.read(name)) for reader in readers]) for name in names}
+
+
+def _readers(parts: list[Path], names: list[str]) -> list[Any]:
     readers = [_NpzPart(part) if part.suffix == ".npz" else _ParquetPart(part) for part in parts]
     for reader in readers:
         missing = [name for name in names if name not in reader.names]
         if missing:
             raise UserError(f"{str(reader.path)!r} lacks the columns {missing} that the feature map has")
-    return {name: np.concatenate([_narrow(reader.read(name)) for reader in readers]) for name in names}
+    return readers
 
 
 class _ParquetPart:
@@ -140,7 +155,14 @@ class _ParquetPart:
             raise UserError(f"{str(path)!r} is damaged ({error}); remove it and build or download it again") from error
 
     def read(self, name: str) -> np.ndarray:
-        column = pq.read_table(self.path, columns=[name]).column(name)
+        return self._as_array(name, pq.read_table(self.path, columns=[name]).column(name))
+
+    def slices(self, names: list[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
+        for part in pq.ParquetFile(self.path).iter_batches(rows, columns=names):
+            table = pa.Table.from_batches([part])
+            yield {name: np.array(self._as_array(name, table.column(name))) for name in names}
+
+    def _as_array(self, name: str, column: pa.ChunkedArray) -> np.ndarray:
         if not pa.types.is_nested(column.type):
             return column.to_numpy()
         lengths = pc.unique(pc.list_value_length(column))
@@ -157,6 +179,11 @@ class _NpzPart:
 
     def read(self, name: str) -> np.ndarray:
         return self.arrays[name]
+
+    def slices(self, names: list[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
+        columns = {name: self.arrays[name] for name in names}
+        for start in range(0, len(columns[names[0]]), rows):
+            yield {name: column[start : start + rows] for name, column in columns.items()}
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """A language model, asked for vectors of texts."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,14 +92,17 @@ class LanguageModel:
             UserError: a text is longer than the language model can read.
         """
         self.model.eval()
-        rows = [self.framed(self.tokens(text, limit)) for text in texts]
+        whole = [self.tokens(text) for text in texts]
+        if cut := sum(len(row) > limit for row in whole) if limit else 0:
+            logging.info("%d of %d texts are longer than %d tokens and are cut", cut, len(whole), limit)
+        rows = [self.framed(row[:limit]) for row in whole]
         self._check_positions(max(map(len, rows), default=0))
         # The longest first: too little memory shows at once.
         order = sorted((i for i, row in enumerate(rows) if row), key=lambda i: len(rows[i]), reverse=True)
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         with tqdm(batches, desc="encoding texts", disable=len(rows) < SHOW_PROGRESS_FROM) as shown:
             parts = [self.embed(self.batch([rows[i] for i in chosen])).cpu() for chosen in shown]
-        vectors = torch.zeros(len(rows), parts[0].shape[1] if parts else 0)
+        vectors = torch.zeros(len(rows), self.model.config.hidden_size)
         if parts:
             vectors[order] = torch.cat(parts)
         return vectors
@@ -108,7 +112,7 @@ class LanguageModel:
         if longest > positions:
             raise UserError(
                 f"a text of {longest} tokens does not fit into the {positions} positions of the language model; "
-                "lower llm_max_value_tokens, or take another language_model"
+                "lower llm_max_value_tokens (of whole texts llm_max_text_tokens), or take another language_model"
             )
 
 

@@ -3,23 +3,26 @@
 Shape symbols: `N` texts, `D_llm` width of the language model.
 """
 
-import io
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from fuxictr_llm.files import digest_of
-from fuxictr_llm.semantics import store
+from fuxictr_llm.files import digest_of, digest_of_file
+from fuxictr_llm.semantics.given_vectors import given_stores
 from fuxictr_llm.semantics.model_folder import digest_of_model, find_language_model
+from fuxictr_llm.semantics.ray_map import ray_map
+from fuxictr_llm.semantics.row_texts import RowIndex, sha256_of_texts
+from fuxictr_llm.semantics.text_config import RowTextsConfig
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig
+from fuxictr_llm.semantics.vector_store import Shard, VectorStore, find_or_write
 
 KIND = "text_vectors"
-FILE = "text_vectors.npy"
-# A kill loses at most one shard: minutes on two cores.
-SHARD = 10_000
 # Raise it when the same settings would give other vectors.
 VERSION = 1
 
@@ -30,6 +33,7 @@ class TextEncoder:
     Args:
         config: names the language model and how it makes a vector.
         gpu: index of the GPU, -1 for the CPU.
+        adapter: a folder with LoRA weights that the language model was tuned to, or None.
 
     Attributes:
         settings: all that decides about a text's vector, besides the text.
@@ -39,18 +43,16 @@ class TextEncoder:
         UserError: there is no such language model.
     """
 
-    def __init__(self, config: ValueVectorsConfig, gpu: int):
-        self.config, self.gpu = config, gpu
-        self.folder = find_language_model(config.language_model)
-        self.pooling = "mean" if config.llm_pooling == "auto" else config.llm_pooling
+    def __init__(self, config: RowTextsConfig | ValueVectorsConfig, gpu: int, adapter: Path | None = None):
+        self.config, self.gpu, self.adapter = config, gpu, adapter
+        self.folder = find_language_model(config.language_model).absolute()
         self.settings = {
             "language_model": {"name": config.language_model, "sha256": digest_of_model(self.folder)},
             "device": "gpu" if gpu >= 0 else "cpu",  # they round differently
-            "llm_dtype": config.llm_dtype,
-            "llm_pooling": self.pooling,
-            "llm_max_value_tokens": config.llm_max_value_tokens,
-            "version": VERSION,
+            **_text_settings(config),
         }
+        if adapter:
+            self.settings["adapter_sha256"] = digest_of({path.name: digest_of_file(path) for path in adapter.iterdir()})
         self.encoded = 0
         self._model: Any = None
 
@@ -64,32 +66,107 @@ class TextEncoder:
                 written.
         """
         rows = {value: row for row, value in enumerate(dict.fromkeys(values))}
-        texts = list(rows)
-        shards = [self._shard(texts[start : start + SHARD], head) for start in range(0, len(texts), SHARD)]
-        return np.concatenate([np.load(path) for path in shards])[[rows[value] for value in values]]
+        found = self.store_of(list(rows), head)
+        return found.gather(torch.tensor([rows[value] for value in values], dtype=torch.long)).numpy()
 
-    def _shard(self, texts: list[str], head: str) -> Path:
-        made_from = {**self.settings, "head": head, "texts_sha256": digest_of(texts)}
+    def store_of(self, texts: Sequence[str], head: str = "", **facts: Any) -> VectorStore:
+        """The store with a vector for each text, in their order; equal texts are encoded as often as they occur.
 
-        def make() -> tuple[Path, dict[str, Any]]:
-            vectors = self._encode(texts, head)
-            return store.save(KIND, made_from, FILE, lambda path: _write(path, vectors), {"texts": len(texts)})
+        Args:
+            texts: asked for slice after slice, so that N of them need not be in memory.
+            head: put before each.
+            facts: what the manifest should say besides.
 
-        return store.find_or_make(KIND, made_from, FILE, make)[0]
+        Raises:
+            UserError: as above.
+        """
+        made_from = {**self.settings, "head": head, "texts_sha256": sha256_of_texts(texts)}
+        before, started = self.encoded, time.perf_counter()
+        make = partial(self._make, texts, head)
+        found = find_or_write(KIND, made_from, len(texts), make, {"texts": len(texts), **facts}, over=self._shared_out)
+        if count := self.encoded - before:
+            seconds = time.perf_counter() - started
+            logging.info("Encoded %d texts in %.1f s (%.1f texts/s)", count, seconds, count / seconds)
+        return found
 
-    def _encode(self, texts: list[str], head: str) -> np.ndarray:
-        # Heavy libraries are imported only where something has to be asked of a language model.
-        from fuxictr_llm.semantics.language_model import load_language_model
+    def _shared_out(self, write: Callable[[int], Shard], numbers: Iterable[int]) -> Iterator[Shard]:
+        workers = self.config.ray_workers if getattr(self.config, "encoder", "local") == "ray" else 0
+        for shard in ray_map(write, numbers, workers, on_gpu=self.gpu >= 0) if workers else map(write, numbers):
+            self.encoded += shard.rows
+            yield shard
 
+    def _make(self, texts: Sequence[str], head: str, start: int, stop: int) -> np.ndarray:
+        model = self.model
+        told = [f"{head} {text}" if head else text for text in texts[start:stop]]
+        logging.info("Encoding texts %d to %d of %d with %s", start + 1, stop, len(texts), self.config.language_model)
+        limit = len(model.tokens(head)) + self.settings[_limit_key(self.config)]
+        vectors = model.encode(told, limit=limit).numpy()
+        vectors[[not text for text in told]] = 0  # what the tokenizer puts around a text is none
+        return vectors
+
+    @property
+    def model(self) -> Any:
+        """The language model, loaded when it is first asked for."""
         if self._model is None:
-            self._model = load_language_model(self.folder, self.config.llm_dtype, self.pooling, self.gpu)
-        logging.info("Encoding %d texts with %s", len(texts), self.config.language_model)
-        limit = len(self._model.tokens(head)) + self.config.llm_max_value_tokens
-        self.encoded += len(texts)
-        return self._model.encode((f"{head} {text}" if head else text for text in texts), limit=limit).numpy()
+            # Heavy libraries are imported only where something has to be asked of a language model.
+            from fuxictr_llm.semantics.language_model import load_language_model
+
+            self._model = load_language_model(
+                self.folder, self.config.llm_dtype, self.settings["llm_pooling"], self.gpu
+            )
+            if self.adapter:
+                from fuxictr_llm.semantics.adapter import load_adapted
+
+                load_adapted(self._model, self.adapter)
+        return self._model
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A worker loads a model of its own, and sees no GPU but its own.
+        return {**vars(self), "_model": None, "gpu": min(self.gpu, 0)}
 
 
-def _write(path: Path, vectors: np.ndarray) -> None:
-    content = io.BytesIO()
-    np.save(content, vectors)
-    path.write_bytes(content.getbuffer())  # numpy does not say why it could not write to a file
+def unit_vectors(
+    config: RowTextsConfig, run: Any, index: RowIndex, adapter: Path | None = None
+) -> tuple[VectorStore, ...]:
+    """The vectors of each unit's texts: those given with `text_vectors`, or those of a language model.
+
+    Args:
+        config: which language model, and how it is asked.
+        run: the experiment under way; the stage `encode` and a note on each unit are added to it.
+        index: whose units' texts are encoded.
+        adapter: as `TextEncoder`.
+
+    Raises:
+        UserError: given vectors are of other texts or another language model, or damaged; or as `TextEncoder`.
+    """
+    with run.stages("encode") as stage:
+        if config.text_vectors:
+            stores = given_stores(Path(config.text_vectors), config, _text_settings(config), index.units)
+            stage |= {"given": True}
+        else:
+            encoder = TextEncoder(config, run.params["gpu"], adapter)
+            dataset_id = run.params["dataset_id"]
+            stores = [encoder.store_of(unit, unit=unit.name, data_set=dataset_id) for unit in index.units]
+            stage |= {"rows": encoder.encoded} if encoder.encoded else {"cached": True}
+    run.notes["text_vectors"] = {
+        unit.name: {"path": str(found.folder), "texts": found.rows, "dim": found.dim, "sha256": found.sha256}
+        for unit, found in zip(index.units, stores, strict=True)
+    }
+    for name, note in run.notes["text_vectors"].items():
+        logging.info("Vectors of the %d texts of unit %r: %s", note["texts"], name, note["path"])
+    return tuple(stores)
+
+
+def _text_settings(config: RowTextsConfig | ValueVectorsConfig) -> dict[str, Any]:
+    """What decides about a vector besides the text and the weights."""
+    limit = _limit_key(config)
+    return {
+        "llm_dtype": config.llm_dtype,
+        "llm_pooling": "mean" if config.llm_pooling == "auto" else config.llm_pooling,
+        limit: getattr(config, limit),
+        "version": VERSION,
+    }
+
+
+def _limit_key(config: RowTextsConfig | ValueVectorsConfig) -> str:
+    return "llm_max_text_tokens" if isinstance(config, RowTextsConfig) else "llm_max_value_tokens"

@@ -105,7 +105,7 @@ def of_heads(reference: TextHead, heads: Sequence[TextHead], raw: RowVectors) ->
 
 def fold_of(keys: Tensor, folds: int) -> Tensor:
     """The fold of each row, by the key of its text: rows with equal texts share one. `[n] -> [n]`."""
-    return keys.remainder(folds)
+    return (keys >> 32).remainder(folds)  # the high bits depend on all of the ids
 
 
 def of_pca(raw: RowVectors, width: int) -> Callable[[Tensor], Tensor]:

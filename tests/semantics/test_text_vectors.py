@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.semantics import text_vectors
+from fuxictr_llm.semantics import vector_store
 from fuxictr_llm.semantics.language_model import LanguageModel, load_language_model
 from fuxictr_llm.semantics.text_vectors import TextEncoder
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig
 
 
 def test_a_killed_encoding_loses_one_shard_at_most(llm, monkeypatch):
-    monkeypatch.setattr(text_vectors, "SHARD", 4)
+    monkeypatch.setattr(vector_store, "SHARD", 4)
     encode, asked = LanguageModel.encode, []
 
     def interrupted(self, texts, **kwargs):

@@ -1,0 +1,203 @@
+"""Rows to texts: which units of text a row has, and the distinct texts of each.
+
+Shape symbols: `B` rows of a batch, `R` distinct rows of all splits, `U` units, `N` distinct texts of a unit, `W` ids of
+a unit's columns.
+"""
+
+import hashlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fuxictr_llm.data import SPLITS
+from fuxictr_llm.data.loader import read_slices
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.semantics.row_keys import Distinct, KeyCollision, RowKeys
+from fuxictr_llm.semantics.sentences import Sentence
+from fuxictr_llm.semantics.text_config import RowTextsConfig
+from fuxictr_llm.semantics.text_units import plan_units
+
+CHUNK = 100_000
+SALTS = 4
+
+
+class UnitTexts(Sequence[str]):
+    """The N distinct texts of a unit, in the order of their digests; each is made when it is asked for.
+
+    Attributes:
+        name: of the unit, an entity or `row`.
+        fields: the columns whose ids decide about a text.
+        ids: int32 `[N, W]`, ids of these columns that have the text; sequences lie flat.
+        sha256: digest of all texts, in order.
+        empty: the position of the empty text, or None.
+    """
+
+    def __init__(self, name: str, sentences: Sequence[Sentence], widths: Mapping[str, int], ids: np.ndarray):
+        self.name, self.fields, self.ids = name, tuple(widths), ids
+        ends = dict(zip(widths, np.cumsum(list(widths.values())).tolist(), strict=True))
+        self._sentences = [
+            (told, slice(ends[told.column] - widths[told.column], ends[told.column])) for told in sentences
+        ]
+        self.sha256, self.empty = "", None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, rows: Any) -> Any:
+        if isinstance(rows, slice):
+            return [self._text(ids) for ids in self.ids[rows]]
+        return self._text(self.ids[rows])
+
+    def keep_distinct(self) -> np.ndarray:
+        """Leave one of equal texts each; for every text that there was, where it is now, int32."""
+        digests = np.concatenate([np.empty(0, "S16"), *self._digests()])
+        unique, first, position = np.unique(digests, return_index=True, return_inverse=True)
+        self.ids, self.sha256 = self.ids[first], sha256_of(unique)
+        empty = np.flatnonzero(unique == digests_of([""])[0])
+        self.empty = int(empty[0]) if len(empty) else None
+        return position.astype(np.int32)
+
+    def _digests(self) -> Iterator[np.ndarray]:
+        for start in range(0, len(self), CHUNK):
+            yield digests_of(self[start : start + CHUNK])
+
+    def _text(self, ids: np.ndarray) -> str:
+        told = [sentence.of(ids[columns]) for sentence, columns in self._sentences]
+        return " ".join(text for text in told if text)
+
+
+def digests_of(texts: Sequence[str]) -> np.ndarray:
+    """16 bytes a text, `[N]`."""
+    return np.array([hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts], dtype="S16")
+
+
+def sha256_of(digests: np.ndarray) -> str:
+    """One digest of the `digests_of` texts."""
+    return hashlib.sha256(digests.tobytes()).hexdigest()
+
+
+def sha256_of_texts(texts: Sequence[str]) -> str:
+    """One digest of texts, in their order; those of a unit know theirs."""
+    return texts.sha256 if isinstance(texts, UnitTexts) else sha256_of(digests_of(texts))
+
+
+@dataclass(frozen=True, eq=False)
+class RowIndex:
+    """Which texts a row has. A row is known by a 64-bit key of the ids of the fields that appear in its texts.
+
+    Attributes:
+        units: the U units of text.
+        row_keys: how keys are made.
+        keys: int64 `[R]`, sorted.
+        positions: int32 `[R, U]`, into the units' texts.
+        train_rows: bool `[R]`, whether the row occurs in the train split.
+    """
+
+    units: tuple[UnitTexts, ...]
+    row_keys: RowKeys
+    keys: Tensor
+    positions: Tensor
+    train_rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of the texts and of which row has which."""
+        arrays = [self.keys, self.positions, self.train_rows]
+        content = [hashlib.sha256(array.numpy().tobytes()).hexdigest() for array in arrays]
+        return hashlib.sha256("".join([*content, *(unit.sha256 for unit in self.units)]).encode()).hexdigest()
+
+    def key_of(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """int64 `[B]`, on the batch's device."""
+        return self.row_keys(batch)
+
+    def row_of(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """int64 `[B]` on the CPU, where vectors are looked up: positions in `keys`.
+
+        Raises:
+            UserError: a row has ids that no row of the data set had when the index was made.
+        """
+        keys = self.key_of(batch).cpu()
+        rows = torch.searchsorted(self.keys, keys).clamp_(max=len(self) - 1)
+        if not torch.equal(self.keys[rows], keys):
+            count = int((self.keys[rows] != keys).sum())
+            raise UserError(
+                f"{count} of {len(keys)} rows of a batch are not in the index of texts: the built data changed since "
+                "it was read; start the run again"
+            )
+        return rows
+
+
+def index_rows(config: RowTextsConfig, run: Any) -> RowIndex:
+    """The index of all distinct rows of the splits; their labels are not read.
+
+    Raises:
+        UserError: nothing can be told of a row, a named column or side table is not there, or files are damaged.
+    """
+    plan = plan_units(config, run)
+    numbers = [name for name, spec in run.feature_map.features.items() if spec["type"] == "numeric"]
+    for salt in range(SALTS):
+        row_keys = RowKeys([unit.columns for unit in plan], numbers, salt)
+        try:
+            index = _index(plan, row_keys, run)
+        except KeyCollision:
+            logging.warning("different rows have the same key: keys are made anew")
+            continue
+        _warn_of_empty(index)
+        return index
+    raise UserError(
+        f"different rows of data set {run.params['dataset_id']!r} have the same 64-bit keys, whatever the salt"
+    )
+
+
+def _index(plan: Sequence[Any], row_keys: RowKeys, run: Any) -> RowIndex:
+    columns = list(dict.fromkeys(name for unit in plan for name in unit.columns))
+    rows, units, widths = Distinct(len(plan), np.int64), {}, {}
+    train_keys = np.empty(0, np.int64)
+    for split in SPLITS:
+        path = run.params.get(f"{split}_data")
+        for part in read_slices(path, columns, CHUNK) if path else ():
+            batch = {name: torch.from_numpy(values) for name, values in part.items()}
+            ids = {name: row_keys.ids_of(name, column).reshape(len(column), -1) for name, column in batch.items()}
+            widths = widths or {name: column.shape[1] for name, column in ids.items()}
+            keys = row_keys.of_units(batch)
+            rows.add(sum(keys).numpy(), torch.stack(keys, dim=1).numpy())
+            for unit, key in zip(plan, keys, strict=True):
+                values = torch.cat([ids[name] for name in unit.columns], dim=1).int().numpy()
+                units.setdefault(unit.name, Distinct(values.shape[1], np.int32)).add(key.numpy(), values)
+        if split == "train":
+            train_keys = rows.all()[0]
+    keys, unit_keys = rows.all()
+    texts, positions = [], []
+    for number, unit in enumerate(plan):
+        known, ids = units[unit.name].all()
+        texts.append(UnitTexts(unit.name, unit.sentences, {name: widths[name] for name in unit.columns}, ids))
+        positions.append(texts[-1].keep_distinct()[np.searchsorted(known, unit_keys[:, number])])
+    return RowIndex(
+        tuple(texts),
+        row_keys,
+        torch.from_numpy(keys),
+        torch.from_numpy(np.stack(positions, axis=1)),
+        torch.from_numpy(np.isin(keys, train_keys, assume_unique=True)),
+    )
+
+
+def _warn_of_empty(index: RowIndex) -> None:
+    for number, unit in enumerate(index.units):
+        if unit.empty is not None:
+            rows = int((index.positions[:, number] == unit.empty).sum())
+            logging.warning(
+                "%d of %d distinct rows have an empty text of unit %r (all its values are missing or unseen in train): "
+                "their vector is zero",
+                rows,
+                len(index),
+                unit.name,
+            )
