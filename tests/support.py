@@ -134,7 +134,7 @@ class Idle(Enhancement):
 
 
 class AllTaps(Enhancement):
-    """Uses all four taps with a parameter in each returned term."""
+    """Uses all taps with a parameter in each returned term."""
 
     def __init__(self, config, anatomy):
         super().__init__(config, anatomy)
@@ -143,6 +143,9 @@ class AllTaps(Enhancement):
         self.pull = torch.nn.Parameter(torch.full((anatomy.embedding_dim,), 0.1))
         self.weight = torch.nn.Parameter(torch.tensor(0.3))
         self.shapes = {}
+
+    def inputs(self, inputs):
+        self.shapes["inputs"] = tuple(inputs["click"].shape)
 
     def embeddings(self, embeddings):
         self.shapes["embeddings"] = tuple(embeddings.shape)

@@ -9,6 +9,7 @@ import torch
 from torch.utils.hooks import RemovableHandle
 
 from fuxictr_llm.enhancement import Enhancement, enhance
+from fuxictr_llm.errors import UserError
 from fuxictr_llm.model_zoo import backbones
 from fuxictr_llm.registry import find_backbone
 from support import BACKBONES, WITH_LINEAR_LAYER, AllTaps, Idle, batches, build, train
@@ -112,6 +113,7 @@ def test_taps_see_the_declared_shapes(name):
     assert len(anatomy.fields) == (4 if name in WITH_LINEAR_LAYER else 5)
     assert len(anatomy.towers) == TOWERS[name]
     assert shapes["embeddings"] == (rows, len(anatomy.fields), 4)
+    assert shapes["inputs"] == (rows,)
     assert shapes["logit"] == shapes["loss"] == (rows, 1)
     if anatomy.towers:
         assert shapes["representation"] == (rows, sum(anatomy.widths))
@@ -125,6 +127,63 @@ def test_the_loss_tap_is_silent_at_inference(name):
     predictions(model, steps)
     assert "loss" not in model.enhancement.shapes
     assert "seen" not in model.forward(steps[0])
+
+
+@pytest.mark.parametrize("taps, shown", [(("loss",), 0), ((), 0), (("loss", "logit"), 1)])
+def test_at_inference_a_batch_is_shown_only_where_another_tap_acts(taps, shown):
+    class Counts(Enhancement):
+        batches = 0
+
+        def active_taps(self):
+            return frozenset({"inputs", *taps})
+
+        def inputs(self, inputs):
+            self.batches += 1
+
+    model, (batch,) = enhanced("FM", Counts), batches(count=1)
+    predictions(model, [batch])
+    assert model.enhancement.batches == shown
+    train(model, [batch])
+    assert model.enhancement.batches == shown + 1
+
+
+@every_backbone
+@pytest.mark.parametrize("method", [AllTaps, Idle])
+def test_a_watched_pass_shows_what_the_model_ended_up_with(name, method):
+    model, (batch,) = enhanced(name, method), batches(name, 1)
+    train(model, [batch])
+    model.eval()
+    with torch.no_grad():
+        seen, y_pred = model.watched(batch), model.forward(batch)["y_pred"]
+    assert torch.equal(seen.final_logit.sigmoid(), y_pred)
+    own, final, shift = seen.anatomy.towers and seen.representation, seen.final_representation, 0
+    if method is AllTaps:
+        assert not torch.equal(seen.final_logit, seen.logit)
+        shift = model.enhancement.shift
+    assert torch.equal(final, own + shift) if seen.anatomy.towers else final is None
+    assert "seen" not in model.forward(batch)
+
+
+def test_a_forward_pass_that_fails_closes_the_taps():
+    model, (batch,) = enhanced("FM"), batches(count=1)
+    with pytest.raises(AttributeError):
+        model.forward({**batch, "user": None})
+    assert model._taps.seen is None
+
+
+def test_fuxictrs_fit_tells_the_epoch_and_when_weights_are_kept(tmp_path):
+    class Listens(Idle):
+        def epoch(self, index):
+            told.append(index)
+
+        def kept(self):
+            told.append("kept")
+
+    told, steps = [], batches()
+    model = enhanced("FM", Listens, learning_rate=1e-12)
+    model.checkpoint = str(tmp_path / "a.model")
+    model.fit(steps, epochs=3, validation_data=steps)
+    assert told == [0, "kept", 1, 2]
 
 
 @every_backbone
@@ -234,6 +293,11 @@ def test_a_model_without_y_pred_says_so():
 
     with pytest.raises(Exception, match="cannot be tapped: its output has no .y_pred."):
         build(enhance(NoOutput, Idle), "FM")
+
+
+def test_a_second_method_is_refused():
+    with pytest.raises(UserError, match="FM_Idle has a method already, and a model has one; give 'AllTaps' .* FM$"):
+        enhance(enhance(find_backbone("FM"), Idle), AllTaps)
 
 
 def test_one_class_per_pair():

@@ -1,0 +1,71 @@
+"""A teacher that trains on the student's batches: when the student listens, and which weights the teacher ends with."""
+
+import copy
+
+import pytest
+import torch
+
+from fuxictr_llm.distillation import JointTeacher
+from support import batches, build, train
+
+WITH_DROPOUT = ["DeepFM", "DCNv2", "FinalMLP", "FM"]
+
+
+@pytest.fixture
+def pair(student_of):
+    """A student and its untrained teacher of the same backbone."""
+
+    def make(name="DeepFM", **changes):
+        teacher = JointTeacher(build(name, name, seed=5), max_gradient_norm=0.5)
+        return student_of(name, teacher, schedule="joint", **changes), teacher
+
+    return make
+
+
+@pytest.mark.parametrize("name", WITH_DROPOUT)
+def test_in_the_warm_up_the_teacher_learns_and_the_student_trains_as_if_alone(name, pair):
+    (student, teacher), steps = pair(name, warmup_epochs=2), batches(name)
+    plain, before = build(name, name), teacher.model.embedding_layer(teacher.model.get_inputs(steps[0]))
+    student.enhancement.epoch(1)
+    assert train(student, steps) == train(plain, steps)
+    assert not torch.equal(teacher.model.embedding_layer(teacher.model.get_inputs(steps[0])), before)
+    assert all(parameter.grad is None for parameter in teacher.model.parameters()) and not teacher.model.training
+    student.enhancement.epoch(2)
+    assert train(student, steps) != train(plain, steps)
+
+
+def test_the_teacher_trains_as_fuxictrs_step_does_once_a_batch(pair):
+    (student, teacher), steps = pair("FM", warmup_epochs=0), batches()
+    alone = copy.deepcopy(teacher.model)
+    train(student, steps)
+    train(alone, steps)
+    assert all(torch.equal(value, teacher.model.state_dict()[key]) for key, value in alone.state_dict().items())
+
+
+def test_the_teachers_dropout_differs_from_step_to_step_and_from_the_students(pair):
+    (student, teacher), masks = pair("DNN"), []
+    for model in (teacher.model, student):
+        dropout = next(module for module in model.modules() if isinstance(module, torch.nn.Dropout))
+        dropout.register_forward_hook(lambda _, args, output: masks.append((output == 0) & (args[0] != 0)))
+    train(student, batches("DNN", 2)[:1] * 2)
+    assert len(masks) == 4  # student, teacher, student, teacher
+    assert len({tuple(mask.view(-1).tolist()) for mask in masks}) == 4
+
+
+def test_a_fit_leaves_the_teacher_with_the_weights_of_the_students_best_epoch(pair, tmp_path):
+    (student, teacher), steps = pair("DeepFM", warmup_epochs=1), batches()
+    student.checkpoint, kept = str(tmp_path / "a.model"), {}
+    note = teacher.kept
+
+    def kept_and_noted():
+        kept[student._epoch_index] = copy.deepcopy(teacher.model.state_dict())
+        note()
+
+    teacher.kept = kept_and_noted
+    student.fit(steps, epochs=8, validation_data=steps)
+    best = max(kept)
+    with torch.no_grad():
+        next(teacher.model.parameters()).add_(1.0)
+    student.enhancement.finish()
+    assert student.enhancement.teacher is None
+    assert all(torch.equal(value, kept[best][key]) for key, value in teacher.model.state_dict().items())
