@@ -78,8 +78,8 @@ class FrequencySlices:
 
         Returns:
             `by`: the column; `slices`: by name, `train_rows` (the fewest and the most of its items, None where train
-            has no such item), `rows`, `items` (distinct ones among these rows), `AUC` (None where one class is
-            absent) and `logloss` (None without rows).
+            has no such item), `rows`, `items` (distinct ids among these rows; all out of vocabulary have one),
+            `AUC` (None where one class is absent) and `logloss` (None without rows).
         """
         slice_of_row, slice_of_item = self._slice_of(self._counts_of(item_ids)), self._slice_of(self.counts)
         slices = {}
