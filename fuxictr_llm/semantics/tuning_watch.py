@@ -1,4 +1,4 @@
-"""What is watched while a language model is tuned: progress, the best epoch, early stopping, and numbers that are none."""
+"""What is watched while a language model is tuned: progress, the best epoch, early stopping, numbers that are none."""
 
 import logging
 from collections.abc import Callable, Iterator
