@@ -163,6 +163,18 @@ class AllTaps(Enhancement):
         return ((seen.embeddings - self.pull) ** 2).mean()
 
 
+def enhanced(name: str, method: type[Enhancement] = AllTaps, **changes) -> torch.nn.Module:
+    """A small model of the backbone with the method."""
+    return build(enhance(find_backbone(name), method), name, **changes)
+
+
+def predictions(model: torch.nn.Module, steps: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """`[B, 1]` of the batches one after the other, in evaluation mode."""
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model.forward(batch)["y_pred"] for batch in steps])
+
+
 def as_arguments(settings: dict) -> list[str]:
     """`--set key=value` for each of the settings."""
     return [arg for key, value in settings.items() for arg in ("--set", f"{key}={value}")]

@@ -78,6 +78,11 @@ def test_a_run_is_sliced_by_the_raw_train_values_of_its_items(configs):
     assert (unseen["rows"], unseen["items"]) == (2, 2)
 
 
+def test_slicing_is_a_report_and_leaves_a_runs_identity_alone(configs):
+    plain, sliced = (load_experiment("DeepFM_shop", configs, overrides=own) for own in ({}, {"slice_by": "user"}))
+    assert not sliced.changed and sliced.sha256 == plain.sha256
+
+
 @pytest.mark.parametrize("loader", ["memory", pytest.param("ray", marks=pytest.mark.ray)])
 def test_a_model_is_asked_once_and_predicts_as_fuxictr_evaluates(configs, loader):
     run = run_of(configs, data_loader=loader, batch_size=64)  # 150 rows: the last batch has 22
