@@ -36,16 +36,26 @@ class LanguageModelConfig:
 
     Attributes:
         language_model: a named model (`python run_expid.py --list`), a Hugging Face id or a folder.
-        llm_dtype: what the language model computes in.
+        llm_dtype: what the language model computes in. auto: bfloat16 on a GPU, and on a CPU that has instructions for
+            it; float32 on others, where bfloat16 can be fifty times slower.
         llm_pooling: which hidden states make the vector of a text. auto: of fields the last token (causal model) or the
             mean (encoder), of values the mean.
         control_seed: seed of the placebos `random` and `shuffled`.
     """
 
     language_model: Annotated[str, Field(min_length=1)] = "SmolLM2-135M-Instruct"
-    llm_dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    llm_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     llm_pooling: Literal["auto", "last", "mean"] = "auto"
     control_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    def dtype_on(self, gpu: int) -> str:
+        """`llm_dtype` with `auto` decided, for the GPU of that index or, at -1, the CPU."""
+        if self.llm_dtype != "auto":
+            return self.llm_dtype
+        import torch
+
+        able = getattr(torch.cpu, "get_capabilities", dict)()
+        return "bfloat16" if gpu >= 0 or able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
 
 
 @dataclass(config=STRICT, kw_only=True)

@@ -44,6 +44,7 @@ def prepare_field_vectors(config: FieldVectorsConfig, run: Any) -> Path:
     """
     catalog = load_catalog(run.feature_map, run.data_dir, run.params.get("field_config"))
     config, source = config.filled(), config.field_vectors
+    config = replace(config, llm_dtype=config.dtype_on(run.params["gpu"]))
     if source not in SOURCES:
         if Path(source).suffix not in SUFFIXES and not Path(source).exists():
             raise unknown("source", source, [*SOURCES, *(f"a {suffix} file" for suffix in SUFFIXES)], "'field_vectors'")

@@ -65,6 +65,7 @@ def _problem(found: VectorStore, unit: UnitTexts, config: RowTextsConfig, settin
     if not same:
         return f"is of language model {theirs.get('name')!r}, not {config.language_model!r}"
     for key, value in settings.items():
-        if made_from.get(key) != value:
+        free = key == "llm_dtype" and config.llm_dtype == "auto"
+        if made_from.get(key) != value and not free:
             return f"was made with {key} {made_from.get(key)!r}, not {value!r}"
     return None

@@ -49,7 +49,7 @@ class TextEncoder:
         self.settings = {
             "language_model": {"name": config.language_model, "sha256": digest_of_model(self.folder)},
             "device": "gpu" if gpu >= 0 else "cpu",  # they round differently
-            **_text_settings(config),
+            **_text_settings(config, gpu),
         }
         if adapter:
             self.settings["adapter_sha256"] = digest_of({path.name: digest_of_file(path) for path in adapter.iterdir()})
@@ -112,7 +112,7 @@ class TextEncoder:
             from fuxictr_llm.semantics.language_model import load_language_model
 
             self._model = load_language_model(
-                self.folder, self.config.llm_dtype, self.settings["llm_pooling"], self.gpu
+                self.folder, self.settings["llm_dtype"], self.settings["llm_pooling"], self.gpu
             )
             if self.adapter:
                 from fuxictr_llm.semantics.adapter import load_adapted
@@ -141,7 +141,8 @@ def unit_vectors(
     """
     with run.stages("encode") as stage:
         if config.text_vectors:
-            stores = given_stores(Path(config.text_vectors), config, _text_settings(config), index.units)
+            settings = _text_settings(config, run.params["gpu"])
+            stores = given_stores(Path(config.text_vectors), config, settings, index.units)
             stage |= {"given": True}
         else:
             encoder = TextEncoder(config, run.params["gpu"], adapter)
@@ -157,11 +158,11 @@ def unit_vectors(
     return tuple(stores)
 
 
-def _text_settings(config: RowTextsConfig | ValueVectorsConfig) -> dict[str, Any]:
+def _text_settings(config: RowTextsConfig | ValueVectorsConfig, gpu: int) -> dict[str, Any]:
     """What decides about a vector besides the text and the weights."""
     limit = _limit_key(config)
     return {
-        "llm_dtype": config.llm_dtype,
+        "llm_dtype": config.dtype_on(gpu),
         "llm_pooling": "mean" if config.llm_pooling == "auto" else config.llm_pooling,
         limit: getattr(config, limit),
         "version": VERSION,

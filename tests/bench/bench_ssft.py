@@ -36,7 +36,7 @@ NAMES = ["Toy Story", "Heat", "The Usual Suspects", "Seven", "Babe", "Dead Man W
 
 
 def smollm2() -> LanguageModel:
-    return load_language_model(find_language_model(CONFIG.language_model), CONFIG.llm_dtype, "last", gpu=-1)
+    return load_language_model(find_language_model(CONFIG.language_model), CONFIG.dtype_on(-1), "last", gpu=-1)
 
 
 def catalog() -> FieldCatalog:
