@@ -74,7 +74,7 @@ def published_step() -> Callable[[list[Prompt]], None]:
 
     folder = find_language_model(CONFIG.language_model)
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, CONFIG.dtype_on(-1)))
     lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.05, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
     model = get_peft_model(model, lora).train()
     model.config.use_cache = False
