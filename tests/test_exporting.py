@@ -73,6 +73,24 @@ def test_where_nothing_is_left_of_a_method_fuxictrs_own_class_takes_the_checkpoi
     assert {path.name for path in Path("served").iterdir()} == {"config.json", "model.safetensors"}
 
 
+@pytest.mark.parametrize(
+    ("name", "others", "theirs"),
+    [
+        ("FinalMLP", {"mlp1", "mlp2"}, {"fs_module.fs1_ctx_emb", "fs_module.fs2_ctx_bias", "fs_module.fs1_gate"}
+         | {"fs_module.fs2_gate", "fusion_module.w_x", "fusion_module.w_y", "fusion_module.w_xy"}),
+        ("WuKong", {"fc"}, {f"wukong_stack.{layer}" for layer in range(2)}),
+    ],
+)  # fmt: skip
+def test_parameters_are_named_as_in_fuxictrs_own_zoo(name, others, theirs):
+    depths = {"fs_module": 2, "fusion_module": 2, "wukong_stack": 2}
+    names = [key.split(".") for key in build(name, name).state_dict()]
+    found = {".".join(parts[: depths.get(parts[0], 1)]) for parts in names}
+    assert found == {"embedding_layer"} | others | theirs
+    inside = {".".join(parts[2:4]) for parts in names if parts[0] == "wukong_stack"}
+    expected = {"fmb.proj_Y", "fmb.layer_norm", "fmb.mlp", "lcb.linear", "layer_norm.weight", "layer_norm.bias"}
+    assert inside - {"residual_proj.weight", "residual_proj.bias"} == (expected if name == "WuKong" else set())
+
+
 @every_backbone
 @pytest.mark.parametrize("form", LLACTR)
 def test_llactr_is_served_folded(name, form):

@@ -63,9 +63,10 @@ class FinalMLP(BaseModel):
         )
         self.use_fs = use_fs
         if use_fs:
-            self.gate1 = FeatureGate(feature_map, feature_dim, embedding_dim, fs_hidden_units, fs1_context)
-            self.gate2 = FeatureGate(feature_map, feature_dim, embedding_dim, fs_hidden_units, fs2_context)
-        self.fusion = BilinearFusion(mlp1_hidden_units[-1], mlp2_hidden_units[-1], num_heads)
+            self.fs_module = FeatureSelection(
+                feature_map, feature_dim, embedding_dim, fs_hidden_units, fs1_context, fs2_context
+            )
+        self.fusion_module = BilinearFusion(mlp1_hidden_units[-1], mlp2_hidden_units[-1], num_heads)
         self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
         self.reset_parameters()
         self.model_to_device()
@@ -74,15 +75,16 @@ class FinalMLP(BaseModel):
         X = self.get_inputs(inputs)
         flat = first = second = self.embedding_layer(X, flatten_emb=True)
         if self.use_fs:
-            first, second = self.gate1(X, flat), self.gate2(X, flat)
-        logit = self.fusion(self.mlp1(first), self.mlp2(second))
+            first, second = self.fs_module(X, flat)
+        logit = self.fusion_module(self.mlp1(first), self.mlp2(second))
         return {"y_pred": self.output_activation(logit)}
 
 
-class FeatureGate(nn.Module):
-    """Stream-specific feature selection: `2 sigmoid(MLP(context)) * features` (equations 5-6).
+class FeatureSelection(nn.Module):
+    """Feature selection of both streams: `2 sigmoid(MLP(context)) * features` (equations 5-6).
 
-    The context is the embeddings of the fields in `context`, or a learnt vector where none is named.
+    A stream's context is the embeddings of the fields that it names, or a learnt vector where it names none. The
+    parameters are named, and drawn in the order, as in FuxiCTR, so that its own class takes a checkpoint.
     """
 
     def __init__(
@@ -91,24 +93,35 @@ class FeatureGate(nn.Module):
         feature_dim: int,
         embedding_dim: int,
         hidden_units: list[int],
-        context: list[str],
+        fs1_context: list[str],
+        fs2_context: list[str],
     ):
         super().__init__()
-        if context:
-            self.context = FeatureEmbedding(feature_map, embedding_dim, required_feature_columns=context)
-        else:
-            self.context = None
-            self.bias = nn.Parameter(torch.zeros(1, embedding_dim))
-        self.gate = MLP_Block(
-            input_dim=embedding_dim * max(1, len(context)),
-            output_dim=feature_dim,
-            hidden_units=hidden_units,
-            output_activation="Sigmoid",
-        )
+        self.contexts = {"fs1": fs1_context, "fs2": fs2_context}
+        for stream, fields in self.contexts.items():
+            if fields:
+                embedding = FeatureEmbedding(feature_map, embedding_dim, required_feature_columns=fields)
+                self.add_module(f"{stream}_ctx_emb", embedding)
+            else:
+                self.register_parameter(f"{stream}_ctx_bias", nn.Parameter(torch.zeros(1, embedding_dim)))
+        for stream, fields in self.contexts.items():
+            gate = MLP_Block(
+                input_dim=embedding_dim * max(1, len(fields)),
+                output_dim=feature_dim,
+                hidden_units=hidden_units,
+                output_activation="Sigmoid",
+            )
+            self.add_module(f"{stream}_gate", gate)
 
-    def forward(self, X: dict[str, Tensor], flat: Tensor) -> Tensor:
-        context = self.bias if self.context is None else self.context(X, flatten_emb=True)
-        return flat * (2 * self.gate(context))
+    def forward(self, X: dict[str, Tensor], flat: Tensor) -> tuple[Tensor, Tensor]:
+        return self._selected("fs1", X, flat), self._selected("fs2", X, flat)
+
+    def _selected(self, stream: str, X: dict[str, Tensor], flat: Tensor) -> Tensor:
+        if self.contexts[stream]:
+            context = getattr(self, f"{stream}_ctx_emb")(X, flatten_emb=True)
+        else:
+            context = getattr(self, f"{stream}_ctx_bias")
+        return flat * (2 * getattr(self, f"{stream}_gate")(context))
 
 
 class BilinearFusion(nn.Module):

@@ -46,7 +46,7 @@ class WuKong(BaseModel):
         self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
         out_features = lcb_features + fmb_features
         in_features = [feature_map.num_fields] + [out_features] * (num_wukong_layers - 1)
-        self.layers = nn.Sequential(
+        self.wukong_stack = nn.Sequential(
             *(
                 WuKongLayer(
                     width,
@@ -62,7 +62,7 @@ class WuKong(BaseModel):
                 for width in in_features
             )
         )
-        self.mlp = MLP_Block(
+        self.fc = MLP_Block(
             input_dim=out_features * embedding_dim,
             output_dim=1,
             hidden_units=mlp_hidden_units,
@@ -75,7 +75,7 @@ class WuKong(BaseModel):
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)
-        logit = self.mlp(self.layers(self.embedding_layer(X)).flatten(start_dim=1))
+        logit = self.fc(self.wukong_stack(self.embedding_layer(X)).flatten(start_dim=1))
         return {"y_pred": self.output_activation(logit)}
 
 
@@ -99,16 +99,16 @@ class WuKongLayer(nn.Module):
         self.fmb = FactorizationMachineBlock(
             in_features, fmb_features, embedding_dim, rank, mlp_units, mlp_activations, dropout
         )
-        self.lcb = nn.Linear(in_features, lcb_features, bias=False)
+        self.lcb = nn.ModuleDict({"linear": nn.Linear(in_features, lcb_features, bias=False)})
         out_features = fmb_features + lcb_features
-        self.residual = nn.Identity() if in_features == out_features else nn.Linear(in_features, out_features)
-        self.norm = nn.LayerNorm(embedding_dim) if layer_norm else nn.Identity()
+        self.residual_proj = nn.Identity() if in_features == out_features else nn.Linear(in_features, out_features)
+        self.layer_norm = nn.LayerNorm(embedding_dim) if layer_norm else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         by_dim = x.transpose(1, 2)  # [B, D, in]: the linear maps mix features, not embedding dims
-        compressed = self.lcb(by_dim).transpose(1, 2)
+        compressed = self.lcb["linear"](by_dim).transpose(1, 2)
         out = torch.cat([self.fmb(x), compressed], dim=1)
-        return self.norm(out + self.residual(by_dim).transpose(1, 2))
+        return self.layer_norm(out + self.residual_proj(by_dim).transpose(1, 2))
 
 
 class FactorizationMachineBlock(nn.Module):
@@ -126,9 +126,9 @@ class FactorizationMachineBlock(nn.Module):
     ):
         super().__init__()
         self.shape = (out_features, embedding_dim)
-        self.projection = None if rank is None else nn.Parameter(torch.randn(in_features, rank))
+        self.proj_Y = None if rank is None else nn.Parameter(torch.randn(in_features, rank))
         pairs_dim = in_features * (in_features if rank is None else rank)
-        self.norm = nn.LayerNorm(pairs_dim)
+        self.layer_norm = nn.LayerNorm(pairs_dim)
         self.mlp = MLP_Block(
             input_dim=pairs_dim,
             output_dim=out_features * embedding_dim,
@@ -140,7 +140,7 @@ class FactorizationMachineBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         by_dim = x.transpose(1, 2)
-        if self.projection is not None:
-            by_dim = by_dim @ self.projection  # [B, D, rank]: cheaper before the product of all pairs
+        if self.proj_Y is not None:
+            by_dim = by_dim @ self.proj_Y  # [B, D, rank]: cheaper before the product of all pairs
         pairs = torch.bmm(x, by_dim).flatten(start_dim=1)
-        return self.mlp(self.norm(pairs)).unflatten(-1, self.shape)
+        return self.mlp(self.layer_norm(pairs)).unflatten(-1, self.shape)
