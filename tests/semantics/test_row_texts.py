@@ -16,7 +16,7 @@ from fuxictr_llm.errors import UserError
 from fuxictr_llm.experiment import prepare_data
 from fuxictr_llm.files import write_json
 from fuxictr_llm.semantics import row_keys
-from fuxictr_llm.semantics.row_keys import RowKeys
+from fuxictr_llm.semantics.row_keys import KeyLookup, RowKeys
 from fuxictr_llm.semantics.row_texts import index_rows
 from fuxictr_llm.semantics.text_config import RowTextsConfig
 from support import edit
@@ -182,6 +182,17 @@ def test_keys_depend_on_column_and_place_and_not_on_how_a_number_is_held():
     assert RowKeys([["x"]], {"x"})({"x": numbers}).unique().numel() == 3
     literal = sum(int(f) * int(v) for f, v in zip(row_keys._factors(0, "s", 2), (2, 1), strict=True))
     assert keys.of_units({**batch, "a": torch.zeros(2).long()})[0][1].item() == (literal + 2**63) % 2**64 - 2**63
+
+
+@pytest.mark.parametrize("keys", [[], [5], [-(2**63), -1, 0, 1, 2**63 - 1], list(range(50)), "random"])
+def test_keys_are_found_where_bisection_finds_them(keys):
+    draw = np.random.default_rng(0)
+    keys = np.sort(draw.integers(-(2**63), 2**63 - 1, 5000)) if keys == "random" else np.array(keys, np.int64)
+    strange = np.array([-(2**63), 7, 2**62, 2**63 - 1], np.int64)
+    asked = draw.permutation(np.concatenate([keys, strange]))
+    places = KeyLookup(keys)(asked)
+    assert np.array_equal(places >= 0, np.isin(asked, keys))
+    assert np.array_equal(places[places >= 0], np.searchsorted(keys, asked[places >= 0]))
 
 
 @pytest.mark.parametrize("broken", [{0}, set(range(9))])
