@@ -46,8 +46,9 @@ def load_adapted(language_model: "LanguageModel", adapter: Path) -> None:
     from safetensors.torch import load_file
 
     try:
-        weights = load_file(adapter / WEIGHTS)
-        tuned = get_peft_model(language_model.model, PeftConfig.from_pretrained(str(adapter)))
+        weights, config = load_file(adapter / WEIGHTS), PeftConfig.from_pretrained(str(adapter))
+        config.base_model_name_or_path = None  # peft warns where its folder is not the one that it was tuned in
+        tuned = get_peft_model(language_model.model, config)
         loaded = set_peft_model_state_dict(tuned, weights)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise _unfit(adapter, reason_of(error)) from error

@@ -10,6 +10,8 @@ from fuxictr_llm.semantics.row_texts import UnitTexts
 from fuxictr_llm.semantics.text_config import RowTextsConfig
 from fuxictr_llm.semantics.vector_store import MANIFEST, VectorStore
 
+OTHER_TEXTS = "was made from other texts"
+
 
 def given_stores(
     folder: Path, config: RowTextsConfig, settings: Mapping[str, Any], units: Sequence[UnitTexts]
@@ -32,29 +34,33 @@ def given_stores(
 def _store_of(
     unit: UnitTexts, folder: Path, candidates: Sequence[Path], config: RowTextsConfig, settings: Mapping[str, Any]
 ) -> VectorStore:
-    problems = []
+    problems, broken = [], []
     for candidate in candidates:
-        found = VectorStore(candidate)
+        try:
+            found = VectorStore(candidate)
+        except UserError as error:  # it may be of something else
+            broken.append(error)
+            continue
         problem = _problem(found, unit, config, settings)
         if problem is None:
             if damaged := found.damaged():
                 raise UserError(f"text_vectors: {str(candidate / damaged[0])!r} is damaged; copy it again")
             return found
         if found.manifest.get("unit") == unit.name:
-            problems.append(f"{str(candidate)!r} {problem}")
-    # Of a folder with the vectors of many runs, the last problem that would be found is nearest to a match.
-    problem = max(problems, key=lambda text: "other texts" not in text, default=None)
-    if problem is None:
-        raise UserError(f"text_vectors {str(folder)!r} has no vectors of the texts of unit {unit.name!r}")
-    raise UserError(f"text_vectors: {problem}")
+            problems.append((OTHER_TEXTS not in problem, f"text_vectors: {str(candidate)!r} {problem}"))
+    if problems:
+        raise UserError(max(problems)[1])  # in a folder with the vectors of many runs, the nearest to a match
+    if broken:
+        raise broken[0]
+    raise UserError(f"text_vectors {str(folder)!r} has no vectors of the texts of unit {unit.name!r}")
 
 
 def _problem(found: VectorStore, unit: UnitTexts, config: RowTextsConfig, settings: Mapping[str, Any]) -> str | None:
     """Why a store is none of the unit's texts, or None."""
-    made_from = found.manifest["made_from"]
+    made_from = found.manifest.get("made_from") or {}
     if made_from.get("texts_sha256") != unit.sha256 or made_from.get("head"):
         return (
-            f"was made from other texts (unit {found.manifest.get('unit')!r} of data set "
+            f"{OTHER_TEXTS} (unit {found.manifest.get('unit')!r} of data set "
             f"{found.manifest.get('data_set')!r}, {found.rows} texts) than the {len(unit)} of unit {unit.name!r} here"
         )
     theirs = made_from.get("language_model", {})

@@ -18,7 +18,7 @@ from torch import Tensor
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.loader import read_slices
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.semantics.row_keys import Distinct, KeyCollision, RowKeys
+from fuxictr_llm.semantics.row_keys import Distinct, KeyCollision, KeyLookup, RowKeys
 from fuxictr_llm.semantics.sentences import Sentence
 from fuxictr_llm.semantics.text_config import RowTextsConfig
 from fuxictr_llm.semantics.text_units import plan_units
@@ -115,6 +115,10 @@ class RowIndex:
         content = [hashlib.sha256(array.numpy().tobytes()).hexdigest() for array in arrays]
         return hashlib.sha256("".join([*content, *(unit.sha256 for unit in self.units)]).encode()).hexdigest()
 
+    @cached_property
+    def _lookup(self) -> KeyLookup:
+        return KeyLookup(self.keys.numpy())
+
     def key_of(self, batch: Mapping[str, Tensor]) -> Tensor:
         """int64 `[B]`, on the batch's device."""
         return self.row_keys(batch)
@@ -125,12 +129,10 @@ class RowIndex:
         Raises:
             UserError: a row has ids that no row of the data set had when the index was made.
         """
-        keys = self.key_of(batch).cpu()
-        rows = torch.searchsorted(self.keys, keys).clamp_(max=len(self) - 1)
-        if not torch.equal(self.keys[rows], keys):
-            count = int((self.keys[rows] != keys).sum())
+        rows = torch.from_numpy(self._lookup(self.key_of(batch).cpu().numpy()))
+        if (missing := int((rows < 0).sum())) > 0:
             raise UserError(
-                f"{count} of {len(keys)} rows of a batch are not in the index of texts: the built data changed since "
+                f"{missing} of {len(rows)} rows of a batch are not in the index of texts: the built data changed since "
                 "it was read; start the run again"
             )
         return rows

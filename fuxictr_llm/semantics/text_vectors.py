@@ -90,8 +90,10 @@ class TextEncoder:
         return found
 
     def _shared_out(self, write: Callable[[int], Shard], numbers: Iterable[int]) -> Iterator[Shard]:
-        workers = self.config.ray_workers if getattr(self.config, "encoder", "local") == "ray" else 0
-        for shard in ray_map(write, numbers, workers, on_gpu=self.gpu >= 0) if workers else map(write, numbers):
+        shards: Iterable[Shard] = map(write, numbers)
+        if getattr(self.config, "encoder", "local") == "ray":
+            shards = (Shard(**row) for row in ray_map(write, numbers, self.config.ray_workers, self.gpu >= 0))
+        for shard in shards:
             self.encoded += shard.rows
             yield shard
 

@@ -12,10 +12,12 @@ import pytest
 from fuxictr.features import FeatureMap
 
 from fuxictr_llm.config import load_experiment
+from fuxictr_llm.config_sources import packaged_configs
 from fuxictr_llm.data.build import built_data
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.semantics.catalog import FieldCatalog, FieldEntry, load_catalog, mostly_words
+from fuxictr_llm.semantics.catalog import FieldCatalog, FieldEntry, load_catalog, mostly_words, read_field_config
 from fuxictr_llm.semantics.prompts import common_prefix, sample_prompts
+from fuxictr_llm.yamls import read_yaml
 
 
 @pytest.fixture
@@ -176,3 +178,16 @@ def test_words_are_told_from_ids_and_hashes():
     assert not mostly_words(["1", "24", "T8H1N"]) and not mostly_words([])
     draw = np.random.default_rng(0)
     assert not mostly_words(["".join(draw.choice(list("0123456789abcdef"), 8)) for _ in range(500)])
+
+
+def test_packaged_entities_are_of_columns_that_have_words():
+    entries = {}
+    for path in sorted((packaged_configs() / "field_config").glob("*.yaml")):
+        entries |= read_yaml(path)
+    with_entities = {name: entry for name, entry in entries.items() if "entities" in entry}
+    assert {"movielens100k", "movielens1m", "amazon_game", "kkbox_x1", "taobaoad_x1"} <= with_entities.keys()
+    for name, entry in with_entities.items():
+        assert read_field_config(name)["entities"] == entry["entities"]
+        text = [column for entity in entry["entities"].values() for column in entity["text"]]
+        assert len(text) == len(set(text)) and set(text) <= entry["fields"].keys(), name
+        assert not set(text) & {entity.get("id") for entity in entry["entities"].values()}
