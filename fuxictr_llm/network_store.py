@@ -81,7 +81,7 @@ def find_or_train(
     slices: FrequencySlices | None = None,
     leave_out: Iterable[str] = (),
 ) -> Network:
-    """A network as the run's settings train it, from the cache where it is there; timed as the stage `name`.
+    """A network as the run's settings train it, from the cache where it is there; timed as the stage `train <name>`.
 
     Args:
         run: the experiment under way.
@@ -107,7 +107,7 @@ def find_or_train(
         **made_from,
         "version": VERSION,
     }
-    with run.stages(name) as stage:
+    with run.stages(f"train {name}") as stage:
         found = store.find(KIND, identity, FILE)
         if found:
             stage["cached"] = True
