@@ -143,7 +143,6 @@ def _made_from(
     return {
         "language_model": {"name": config.language_model, "sha256": model_digest},
         "device": "gpu" if gpu >= 0 else "cpu",  # they round differently
-        "llm_dtype": config.llm_dtype,
         "llm_pooling": pooling_of(config),
         "llm_max_text_tokens": config.llm_max_text_tokens,
         "settings": {key: value for key, value in asdict(config).items() if key.startswith(("lora_", "click_"))},
@@ -172,7 +171,7 @@ def _tune(
     from fuxictr_llm.semantics.click_model import learn_clicks
     from fuxictr_llm.semantics.language_model import load_language_model
 
-    model = load_language_model(folder, config.llm_dtype, pooling_of(config), gpu)
+    model = load_language_model(folder, config.click_dtype, pooling_of(config), gpu)
     checkpoints = store.entry_dir(CHECKPOINTS, made_from)
     facts = learn_clicks(model, train, valid, config, checkpoints)
 
