@@ -206,14 +206,22 @@ def _towers_of(logit: Tensor, linears: list[tuple[str, int, int, object]]) -> li
 
 @contextlib.contextmanager
 def _left_as_it_was(model: BaseModel) -> Iterator[None]:
-    """Evaluation mode for the block; afterwards modes, buffers (BatchNorm) and random numbers are as before."""
+    """Evaluation mode for the block; afterwards modes, buffers (BatchNorm) and random numbers are as before.
+
+    Weights that are frozen are not in it: towers are found by what made the logit.
+    """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
     model.eval()
+    for parameter in frozen:
+        parameter.requires_grad_(True)
     try:
         with preserved_rng(model.device):
             yield
     finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
         for module, mode in modes:
             module.training = mode
         with torch.no_grad():

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.hooks import RemovableHandle
 
+from fuxictr_llm.anatomy import find_anatomy
 from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.model_zoo import backbones
@@ -169,3 +170,11 @@ def test_a_second_method_is_refused():
 def test_one_class_per_pair():
     assert enhance(find_backbone("FM"), Idle) is enhance(find_backbone("FM"), Idle)
     assert enhance(find_backbone("FM"), Idle).__name__ == "FM_Idle"
+
+
+def test_a_frozen_model_has_the_same_anatomy_and_stays_frozen():
+    model = build("FinalMLP", "FinalMLP")
+    expected = find_anatomy(model)
+    model.requires_grad_(False)
+    assert find_anatomy(model) == expected and expected.towers
+    assert not any(parameter.requires_grad for parameter in model.parameters())

@@ -11,7 +11,7 @@ from fuxictr_llm.semantics.config import LoraKeys
 
 @dataclass(config=STRICT, kw_only=True)
 class ClickTuningConfig(LoraKeys):
-    """How a language model is tuned on clicks (`tuning: lora`); the defaults fit two CPU cores.
+    """How a language model is tuned on clicks (`tuning: lora`); the defaults fit two CPU cores and a small model.
 
     Attributes:
         click_rows: at most so many train rows, drawn at random, are learnt from.
@@ -24,7 +24,7 @@ class ClickTuningConfig(LoraKeys):
         click_seed: seed of drawing and tuning; apart from the run's own seed, so that runs share a tuned model.
     """
 
-    click_rows: Annotated[int, Field(ge=1)] = 4000
+    click_rows: Annotated[int, Field(ge=1)] = 2000
     click_valid_rows: Annotated[int, Field(ge=1)] = 1000
     click_epochs: Annotated[int, Field(ge=1)] = 2
     click_batch_size: Annotated[int, Field(ge=1)] = 16

@@ -6,7 +6,6 @@ and the head; the head is thrown away afterwards, since the vectors are adapted 
 Shape symbols: `B` rows, `U` units of text of a row, `D_llm` width of the language model.
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -113,21 +112,17 @@ def learn_clicks(
     def measure() -> float:
         return auc(language_model, valid, config.llm_max_text_tokens)
 
-    before = measure()
     tuned = train(
         language_model.model, range(len(learnt)), batches.collate, loss, _schedule(config), checkpoints, measure
     )
-    after = tuned.measurements[tuned.best_epoch - 1][1]
-    logging.info("Click tuning: AUC on %d validation rows %.4f -> %.4f", len(valid), before, after)
     return {
         "rows": len(learnt),
         "valid_rows": len(valid),
         "texts": [len(texts) for texts in learnt.texts],
         "epochs": tuned.epochs,
         "best_epoch": tuned.best_epoch,
-        "auc_before": before,
-        "auc_after": after,
-        "aucs": [[0, before], *tuned.measurements],
+        "auc": tuned.measurements[tuned.best_epoch - 1][1],
+        "aucs": tuned.measurements,
         "losses": tuned.losses,
         "tuned_parameters": tuned.parameters,
     }

@@ -46,6 +46,7 @@ class ELECConfig(RowTextsConfig, ClickTuningConfig, DistillationConfig):
     inject: Literal["top", "input", "logit"] = "top"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.h_crossfit == 1:
             raise UserError("h_crossfit 1: a head must leave some rows out; take 0, or 2 and more heads")
 
