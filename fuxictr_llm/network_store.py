@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fuxictr_llm.config import NO_IDENTITY
 from fuxictr_llm.data.loader import make_loaders
+from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import OTHER_CACHE, cache_dir, writable_dir
 from fuxictr_llm.run_record import describe_data, versions
 from fuxictr_llm.semantics import store
@@ -66,9 +67,10 @@ class Seeing:
             if self.keep is not None:
                 kept = self.keep(batch)
                 batch = {name: column[kept] for name, column in batch.items()} if kept.any() else last
-            if batch is not None:
+                if batch is None:
+                    raise UserError(f"nothing is left of the first batch of {len(kept)} rows; give a larger batch_size")
                 last = batch
-                yield self.change(batch)
+            yield self.change(batch)
 
 
 def find_or_train(

@@ -1,6 +1,7 @@
 """What a run leaves behind besides its weights: times by stage, and a record that says what was run on what."""
 
 import contextlib
+import logging
 import resource
 import sys
 import time
@@ -33,14 +34,14 @@ class Stages:
         if facts.get("rows") and facts["seconds"]:
             facts["rows_per_second"] = round(facts["rows"] / facts["seconds"], 1)
         self.done[name] = facts
+        logging.info("Stage %r: %s", name, _told(facts))
 
     def __str__(self) -> str:
-        parts = [f"{name} {'cached' if facts.get('cached') else _seconds(facts)}" for name, facts in self.done.items()]
-        return ", ".join(parts)
+        return ", ".join(f"{name} {_told(facts)}" for name, facts in self.done.items())
 
 
-def _seconds(facts: Mapping[str, Any]) -> str:
-    return f"{facts['seconds']:.1f} s"
+def _told(facts: Mapping[str, Any]) -> str:
+    return "cached" if facts.get("cached") else f"{facts['seconds']:.1f} s"
 
 
 def count_parameters(model: torch.nn.Module) -> dict[str, int]:

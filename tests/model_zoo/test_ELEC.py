@@ -237,7 +237,11 @@ def test_bad_settings_are_one_line(run, configs, llm, changes, message, capsys):
 def test_a_data_set_of_ids_alone_has_nothing_to_read(run, configs):
     Path("words.yaml").write_text("fields: {user: id of the user}\n", encoding="utf-8")
     edit(configs / "dataset_config.yaml", "[color, city, user]", "[user]")
-    edit(configs / "dataset_config.yaml", "    - {name: tags, active: true, dtype: str, type: sequence, splitter: ^, max_len: 3}\n", "")
+    edit(
+        configs / "dataset_config.yaml",
+        "    - {name: tags, active: true, dtype: str, type: sequence, splitter: ^, max_len: 3}\n",
+        "",
+    )
     with pytest.raises(Exception, match="nothing to read"):
         run()
 
@@ -248,7 +252,9 @@ def test_a_run_can_teach_another_backbone_and_one_on_other_data_cannot(run, conf
     result = run(teacher=name, beta=0.0)
     assert result.record["networks"]["teacher"]["metrics"] == teacher.record["metrics"]
     assert "encode" not in result.record["stages"]
-    with pytest.raises(Exception, match="is 8 wide, .* set representation_loss: hint and teacher_width: 24, or beta: 0"):
+    with pytest.raises(
+        Exception, match="is 8 wide, .* set representation_loss: hint and teacher_width: 24, or beta: 0"
+    ):
         run(teacher=name)
     hint = run(teacher=name, representation_loss="hint")
     assert hint.record["metrics"] != result.record["metrics"]

@@ -1,0 +1,208 @@
+"""ELEC's text head, gain network and row vectors, each on its own."""
+
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from sklearn.decomposition import PCA
+
+from fuxictr_llm.anatomy import find_anatomy
+from fuxictr_llm.distillation import Teacher
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.model_zoo.ELEC import vectors
+from fuxictr_llm.model_zoo.ELEC.gain import gain_class
+from fuxictr_llm.model_zoo.ELEC.head import VECTOR, TextHead, with_vector
+from fuxictr_llm.network_store import Seeing
+from fuxictr_llm.registry import find_backbone
+from fuxictr_llm.semantics.vector_store import find_or_write
+from fuxictr_llm.training import build as build_seeded
+from support import batches, build, params, small_feature_map, train
+
+BACKBONES = ["DeepFM", "DCNv2", "FinalMLP", "FM"]
+WIDTH = 3
+every_backbone = pytest.mark.parametrize("name", BACKBONES)
+every_place = pytest.mark.parametrize("inject", ["top", "logit", "input"])
+
+
+def gain(name, inject, **changes):
+    make = gain_class(find_backbone(name), inject)
+    torch.manual_seed(1)
+    return make(small_feature_map(name), **params(name, inject=inject, h_dim=WIDTH, **changes))
+
+
+def with_vectors(name, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    return [{**batch, VECTOR: torch.randn(len(batch["click"]), WIDTH, generator=generator)} for batch in batches(name)]
+
+
+def logits(model, steps):
+    return torch.cat([Teacher(model)(batch).logit for batch in steps])
+
+
+@every_backbone
+@every_place
+def test_a_gain_network_depends_on_the_vector_and_trains_all_it_adds(name, inject):
+    model, steps, others = gain(name, inject), with_vectors(name), with_vectors(name, seed=4)
+    plain = {key for key, _ in build(name, name).named_parameters()}
+    added = {key: value.clone() for key, value in model.named_parameters() if key not in plain}
+    assert added
+    train(model, steps)
+    moved = dict(model.named_parameters())
+    assert all(not torch.equal(value, moved[key]) for key, value in added.items())
+    assert not torch.equal(logits(model, steps), logits(model, others))
+
+
+@every_backbone
+def test_a_gain_network_starts_from_its_backbones_weights(name):
+    model = gain(name, "top")
+    state = build(name, name).state_dict()
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in state.items())
+    steps, others = with_vectors(name), with_vectors(name, seed=4)
+    same = torch.equal(logits(model, steps), logits(model, others))
+    assert same == (model.enhancement.inject == "top")  # a linear term of the logit starts at random
+
+
+def test_the_mixed_representation_is_what_the_teacher_shows_and_what_the_logit_layer_gets():
+    model = gain("DNN", "top")
+    batch = with_vectors("DNN")[0]
+    with torch.no_grad():
+        model.enhancement.mix.weight.normal_()
+    model.eval()
+    plain = build("DNN", "DNN").eval()
+    plain.load_state_dict(model.backbone_state_dict())
+    columns = {key: value for key, value in batch.items() if key != VECTOR}
+    own = Teacher(plain)(columns).representation
+    mix = model.enhancement.mix
+    expected = torch.relu(torch.cat([own, batch[VECTOR]], dim=1) @ mix.weight.T + mix.bias)
+    shown = Teacher(model)(batch)
+    assert torch.allclose(shown.representation, expected, atol=1e-6)
+    head = model.mlp.mlp[-1]
+    assert torch.allclose(shown.logit, expected @ head.weight.T + head.bias, atol=1e-5)
+
+
+def test_a_backbone_without_a_representation_says_that_it_takes_the_logit(caplog):
+    model = gain("FM", "top")
+    assert model.enhancement.mix is None and model.enhancement.term is not None
+    assert "inject: top: FM has no representation in front of its logit" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        gain("DeepFM", "top")
+    assert not caplog.text
+
+
+def test_a_column_of_vectors_is_the_gain_networks_alone():
+    feature_map = small_feature_map("DeepFM")
+    before = dict(feature_map.features), feature_map.num_fields
+    model = gain("DeepFM", "input")
+    assert (dict(feature_map.features), feature_map.num_fields) == before
+    assert model.feature_map.num_fields == before[1] + 1 and VECTOR in find_anatomy(model).fields
+
+
+def test_the_head_is_the_literal_formula():
+    feature_map = with_vector(small_feature_map("FM"), 2 * 5, "embedding", alone=True)
+    settings = {**params("FM"), "units": 2, "h_hidden": 4, "h_dim": WIDTH, "num_threads": 1, "seed": 1}
+    head = build_seeded(TextHead, feature_map, settings).eval()
+    with torch.no_grad():
+        for norm in head.norms:
+            norm.weight.normal_()
+            norm.bias.normal_()
+    s = torch.randn(6, 10)
+    first, second = head.transformation[0], head.transformation[-1]
+    for row, h in zip(s, head.h(s), strict=True):
+        parts = []
+        for part, norm in zip((row[:5], row[5:]), head.norms, strict=True):
+            normed = (part - part.mean()) / torch.sqrt(part.var(unbiased=False) + norm.eps)
+            parts.append(normed * norm.weight + norm.bias)
+        hidden = torch.relu(first.weight @ torch.cat(parts) + first.bias)
+        expected = second.weight @ hidden + second.bias
+        assert torch.allclose(h, expected, atol=1e-5)
+        y = head.forward({VECTOR: row[None]})["y_pred"].squeeze()
+        assert torch.allclose(y, torch.sigmoid(head.prediction.weight @ expected + head.prediction.bias), atol=1e-5)
+
+
+class LinearHead:
+    """Stands for a head: h = s A, which another may say in other directions."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, matrix, shift=0.0):
+        self.matrix, self.shift = matrix, shift
+
+    def h(self, s):
+        return s @ self.matrix + self.shift
+
+
+@pytest.fixture
+def raw():
+    """Forty rows with a random vector each; the last ten are not in train."""
+    s = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    keys = torch.randint(-(2**62), 2**62, (40,), generator=torch.Generator().manual_seed(1))
+    train_rows = torch.arange(40) < 30
+    index = SimpleNamespace(keys=keys, train_rows=train_rows)
+    return vectors.RowVectors(index, 6, lambda rows: s[rows])
+
+
+def test_heads_that_differ_by_a_rotation_and_a_shift_are_aligned(raw):
+    matrix = torch.randn(6, WIDTH)
+    reference = LinearHead(matrix)
+    turns = [torch.linalg.qr(torch.randn(WIDTH, WIDTH)).Q for _ in range(3)]
+    heads = [LinearHead(matrix @ turn, shift) for shift, turn in enumerate(turns)]
+    rows = torch.arange(40)
+    aligned = vectors.of_heads(reference, heads, raw)(rows)
+    assert torch.allclose(aligned, vectors.of_head(reference, raw)(rows), atol=1e-4)
+
+
+def test_a_row_has_the_head_of_its_fold(raw):
+    matrix = torch.randn(6, WIDTH)
+    heads = [LinearHead(matrix), LinearHead(matrix * 3)]
+    rows = torch.arange(40)
+    folds = vectors.fold_of(raw.index.keys, 2)
+    assert 5 < folds.sum() < 35
+    h, plain = vectors.of_heads(heads[0], heads, raw)(rows), vectors.of_head(heads[0], raw)(rows)
+    same = torch.isclose(h, plain, atol=1e-4).all(dim=1)
+    assert torch.equal(same, folds == 0)
+
+
+def test_components_are_fitted_on_train_rows_alone(raw):
+    rows = torch.arange(40)
+    found = vectors.of_pca(raw, WIDTH)(rows).numpy()
+    train = raw.of_rows(torch.arange(30)).numpy()
+    pca = PCA(WIDTH, svd_solver="full").fit(train)
+    scores = pca.transform(raw.of_rows(rows).numpy())
+    expected = scores / np.sqrt(np.mean(scores[:30] ** 2))
+    for column in range(WIDTH):
+        sign = np.sign((found[:, column] * expected[:, column]).sum())
+        assert np.allclose(found[:, column], sign * expected[:, column], atol=1e-4)
+    wider = vectors.of_pca(raw, 8)(rows)
+    assert wider.shape == (40, 8) and not wider[:, 6:].any() and wider[:, :6].any(dim=0).all()
+
+
+def test_noise_has_the_norms_and_nothing_else(raw):
+    rows = torch.arange(40)
+    of_rows = vectors.of_head(LinearHead(torch.randn(6, WIDTH)), raw)
+    noise = vectors.noise_like(of_rows, seed=5)
+    assert torch.equal(noise(rows), noise(rows)) and not torch.equal(noise(rows), vectors.noise_like(of_rows, 6)(rows))
+    assert torch.allclose(noise(rows).norm(dim=1), of_rows(rows).norm(dim=1), rtol=1e-4)
+    assert abs(torch.nn.functional.cosine_similarity(noise(rows), of_rows(rows)).mean()) < 0.4
+
+
+def test_stored_vectors_are_those_computed_online(raw):
+    of_rows = vectors.of_head(LinearHead(torch.randn(6, WIDTH)), raw)
+    store = find_or_write("row_vectors", {"a": 1}, 40, lambda start, stop: of_rows(torch.arange(start, stop)).numpy())
+    rows = torch.tensor([3, 39, 3, 0])
+    assert torch.allclose(vectors.in_store(raw.index, store).of_rows(rows), of_rows(rows), atol=1e-6)
+
+
+class Loader(list):
+    num_samples, num_blocks = 6, 1
+
+
+def test_batches_of_which_nothing_is_left_are_stood_in_for():
+    rows = [{"x": torch.tensor(part)} for part in ([1, 2], [4, 6], [3, 4])]
+    seeing = {"change": lambda batch: {"y": batch["x"] * 10}, "keep": lambda batch: batch["x"] % 2 == 1}
+    odd = Seeing(Loader(rows), **seeing)
+    assert len(odd) == 3 and [batch["y"].tolist() for batch in odd] == [[10], [10], [30]]
+    with pytest.raises(UserError, match="nothing is left of the first batch of 2 rows; give a larger batch_size"):
+        next(iter(Seeing(Loader(rows[1:]), **seeing)))
