@@ -1,12 +1,13 @@
 """The README's commands are the ones that continuous integration runs, and its example of own data works."""
 
 import re
+import shlex
 from pathlib import Path
 
 from conftest import CITIES, small_table
 
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.config import load_experiment
+from fuxictr_llm.config import load_experiment, parse_overrides
 from fuxictr_llm.experiment import prepare_run
 from fuxictr_llm.semantics.catalog import load_catalog
 from support import as_arguments
@@ -46,3 +47,16 @@ def test_the_example_of_own_data_runs(tiny_settings):
 def test_every_file_that_the_readme_links_to_is_there():
     links = re.findall(r"\]\(([^)h][^)]*)\)", (ROOT / "README.md").read_text())
     assert len(links) >= 4 and all((ROOT / link).is_file() for link in links)
+
+
+def test_every_command_of_the_readme_names_an_experiment_that_there_is():
+    text = (ROOT / "README.md").read_text().replace("\\\n", "")
+    commands = re.findall(r"^(?:\S+ && )*python (?:run_expid\.py|-m fuxictr_llm \w+) .*--expid .*", text, re.MULTILINE)
+    assert len(commands) >= 12
+    for command in commands:
+        words = shlex.split(command, comments=True)
+        value_of = [(word, after) for word, after in zip(words, words[1:], strict=False) if word.startswith("--")]
+        expid = next(after for word, after in value_of if word == "--expid")
+        overrides = parse_overrides(after for word, after in value_of if word == "--set")
+        if "--config" not in words:
+            assert load_experiment(expid, overrides=overrides).params["model"]
