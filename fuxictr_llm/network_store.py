@@ -144,15 +144,19 @@ def _train(
         model.checkpoint = str(Path(folder) / FILE)
         best_epoch = fit(model, Seeing(train_rows, change, keep), Seeing(valid_rows, change), params)
     facts = {"rows": train_rows.num_samples, "epochs": model._epoch_index + 1, "best_epoch": best_epoch}
-    facts |= measure(run, model, change, slices)
+    del train_rows
+    facts |= measure(run, model, valid_rows, change, slices)
     return store.save(KIND, identity, FILE, lambda path: model.save_weights(str(path)), facts)
 
 
 def measure(
-    run: Any, model: BaseModel, change: Callable[[Batch], Batch] = dict, slices: FrequencySlices | None = None
+    run: Any,
+    model: BaseModel,
+    valid_rows: Any,
+    change: Callable[[Batch], Batch] = dict,
+    slices: FrequencySlices | None = None,
 ) -> dict[str, Any]:
     """Metrics of a trained network on valid and test, and on test by slices: comparable with the run's own."""
-    _, valid_rows = make_loaders(run.feature_map, run.params, "train")
     found: dict[str, Any] = {"metrics": {"valid": model.evaluate(Seeing(valid_rows, change)), "test": {}}}
     if run.params.get("test_data"):
         test_rows = Seeing(make_loaders(run.feature_map, run.params, "test"), change)

@@ -1,5 +1,6 @@
 """The README's commands are the ones that continuous integration runs, and its example of own data works."""
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_every_command_of_the_readme_names_an_experiment_that_there_is():
     assert len(commands) >= 12
     for command in commands:
         words = shlex.split(command, comments=True)
-        value_of = [(word, after) for word, after in zip(words, words[1:], strict=False) if word.startswith("--")]
+        value_of = [(word, after) for word, after in itertools.pairwise(words) if word.startswith("--")]
         expid = next(after for word, after in value_of if word == "--expid")
         overrides = parse_overrides(after for word, after in value_of if word == "--set")
         if "--config" not in words:

@@ -41,8 +41,11 @@ class ELEC(Distilled):
         teacher = self.teacher
         super().finish(run)
         if isinstance(teacher, JointTeacher):  # a staged one has been measured when it was trained
+            from fuxictr_llm.data.loader import make_loaders
             from fuxictr_llm.network_store import measure
             from fuxictr_llm.slices import FrequencySlices
 
             name = "twin" if self.config.teacher == "self" else "gain"
-            run.networks[name] = measure(run, teacher.model, teacher.batch_for_model, FrequencySlices.of(run))
+            _, valid_rows = make_loaders(run.feature_map, run.params, "train")
+            slices = FrequencySlices.of(run)
+            run.networks[name] = measure(run, teacher.model, valid_rows, teacher.batch_for_model, slices)
