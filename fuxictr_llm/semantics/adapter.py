@@ -29,6 +29,7 @@ def save_adapter(tuned: nn.Module, weights: Path, base: str) -> None:
     save_file({name: value.contiguous() for name, value in state.items() if LORA in name}, weights)
     config = copy(tuned.peft_config["default"])
     config.base_model_name_or_path, config.modules_to_save, config.inference_mode = base, None, True
+    config.target_modules = sorted(config.target_modules)  # a set is written in another order by every process
     config.save_pretrained(weights.parent)
 
 
