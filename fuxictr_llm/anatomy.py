@@ -212,7 +212,7 @@ def _left_as_it_was(model: BaseModel) -> Iterator[None]:
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
     model.eval()
     for parameter in frozen:
         parameter.requires_grad_(True)

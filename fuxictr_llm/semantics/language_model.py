@@ -102,7 +102,7 @@ class LanguageModel:
         batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         with tqdm(batches, desc="encoding texts", disable=len(rows) < SHOW_PROGRESS_FROM) as shown:
             parts = [self.embed(self.batch([rows[i] for i in chosen])).cpu() for chosen in shown]
-        vectors = torch.zeros(len(rows), parts[0].shape[1] if parts else 0)
+        vectors = torch.zeros(len(rows), self.model.config.hidden_size)
         if parts:
             vectors[order] = torch.cat(parts)
         return vectors
