@@ -1,14 +1,16 @@
 """The text head: what the text of a row alone says about its click (ELEC's adaptation, arXiv 2509.07594).
 
-Shape symbols: `B` rows, `U` units of text a row, `D_llm` width of the language model, `D_h` width of h.
+Shape symbols: `B` rows, `U` units of text a row, `n` distinct texts of a unit in a batch, `D_llm` width of the language
+model, `D_h` width of h.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
-import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
+from torch.nn import functional
 
 # The column that holds a row's vector; no data set has one of that name.
 VECTOR = "llm_vector"
@@ -17,10 +19,12 @@ VECTOR = "llm_vector"
 class TextHead(BaseModel):
     """`h = MLP(LayerNorm(s))`, `p = sigmoid(w h + b)`, in FuxiCTR's form, so that FuxiCTR's fit trains it.
 
-    Hidden states have a few dimensions that outweigh all others, so each unit's vector is normalized first.
+    Hidden states have a few dimensions that outweigh all others, so each unit's vector is normalized first. A batch
+    has each text of its rows once, with the columns of `text_columns`: normalizing and the first layer are asked once
+    a text, not once a row.
 
     Args:
-        feature_map: has the column `VECTOR`, `[B, U * D_llm]`.
+        feature_map: of `with_texts`.
         units: U.
         h_hidden: width of the hidden layer.
         h_dim: D_h.
@@ -40,10 +44,10 @@ class TextHead(BaseModel):
         **kwargs: Any,
     ):
         super().__init__(feature_map, **kwargs)
-        width = feature_map.features[VECTOR]["pretrain_dim"]
-        self.norms = nn.ModuleList(nn.LayerNorm(width // units) for _ in range(units))
+        width = feature_map.features[text_columns(0)[0]]["pretrain_dim"]
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(units))
         self.transformation = nn.Sequential(
-            nn.Linear(width, h_hidden), nn.ReLU(), nn.Dropout(h_dropout), nn.Linear(h_hidden, h_dim)
+            nn.Linear(units * width, h_hidden), nn.ReLU(), nn.Dropout(h_dropout), nn.Linear(h_hidden, h_dim)
         )
         self.prediction = nn.Linear(h_dim, 1)
         self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
@@ -53,26 +57,56 @@ class TextHead(BaseModel):
     def h(self, vectors: Tensor) -> Tensor:
         """`[B, U * D_llm] -> [B, D_h]`."""
         parts = vectors.chunk(len(self.norms), dim=-1)
-        normed = torch.cat([norm(part) for norm, part in zip(self.norms, parts, strict=True)], dim=-1)
-        return self.transformation(normed)
+        return self._h(self._projected(unit, part) for unit, part in enumerate(parts))
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        h = self.h(self.get_inputs(inputs)[VECTOR])
-        return {"y_pred": self.output_activation(self.prediction(h))}
+        columns, parts = self.get_inputs(inputs), []
+        for unit in range(len(self.norms)):
+            vectors, places = (columns[name] for name in text_columns(unit))
+            parts.append(functional.embedding(places, self._projected(unit, vectors)))
+        return {"y_pred": self.output_activation(self.prediction(self._h(parts)))}
+
+    def _projected(self, unit: int, vectors: Tensor) -> Tensor:
+        """What a unit's vectors, `[n, D_llm]`, add to the hidden layer: `W LayerNorm(s)`, `[n, h_hidden]`."""
+        norm, width = self.norms[unit], vectors.shape[-1]
+        weight = self.transformation[0].weight[:, unit * width : (unit + 1) * width]
+        normed = functional.layer_norm(vectors, norm.normalized_shape, eps=norm.eps)
+        # Scale and shift are taken into W, which is smaller: that spares a gradient as large as all vectors.
+        return functional.linear(normed, weight * norm.weight, weight @ norm.bias)
+
+    def _h(self, parts: Iterable[Tensor]) -> Tensor:
+        """The units' parts of the hidden layer, U times `[B, h_hidden]`, -> `[B, D_h]`."""
+        return self.transformation[1:](sum(parts) + self.transformation[0].bias)
 
 
-def with_vector(feature_map: FeatureMap, width: int, kind: str, alone: bool = False) -> FeatureMap:
+def text_columns(unit: int) -> tuple[str, str]:
+    """Columns of a unit in a batch: its distinct texts' vectors, `[n, D_llm]`, and which of them a row has, `[B]`."""
+    return f"{VECTOR}s_{unit}", f"llm_text_{unit}"
+
+
+def with_texts(feature_map: FeatureMap, units: int, width: int) -> FeatureMap:
+    """A copy of the feature map with U times `text_columns`, D_llm wide, and no other columns that a model reads."""
+    added = {}
+    for vectors, places in map(text_columns, range(units)):
+        added[vectors] = {"source": "", "type": "embedding", "pretrain_dim": width}
+        added[places] = {"source": "", "type": "categorical"}
+    metas = {name: spec for name, spec in feature_map.features.items() if spec["type"] == "meta"}
+    return _copy(feature_map, metas | added)
+
+
+def with_vector(feature_map: FeatureMap, width: int, kind: str) -> FeatureMap:
     """A copy of the feature map with the column `VECTOR`.
 
     Args:
         width: of the vectors.
         kind: FuxiCTR's type of the column: `embedding`, which a model reads, or `meta`, which it does not.
-        alone: without all other columns that a model reads.
     """
+    return _copy(feature_map, {**feature_map.features, VECTOR: {"source": "", "type": kind, "pretrain_dim": width}})
+
+
+def _copy(feature_map: FeatureMap, features: dict[str, Any]) -> FeatureMap:
     copy = FeatureMap(feature_map.dataset_id, feature_map.data_dir)
-    kept = {name: spec for name, spec in feature_map.features.items() if not alone or spec["type"] == "meta"}
-    copy.features.update(kept)
-    copy.features[VECTOR] = {"source": "", "type": kind, "pretrain_dim": width}
+    copy.features.update(features)
     copy.labels, copy.group_id = feature_map.labels, feature_map.group_id
     copy.default_emb_dim = feature_map.default_emb_dim
     copy.total_features = feature_map.total_features

@@ -25,8 +25,8 @@ from fuxictr_llm.training import build
 from . import vectors
 from .config import TEACHERS, ELECConfig
 from .gain import gain_class
-from .head import TextHead, with_vector
-from .vectors import RowVectors
+from .head import TextHead, with_texts
+from .vectors import RawVectors, RowVectors
 
 # Of the settings that every experiment has, those that a text head does not follow.
 NOT_OF_HEAD = {"model", "embedding_dim", "embedding_regularizer", "net_regularizer", "feature_specs", "weight_decay"}
@@ -118,12 +118,12 @@ def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
     return vectors.in_store(index, store), {"vectors": store.sha256, "h_dim": config.h_dim}
 
 
-def _head(config: ELECConfig, run: Any, raw: RowVectors, made_from: dict[str, Any], fold: int | None = None) -> Network:
+def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, Any], fold: int | None = None) -> Network:
     """A text head, trained on the rows of all folds but one; without `fold` on all."""
-    feature_map = with_vector(run.feature_map, raw.width, "embedding", alone=True)
+    feature_map = with_texts(run.feature_map, len(raw.stores), raw.stores[0].dim)
     seen = {*feature_map.features, *feature_map.labels}
     keys = ("h_hidden", "h_dim", "h_dropout")
-    shape = {key: getattr(config, key) for key in keys} | {"units": len(raw.index.units)}
+    shape = {key: getattr(config, key) for key in keys} | {"units": len(raw.stores)}
 
     def change(batch: dict) -> dict:
         return {name: column for name, column in raw(batch).items() if name in seen}

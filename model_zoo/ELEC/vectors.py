@@ -15,7 +15,7 @@ from torch import Tensor
 from fuxictr_llm.semantics.row_texts import RowIndex
 from fuxictr_llm.semantics.vector_store import VectorStore, find_or_write
 
-from .head import VECTOR, TextHead
+from .head import VECTOR, TextHead, text_columns
 
 KIND = "row_vectors"
 SLICE = 10_000
@@ -44,14 +44,29 @@ class RowVectors:
         return {**batch, VECTOR: self.of_rows(self.index.row_of(batch))}
 
 
-def raw_vectors(index: RowIndex, stores: Sequence[VectorStore]) -> RowVectors:
-    """s: the vectors of a row's units side by side, `[n, U * D_llm]`."""
+@dataclass(frozen=True)
+class RawVectors(RowVectors):
+    """s: the vectors of a row's units side by side, `width` U * D_llm; a batch gets the distinct texts of its rows."""
+
+    stores: Sequence[VectorStore]
+
+    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The batch with the `text_columns` of all units."""
+        positions, added = self.index.positions[self.index.row_of(batch)], {}
+        for unit, store in enumerate(self.stores):
+            distinct, places = positions[:, unit].unique(return_inverse=True)
+            added |= dict(zip(text_columns(unit), (store.gather(distinct), places), strict=True))
+        return {**batch, **added}
+
+
+def raw_vectors(index: RowIndex, stores: Sequence[VectorStore]) -> RawVectors:
+    """s of rows."""
 
     def of_rows(rows: Tensor) -> Tensor:
         positions = index.positions[rows].long()
         return torch.cat([store.gather(positions[:, unit]) for unit, store in enumerate(stores)], dim=1)
 
-    return RowVectors(index, sum(store.dim for store in stores), of_rows)
+    return RawVectors(index, sum(store.dim for store in stores), of_rows, stores)
 
 
 def stored(made_from: dict[str, Any], index: RowIndex, of_rows: Callable[[Tensor], Tensor]) -> VectorStore:
