@@ -13,7 +13,12 @@ from fuxictr_llm.semantics.vector_file import write_field_vectors
 from support import AllTaps, batches, build, train
 
 BACKBONES = ["DeepFM", "DCNv2", "FinalMLP", "FM"]
-LOGIT_LAYERS = {"DeepFM": ["mlp.mlp.7"], "DCNv2": ["fc"], "FinalMLP": ["fusion_module.w_x", "fusion_module.w_y"], "FM": []}
+LOGIT_LAYERS = {
+    "DeepFM": ["mlp.mlp.7"],
+    "DCNv2": ["fc"],
+    "FinalMLP": ["fusion_module.w_x", "fusion_module.w_y"],
+    "FM": [],
+}
 
 
 def trained(name, method=None):

@@ -13,11 +13,10 @@ from fuxictr_llm.distillation import Teacher
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.model_zoo.ELEC import vectors
 from fuxictr_llm.model_zoo.ELEC.gain import gain_class
-from fuxictr_llm.model_zoo.ELEC.head import VECTOR, TextHead, with_vector
+from fuxictr_llm.model_zoo.ELEC.head import VECTOR
 from fuxictr_llm.network_store import Seeing
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.semantics.vector_store import find_or_write
-from fuxictr_llm.training import build as build_seeded
 from support import batches, build, params, small_feature_map, train
 
 BACKBONES = ["DeepFM", "DCNv2", "FinalMLP", "FM"]
@@ -98,28 +97,6 @@ def test_a_column_of_vectors_is_the_gain_networks_alone():
     model = gain("DeepFM", "input")
     assert (dict(feature_map.features), feature_map.num_fields) == before
     assert model.feature_map.num_fields == before[1] + 1 and VECTOR in find_anatomy(model).fields
-
-
-def test_the_head_is_the_literal_formula():
-    feature_map = with_vector(small_feature_map("FM"), 2 * 5, "embedding", alone=True)
-    settings = {**params("FM"), "units": 2, "h_hidden": 4, "h_dim": WIDTH, "num_threads": 1, "seed": 1}
-    head = build_seeded(TextHead, feature_map, settings).eval()
-    with torch.no_grad():
-        for norm in head.norms:
-            norm.weight.normal_()
-            norm.bias.normal_()
-    s = torch.randn(6, 10)
-    first, second = head.transformation[0], head.transformation[-1]
-    for row, h in zip(s, head.h(s), strict=True):
-        parts = []
-        for part, norm in zip((row[:5], row[5:]), head.norms, strict=True):
-            normed = (part - part.mean()) / torch.sqrt(part.var(unbiased=False) + norm.eps)
-            parts.append(normed * norm.weight + norm.bias)
-        hidden = torch.relu(first.weight @ torch.cat(parts) + first.bias)
-        expected = second.weight @ hidden + second.bias
-        assert torch.allclose(h, expected, atol=1e-5)
-        y = head.forward({VECTOR: row[None]})["y_pred"].squeeze()
-        assert torch.allclose(y, torch.sigmoid(head.prediction.weight @ expected + head.prediction.bias), atol=1e-5)
 
 
 class LinearHead:
