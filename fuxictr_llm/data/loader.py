@@ -34,7 +34,7 @@ class InMemoryLoader:
         seed: of the shuffling alone: other random numbers are untouched by it.
 
     Raises:
-        UserError: no file, or a declared column is missing in it.
+        UserError: no file, a declared column is missing in it, or a label is the same in all rows.
     """
 
     def __init__(
@@ -52,6 +52,11 @@ class InMemoryLoader:
         self.num_blocks = len(parts)
         columns = _read_columns(parts, [*feature_map.features, *feature_map.labels])
         self.num_samples = len(next(iter(columns.values())))
+        for label in feature_map.labels:
+            if self.num_samples and (columns[label] == columns[label][0]).all():
+                raise UserError(
+                    f"label {label!r} of {data_path!r} has one value only: nothing can be learnt or measured"
+                )
         narrow = [name for name, values in columns.items() if values.ndim == 1 and values.dtype == np.int32]
         # One gather for all ids instead of one a column.
         self._id_names = narrow

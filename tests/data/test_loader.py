@@ -114,6 +114,15 @@ def test_missing_files_and_columns_are_named(shop, tmp_path):
         InMemoryLoader(feature_map, str(tmp_path / "few.npz"))
 
 
+def test_a_label_that_is_the_same_in_all_rows_is_named(shop):
+    path = shop[1]["valid_data"]
+    table = pq.read_table(path)
+    clicks = table.schema.get_field_index("click")
+    pq.write_table(table.set_column(clicks, "click", pa.array(np.ones(len(table)))), path)
+    with pytest.raises(UserError, match=r"label 'click' of '.*valid.parquet' has one value only"):
+        load(shop, split="valid")
+
+
 def test_auto_takes_ray_for_data_that_does_not_fit_and_says_so(shop, monkeypatch, caplog):
     feature_map, params = shop
     caplog.set_level("INFO")
