@@ -16,6 +16,8 @@ from fuxictr_llm.errors import UserError, reason_of
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 SHOW_PROGRESS_FROM = 500
+# Tokens a batch: enough to keep all units busy, and on a CPU few enough for its cache.
+CPU_TOKENS, GPU_TOKENS = 512, 16_384
 
 
 @dataclass
@@ -82,7 +84,7 @@ class LanguageModel:
         return pool(hidden.float(), batch["attention_mask"].to(hidden.device), self.pooling)
 
     @torch.no_grad()
-    def encode(self, texts: Iterable[str], batch_size: int = 32, limit: int | None = None) -> Tensor:
+    def encode(self, texts: Iterable[str], limit: int | None = None) -> Tensor:
         """Vectors of texts, each cut at `limit` tokens, `[N, D_llm]`, in float32 on the CPU.
 
         Texts of one length share a batch, so that there is little padding; those of many show a progress bar. A text
@@ -92,19 +94,19 @@ class LanguageModel:
             UserError: a text is longer than the language model can read.
         """
         self.model.eval()
-        whole = [self.tokens(text) for text in texts]
+        texts = list(texts)
+        whole = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         if cut := sum(len(row) > limit for row in whole) if limit else 0:
             logging.info("%d of %d texts are longer than %d tokens and are cut", cut, len(whole), limit)
         rows = [self.framed(row[:limit]) for row in whole]
         self._check_positions(max(map(len, rows), default=0))
-        # The longest first: too little memory shows at once.
-        order = sorted((i for i, row in enumerate(rows) if row), key=lambda i: len(rows[i]), reverse=True)
-        batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        on_gpu = next(self.model.parameters()).is_cuda
+        batches = length_batches([len(row) for row in rows], GPU_TOKENS if on_gpu else CPU_TOKENS)
         with tqdm(batches, desc="encoding texts", disable=len(rows) < SHOW_PROGRESS_FROM) as shown:
             parts = [self.embed(self.batch([rows[i] for i in chosen])).cpu() for chosen in shown]
         vectors = torch.zeros(len(rows), self.model.config.hidden_size)
         if parts:
-            vectors[order] = torch.cat(parts)
+            vectors[[i for chosen in batches for i in chosen]] = torch.cat(parts)
         return vectors
 
     def _check_positions(self, longest: int) -> None:
@@ -114,6 +116,20 @@ class LanguageModel:
                 f"a text of {longest} tokens does not fit into the {positions} positions of the language model; "
                 "lower llm_max_value_tokens (of whole texts llm_max_text_tokens), or take another language_model"
             )
+
+
+def length_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
+    """Indices of texts in batches of like length: at most `tokens` with padding, or one text; empty texts are left out.
+
+    The longest come first: too little memory shows at once.
+    """
+    batches: list[list[int]] = []
+    for index in sorted((i for i, length in enumerate(lengths) if length), key=lambda i: -lengths[i]):
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
 
 
 def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import OrderedDict
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -61,45 +60,9 @@ def bench_whole_run(rounds: int) -> None:
     report(f"{PLAIN}: start to first batch", statistics.median(starts), "s", "under 12")
 
 
-def criteo_like(backbone: str, method=None, **changes):
-    """DeepFM over 39 fields x 10,000 values, D=16, hidden units [400, 400, 400]."""
-    from fuxictr.features import FeatureMap
-
-    from fuxictr_llm.enhancement import enhance
-    from fuxictr_llm.registry import find_backbone
-    from support import params
-
-    feature_map = FeatureMap("criteo_like", "unused")
-    spec = {"type": "categorical", "source": "", "padding_idx": 0, "vocab_size": 10_000}
-    feature_map.features = OrderedDict((f"f{index}", dict(spec)) for index in range(39))
-    feature_map.labels, feature_map.num_fields, feature_map.default_emb_dim = ["click"], 39, 16
-    feature_map.set_column_index()
-    settings = {"embedding_dim": 16, "hidden_units": [400, 400, 400], "net_dropout": 0.0, "batch_norm": False}
-    settings |= {"embedding_regularizer": None, "net_regularizer": None, "learning_rate": 1e-3, **changes}
-    cls = find_backbone(backbone)
-    model = (cls if method is None else enhance(cls, method))(feature_map, **params(backbone, **settings))
-    model._max_gradient_norm = 10.0
-    return model
-
-
-def in_turn(a, b, rounds: int) -> float:
-    """Median of the ratios a / b of neighbouring calls."""
-
-    def seconds(call) -> float:
-        start = time.perf_counter()
-        call()
-        return time.perf_counter() - start
-
-    a(), b()
-    ratios = []
-    for index in range(rounds):
-        pair = (seconds(a), seconds(b)) if index % 2 else (seconds(b), seconds(a))[::-1]
-        ratios.append(pair[0] / pair[1])
-    return statistics.median(ratios)
-
-
 def bench_steps(rounds: int) -> None:
     import torch
+    from measuring import criteo_like, in_turn
 
     from fuxictr_llm.anatomy import synthetic_batch
     from fuxictr_llm.registry import find_method
@@ -137,6 +100,7 @@ def bench_steps(rounds: int) -> None:
 
 def bench_ssft(rounds: int) -> None:
     from bench_ssft import compare_steps, seconds_to_encode
+    from measuring import in_turn
 
     for prompts, goal in ((16, "at least 3"), (64, "at least 3")):
         name = f"SSFT on {prompts} prompts a step: prompts per second, ours / published"
@@ -144,14 +108,35 @@ def bench_ssft(rounds: int) -> None:
     report("vectors of 40 field descriptions", seconds_to_encode(), "s", "under 10")
 
 
+def bench_elec(rounds: int, passes: int) -> None:
+    from bench_elec import compare_encoding, compare_with_plain, heavy_libraries_of_export
+
+    found = compare_with_plain(rounds)
+    report("inference, ELEC's vanilla network / plain", found.inference, "", "1.00 within noise")
+    report("parameters, ELEC's vanilla network - plain", found.more_parameters, "", "0")
+    report("transformers and peft imported to serve an exported ELEC", heavy_libraries_of_export(), "", "0")
+    report("training step, distilled from a gain network / plain", found.distillation, "", "at most 2.3")
+    report("looking up vectors of 4096 rows / plain training step", found.lookup, "", "at most 0.02")
+    gains = compare_encoding(passes)
+    name = f"encoding {gains.texts} texts of {gains.tokens:.0f} tokens, float32: texts per second, ours / loop"
+    report(name, gains.equal_dtype, "", "at least 1.8")
+    report("  of it, skipping the LM head", gains.head, "", "-")
+    report("  of it, batches of like length", gains.batching, "", "-")
+    report(f"  bfloat16 / float32 on {gains.processor} (auto: {gains.dtype})", gains.bfloat16, "", "-")
+    report("  MovieLens-100K: texts of all rows / distinct texts", gains.deduplication, "", "-")
+    report("  all that is in use, together", gains.together, "", "-")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=30, help="pairs of training steps")
     parser.add_argument("--tunings", type=int, default=4, help="pairs of SSFT steps")
+    parser.add_argument("--passes", type=int, default=3, help="times that texts are encoded in each way")
     parser.add_argument("--runs", type=int, default=3, help="pairs of whole runs")
     args = parser.parse_args()
     bench_import()
     bench_steps(args.rounds)
+    bench_elec(args.rounds, args.passes)
     bench_ssft(args.tunings)
     bench_whole_run(args.runs)
 

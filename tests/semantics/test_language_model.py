@@ -7,7 +7,7 @@ import torch
 from transformers import RobertaConfig, RobertaModel, T5Config, T5ForConditionalGeneration
 
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.semantics.language_model import load_language_model, pool
+from fuxictr_llm.semantics.language_model import length_batches, load_language_model, pool
 from fuxictr_llm.semantics.model_folder import digest_of_model, find_language_model
 
 
@@ -24,6 +24,13 @@ def test_a_vector_does_not_depend_on_its_batch(model):
     alone = torch.cat([model.encode([text]) for text in texts])
     assert together.shape == (3, 16) and together.dtype == torch.float32
     assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_batches_hold_texts_of_like_length_up_to_a_number_of_tokens():
+    lengths = [3, 0, 9, 2, 3, 2, 2, 20]
+    batches = length_batches(lengths, tokens=9)
+    assert batches == [[7], [2], [0, 4, 3], [5, 6]]  # the longest first, alone where too long; none for an empty text
+    assert length_batches([], 9) == length_batches([0], 9) == []
 
 
 def test_causal_models_pool_the_last_token_and_encoders_the_mean(model, tiny_encoder):
