@@ -18,8 +18,7 @@ from fuxictr_llm.semantics.vector_store import VectorStore, find_or_write
 from .head import VECTOR, TextHead, text_columns
 
 KIND = "row_vectors"
-SLICE = 10_000
-# Rows on which spaces are aligned and a PCA is fitted, at most; a random sample where there are more.
+# Rows on which is fitted (scaling, a PCA, alignment), at most; a random sample where there are more.
 MOST_FITTED = 50_000
 # Raise it when the same settings would give other vectors.
 VERSION = 1
@@ -44,11 +43,37 @@ class RowVectors:
         return {**batch, VECTOR: self.of_rows(self.index.row_of(batch))}
 
 
+class Standardized:
+    """A unit's vectors, each dimension with mean 0 and standard deviation 1 over the texts of train rows.
+
+    Mean-pooled hidden states are crowded around one direction, from which a head would have to learn its way first. A
+    row without a text of the unit has zeros.
+
+    Args:
+        store: the unit's vectors.
+        fitted: positions of texts of train rows, on which mean and deviation are taken.
+        empty: the position of the empty text, or None.
+    """
+
+    def __init__(self, store: VectorStore, fitted: Tensor, empty: int | None = None):
+        self.store, self.dim, self.empty = store, store.dim, empty
+        known = store.gather(fitted[fitted != empty] if empty is not None else fitted)
+        deviation, self.mean = torch.std_mean(known, dim=0, correction=0)
+        self.scale = torch.where(deviation > 0, 1 / deviation, 0)
+
+    def gather(self, positions: Tensor) -> Tensor:
+        """float32 `[n, D_llm]`."""
+        vectors = (self.store.gather(positions) - self.mean).mul_(self.scale)
+        if self.empty is not None:
+            vectors[positions.cpu() == self.empty] = 0
+        return vectors
+
+
 @dataclass(frozen=True)
 class RawVectors(RowVectors):
     """s: the vectors of a row's units side by side, `width` U * D_llm; a batch gets the distinct texts of its rows."""
 
-    stores: Sequence[VectorStore]
+    stores: Sequence[Standardized]
 
     def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The batch with the `text_columns` of all units."""
@@ -60,7 +85,12 @@ class RawVectors(RowVectors):
 
 
 def raw_vectors(index: RowIndex, stores: Sequence[VectorStore]) -> RawVectors:
-    """s of rows."""
+    """s of rows, standardized."""
+    rows = _sample(index)
+    stores = [
+        Standardized(store, index.positions[rows, unit].long().unique(), texts.empty)
+        for unit, (store, texts) in enumerate(zip(stores, index.units, strict=True))
+    ]
 
     def of_rows(rows: Tensor) -> Tensor:
         positions = index.positions[rows].long()

@@ -36,7 +36,22 @@ def raw():
         for unit, part in enumerate(texts)
     ]
     positions = torch.tensor([[3, 0], [1, 1], [3, 1], [0, 2], [2, 0]], dtype=torch.int32)
-    return vectors.raw_vectors(SimpleNamespace(positions=positions, row_of=lambda batch: batch["user"]), stores)
+    index = SimpleNamespace(
+        positions=positions,
+        row_of=lambda batch: batch["user"],
+        train_rows=torch.tensor([True, True, True, True, False]),
+        units=[SimpleNamespace(empty=None), SimpleNamespace(empty=2)],
+    )
+    return vectors.raw_vectors(index, stores)
+
+
+def test_vectors_are_standardized_over_the_texts_of_train_rows(raw):
+    first, second = raw.stores
+    told = first.gather(torch.tensor([0, 1, 3]))  # the third text is of the row that is not in train
+    assert torch.allclose(told.mean(dim=0), torch.zeros(WIDTH), atol=1e-6)
+    assert torch.allclose(told.std(dim=0, correction=0), torch.ones(WIDTH), atol=1e-5)
+    assert not second.gather(torch.tensor([2])).any()  # the empty text, which is left out of mean and deviation
+    assert torch.allclose(second.gather(torch.tensor([0, 1])).abs(), torch.ones(2, WIDTH), atol=1e-4)
 
 
 def literal_h(head, s):
