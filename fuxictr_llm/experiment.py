@@ -81,6 +81,8 @@ def run_experiment(experiment: Experiment) -> Result:
             "a CTR model is trained in one process; torchrun is for tuning the language model: "
             "torchrun ... -m fuxictr_llm encode --expid EXPID, and then run without torchrun"
         )
+    if not experiment.params.get("valid_data"):
+        raise UserError(f"data set {experiment.params['dataset_id']!r} names no valid_data; training stops early on it")
     folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
     model_id = choose_model_id(experiment, folder)
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
@@ -178,8 +180,6 @@ def build_model(run: Run) -> BaseModel:
 def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
     """The trained model, whose weights are in `checkpoint`, and the record."""
     params, stages = run.params, run.stages
-    if not params.get("valid_data"):
-        raise UserError(f"data set {params['dataset_id']!r} names no valid_data; training stops early on it")
     data = describe_data(params, run.data_dir)
     model = build_model(run)
     model.count_parameters()
@@ -191,6 +191,7 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
         # Opened now: another run may build the data set anew while this one trains.
         test_rows = make_loaders(run.feature_map, params, "test") if params.get("test_data") else None
+        slices = FrequencySlices.of(run) if test_rows is not None else None
         best_epoch = fit(model, train_rows, valid_rows, params)
         facts["epochs"] = model._epoch_index + 1
         facts["rows"] = train_rows.num_samples * facts["epochs"]
@@ -203,7 +204,6 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         with stages("test") as facts:
             facts["rows"] = test_rows.num_samples
             metrics["test"] = model.evaluate(test_rows)
-    slices = FrequencySlices.of(run) if test_rows is not None else None
     record = {
         "model_id": params["model_id"],
         "seed": params["seed"],
