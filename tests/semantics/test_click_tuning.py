@@ -223,3 +223,11 @@ def test_what_cannot_be_tuned_is_named(tiny_llm, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="tuned on clicks in one process; start it without torchrun"):
         tune(config_of(tiny_llm))
+
+
+@pytest.mark.parametrize("at_most", [20, 1000])
+def test_the_order_in_which_a_loader_gives_rows_decides_nothing(at_most):
+    rows, order = rows_of(5), np.random.default_rng(1).permutation(80)
+    shuffled = ClickRows(rows.positions[order], rows.clicks[order])
+    drawn = [draw_rows("train", of, [USERS, ITEMS], at_most, 3, "click_rows") for of in (rows, shuffled)]
+    assert len(drawn[0]) == min(at_most, 80) and drawn[0].sha256 == drawn[1].sha256
