@@ -128,7 +128,7 @@ class TextEncoder:
 
 
 def unit_vectors(
-    config: RowTextsConfig, run: Any, index: RowIndex, adapter: Path | None = None
+    config: RowTextsConfig, run: Any, index: RowIndex, adapter: Path | None = None, tuned: bool = False
 ) -> tuple[VectorStore, ...]:
     """The vectors of each unit's texts: those given with `text_vectors`, or those of a language model.
 
@@ -137,6 +137,7 @@ def unit_vectors(
         run: the experiment under way; the stage `encode` and a note on each unit are added to it.
         index: whose units' texts are encoded.
         adapter: as `TextEncoder`.
+        tuned: whether given vectors must be those of a language model with an adapter, or of one without.
 
     Raises:
         UserError: given vectors are of other texts or another language model, or damaged; or as `TextEncoder`.
@@ -144,7 +145,7 @@ def unit_vectors(
     with run.stages("encode") as stage:
         if config.text_vectors:
             settings = _text_settings(config, run.params["gpu"])
-            stores = given_stores(Path(config.text_vectors), config, settings, index.units)
+            stores = given_stores(Path(config.text_vectors), config, settings, index.units, tuned)
             stage |= {"given": True}
         else:
             encoder = TextEncoder(config, run.params["gpu"], adapter)

@@ -11,6 +11,7 @@ import torch
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.data.loader import make_loaders
+from fuxictr_llm.errors import UserError
 from fuxictr_llm.experiment import build_model, load_feature_map, prepare_run, run_experiment
 from fuxictr_llm.exporting import export_run
 from fuxictr_llm.files import cache_dir, read_json
@@ -203,6 +204,18 @@ def test_the_tuned_language_model_gives_other_vectors(run, tiny_llm):
     assert vectors[0] != vectors[1] and digest_of_model(tiny_llm) == digest
     again = run(tuning="lora", click_rows=32, click_valid_rows=16, click_epochs=1, click_batch_size=8)
     assert again.record["metrics"] == tuned.record["metrics"]
+
+
+@pytest.mark.parametrize(("made_with", "taken_with"), [("lora", "frozen"), ("frozen", "lora")])
+def test_given_vectors_are_of_a_language_model_tuned_as_the_settings_say(run, made_with, taken_with):
+    settings = {"click_rows": 32, "click_valid_rows": 16, "click_epochs": 1, "only_prepare": True}
+    run(tuning=made_with, **settings)
+    shutil.move(cache_dir() / "text_vectors", "given")
+    shutil.rmtree(cache_dir() / "click_adapters", ignore_errors=True)
+    with pytest.raises(UserError, match=f"tuned language model, and tuning is {taken_with}"):
+        run(tuning=taken_with, text_vectors="given", **settings)
+    prepared = run(tuning=made_with, text_vectors="given", **settings)
+    assert prepared.stages.done["encode"]["given"] and "tune" not in prepared.stages.done
 
 
 def test_rows_as_one_text(run):
