@@ -1,6 +1,5 @@
 """ELEC's stages up to the teacher: rows to texts, encode, adapt, train the gain network. Each is cached."""
 
-import hashlib
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,7 @@ def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
     raw = vectors.raw_vectors(index, stores)
     made_from = {
         "units": {unit.name: [unit.fields, store.sha256] for unit, store in zip(index.units, stores, strict=True)},
-        "rows_sha256": hashlib.sha256(index.keys.numpy().tobytes() + index.positions.numpy().tobytes()).hexdigest(),
+        "rows_sha256": index.sha256,
     }
     head = _head(config, run, raw, made_from)
     run.networks["text"] = head.facts
