@@ -102,9 +102,7 @@ class TextEncoder:
         told = [f"{head} {text}" if head else text for text in texts[start:stop]]
         logging.info("Encoding texts %d to %d of %d with %s", start + 1, stop, len(texts), self.config.language_model)
         limit = len(model.tokens(head)) + self.settings[_limit_key(self.config)]
-        vectors = model.encode(told, limit=limit).numpy()
-        vectors[[not text for text in told]] = 0  # what the tokenizer puts around a text is none
-        return vectors
+        return model.encode(told, limit=limit).numpy()
 
     @property
     def model(self) -> Any:

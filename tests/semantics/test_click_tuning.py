@@ -83,9 +83,10 @@ def test_a_batch_equals_each_text_encoded_alone(model, tiny_llm):
     """Equal texts of a batch are encoded once, padding counts nowhere, an empty text has zeros."""
     head = click_model.ClickHead(2, 16)
     model.model.add_module(HEAD, head)
-    model.pooling, model.before = "mean", []
+    model.pooling = "mean"
     rows = draw_rows("train", rows_of(2), [[*USERS[:3], USERS[0]], [*ITEMS[:3], ""]], 1000, 0, "click_rows")
     assert [len(texts) for texts in rows.texts] == [3, 4]
+    assert model.before and not model.encode(["", "red"])[0].any()
     batches = ClickBatches(model, rows, max_tokens=9)
     batch = batches.collate(list(range(32)))
     assert [len(unit["input_ids"]) for unit in batch["units"]] == [3, 4]
