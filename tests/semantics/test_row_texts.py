@@ -239,6 +239,13 @@ def test_a_column_of_a_type_that_cannot_be_told_is_named(shop, kind):
         shop(text_fields=["color"])
 
 
+def test_numbers_that_were_normalized_are_not_told(shop):
+    (price,) = (column for column in shop.run.params["feature_cols"] if column["name"] == "price")
+    price["normalizer"] = "StandardScaler"
+    with pytest.raises(UserError, match="column 'price' is normalized, so its numbers cannot be told"):
+        shop(text_fields=["price"])
+
+
 def test_ids_alone_are_nothing_to_read(shop):
     shop.entities({"user": {"id": "user"}})
     for name in ("color", "city", "tags", "price"):
