@@ -1,6 +1,7 @@
 """A seeded in-memory loader in FuxiCTR's form: the same seed gives the same batches, each epoch other ones."""
 
 import logging
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -157,7 +158,7 @@ class _ParquetPart:
         try:
             self.names = pq.read_schema(path).names
         except pa.ArrowInvalid as error:
-            raise UserError(f"{str(path)!r} is damaged ({error}); remove it and build or download it again") from error
+            raise _damaged(path, error) from error
 
     def read(self, name: str) -> np.ndarray:
         return self._as_array(name, pq.read_table(self.path, columns=[name]).column(name))
@@ -179,7 +180,11 @@ class _ParquetPart:
 
 class _NpzPart:
     def __init__(self, path: Path):
-        self.path, self.arrays = path, np.load(path)
+        self.path = path
+        try:
+            self.arrays = np.load(path)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise _damaged(path, error) from error
         self.names = self.arrays.files
 
     def read(self, name: str) -> np.ndarray:
@@ -189,6 +194,10 @@ class _NpzPart:
         columns = {name: self.arrays[name] for name in names}
         for start in range(0, len(columns[names[0]]), rows):
             yield {name: column[start : start + rows] for name, column in columns.items()}
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{str(path)!r} is damaged ({error}); remove it and build or download it again")
 
 
 def _narrow(values: np.ndarray) -> np.ndarray:

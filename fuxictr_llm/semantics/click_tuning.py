@@ -98,7 +98,7 @@ def tune_on_clicks(
 def draw_rows(
     split: str, rows: ClickRows, units: Sequence[Sequence[str]], at_most: int, seed: int, key: str
 ) -> DrawnRows:
-    """Rows of a split drawn at random, without repeats, and their texts.
+    """Rows of a split drawn at random, without repeats, and their texts: the same in whatever order the rows come.
 
     Args:
         key: the config key that `at_most` comes from.
@@ -107,9 +107,10 @@ def draw_rows(
         UserError: all of them were clicked, or none was.
     """
     count = len(rows.clicks)
-    drawn = np.arange(count)
+    # Loaders shuffle, each run in its own way, and some without a seed.
+    drawn = np.lexsort([rows.clicks, *rows.positions.T])
     if count > at_most:
-        drawn = np.sort(np.random.default_rng(seed).choice(count, at_most, replace=False))
+        drawn = drawn[np.sort(np.random.default_rng(seed).choice(count, at_most, replace=False))]
     clicks = np.asarray(rows.clicks[drawn], dtype=np.float32)
     if len(np.unique(clicks)) < 2:
         label = f"the label {clicks[0]:g}" if len(clicks) else "no label"

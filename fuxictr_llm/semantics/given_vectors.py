@@ -1,6 +1,6 @@
 """Vectors of texts that were made elsewhere, on a machine with a GPU, say: `text_vectors` of a config."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ OTHER_TEXTS = "was made from other texts"
 
 
 def given_stores(
-    folder: Path, config: RowTextsConfig, settings: Mapping[str, Any], units: Sequence[UnitTexts]
+    folder: Path, config: RowTextsConfig, settings: Mapping[str, Any], units: Sequence[UnitTexts], tuned: bool = False
 ) -> list[VectorStore]:
     """The store of each unit in the folder: itself, or one of the folders in it.
 
     Args:
         settings: what besides the language model must be as it is there.
+        tuned: whether the language model must have been tuned on clicks there; how is not compared.
 
     Raises:
         UserError: there is none for a unit; those there are of other texts, another language model or other settings,
@@ -28,11 +29,18 @@ def given_stores(
     if not folder.is_dir():
         raise UserError(f"text_vectors {str(folder)!r} is no folder")
     candidates = sorted(path.parent for path in [*folder.glob(MANIFEST), *folder.glob(f"*/{MANIFEST}")])
-    return [_store_of(unit, folder, candidates, config, settings) for unit in units]
+
+    def problem_of(found: VectorStore, unit: UnitTexts) -> str | None:
+        return _problem(found, unit, config, settings) or _problem_of_tuning(found, tuned)
+
+    return [_store_of(unit, folder, candidates, problem_of) for unit in units]
 
 
 def _store_of(
-    unit: UnitTexts, folder: Path, candidates: Sequence[Path], config: RowTextsConfig, settings: Mapping[str, Any]
+    unit: UnitTexts,
+    folder: Path,
+    candidates: Sequence[Path],
+    problem_of: Callable[[VectorStore, UnitTexts], str | None],
 ) -> VectorStore:
     problems, broken = [], []
     for candidate in candidates:
@@ -41,7 +49,7 @@ def _store_of(
         except UserError as error:  # it may be of something else
             broken.append(error)
             continue
-        problem = _problem(found, unit, config, settings)
+        problem = problem_of(found, unit)
         if problem is None:
             if damaged := found.damaged():
                 raise UserError(f"text_vectors: {str(candidate / damaged[0])!r} is damaged; copy it again")
@@ -75,3 +83,10 @@ def _problem(found: VectorStore, unit: UnitTexts, config: RowTextsConfig, settin
         if made_from.get(key) != value and not free:
             return f"was made with {key} {made_from.get(key)!r}, not {value!r}"
     return None
+
+
+def _problem_of_tuning(found: VectorStore, tuned: bool) -> str | None:
+    if ("adapter_sha256" in found.manifest["made_from"]) == tuned:
+        return None
+    there, here = ("an untuned", "lora") if tuned else ("a tuned", "frozen")
+    return f"is of {there} language model, and tuning is {here}"

@@ -61,8 +61,8 @@ class LanguageModel:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"][:limit]
 
     def framed(self, tokens: list[int]) -> list[int]:
-        """The tokens within their frame: what tuning and export both give to the model."""
-        return [*self.before, *tokens, *self.after]
+        """The tokens within their frame: what tuning and export both give to the model. A frame of nothing is none."""
+        return [*self.before, *tokens, *self.after] if tokens else []
 
     def batch(self, rows: Sequence[list[int]]) -> dict[str, Tensor]:
         """Token id lists -> `input_ids` and `attention_mask`, padded on the right to `[N, longest]`."""

@@ -45,10 +45,12 @@ def ray_map(
             num_cpus=threads,
             num_gpus=1 if on_gpu else None,
         )
-        for row in answers.iter_rows():
-            if ERROR in row:
-                raise UserError(row[ERROR])
-            yield row
+        # One block an item; none is fetched ahead, so that an answer is here as soon as it is made.
+        for block in answers.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            for row in block.to_pylist():
+                if ERROR in row:
+                    raise UserError(row[ERROR])
+                yield row
     finally:
         if started:
             ray.shutdown()

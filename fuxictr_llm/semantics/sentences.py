@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fuxictr_llm.data.raw import feature_columns
+from fuxictr_llm.errors import UserError
 from fuxictr_llm.semantics.vocabulary import train_ids, words_of
 
 
@@ -66,9 +68,12 @@ def sentence_of(run: Any, column: str, words: str) -> Sentence:
     """How a column is told.
 
     Raises:
-        UserError: it is of a type that cannot be told.
+        UserError: it is of a type that cannot be told, or normalized.
     """
     if run.feature_map.features[column]["type"] == "numeric":
+        declared = feature_columns(run.params) if run.params.get("feature_cols") else []  # as it was built
+        if any(told["name"] == column and told.get("normalizer") for told in declared):
+            raise UserError(f"column {column!r} is normalized, so its numbers cannot be told; name others: text_fields")
         return NumberSentence(column, words)
     ids, oov_idx = train_ids(run, column)
     in_words = words_of(run, column, list(ids))

@@ -43,7 +43,8 @@ def plan_units(config: RowTextsConfig, run: Any) -> list[UnitPlan]:
     words = {field.name: field.text for field in catalog.fields}
     units = []
     for name, names in _grouped(config, catalog, columns).items():
-        told = [sentence_of(run, column, words[column]) for column in names if column in fields]
+        # A meta column has no words: sentence_of says that it cannot be told.
+        told = [sentence_of(run, column, words.get(column, column)) for column in names if column in fields]
         units.append(UnitPlan(name, tuple(names), (*told, *(sides[column] for column in names if column in sides))))
         logging.info("Texts of unit %r tell %s", name, ", ".join(names))
     return units

@@ -102,9 +102,7 @@ class TextEncoder:
         told = [f"{head} {text}" if head else text for text in texts[start:stop]]
         logging.info("Encoding texts %d to %d of %d with %s", start + 1, stop, len(texts), self.config.language_model)
         limit = len(model.tokens(head)) + self.settings[_limit_key(self.config)]
-        vectors = model.encode(told, limit=limit).numpy()
-        vectors[[not text for text in told]] = 0  # what the tokenizer puts around a text is none
-        return vectors
+        return model.encode(told, limit=limit).numpy()
 
     @property
     def model(self) -> Any:
@@ -128,7 +126,7 @@ class TextEncoder:
 
 
 def unit_vectors(
-    config: RowTextsConfig, run: Any, index: RowIndex, adapter: Path | None = None
+    config: RowTextsConfig, run: Any, index: RowIndex, adapter: Path | None = None, tuned: bool = False
 ) -> tuple[VectorStore, ...]:
     """The vectors of each unit's texts: those given with `text_vectors`, or those of a language model.
 
@@ -137,6 +135,7 @@ def unit_vectors(
         run: the experiment under way; the stage `encode` and a note on each unit are added to it.
         index: whose units' texts are encoded.
         adapter: as `TextEncoder`.
+        tuned: whether given vectors must be those of a language model with an adapter, or of one without.
 
     Raises:
         UserError: given vectors are of other texts or another language model, or damaged; or as `TextEncoder`.
@@ -144,7 +143,7 @@ def unit_vectors(
     with run.stages("encode") as stage:
         if config.text_vectors:
             settings = _text_settings(config, run.params["gpu"])
-            stores = given_stores(Path(config.text_vectors), config, settings, index.units)
+            stores = given_stores(Path(config.text_vectors), config, settings, index.units, tuned)
             stage |= {"given": True}
         else:
             encoder = TextEncoder(config, run.params["gpu"], adapter)

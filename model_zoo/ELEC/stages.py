@@ -36,8 +36,9 @@ def encode(config: ELECConfig, run: Any) -> tuple[RowIndex, tuple[VectorStore, .
     with run.stages("texts") as stage:
         index = index_rows(config, run)
         stage["rows"] = len(index)
-    adapter = _tuned(config, run, index) if config.tuning == "lora" else None
-    return index, unit_vectors(config, run, index, adapter)
+    tuned = config.tuning == "lora"
+    adapter = _tuned(config, run, index) if tuned and not config.text_vectors else None
+    return index, unit_vectors(config, run, index, adapter, tuned)
 
 
 def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:

@@ -149,7 +149,7 @@ def of_heads(reference: TextHead, heads: Sequence[TextHead], raw: RowVectors) ->
 
 
 def fold_of(keys: Tensor, folds: int) -> Tensor:
-    """The fold of each row, by the key of its text: rows with equal texts share one. `[n] -> [n]`."""
+    """The fold of each row, by its key: rows with the same ids in the fields of their texts share one. `[n] -> [n]`."""
     return (keys >> 32).remainder(folds)  # the high bits depend on all of the ids
 
 

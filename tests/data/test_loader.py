@@ -131,3 +131,11 @@ def test_auto_takes_ray_for_data_that_does_not_fit_and_says_so(shop, monkeypatch
     assert not loader_module._in_memory("auto", feature_map, params)
     assert "1200 rows x 7 columns do not fit in memory" in caplog.text
     assert loader_module._in_memory("memory", feature_map, params)
+
+
+@pytest.mark.parametrize("name", ["train.npz", "train.parquet"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"junk"])
+def test_a_damaged_file_is_named(shop, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name}' is damaged .*; remove it and build or download it again"):
+        InMemoryLoader(shop[0], str(tmp_path / name))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fuxictr_llm.__main__ import main
+from fuxictr_llm.checks import checked
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.errors import UserError
@@ -17,6 +18,8 @@ from fuxictr_llm.experiment import build_model, prepare_run, run_experiment
 from fuxictr_llm.exporting import export_run
 from fuxictr_llm.files import cache_dir, read_json
 from fuxictr_llm.model_zoo.ELEC import ELEC
+from fuxictr_llm.model_zoo.ELEC.config import ELECConfig
+from fuxictr_llm.model_zoo.ELEC.stages import adapt
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.semantics.model_folder import digest_of_model
 from support import as_arguments, edit
@@ -196,6 +199,16 @@ def test_encode_makes_the_vectors_and_no_network(run, configs, llm, capsys):
     assert result.record["stages"]["encode"]["given"]
 
 
+def test_a_pca_is_fitted_anew_where_other_rows_are_the_train_rows(run):
+    prepared = run(only_prepare=True, text_units="row", inject_vector="s", epochs=1)
+    config, found = checked(ELECConfig, prepared.params), []
+    for _ in range(2):
+        found.append(adapt(config, prepared)[1]["vectors"])
+        train, valid = (prepared.params[f"{split}_data"] for split in ("train", "valid"))
+        prepared.params |= {"train_data": valid, "valid_data": train}
+    assert found[0] != found[1]
+
+
 def test_the_tuned_language_model_gives_other_vectors(run, tiny_llm):
     digest = digest_of_model(tiny_llm)
     frozen = run()
@@ -205,6 +218,17 @@ def test_the_tuned_language_model_gives_other_vectors(run, tiny_llm):
     assert vectors[0] != vectors[1] and digest_of_model(tiny_llm) == digest
     again = run(tuning="lora", click_rows=32, click_valid_rows=16, click_epochs=1, click_batch_size=8)
     assert again.record["metrics"] == tuned.record["metrics"]
+
+
+@pytest.mark.parametrize(("made_with", "taken_with"), [("lora", "frozen"), ("frozen", "lora")])
+def test_given_vectors_are_of_a_language_model_tuned_as_the_settings_say(run, made_with, taken_with):
+    settings = {"click_rows": 32, "click_valid_rows": 16, "click_epochs": 1, "only_prepare": True}
+    run(tuning=made_with, **settings)
+    shutil.move(cache_dir() / "text_vectors", "given")
+    with pytest.raises(UserError, match=f"tuned language model, and tuning is {taken_with}"):
+        run(tuning=taken_with, text_vectors="given", **settings)
+    prepared = run(tuning=made_with, text_vectors="given", **settings)
+    assert prepared.stages.done["encode"]["given"] and "tune" not in prepared.stages.done
 
 
 def test_rows_as_one_text(run):

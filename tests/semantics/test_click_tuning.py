@@ -83,9 +83,10 @@ def test_a_batch_equals_each_text_encoded_alone(model, tiny_llm):
     """Equal texts of a batch are encoded once, padding counts nowhere, an empty text has zeros."""
     head = click_model.ClickHead(2, 16)
     model.model.add_module(HEAD, head)
-    model.pooling, model.before = "mean", []
+    model.pooling = "mean"
     rows = draw_rows("train", rows_of(2), [[*USERS[:3], USERS[0]], [*ITEMS[:3], ""]], 1000, 0, "click_rows")
     assert [len(texts) for texts in rows.texts] == [3, 4]
+    assert model.before and not model.encode(["", "red"])[0].any()
     batches = ClickBatches(model, rows, max_tokens=9)
     batch = batches.collate(list(range(32)))
     assert [len(unit["input_ids"]) for unit in batch["units"]] == [3, 4]
@@ -223,3 +224,11 @@ def test_what_cannot_be_tuned_is_named(tiny_llm, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="tuned on clicks in one process; start it without torchrun"):
         tune(config_of(tiny_llm))
+
+
+@pytest.mark.parametrize("at_most", [20, 1000])
+def test_the_order_in_which_a_loader_gives_rows_decides_nothing(at_most):
+    rows, order = rows_of(5), np.random.default_rng(1).permutation(80)
+    shuffled = ClickRows(rows.positions[order], rows.clicks[order])
+    drawn = [draw_rows("train", of, [USERS, ITEMS], at_most, 3, "click_rows") for of in (rows, shuffled)]
+    assert len(drawn[0]) == min(at_most, 80) and drawn[0].sha256 == drawn[1].sha256

@@ -232,6 +232,20 @@ def test_bad_settings_are_one_line(shop, changes, message):
         index_rows(checked(RowTextsConfig, changes), shop.run)
 
 
+@pytest.mark.parametrize("kind", ["meta", "embedding"])
+def test_a_column_of_a_type_that_cannot_be_told_is_named(shop, kind):
+    shop.run.feature_map.features["color"] = {"type": kind}
+    with pytest.raises(UserError, match=f"column 'color' is of type {kind}: .*; name a categorical or sequence column"):
+        shop(text_fields=["color"])
+
+
+def test_numbers_that_were_normalized_are_not_told(shop):
+    (price,) = (column for column in shop.run.params["feature_cols"] if column["name"] == "price")
+    price["normalizer"] = "StandardScaler"
+    with pytest.raises(UserError, match="column 'price' is normalized, so its numbers cannot be told"):
+        shop(text_fields=["price"])
+
+
 def test_ids_alone_are_nothing_to_read(shop):
     shop.entities({"user": {"id": "user"}})
     for name in ("color", "city", "tags", "price"):
