@@ -144,7 +144,7 @@ def find_or_write(
                 missing = _missing(folder, plan)
                 for path in (folder / _name(number) for number in missing):
                     if path.is_file():
-                        logging.warning("%s is damaged, or a kill came before it was noted: it is computed anew", path)
+                        logging.warning("%s is damaged: it is computed anew", path)
                 _write(_Writer(folder, rows, shard_rows, make), plan | dict(facts or {}), missing, over)
     return VectorStore(folder)
 
