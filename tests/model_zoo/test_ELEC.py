@@ -217,6 +217,7 @@ def test_rows_as_one_text(run):
     [
         ({"teacher": "gian"}, "unknown teacher 'gian'; did you mean 'gain'"),
         ({"h_crossfit": 1}, "h_crossfit 1: a head must leave some rows out"),
+        ({"teacher": "shuffled", "schedule": "joint"}, "shuffled is a trained teacher.* set schedule: staged"),
         ({"text_fields": ["colour"]}, "'colour'.*did you mean 'color'"),
         ({"text_fields": ["user"], "text_units": "row"}, None),
         ({"inject": "bottom"}, "config key 'inject' is 'bottom'"),
