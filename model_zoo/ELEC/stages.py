@@ -28,7 +28,7 @@ from .head import TextHead, with_texts
 from .vectors import RawVectors, RowVectors
 
 # Of the settings that every experiment has, those that a text head does not follow.
-NOT_OF_HEAD = {"model", "embedding_dim", "embedding_regularizer", "net_regularizer", "feature_specs", "weight_decay"}
+NOT_OF_HEAD = {"model", "embedding_dim", "embedding_regularizer", "net_regularizer", "feature_specs"}
 
 
 def encode(config: ELECConfig, run: Any) -> tuple[RowIndex, tuple[VectorStore, ...]]:

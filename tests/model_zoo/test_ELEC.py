@@ -176,6 +176,13 @@ def test_other_weights_of_the_losses_share_the_teacher_and_other_seeds_do_not(ru
     assert "cached" not in seeded.record["stages"]["train gain"] and seeded.record["stages"]["encode"]["cached"]
 
 
+def test_what_decides_about_a_text_head_is_in_its_identity(run):
+    first, other = run(), run(weight_decay=0.5)
+    assert "cached" not in other.record["stages"]["train text"]
+    assert other.record["networks"]["text"] != first.record["networks"]["text"]
+    assert run("FM_ELEC_shop").record["stages"]["train text"]["cached"]
+
+
 def test_joint_training_reports_its_teacher_and_ends_with_its_best(run):
     result = run(schedule="joint", warmup_epochs=1, epochs=3)
     assert list(result.record["networks"]) == ["text", "gain"]
