@@ -116,11 +116,13 @@ def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = Fa
         encode_only: of what the method needs, only what a language model is asked for.
     """
     run = prepare_data(experiment, model_id)
+    # Before the method, which may train networks with these columns, and after it, which may ask for more.
+    _change(run, prepare_value_vectors(run, experiment.params))
     if run.params["method"]:
         method = registry.find_method(run.params["method"])
         prepare = method.model_cls.encode if encode_only else method.model_cls.prepare
-        _change(run, prepare(checked(method.config_cls, run.params), run))
-    _change(run, prepare_value_vectors(run, experiment.params))
+        _change(run, prepare(checked(method.config_cls, experiment.params), run))
+        _change(run, prepare_value_vectors(run, experiment.params))
     return run
 
 

@@ -149,6 +149,15 @@ def test_a_plain_run_beside_it_is_shown_and_missing_ones_are_named(run):
     assert lines[5].split()[-3:] == ["plain", "gain", "vanilla"]
 
 
+@pytest.mark.parametrize("teacher", ["gain", "self"])
+def test_columns_with_vectors_of_their_values_are_the_teachers_too(run, llm, teacher):
+    specs = [{"name": "color", "pretrained_emb": "llm"}]
+    plain, result = run("DeepFM_shop", feature_specs=specs, **llm), run(teacher=teacher, feature_specs=specs)
+    assert result.run.feature_map.features == plain.run.feature_map.features
+    if teacher == "self":
+        assert result.record["networks"]["plain"]["metrics"] == plain.record["metrics"]
+
+
 def test_self_distillation_needs_no_language_model_and_its_teacher_is_the_plain_run(run):
     plain = run("DeepFM_shop")
     result = run(teacher="self", language_model="no-such-model")
