@@ -185,6 +185,12 @@ def test_other_weights_of_the_losses_share_the_teacher_and_other_seeds_do_not(ru
     assert "cached" not in seeded.record["stages"]["train gain"] and seeded.record["stages"]["encode"]["cached"]
 
 
+def test_metrics_by_group_are_there_for_every_network_whatever_the_groups_type(run):
+    result = run(metrics=["gAUC", "AUC", "logloss"], group_id="user")
+    for facts in (result.record, *result.record["networks"].values()):
+        assert list(facts["metrics"]["test"]) == ["gAUC", "AUC", "logloss"]
+
+
 def test_what_decides_about_a_text_head_is_in_its_identity(run):
     first, other = run(), run(weight_decay=0.5)
     assert "cached" not in other.record["stages"]["train text"]
