@@ -289,6 +289,13 @@ def test_a_run_can_teach_another_backbone_and_one_on_other_data_cannot(run, conf
         run(teacher=name, beta=0.0)
 
 
+def test_a_teacher_that_was_measured_in_another_way_is_shown_as_far_as_it_was(run):
+    teacher = run("DCNv2_shop", metrics=["AUC"])
+    result = run(teacher=str(teacher.model.checkpoint).removesuffix(".model"), beta=0.0)
+    line = next(line for line in log_of(result).splitlines() if line.startswith("  teacher "))
+    assert line.split()[2::2] == ["-", "-"] and f"{teacher.record['metrics']['test']['AUC']:.6f}" in line
+
+
 def test_a_split_with_one_class_is_named(run, configs):
     raw = Path(load_experiment("DeepFM_shop", configs).params["valid_data"])
     lines = raw.read_text(encoding="utf-8").splitlines()
