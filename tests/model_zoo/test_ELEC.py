@@ -26,6 +26,7 @@ SMALL = {
     "DCNv2": {"parallel_dnn_hidden_units": [8], "net_dropout": 0.1},
     "FinalMLP": {"mlp1_hidden_units": [8], "mlp2_hidden_units": [8], "num_heads": 2},
 }
+META = "    - {name: group, active: true, dtype: int, type: meta}\n"
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
 
 
@@ -294,6 +295,18 @@ def test_a_teacher_that_was_measured_in_another_way_is_shown_as_far_as_it_was(ru
     result = run(teacher=str(teacher.model.checkpoint).removesuffix(".model"), beta=0.0)
     line = next(line for line in log_of(result).splitlines() if line.startswith("  teacher "))
     assert line.split()[2::2] == ["-", "-"] and f"{teacher.record['metrics']['test']['AUC']:.6f}" in line
+
+
+def test_a_teacher_need_not_see_meta_columns(run, configs):
+    edit(configs / "dataset_config.yaml", "    - {name: tags", META + "    - {name: tags")
+    for path in Path("raw").iterdir():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        path.write_text("\n".join([lines[0] + ",group", *(f"{line},1" for line in lines[1:])]), encoding="utf-8")
+    teacher = run("DeepFM_shop")
+    assert "group" in teacher.run.feature_map.features
+    changes = {"use_features": ["color", "city", "user", "tags"], "beta": 0.0}
+    result = run(teacher=str(teacher.model.checkpoint).removesuffix(".model"), **changes)
+    assert "group" not in result.run.feature_map.features and result.record["networks"]["teacher"]
 
 
 def test_a_split_with_one_class_is_named(run, configs):
