@@ -20,7 +20,7 @@ from fuxictr_llm import registry
 from fuxictr_llm.checks import check_gpu, checked
 from fuxictr_llm.config import Experiment
 from fuxictr_llm.data.build import built_columns, built_data
-from fuxictr_llm.data.loader import make_loaders
+from fuxictr_llm.data.loader import check_labels, make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError, reason_of, unknown
@@ -144,7 +144,9 @@ def prepare_data(experiment: Experiment, model_id: str) -> Run:
         with stages("build data"):
             params |= built_data(params)
     data_dir = Path(params["data_root"]) / params["dataset_id"]
-    return Run(params, data_dir, load_feature_map(params, data_dir), stages)
+    feature_map = load_feature_map(params, data_dir)
+    check_labels(feature_map, params)
+    return Run(params, data_dir, feature_map, stages)
 
 
 def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:

@@ -111,6 +111,24 @@ def _in_memory(kind: str, feature_map: FeatureMap, params: Mapping[str, Any]) ->
     return False
 
 
+def check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:
+    """Check that there is something to learn and to measure: FuxiCTR's metrics fail on labels that are all the same.
+
+    Raises:
+        UserError: a label of a split has one value only, or is missing.
+    """
+    paths = [params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")]
+    for path in paths if params["task"] == "binary_classification" else ():
+        for label in feature_map.labels:
+            bounds: set[float] = set()
+            for part in read_slices(path, [label], 100_000):
+                bounds |= {float(part[label].min()), float(part[label].max())}
+                if len(bounds) > 1:
+                    break
+            if len(bounds) < 2:
+                raise UserError(f"label {label!r} of {path!r} has one value only: nothing can be learnt or measured")
+
+
 def data_files(path: str) -> list[Path]:
     """The parquet or npz files behind a path as FuxiCTR writes it: a file, one without its suffix, or a folder.
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
 
@@ -315,3 +316,18 @@ def test_a_split_with_one_class_is_named(run, configs):
     raw.write_text("\n".join([lines[0], *(line for line in lines[1:] if line.endswith("1"))]) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match="one value only"):
         run()
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("expid", ["DeepFM_ELEC_shop", "DeepFM_shop"])
+def test_a_split_of_built_data_with_one_class_is_named(run, configs, split, expid):
+    run("DeepFM_shop", epochs=1)
+    path = Path(f"data/shop/{split}.parquet")
+    rows = pandas.read_parquet(path)
+    rows[rows["click"] == 1].to_parquet(path)
+    Path("data/shop/build.json").unlink()  # as FuxiCTR leaves it
+    edit(configs / "dataset_config.yaml", "data_format: csv", "data_format: parquet")
+    for name in ("train", "valid", "test"):
+        edit(configs / "dataset_config.yaml", f"{Path('raw').absolute()}/{name}.csv", f"data/shop/{name}.parquet")
+    with pytest.raises(Exception, match=f"label 'click' of 'data/shop/{split}.parquet' has one value only"):
+        run(expid)
