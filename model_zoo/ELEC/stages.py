@@ -129,7 +129,7 @@ def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, An
         return {name: column for name, column in raw(batch).items() if name in seen}
 
     def keep(batch: dict) -> torch.Tensor:
-        return vectors.fold_of(raw.index.key_of(batch), config.h_crossfit) != fold
+        return vectors.fold_of(raw.index.positions[raw.index.row_of(batch)], config.h_crossfit) != fold
 
     return find_or_train(
         run,

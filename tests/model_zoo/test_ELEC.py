@@ -10,6 +10,7 @@ import pandas
 import pytest
 import torch
 
+from fuxictr_llm import network_store
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.data.loader import make_loaders
@@ -17,7 +18,7 @@ from fuxictr_llm.errors import UserError
 from fuxictr_llm.experiment import build_model, prepare_run, run_experiment
 from fuxictr_llm.exporting import export_run
 from fuxictr_llm.files import cache_dir, read_json
-from fuxictr_llm.model_zoo.ELEC import ELEC
+from fuxictr_llm.model_zoo.ELEC import ELEC, vectors
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.semantics.model_folder import digest_of_model
 from support import as_arguments, edit
@@ -229,6 +230,30 @@ def test_the_tuned_language_model_gives_other_vectors(run, tiny_llm):
     assert vectors[0] != vectors[1] and digest_of_model(tiny_llm) == digest
     again = run(tuning="lora", click_rows=32, click_valid_rows=16, click_epochs=1, click_batch_size=8)
     assert again.record["metrics"] == tuned.record["metrics"]
+
+
+def test_no_head_of_a_row_has_seen_a_row_with_its_texts(run, monkeypatch):
+    words = Path("words.yaml")
+    words.write_text(words.read_text().replace("{hot: on sale}", "{hot: on sale, new: on sale}"), encoding="utf-8")
+    learnt, keep = [], network_store.Seeing.__init__
+
+    def noting(self, loader, change, kept=None):
+        keep(self, loader, change, kept and (lambda batch: note(batch, kept(batch))))
+        if kept:
+            learnt.append([])
+
+    def note(batch, kept):
+        learnt[-1].append({name: column[kept] for name, column in batch.items()})
+        return kept
+
+    monkeypatch.setattr(network_store.Seeing, "__init__", noting)
+    index = run(h_crossfit=3, only_prepare=True, epochs=1).prepared.add.index
+    assert len({tuple(row) for row in index.positions.tolist()}) < len(index) and len(learnt) == 3
+    folds = vectors.fold_of(index.positions, 3)
+    for fold, batches in enumerate(learnt):
+        seen = {tuple(row) for batch in batches for row in index.positions[index.row_of(batch)].tolist()}
+        left_out = {tuple(row) for row in index.positions[folds == fold].tolist()}
+        assert seen and left_out and not seen & left_out
 
 
 def test_rows_as_one_text(run):
