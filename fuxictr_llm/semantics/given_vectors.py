@@ -70,6 +70,10 @@ def _problem(found: VectorStore, unit: UnitTexts, config: RowTextsConfig, settin
     )
     if not same:
         return f"is of language model {theirs.get('name')!r}, not {config.language_model!r}"
+    tuned, asked = "adapter_sha256" in made_from, getattr(config, "tuning", "frozen") == "lora"
+    if tuned != asked:
+        told, way = ("tuned", "lora") if tuned else ("not tuned", "frozen")
+        return f"is of a language model {told} on clicks; set tuning: {way}"
     for key, value in settings.items():
         free = key == "llm_dtype" and config.llm_dtype == "auto"
         if made_from.get(key) != value and not free:

@@ -36,7 +36,8 @@ def encode(config: ELECConfig, run: Any) -> tuple[RowIndex, tuple[VectorStore, .
     with run.stages("texts") as stage:
         index = index_rows(config, run)
         stage["rows"] = len(index)
-    adapter = _tuned(config, run, index) if config.tuning == "lora" else None
+    asked = config.tuning == "lora" and not config.text_vectors  # given vectors are of a model that was tuned elsewhere
+    adapter = _tuned(config, run, index) if asked else None
     return index, unit_vectors(config, run, index, adapter)
 
 

@@ -230,6 +230,14 @@ def test_the_tuned_language_model_gives_other_vectors(run, tiny_llm):
     assert vectors[0] != vectors[1] and digest_of_model(tiny_llm) == digest
     again = run(tuning="lora", click_rows=32, click_valid_rows=16, click_epochs=1, click_batch_size=8)
     assert again.record["metrics"] == tuned.record["metrics"]
+    both = str(cache_dir() / "text_vectors")
+    for result, tuning in ((frozen, "frozen"), (tuned, "lora")):
+        given = run(text_vectors=both, tuning=tuning)
+        assert given.record["notes"]["text_vectors"] == result.record["notes"]["text_vectors"]
+        assert "tune" not in given.record["stages"]
+    shutil.copytree(tuned.record["notes"]["text_vectors"]["user"]["path"], "given/user")
+    with pytest.raises(Exception, match="is of a language model tuned on clicks; set tuning: lora"):
+        run(text_vectors="given")
 
 
 def test_no_head_of_a_row_has_seen_a_row_with_its_texts(run, monkeypatch):
