@@ -274,6 +274,7 @@ def test_rows_as_one_text(run):
     [
         ({"teacher": "gian"}, "unknown teacher 'gian'; did you mean 'gain'"),
         ({"h_crossfit": 1}, "h_crossfit 1: a head must leave some rows out"),
+        ({"schedule": "joint", "warmup_epochs": 2}, "warmup_epochs 2 leaves nothing of 2 epochs"),
         ({"teacher": "shuffled", "schedule": "joint"}, "shuffled is a trained teacher.* set schedule: staged"),
         ({"text_fields": ["colour"]}, "'colour'.*did you mean 'color'"),
         ({"text_fields": ["user"], "text_units": "row"}, None),
