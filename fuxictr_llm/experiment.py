@@ -20,7 +20,7 @@ from fuxictr_llm import registry
 from fuxictr_llm.checks import check_gpu, checked
 from fuxictr_llm.config import Experiment
 from fuxictr_llm.data.build import built_columns, built_data
-from fuxictr_llm.data.loader import make_loaders
+from fuxictr_llm.data.loader import check_labels, make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError, reason_of, unknown
@@ -116,11 +116,13 @@ def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = Fa
         encode_only: of what the method needs, only what a language model is asked for.
     """
     run = prepare_data(experiment, model_id)
+    # Before the method, which may train networks with these columns, and after it, which may ask for more.
+    _change(run, prepare_value_vectors(run, experiment.params))
     if run.params["method"]:
         method = registry.find_method(run.params["method"])
         prepare = method.model_cls.encode if encode_only else method.model_cls.prepare
-        _change(run, prepare(checked(method.config_cls, run.params), run))
-    _change(run, prepare_value_vectors(run, experiment.params))
+        _change(run, prepare(checked(method.config_cls, experiment.params), run))
+        _change(run, prepare_value_vectors(run, experiment.params))
     return run
 
 
@@ -142,7 +144,9 @@ def prepare_data(experiment: Experiment, model_id: str) -> Run:
         with stages("build data"):
             params |= built_data(params)
     data_dir = Path(params["data_root"]) / params["dataset_id"]
-    return Run(params, data_dir, load_feature_map(params, data_dir), stages)
+    feature_map = load_feature_map(params, data_dir)
+    check_labels(feature_map, params)
+    return Run(params, data_dir, feature_map, stages)
 
 
 def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:

@@ -36,6 +36,9 @@ def load_network(source: Path | str, gpu: int = -1) -> tuple[BaseModel, dict[str
     else:
         with tempfile.TemporaryDirectory() as folder:
             served = load_model(export_run(source, Path(folder) / "network"), gpu)
+    features = served.model.feature_map.features
+    for name in [name for name, spec in features.items() if spec["type"] == "meta"]:
+        del features[name]  # a network does not read it, and the data need not have it
     return served.model, dict(served.config)
 
 
@@ -60,7 +63,7 @@ def check_same_data(config: Mapping[str, Any], data: Mapping[str, Any], feature_
     if config["feature_map"]["labels"] != feature_map.labels:
         raise UserError(f"{both}, with label {feature_map.labels} in place of {config['feature_map']['labels']}")
     for name, spec in config["feature_map"]["features"].items():
-        if spec["type"] not in DECIDES:  # a network does not read meta columns
+        if spec["type"] not in DECIDES:  # meta columns, which it does not read
             continue
         if name not in specs:
             raise UserError(f"{both}, which lacks its column {name!r}{nearest(name, specs)}")

@@ -60,8 +60,10 @@ def networks_table(record: Mapping[str, Any], folder: Path) -> list[str]:
     columns = [(split, name) for split in ("valid", "test") for name in record["metrics"][split]]
     lines = ["  " + "".join([f"{'network':26}", *(f"{f'{split} {name}':>16}" for split, name in columns)])]
     for name, facts in networks.items():
-        values = [f"{facts['metrics'][split][metric]:16.6f}" for split, metric in columns]
-        lines.append("  " + "".join([f"{name:26}", *values]))
+        measured = facts["metrics"] or {}  # a teacher from elsewhere may have been measured by others
+        values = [measured.get(split, {}).get(metric) for split, metric in columns]
+        shown = [f"{'-':>16}" if value is None else f"{value:16.6f}" for value in values]
+        lines.append("  " + "".join([f"{name:26}", *shown]))
     if not plain and "plain" not in networks:
         expid = f"{record['config']['model']}_{record['config']['dataset_id']}"
         lines.append(f"  (the plain backbone with these settings has not run here: --expid {expid})")

@@ -35,7 +35,7 @@ class InMemoryLoader:
         seed: of the shuffling alone: other random numbers are untouched by it.
 
     Raises:
-        UserError: no file, a declared column is missing in it, or a label is the same in all rows.
+        UserError: no file, or a declared column is missing in it.
     """
 
     def __init__(
@@ -53,11 +53,6 @@ class InMemoryLoader:
         self.num_blocks = len(parts)
         columns = _read_columns(parts, [*feature_map.features, *feature_map.labels])
         self.num_samples = len(next(iter(columns.values())))
-        for label in feature_map.labels:
-            if self.num_samples and (columns[label] == columns[label][0]).all():
-                raise UserError(
-                    f"label {label!r} of {data_path!r} has one value only: nothing can be learnt or measured"
-                )
         narrow = [name for name, values in columns.items() if values.ndim == 1 and values.dtype == np.int32]
         # One gather for all ids instead of one a column.
         self._id_names = narrow
@@ -110,6 +105,24 @@ def _in_memory(kind: str, feature_map: FeatureMap, params: Mapping[str, Any]) ->
         return True
     logging.info("%d rows x %d columns do not fit in memory: reading with FuxiCTR's Ray loader", rows, columns)
     return False
+
+
+def check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:
+    """Check that there is something to learn and to measure: FuxiCTR's metrics fail on labels that are all the same.
+
+    Raises:
+        UserError: a label of a split has one value only, or is missing.
+    """
+    paths = [params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")]
+    for path in paths if params["task"] == "binary_classification" else ():
+        for label in feature_map.labels:
+            bounds: set[float] = set()
+            for part in read_slices(path, [label], 100_000):
+                bounds |= {float(part[label].min()), float(part[label].max())}
+                if len(bounds) > 1:
+                    break
+            if len(bounds) < 2:
+                raise UserError(f"label {label!r} of {path!r} has one value only: nothing can be learnt or measured")
 
 
 def data_files(path: str) -> list[Path]:

@@ -44,6 +44,7 @@ class Distilled(Enhancement):
             self.hint = nn.Linear(width, config.teacher_width or width)
         self._batch: Batch | None = None
         self._epoch = 0
+        self._kept_waiting = False  # the weights kept last are of the warm-up
 
     def learn_from(self, teacher: Teacher) -> None:
         """Take `teacher` as the teacher from now on.
@@ -76,12 +77,15 @@ class Distilled(Enhancement):
         self._epoch = index
 
     def kept(self) -> None:
+        self._kept_waiting = self.weight == 0
         if self.teacher is not None:
             self.teacher.kept()
 
     def finish(self, run: Any = None) -> None:
         """Let the teacher go."""
         if self.teacher is not None:
+            if self._kept_waiting:
+                logging.warning("the best weights are of the warm-up: the student has learnt nothing from its teacher")
             self.teacher.finish()
         self.teacher = None
 

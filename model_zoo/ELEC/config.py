@@ -49,6 +49,10 @@ class ELECConfig(RowTextsConfig, ClickTuningConfig, DistillationConfig):
         super().__post_init__()
         if self.h_crossfit == 1:
             raise UserError("h_crossfit 1: a head must leave some rows out; take 0, or 2 and more heads")
+        if self.teacher == "shuffled" and self.schedule == "joint":
+            raise UserError(
+                "teacher: shuffled is a trained teacher, and schedule: joint trains its own; set schedule: staged"
+            )
 
     @property
     def is_on(self) -> bool:

@@ -91,6 +91,8 @@ def with_texts(feature_map: FeatureMap, units: int, width: int) -> FeatureMap:
         added[vectors] = {"source": "", "type": "embedding", "pretrain_dim": width}
         added[places] = {"source": "", "type": "categorical"}
     metas = {name: spec for name, spec in feature_map.features.items() if spec["type"] == "meta"}
+    if feature_map.group_id in feature_map.features:  # metrics by group ask for it, whatever its type
+        metas[feature_map.group_id] = {"source": "", "type": "meta"}
     return _copy(feature_map, metas | added)
 
 

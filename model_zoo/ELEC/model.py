@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from fuxictr_llm.distillation import Distilled, JointTeacher
+from fuxictr_llm.errors import UserError
 
 from .config import ELECConfig
 
@@ -28,6 +29,11 @@ class ELEC(Distilled):
         if not config.is_on:
             logging.warning("ELEC is off: alpha and beta are both 0")
             return {}
+        if config.schedule == "joint" and config.warmup_epochs >= run.params["epochs"]:
+            raise UserError(
+                f"warmup_epochs {config.warmup_epochs} leaves nothing of {run.params['epochs']} epochs: the vanilla "
+                "network would never listen to its teacher; lower it, or raise epochs"
+            )
         from .stages import prepare_teacher
 
         run.prepared = prepare_teacher(config, run)

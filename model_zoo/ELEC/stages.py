@@ -28,7 +28,7 @@ from .head import TextHead, with_texts
 from .vectors import RawVectors, RowVectors
 
 # Of the settings that every experiment has, those that a text head does not follow.
-NOT_OF_HEAD = {"model", "embedding_dim", "embedding_regularizer", "net_regularizer", "feature_specs", "weight_decay"}
+NOT_OF_HEAD = {"model", "embedding_dim", "embedding_regularizer", "net_regularizer", "feature_specs"}
 
 
 def encode(config: ELECConfig, run: Any) -> tuple[RowIndex, tuple[VectorStore, ...]]:
@@ -130,7 +130,7 @@ def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, An
         return {name: column for name, column in raw(batch).items() if name in seen}
 
     def keep(batch: dict) -> torch.Tensor:
-        return vectors.fold_of(raw.index.key_of(batch), config.h_crossfit) != fold
+        return vectors.fold_of(raw.index.positions[raw.index.row_of(batch)], config.h_crossfit) != fold
 
     return find_or_train(
         run,

@@ -20,6 +20,7 @@ from .head import VECTOR, TextHead, text_columns
 KIND = "row_vectors"
 # Rows on which is fitted (scaling, a PCA, alignment), at most; a random sample where there are more.
 MOST_FITTED = 50_000
+ODD = -7046029254386353131  # 2^64 by the golden ratio, as a signed number
 # Raise it when the same settings would give other vectors.
 VERSION = 1
 
@@ -138,7 +139,7 @@ def of_heads(reference: TextHead, heads: Sequence[TextHead], raw: RowVectors) ->
         turns.append((own.mean(dim=0), torch.from_numpy(turn)))
 
     def of_rows(rows: Tensor) -> Tensor:
-        folds = fold_of(raw.index.keys[rows], len(heads))
+        folds = fold_of(raw.index.positions[rows], len(heads))
         vectors = torch.empty(len(rows), target.shape[1])
         for fold, (head, (mean, turn)) in enumerate(zip(heads, turns, strict=True)):
             chosen = folds == fold
@@ -148,9 +149,13 @@ def of_heads(reference: TextHead, heads: Sequence[TextHead], raw: RowVectors) ->
     return of_rows
 
 
-def fold_of(keys: Tensor, folds: int) -> Tensor:
-    """The fold of each row, by its key: rows with the same ids in the fields of their texts share one. `[n] -> [n]`."""
-    return (keys >> 32).remainder(folds)  # the high bits depend on all of the ids
+def fold_of(positions: Tensor, folds: int) -> Tensor:
+    """The fold of each row, by the positions of its texts: rows with equal texts share one. `[n, U] -> [n]`."""
+    mixed = torch.zeros(len(positions), dtype=torch.int64)
+    for unit in positions.long().unbind(dim=1):
+        mixed = (mixed + unit + 1) * ODD  # modulo 2^64
+        mixed ^= mixed >> 32
+    return (mixed >> 32).remainder(folds)  # the high bits depend on all units
 
 
 def of_pca(raw: RowVectors, width: int) -> Callable[[Tensor], Tensor]:

@@ -68,3 +68,13 @@ def test_a_fit_leaves_the_teacher_with_the_weights_of_the_students_best_epoch(pa
     student.enhancement.finish()
     assert student.enhancement.teacher is None
     assert all(torch.equal(value, kept[best][key]) for key, value in teacher.model.state_dict().items())
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_weights_kept_in_the_warm_up_are_said_to_be_of_it(pair, epoch, tmp_path, caplog):
+    student, _ = pair("FM", warmup_epochs=1)
+    student.enhancement.epoch(epoch)
+    student.save_weights(tmp_path / "a.model")
+    student.enhancement.epoch(2)
+    student.enhancement.finish()
+    assert ("the best weights are of the warm-up" in caplog.text) == (epoch == 0)

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
 
+from fuxictr_llm import network_store
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.checks import checked
 from fuxictr_llm.config import load_experiment
@@ -17,7 +19,7 @@ from fuxictr_llm.errors import UserError
 from fuxictr_llm.experiment import build_model, prepare_run, run_experiment
 from fuxictr_llm.exporting import export_run
 from fuxictr_llm.files import cache_dir, read_json
-from fuxictr_llm.model_zoo.ELEC import ELEC
+from fuxictr_llm.model_zoo.ELEC import ELEC, vectors
 from fuxictr_llm.model_zoo.ELEC.config import ELECConfig
 from fuxictr_llm.model_zoo.ELEC.stages import adapt
 from fuxictr_llm.registry import find_backbone
@@ -29,6 +31,7 @@ SMALL = {
     "DCNv2": {"parallel_dnn_hidden_units": [8], "net_dropout": 0.1},
     "FinalMLP": {"mlp1_hidden_units": [8], "mlp2_hidden_units": [8], "num_heads": 2},
 }
+META = "    - {name: group, active: true, dtype: int, type: meta}\n"
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
 
 
@@ -152,6 +155,15 @@ def test_a_plain_run_beside_it_is_shown_and_missing_ones_are_named(run):
     assert lines[5].split()[-3:] == ["plain", "gain", "vanilla"]
 
 
+@pytest.mark.parametrize("teacher", ["gain", "self"])
+def test_columns_with_vectors_of_their_values_are_the_teachers_too(run, llm, teacher):
+    specs = [{"name": "color", "pretrained_emb": "llm"}]
+    plain, result = run("DeepFM_shop", feature_specs=specs, **llm), run(teacher=teacher, feature_specs=specs)
+    assert result.run.feature_map.features == plain.run.feature_map.features
+    if teacher == "self":
+        assert result.record["networks"]["plain"]["metrics"] == plain.record["metrics"]
+
+
 def test_self_distillation_needs_no_language_model_and_its_teacher_is_the_plain_run(run):
     plain = run("DeepFM_shop")
     result = run(teacher="self", language_model="no-such-model")
@@ -177,6 +189,19 @@ def test_other_weights_of_the_losses_share_the_teacher_and_other_seeds_do_not(ru
     assert other.record["stages"]["train gain"]["cached"] and other.record["metrics"] != first.record["metrics"]
     seeded = run(seed=8)
     assert "cached" not in seeded.record["stages"]["train gain"] and seeded.record["stages"]["encode"]["cached"]
+
+
+def test_metrics_by_group_are_there_for_every_network_whatever_the_groups_type(run):
+    result = run(metrics=["gAUC", "AUC", "logloss"], group_id="user")
+    for facts in (result.record, *result.record["networks"].values()):
+        assert list(facts["metrics"]["test"]) == ["gAUC", "AUC", "logloss"]
+
+
+def test_what_decides_about_a_text_head_is_in_its_identity(run):
+    first, other = run(), run(weight_decay=0.5)
+    assert "cached" not in other.record["stages"]["train text"]
+    assert other.record["networks"]["text"] != first.record["networks"]["text"]
+    assert run("FM_ELEC_shop").record["stages"]["train text"]["cached"]
 
 
 def test_joint_training_reports_its_teacher_and_ends_with_its_best(run):
@@ -220,6 +245,30 @@ def test_the_tuned_language_model_gives_other_vectors(run, tiny_llm):
     assert again.record["metrics"] == tuned.record["metrics"]
 
 
+def test_no_head_of_a_row_has_seen_a_row_with_its_texts(run, monkeypatch):
+    words = Path("words.yaml")
+    words.write_text(words.read_text().replace("{hot: on sale}", "{hot: on sale, new: on sale}"), encoding="utf-8")
+    learnt, keep = [], network_store.Seeing.__init__
+
+    def noting(self, loader, change, kept=None):
+        keep(self, loader, change, kept and (lambda batch: note(batch, kept(batch))))
+        if kept:
+            learnt.append([])
+
+    def note(batch, kept):
+        learnt[-1].append({name: column[kept] for name, column in batch.items()})
+        return kept
+
+    monkeypatch.setattr(network_store.Seeing, "__init__", noting)
+    index = run(h_crossfit=3, only_prepare=True, epochs=1).prepared.add.index
+    assert len({tuple(row) for row in index.positions.tolist()}) < len(index) and len(learnt) == 3
+    folds = vectors.fold_of(index.positions, 3)
+    for fold, batches in enumerate(learnt):
+        seen = {tuple(row) for batch in batches for row in index.positions[index.row_of(batch)].tolist()}
+        left_out = {tuple(row) for row in index.positions[folds == fold].tolist()}
+        assert seen and left_out and not seen & left_out
+
+
 @pytest.mark.parametrize(("made_with", "taken_with"), [("lora", "frozen"), ("frozen", "lora")])
 def test_given_vectors_are_of_a_language_model_tuned_as_the_settings_say(run, made_with, taken_with):
     settings = {"click_rows": 32, "click_valid_rows": 16, "click_epochs": 1, "only_prepare": True}
@@ -241,6 +290,8 @@ def test_rows_as_one_text(run):
     [
         ({"teacher": "gian"}, "unknown teacher 'gian'; did you mean 'gain'"),
         ({"h_crossfit": 1}, "h_crossfit 1: a head must leave some rows out"),
+        ({"schedule": "joint", "warmup_epochs": 2}, "warmup_epochs 2 leaves nothing of 2 epochs"),
+        ({"teacher": "shuffled", "schedule": "joint"}, "shuffled is a trained teacher.* set schedule: staged"),
         ({"text_fields": ["colour"]}, "'colour'.*did you mean 'color'"),
         ({"text_fields": ["user"], "text_units": "row"}, None),
         ({"inject": "bottom"}, "config key 'inject' is 'bottom'"),
@@ -290,9 +341,43 @@ def test_a_run_can_teach_another_backbone_and_one_on_other_data_cannot(run, conf
         run(teacher=name, beta=0.0)
 
 
+def test_a_teacher_that_was_measured_in_another_way_is_shown_as_far_as_it_was(run):
+    teacher = run("DCNv2_shop", metrics=["AUC"])
+    result = run(teacher=str(teacher.model.checkpoint).removesuffix(".model"), beta=0.0)
+    line = next(line for line in log_of(result).splitlines() if line.startswith("  teacher "))
+    assert line.split()[2::2] == ["-", "-"] and f"{teacher.record['metrics']['test']['AUC']:.6f}" in line
+
+
+def test_a_teacher_need_not_see_meta_columns(run, configs):
+    edit(configs / "dataset_config.yaml", "    - {name: tags", META + "    - {name: tags")
+    for path in Path("raw").iterdir():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        path.write_text("\n".join([lines[0] + ",group", *(f"{line},1" for line in lines[1:])]), encoding="utf-8")
+    teacher = run("DeepFM_shop")
+    assert "group" in teacher.run.feature_map.features
+    changes = {"use_features": ["color", "city", "user", "tags"], "beta": 0.0}
+    result = run(teacher=str(teacher.model.checkpoint).removesuffix(".model"), **changes)
+    assert "group" not in result.run.feature_map.features and result.record["networks"]["teacher"]
+
+
 def test_a_split_with_one_class_is_named(run, configs):
     raw = Path(load_experiment("DeepFM_shop", configs).params["valid_data"])
     lines = raw.read_text(encoding="utf-8").splitlines()
     raw.write_text("\n".join([lines[0], *(line for line in lines[1:] if line.endswith("1"))]) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match="one value only"):
         run()
+
+
+@pytest.mark.parametrize("split", ["train", "valid", "test"])
+@pytest.mark.parametrize("expid", ["DeepFM_ELEC_shop", "DeepFM_shop"])
+def test_a_split_of_built_data_with_one_class_is_named(run, configs, split, expid):
+    run("DeepFM_shop", epochs=1)
+    path = Path(f"data/shop/{split}.parquet")
+    rows = pandas.read_parquet(path)
+    rows[rows["click"] == 1].to_parquet(path)
+    Path("data/shop/build.json").unlink()  # as FuxiCTR leaves it
+    edit(configs / "dataset_config.yaml", "data_format: csv", "data_format: parquet")
+    for name in ("train", "valid", "test"):
+        edit(configs / "dataset_config.yaml", f"{Path('raw').absolute()}/{name}.csv", f"data/shop/{name}.parquet")
+    with pytest.raises(Exception, match=f"label 'click' of 'data/shop/{split}.parquet' has one value only"):
+        run(expid)

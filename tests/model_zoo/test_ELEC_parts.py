@@ -116,8 +116,9 @@ def raw():
     """Forty rows with a random vector each; the last ten are not in train."""
     s = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
     keys = torch.randint(-(2**62), 2**62, (40,), generator=torch.Generator().manual_seed(1))
+    positions = torch.stack([torch.arange(40) % 8, torch.arange(40) // 8], dim=1).int()
     train_rows = torch.arange(40) < 30
-    index = SimpleNamespace(keys=keys, train_rows=train_rows)
+    index = SimpleNamespace(keys=keys, positions=positions, train_rows=train_rows)
     return vectors.RowVectors(index, 6, lambda rows: s[rows])
 
 
@@ -135,11 +136,19 @@ def test_a_row_has_the_head_of_its_fold(raw):
     matrix = torch.randn(6, WIDTH)
     heads = [LinearHead(matrix), LinearHead(matrix * 3)]
     rows = torch.arange(40)
-    folds = vectors.fold_of(raw.index.keys, 2)
+    folds = vectors.fold_of(raw.index.positions, 2)
     assert 5 < folds.sum() < 35
     h, plain = vectors.of_heads(heads[0], heads, raw)(rows), vectors.of_head(heads[0], raw)(rows)
     same = torch.isclose(h, plain, atol=1e-4).all(dim=1)
     assert torch.equal(same, folds == 0)
+
+
+def test_folds_are_of_even_size_and_each_unit_decides():
+    positions = torch.cartesian_prod(torch.arange(60), torch.arange(50)).int()
+    counts = vectors.fold_of(positions, 5).bincount(minlength=5)
+    assert counts.min() > 500 and counts.max() < 700
+    of_pairs = vectors.fold_of(positions, 5).view(60, 50)
+    assert all(len(line.unique()) > 1 for line in (*of_pairs, *of_pairs.T))
 
 
 def test_components_are_fitted_on_train_rows_alone(raw):
