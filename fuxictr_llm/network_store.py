@@ -105,7 +105,6 @@ def find_or_train(
         "columns": run.feature_map.features,
         "device": "gpu" if run.params["gpu"] >= 0 else "cpu",
         "versions": {package: version for package, version in versions().items() if package in ("torch", "fuxictr")},
-        "slices": slices and slices.column,
         **made_from,
         "version": VERSION,
     }
@@ -123,6 +122,9 @@ def find_or_train(
         model = build()
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     facts = {key: value for key, value in manifest.items() if key not in ("made_from", "sha256")}
+    if slices and (facts.get("slices") or {}).get("by") != slices.column and run.params.get("test_data"):
+        test_rows = make_loaders(run.feature_map, run.params, "test")
+        facts["slices"] = slices.of_model(model, Seeing(test_rows, change))
     return Network(model.eval(), facts, manifest["sha256"])
 
 

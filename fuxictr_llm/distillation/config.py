@@ -25,7 +25,7 @@ class DistillationConfig:
         warmup_epochs: of `joint`: how many epochs go before the student begins to listen.
     """
 
-    alpha: Annotated[float, Field(ge=0)] = 1.0
+    alpha: Annotated[float, Field(ge=0)] = 0.5
     beta: Annotated[float, Field(ge=0)] = 0.1
     score_loss: Literal["bce", "kl", "logit_mse"] = "bce"
     tau: Annotated[float, Field(gt=0)] = 1.0

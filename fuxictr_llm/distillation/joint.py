@@ -12,12 +12,14 @@ from fuxictr_llm.distillation.teacher import Batch, Teacher
 class JointTeacher(Teacher):
     """A teacher under training: FuxiCTR's step with the model's own optimizer, before the student's on each batch.
 
-    Its weights at the student's best epoch are the ones it ends with. Its random numbers (dropout) are its own.
+    Its weights at the student's best epoch are the ones it ends with. Its random numbers (dropout) are its own. Its
+    learning rate stays as it is: where validation gets no better, FuxiCTR lowers the student's alone.
 
     Args:
         model: a model with fresh weights, plain or enhanced.
         add: as for `Teacher`.
         max_gradient_norm: FuxiCTR's, which its `fit` would set.
+        seed: of its dropout.
     """
 
     def __init__(
@@ -25,16 +27,17 @@ class JointTeacher(Teacher):
         model: BaseModel,
         add: Callable[[Batch], Batch] | None = None,
         max_gradient_norm: float = 10.0,
+        seed: int = 0,
     ):
         super().__init__(model, add)
         model._max_gradient_norm = max_gradient_norm
-        self.steps = 0
+        self.seed, self.steps = seed, 0
         self._best: dict[str, torch.Tensor] | None = None
 
     def learn(self, batch: Batch) -> None:
         """One step of training on the batch, in training mode, after which the model keeps no gradients."""
         with preserved_rng(self.model.device), torch.enable_grad():
-            torch.manual_seed(self.steps)
+            torch.manual_seed(self.seed * 1_000_003 + self.steps)
             self.model.train()
             self.model.train_step(self.batch_for_model(batch))
         self.model.optimizer.zero_grad(set_to_none=True)

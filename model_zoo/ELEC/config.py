@@ -49,6 +49,12 @@ class ELECConfig(RowTextsConfig, ClickTuningConfig, DistillationConfig):
         super().__post_init__()
         if self.h_crossfit == 1:
             raise UserError("h_crossfit 1: a head must leave some rows out; take 0, or 2 and more heads")
+        if self.h_crossfit and self.inject_vector == "s":
+            raise UserError(
+                "h_crossfit has no effect on inject_vector: s, for which no head is asked; set h_crossfit: 0"
+            )
+        if self.h == "noise" and self.teacher not in ("gain", "shuffled"):
+            raise UserError(f"h: noise has no effect on teacher: {self.teacher}, which sees no vectors; set h: llm")
         if self.teacher == "shuffled" and self.schedule == "joint":
             raise UserError(
                 "teacher: shuffled is a trained teacher, and schedule: joint trains its own; set schedule: staged"

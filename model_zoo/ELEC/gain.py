@@ -31,7 +31,8 @@ class GainConfig:
 class Gain(Enhancement):
     """`top`: `r_g = relu(W [r ; h] + b)` in front of the logit layer; `logit`: `w h + b` is added to the logit.
 
-    W starts as the identity on r and zero on h, so that a gain network starts from what its backbone does.
+    W starts as the identity on r and zero on h: where r comes out of a ReLU, a gain network starts from what its
+    backbone does; elsewhere (DCNv2's cross layers, FwFM) r loses its negative half.
 
     Args:
         config: where the vector goes.

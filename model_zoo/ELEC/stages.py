@@ -1,13 +1,16 @@
 """ELEC's stages up to the teacher: rows to texts, encode, adapt, train the gain network. Each is cached."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm import registry
+from fuxictr_llm.anatomy import find_anatomy
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher, Teacher
 from fuxictr_llm.errors import UserError, unknown
@@ -54,11 +57,13 @@ def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
         name, make, row_vectors, made_from = "plain", partial(build, backbone), None, {}
     else:
         name, make = "gain", partial(build, gain_class(backbone, config.inject))
+        _check_widths(config, run, backbone)
         row_vectors, made_from = adapt(config, run)
         made_from["inject"] = config.inject
     make = partial(make, run.feature_map, run.params)
     if config.schedule == "joint":
-        return JointTeacher(make(), add=row_vectors, max_gradient_norm=run.params.get("max_gradient_norm", 10.0))
+        clipping = run.params.get("max_gradient_norm", 10.0)
+        return JointTeacher(make(), add=row_vectors, max_gradient_norm=clipping, seed=run.params["seed"])
     network = find_or_train(
         run,
         name,
@@ -74,6 +79,20 @@ def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
     return Teacher(network.model, add=row_vectors)
 
 
+def _check_widths(config: ELECConfig, run: Any, backbone: type[BaseModel]) -> None:
+    """One more column can make a representation wider: that is said before anything is computed."""
+    if config.inject != "input" or not config.beta or config.representation_loss == "hint":
+        return
+    vanilla = build(backbone, run.feature_map, run.params)
+    gain = build(gain_class(backbone, config.inject), run.feature_map, run.params)
+    widths = [sum(find_anatomy(model).widths) for model in (vanilla, gain)]
+    if all(widths) and widths[0] != widths[1]:
+        raise UserError(
+            f"inject: input makes the representation of {backbone.__name__} {widths[1]} wide instead of {widths[0]}; "
+            "set representation_loss: hint, or beta: 0, or another inject"
+        )
+
+
 def _given_teacher(config: ELECConfig, run: Any) -> Teacher:
     """A run or an export as the teacher."""
     if config.schedule == "joint":
@@ -83,7 +102,11 @@ def _given_teacher(config: ELECConfig, run: Any) -> Teacher:
     model, settings = load_network(config.teacher, run.params["gpu"])
     data = describe_data(run.params, run.data_dir)
     check_same_data(settings, data, run.feature_map, f"teacher {config.teacher!r}")
-    run.networks["teacher"] = {"source": config.teacher, "metrics": settings["source"]["metrics"]}
+    run.networks["teacher"] = {
+        "source": config.teacher,
+        "weights_sha256": settings["weights_sha256"],
+        "metrics": settings["source"]["metrics"],
+    }
     return Teacher(model)
 
 
@@ -94,11 +117,7 @@ def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
     """
     index, stores = encode(config, run)
     raw = vectors.raw_vectors(index, stores)
-    made_from = {
-        "units": {unit.name: [unit.fields, store.sha256] for unit, store in zip(index.units, stores, strict=True)},
-        "version": vectors.VERSION,
-        "rows_sha256": index.sha256,
-    }
+    made_from = made_from_texts(index, stores)
     head = _head(config, run, raw, made_from)
     run.networks["text"] = head.facts
     decides = {**made_from, "inject_vector": config.inject_vector, "h_dim": config.h_dim}
@@ -117,6 +136,15 @@ def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
     with run.stages("vectors of rows", rows=len(index)):
         store = vectors.stored(decides, index, of_rows)
     return vectors.in_store(index, store), {"vectors": store.sha256, "h_dim": config.h_dim}
+
+
+def made_from_texts(index: RowIndex, stores: Sequence[VectorStore]) -> dict[str, Any]:
+    """What texts and vectors decide about all that is learnt from them."""
+    return {
+        "units": {unit.name: [unit.fields, store.sha256] for unit, store in zip(index.units, stores, strict=True)},
+        "rows_sha256": index.sha256,
+        "version": vectors.VERSION,
+    }
 
 
 def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, Any], fold: int | None = None) -> Network:

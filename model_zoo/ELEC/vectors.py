@@ -60,7 +60,8 @@ class Standardized:
         self.store, self.dim, self.empty = store, store.dim, empty
         known = store.gather(fitted[fitted != empty] if empty is not None else fitted)
         deviation, self.mean = torch.std_mean(known, dim=0, correction=0)
-        self.scale = torch.where(deviation > 0, 1 / deviation, 0)
+        # What is constant but for rounding says nothing.
+        self.scale = torch.where(deviation > 1e-6 * (1 + self.mean.abs()), 1 / deviation, 0)
 
     def gather(self, positions: Tensor) -> Tensor:
         """float32 `[n, D_llm]`."""

@@ -19,10 +19,11 @@ from fuxictr_llm.errors import UserError
 from fuxictr_llm.experiment import build_model, prepare_run, run_experiment
 from fuxictr_llm.exporting import export_run
 from fuxictr_llm.files import cache_dir, read_json
-from fuxictr_llm.model_zoo.ELEC import ELEC, vectors
+from fuxictr_llm.model_zoo.ELEC import ELEC, stages, vectors
 from fuxictr_llm.model_zoo.ELEC.config import ELECConfig
-from fuxictr_llm.model_zoo.ELEC.stages import adapt
+from fuxictr_llm.model_zoo.ELEC.stages import adapt, encode
 from fuxictr_llm.registry import find_backbone
+from fuxictr_llm.semantics.language_model import load_language_model
 from fuxictr_llm.semantics.model_folder import digest_of_model
 from support import as_arguments, edit
 
@@ -296,6 +297,8 @@ def test_rows_as_one_text(run):
         ({"text_fields": ["user"], "text_units": "row"}, None),
         ({"inject": "bottom"}, "config key 'inject' is 'bottom'"),
         ({"alpha": -1.0}, "config key 'alpha' is -1.0"),
+        ({"h_crossfit": 2, "inject_vector": "s"}, "h_crossfit has no effect on inject_vector: s"),
+        ({"h": "noise", "teacher": "self"}, "h: noise has no effect on teacher: self"),
         ({"schedule": "joint", "teacher": "runs/x"}, "joint trains its teacher, and 'runs/x' is trained"),
         ({"value_texts": {"color": {"file": "none.csv", "key": "color", "text": "story"}}}, "none.csv"),
     ],
@@ -309,6 +312,43 @@ def test_bad_settings_are_one_line(run, configs, llm, changes, message, capsys):
     error = capsys.readouterr().err.splitlines()[-1]
     assert code == 2 and error.startswith("error: ")
     assert re.search(message, error), error
+
+
+def test_a_column_more_that_widens_the_representation_is_named_before_anything_is_computed(run):
+    with pytest.raises(
+        UserError, match=r"inject: input makes .* of DCNv2 28 wide instead of 24; set .*hint, or beta: 0"
+    ):
+        run("DCNv2_ELEC_shop", inject="input")
+    assert not (cache_dir() / "text_vectors").exists()
+    hinted = run("DCNv2_ELEC_shop", inject="input", representation_loss="hint")
+    assert hinted.record["parameters"]["method"] == 24 * 28 + 28
+
+
+def test_stored_vectors_are_those_of_the_head_on_texts_encoded_now(run, tiny_llm):
+    prepared = run(only_prepare=True)
+    config = checked(ELECConfig, prepared.params)
+    row_vectors, _ = adapt(config, prepared)
+    index, stores = encode(config, prepared)
+    head = stages._head(
+        config, prepared, raw := vectors.raw_vectors(index, stores), stages.made_from_texts(index, stores)
+    ).model
+    model = load_language_model(tiny_llm, "float32", "mean", gpu=-1)
+    _, valid = make_loaders(prepared.feature_map, prepared.params, "train")
+    batch = {name: column[:5] for name, column in next(iter(valid)).items()}
+    positions = index.positions[index.row_of(batch)].long()
+    online = []
+    for unit, (texts, scaled) in enumerate(zip(index.units, raw.stores, strict=True)):
+        s = torch.cat([model.encode([texts[int(place)]]) for place in positions[:, unit]])
+        online.append((s - scaled.mean) * scaled.scale)
+    with torch.no_grad():
+        expected = head.h(torch.cat(online, dim=1))
+    assert torch.allclose(row_vectors(batch)["llm_vector"], expected, atol=1e-4)
+
+
+def test_other_slices_do_not_train_the_networks_anew(run):
+    run()
+    record = run(slice_by="city").record
+    assert record["stages"]["train gain"]["cached"] and record["networks"]["gain"]["slices"]["by"] == "city"
 
 
 def test_a_data_set_of_ids_alone_has_nothing_to_read(run, configs):
