@@ -180,5 +180,5 @@ def test_a_student_of_an_enhanced_model_is_refused():
 
 def test_the_defaults():
     assert DistillationConfig() == DistillationConfig(
-        alpha=1, beta=0.1, score_loss="bce", tau=1, representation_loss="mse", schedule="staged", warmup_epochs=1
+        alpha=0.5, beta=0.1, score_loss="bce", tau=1, representation_loss="mse", schedule="staged", warmup_epochs=1
     )
