@@ -71,3 +71,14 @@ def test_vectors_of_genres_leave_the_padding_zero():
     assert type(layer).__name__ == "PretrainedEmbedding" and layer.pretrain_embedding.weight[1:20].abs().min() > 0
     assert not layer.pretrain_embedding.weight[0].any() and not layer.id_embedding.weight[0].any()
     assert result.record["metrics"]["test"]["AUC"] > 0.7
+
+
+@pytest.mark.parametrize("name", [NAME, "all-MiniLM-L6-v2"])
+def test_texts_encoded_together_have_the_vectors_that_they_have_alone(name):
+    texts = ["title of the movie is Fargo. release year of the movie is 1996. genre of the movie is Crime, Drama."]
+    texts += ["gender of the user is female.", "age of the user is 25-29. occupation of the user is writer.", ""]
+    model = load_language_model(find_language_model(name), "float32", "mean", gpu=-1)
+    together = model.encode(texts)
+    alone = torch.cat([model.encode([text]) for text in texts])
+    assert torch.allclose(together, alone, rtol=1e-3, atol=1e-3 * alone.abs().max().item())
+    assert not together[-1].any() and together[:3].norm(dim=1).min() > 0
