@@ -143,15 +143,6 @@ def auc(language_model: LanguageModel, rows: DrawnRows, max_tokens: int) -> floa
 
 
 def _schedule(config: ClickTuningConfig) -> Schedule:
-    return Schedule(
-        name="Click tuning",
-        keys="click",
-        measured="AUC on validation",
-        remedy="lower click_learning_rate",
-        epochs=config.click_epochs,
-        batch_size=config.click_batch_size,
-        learning_rate=config.click_learning_rate,
-        warmup_steps=config.click_warmup_steps,
-        patience=config.click_patience,
-        seed=config.click_seed,
+    return Schedule.of(
+        config, "click", name="Click tuning", measured="AUC on validation", remedy="lower click_learning_rate"
     )

@@ -54,6 +54,13 @@ class Schedule:
     patience: int | None
     seed: int
 
+    @classmethod
+    def of(cls, config: Any, keys: str, *, name: str, measured: str, remedy: str) -> "Schedule":
+        """The schedule in a config whose keys begin with `keys`."""
+        lengths = ("epochs", "batch_size", "learning_rate", "warmup_steps", "patience", "seed")
+        found = {key: getattr(config, f"{keys}_{key}") for key in lengths}
+        return cls(name=name, keys=keys, measured=measured, remedy=remedy, **found)
+
 
 @dataclass(frozen=True)
 class Tuned:

@@ -147,15 +147,5 @@ def _loss(model: nn.Module, batch: dict[str, Tensor], batches: PromptBatches, co
 
 
 def _schedule(config: FieldVectorsConfig) -> Schedule:
-    return Schedule(
-        name="SSFT",
-        keys="ssft",
-        measured="field identification",
-        remedy="lower ssft_learning_rate or raise ssft_tau",
-        epochs=config.ssft_epochs,
-        batch_size=config.ssft_batch_size,
-        learning_rate=config.ssft_learning_rate,
-        warmup_steps=config.ssft_warmup_steps,
-        patience=config.ssft_patience,
-        seed=config.ssft_seed,
-    )
+    remedy = "lower ssft_learning_rate or raise ssft_tau"
+    return Schedule.of(config, "ssft", name="SSFT", measured="field identification", remedy=remedy)

@@ -122,19 +122,19 @@ def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
     run.networks["text"] = head.facts
     decides = {**made_from, "inject_vector": config.inject_vector, "h_dim": config.h_dim}
     if config.inject_vector == "s":
-        of_rows = vectors.of_pca(raw, config.h_dim)
+        fit = partial(vectors.of_pca, raw, config.h_dim)
     elif config.h_crossfit:
         heads = [_head(config, run, raw, made_from, fold) for fold in range(config.h_crossfit)]
         decides["heads"] = [network.sha256 for network in (head, *heads)]
-        of_rows = vectors.of_heads(head.model, [network.model for network in heads], raw)
+        fit = partial(vectors.of_heads, head.model, [network.model for network in heads], raw)
     else:
         decides["heads"] = [head.sha256]
-        of_rows = vectors.of_head(head.model, raw)
+        fit = partial(vectors.of_head, head.model, raw)
     if config.h == "noise":
         decides["noise"] = config.control_seed
-        of_rows = vectors.noise_like(of_rows, config.control_seed)
+        fit = partial(lambda of: vectors.noise_like(of(), config.control_seed), fit)
     with run.stages("vectors of rows", rows=len(index)):
-        store = vectors.stored(decides, index, of_rows)
+        store = vectors.stored(decides, index, fit)
     return vectors.in_store(index, store), {"vectors": store.sha256, "h_dim": config.h_dim}
 
 

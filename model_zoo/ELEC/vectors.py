@@ -3,6 +3,7 @@
 Shape symbols: `R` distinct rows, `U` units of text a row, `D_llm` width of the language model, `D_h` width of h.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,11 +102,16 @@ def raw_vectors(index: RowIndex, stores: Sequence[VectorStore]) -> RawVectors:
     return RawVectors(index, sum(store.dim for store in stores), of_rows, stores)
 
 
-def stored(made_from: dict[str, Any], index: RowIndex, of_rows: Callable[[Tensor], Tensor]) -> VectorStore:
-    """The vectors of all R rows in a store, from there where they are there."""
+def stored(made_from: dict[str, Any], index: RowIndex, fit: Callable[[], Callable[[Tensor], Tensor]]) -> VectorStore:
+    """The vectors of all R rows in a store, from there where they are there.
+
+    Args:
+        fit: gives what makes vectors of rows; asked once, and only where some have to be made.
+    """
+    fitted = functools.cache(fit)
 
     def make(start: int, stop: int) -> np.ndarray:
-        return of_rows(torch.arange(start, stop)).numpy()
+        return fitted()(torch.arange(start, stop)).numpy()
 
     return find_or_write(KIND, {**made_from, "version": VERSION}, len(index), make)
 

@@ -110,3 +110,11 @@ def test_stored_vectors_are_those_of_the_head_on_texts_encoded_now(run, tiny_llm
     with torch.no_grad():
         expected = head.h(torch.cat(online, dim=1))
     assert torch.allclose(row_vectors(batch)["llm_vector"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("changes", [{"inject_vector": "s"}, {"h_crossfit": 2}])
+def test_noise_replaces_whatever_is_injected_and_leaves_the_text_head(run, changes):
+    told, noise = run(**changes), run(h="noise", **changes)
+    assert noise.record["stages"]["train text"]["cached"] and "cached" not in noise.record["stages"]["train gain"]
+    gains = [result.record["networks"]["gain"]["metrics"] for result in (told, noise)]
+    assert gains[0] != gains[1] and run(h="noise", **changes).record["metrics"] == noise.record["metrics"]
