@@ -1,0 +1,104 @@
+"""The tiny data set, and what a class can take of it."""
+
+import pytest
+import torch
+from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
+from fuxictr.pytorch.models import BaseModel
+
+from fuxictr_llm.data.tiny import LABELS, OPTIONAL_TYPES, tiny_batches, tiny_case, tiny_feature_map
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.registry import find_backbone
+
+
+def test_every_type_in_the_dtypes_of_the_loaders_and_the_same_for_a_seed():
+    feature_map = tiny_feature_map(tasks=2)
+    assert {spec["type"] for spec in feature_map.features.values()} == {"categorical", *OPTIONAL_TYPES}
+    first, *_, last = tiny_batches(feature_map)
+    assert len(last["item_id"]) < len(first["item_id"])
+    assert [first[name].dtype for name in ("item_id", "click_history", "price", "click")] == [
+        torch.int64, torch.int32, torch.float64, torch.float64,
+    ]  # fmt: skip
+    assert (first["item_id"] == feature_map.features["item_id"]["vocab_size"] - 1).any(), "no unseen value"
+    empty = (first["click_history"] == 0).all(dim=1)
+    assert empty.any() and torch.equal(empty, (first["cate_history"] == 0).all(dim=1)), "no history of padding only"
+    for label in LABELS:
+        assert {*first[label].tolist()} == {0.0, 1.0}
+    assert all(torch.equal(column, tiny_batches(feature_map)[0][name]) for name, column in first.items())
+    assert not torch.equal(first["item_id"], tiny_batches(feature_map, seed=1)[0]["item_id"])
+
+
+def test_there_is_something_to_learn():
+    case = tiny_case(find_backbone("DNN"), learning_rate=0.02)
+    model, batches = case.build(), case.batches(rows=600)
+    model._max_gradient_norm = 10.0
+    for _ in range(12):
+        losses = [model.train_step(batch).item() for batch in batches]
+    assert sum(losses) / len(losses) < 0.6
+
+
+def test_histories_that_a_constructor_names_are_whole_and_share_their_items_embedding():
+    class Reader(Plain):
+        def __init__(self, feature_map, history=("click_history", "neg_click_history"), **params):
+            super().__init__(feature_map, **params)
+
+    specs = tiny_case(Plain).feature_map.features
+    assert specs["click_history"]["feature_encoder"] and "neg_click_history" not in specs
+    assert {specs["item_id"]["vocab_size"]} == {specs["click_history"]["vocab_size"]}
+    assert "RuntimeError" in tiny_case(Reader).left_out["sequence"], "whole histories cannot stand beside single ids"
+    whole = tiny_feature_map(whole=["click_history", "neg_click_history"]).features
+    assert all("feature_encoder" not in whole[name] for name in ("click_history", "neg_click_history"))
+    assert whole["neg_click_history"]["share_embedding"] == "item_id"
+
+
+class Plain(BaseModel):
+    def __init__(self, feature_map, hidden_units=[64, 32], hidden_activations="ReLU", learning_rate=1e-3, **params):  # noqa: B006
+        super().__init__(feature_map, **params)
+        self.embedding_layer = FeatureEmbedding(feature_map, params["embedding_dim"])
+        self.mlp = MLP_Block(
+            input_dim=feature_map.sum_emb_out_dim(),
+            output_dim=1,
+            hidden_units=hidden_units,
+            hidden_activations=hidden_activations,
+        )
+        self.compile(params["optimizer"], params["loss"], learning_rate)
+
+    def forward(self, inputs):
+        logit = self.mlp(self.embedding_layer(self.get_inputs(inputs), flatten_emb=True))
+        return {"y_pred": self.output_activation(logit)}
+
+
+def test_a_type_that_a_class_cannot_take_is_left_out_and_the_reason_kept():
+    case = tiny_case(find_backbone("DeepFM"))
+    assert [*case.left_out] == ["embedding"] and "stack expects each tensor" in case.left_out["embedding"]
+    assert "image" not in case.feature_map.features and "price" in case.feature_map.features
+    assert tiny_case(Plain).left_out == {}
+    assert tiny_case(Plain).settings["hidden_units"] == [8, 8]
+
+
+class Silent(Plain):
+    def forward(self, inputs):
+        return {"score": super().forward(inputs)["y_pred"]}
+
+
+class Frozen(BaseModel):
+    def __init__(self, feature_map, **params):
+        super().__init__(feature_map, **params)
+        self.compile(params["optimizer"], params["loss"], 1e-3)
+
+
+class Strict(BaseModel):
+    def __init__(self, feature_map):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("cls", "reason"),
+    [
+        (Silent, "Silent cannot be tapped: its forward returns no 'y_pred'"),
+        (Frozen, "Frozen has no trainable parameter"),
+        (Strict, "Strict cannot be built: TypeError: .*unexpected keyword argument 'model_id'"),
+    ],
+)
+def test_a_class_that_cannot_be_used_is_one_line_that_says_why(cls, reason):
+    with pytest.raises(UserError, match=reason):
+        tiny_case(cls)
