@@ -1,7 +1,7 @@
 from typing import Any
 
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding, InnerProductInteraction, LogisticRegression
+from fuxictr.pytorch.layers import FeatureEmbedding, LogisticRegression
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
@@ -35,8 +35,8 @@ class HOFM(BaseModel):
             **kwargs,
         )
         num_fields = feature_map.num_fields
-        if not 2 <= order <= num_fields:
-            raise ValueError(f"order must be from 2 to {num_fields}, the number of fields (got {order!r})")
+        if not isinstance(order, int) or not 2 <= order <= num_fields:
+            raise ValueError(f"order must be an integer from 2 to {num_fields}, the number of fields (got {order!r})")
         self.order = order
         self.reuse_embedding = reuse_embedding
         if reuse_embedding:
@@ -48,7 +48,6 @@ class HOFM(BaseModel):
             if len(dims) != order - 1:
                 raise ValueError(f"embedding_dim must be an integer or a list of {order - 1}, order - 1 (got {dims})")
             self.embedding_layers = nn.ModuleList(FeatureEmbedding(feature_map, dim) for dim in dims)
-        self.inner_product_layer = InnerProductInteraction(num_fields)
         self.lr_layer = LogisticRegression(feature_map)
         self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
         self.reset_parameters()
@@ -60,8 +59,7 @@ class HOFM(BaseModel):
         shared = self.embedding_layer(X) if self.reuse_embedding else None
         for order in range(2, self.order + 1):
             embeddings = self.embedding_layers[order - 2](X) if shared is None else shared
-            pairs_only = order == 2
-            logit = logit + (self.inner_product_layer(embeddings) if pairs_only else anova(embeddings, order))
+            logit = logit + anova(embeddings, order)
         return {"y_pred": self.output_activation(logit)}
 
 
