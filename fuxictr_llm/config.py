@@ -13,7 +13,7 @@ from fuxictr_llm.checks import check_value, checked
 from fuxictr_llm.config_sources import Source, read_source
 from fuxictr_llm.errors import UserError, nearest
 from fuxictr_llm.files import digest_of, replacing, writable_dir
-from fuxictr_llm.keys import GROUP_METRICS, REGULARIZERS, REQUIRED, REQUIRED_OF_CSV, DatasetKeys, ModelKeys
+from fuxictr_llm.keys import GROUP_METRICS, REGULARIZERS, REQUIRED, REQUIRED_OF_CSV, DatasetKeys, LongKeys, ModelKeys
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors, moved_to_specs, value_config
 from fuxictr_llm.yamls import dump_yaml, parse_yaml
 
@@ -161,6 +161,8 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     method = registry.find_method(params["method"], source.where) if params.get("method") else None
     hints = {**constructor_hints(backbone), **get_type_hints(ModelKeys, include_extras=True)}
     hints |= get_type_hints(DatasetKeys, include_extras=True)
+    if params.get("user_info"):
+        hints |= get_type_hints(LongKeys, include_extras=True)
     known = {*hints, *(method.config_cls.__dataclass_fields__ if method else ())}
     if asks_for_vectors(params):
         known |= ValueVectorsConfig.__dataclass_fields__.keys()
