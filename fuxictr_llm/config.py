@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -112,7 +112,8 @@ def load_experiment(
     without_effect = _check(params, source, given=overrides)
     base, params = _completed(source.params, gpu), _completed(params, gpu)
     name = Path(config or "benchmark_configs").resolve().name.removesuffix(".yaml")
-    found = Experiment(source.expid, params, source.dataset_keys, without_effect, changed=False, config_name=name)
+    label = source.expid.replace("/", "-")  # of `LongCTR/DIN_movies`: files are called by it
+    found = Experiment(label, params, source.dataset_keys, without_effect, changed=False, config_name=name)
     changed = found.sha256 != dataclasses.replace(found, params=base).sha256
     return dataclasses.replace(found, changed=changed)
 
@@ -193,7 +194,19 @@ def constructor_hints(backbone: type) -> dict[str, Any]:
     hints: dict[str, Any] = {}
     for cls in reversed(backbone.__mro__):
         if "__init__" in vars(cls) and cls.__module__.split(".")[0] != "torch":
-            annotated = get_type_hints(cls.__init__)
-            names = [name for name, p in inspect.signature(cls.__init__).parameters.items() if p.kind != p.VAR_KEYWORD]
-            hints |= {name: annotated.get(name) for name in names if name not in ("self", "feature_map")}
+            hints |= _keywords(cls.__init__)
     return hints
+
+
+def _keywords(constructor: Callable) -> dict[str, Any]:
+    try:
+        annotated = get_type_hints(constructor)
+    except Exception:  # hints that only a type checker can resolve
+        annotated = {}
+    found = {}
+    for name, parameter in inspect.signature(constructor).parameters.items():
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            hint = annotated.get(name)
+            # `units: int = None` is how many write that it may be None.
+            found[name] = hint | None if isinstance(hint, type) and parameter.default is None else hint
+    return {name: hint for name, hint in found.items() if name not in ("self", "feature_map")}
