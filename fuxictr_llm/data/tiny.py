@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 from fuxictr.pytorch.torch_utils import seed_everything
@@ -22,6 +23,7 @@ from fuxictr_llm.data.tiny_columns import (
     tiny_long_batches,
 )
 from fuxictr_llm.errors import UserError, reason_of
+from fuxictr_llm.training import build
 
 # Types of features that a class may be unable to take.
 OPTIONAL_TYPES = ("embedding", "meta", "numeric", "sequence")
@@ -70,9 +72,12 @@ class TinyCase:
     is_long: bool = False
 
     def build(self, cls: type[BaseModel] | None = None, seed: int = 1, **changes: Any) -> BaseModel:
-        """A model of the class, or of another one that is built like it, after seeding everything."""
-        seed_everything(seed)
-        return (cls or self.cls)(self.feature_map, **{**self.settings, **changes})
+        """A model of the class, or of another one that is built like it, after seeding everything.
+
+        Raises:
+            UserError: the class cannot be built with these settings.
+        """
+        return build(cls or self.cls, self.feature_map, {**self.settings, "seed": seed, **changes})
 
     def batches(self, rows: int = 150, batch_size: int = 64, seed: int = 0) -> list[Any]:
         """Seeded batches in the form that the class takes; the last one is short."""
@@ -102,7 +107,7 @@ def tiny_case(cls: type[BaseModel], **changes: Any) -> TinyCase:
             case.left_out.update({kind: reasons[is_long, rest] for kind, rest in others.items()})
             return case
         reasons[is_long, without] = reason
-    raise UserError(f"{cls.__name__} {Counter(reasons.values()).most_common(1)[0][0]}")
+    raise UserError(Counter(reasons.values()).most_common(1)[0][0])
 
 
 def settings_for(cls: type[BaseModel], **changes: Any) -> dict[str, Any]:
@@ -118,6 +123,7 @@ def settings_for(cls: type[BaseModel], **changes: Any) -> dict[str, Any]:
         "metrics": ["AUC", "logloss"],
         "model_root": "tiny_models",
         "verbose": 0,
+        "num_threads": torch.get_num_threads(),
     }
     if issubclass(cls, MultiTaskModel):
         settings["num_tasks"] = len(LABELS)
@@ -162,27 +168,22 @@ def constructor_defaults(cls: type[BaseModel]) -> dict[str, Any]:
 
 def _reason_against(case: TinyCase) -> str | None:
     """Why the class cannot be built and trained a step on the data; None where it can."""
+    name, batch = case.cls.__name__, case.batches(rows=8)[0]
     try:
         model = case.build()
-    except UserError:
-        raise
-    except Exception as error:  # a user's class can fail in any way
-        # FuxiCTR says of every error of an optimizer that it is not supported.
-        if "empty parameter list" in f"{error} {error.__context__}":
-            return "has no trainable parameter"
-        return f"cannot be built: {_said(error)}"
-    batch = case.batches(rows=8)[0]
+    except UserError as error:
+        return str(error)
     try:
         outputs = model.forward(batch)
-    except Exception as error:
-        return f"fails in forward: {_said(error)}"
+    except Exception as error:  # a user's class can fail in any way
+        return f"{name} fails in forward: {_said(error)}"
     keys = {f"{label}_pred" for label in case.feature_map.labels}
     if not isinstance(outputs, Mapping) or not ("y_pred" in outputs or keys <= {*outputs}):
-        return "cannot be tapped: its forward returns no 'y_pred'"
+        return f"{name} cannot be tapped: its forward returns no 'y_pred'"
     try:
         train(model, [batch])
     except Exception as error:
-        return f"fails in a training step: {_said(error)}"
+        return f"{name} fails in a training step: {_said(error)}"
     return None
 
 
