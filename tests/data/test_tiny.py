@@ -1,38 +1,21 @@
-"""The tiny data set, and what a class can take of it."""
+"""What a model class can take of the tiny data set, and how it is built small."""
 
 import pytest
-import torch
 from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
 from fuxictr.pytorch.models import BaseModel
 
-from fuxictr_llm.data.tiny import LABELS, OPTIONAL_TYPES, tiny_batches, tiny_case, tiny_feature_map
+from fuxictr_llm.data.batches import columns_of
+from fuxictr_llm.data.tiny import active_regularization, tiny_case, train
+from fuxictr_llm.data.tiny_columns import tiny_feature_map
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.registry import find_backbone
-
-
-def test_every_type_in_the_dtypes_of_the_loaders_and_the_same_for_a_seed():
-    feature_map = tiny_feature_map(tasks=2)
-    assert {spec["type"] for spec in feature_map.features.values()} == {"categorical", *OPTIONAL_TYPES}
-    first, *_, last = tiny_batches(feature_map)
-    assert len(last["item_id"]) < len(first["item_id"])
-    assert [first[name].dtype for name in ("item_id", "click_history", "price", "click")] == [
-        torch.int64, torch.int32, torch.float64, torch.float64,
-    ]  # fmt: skip
-    assert (first["item_id"] == feature_map.features["item_id"]["vocab_size"] - 1).any(), "no unseen value"
-    empty = (first["click_history"] == 0).all(dim=1)
-    assert empty.any() and torch.equal(empty, (first["cate_history"] == 0).all(dim=1)), "no history of padding only"
-    for label in LABELS:
-        assert {*first[label].tolist()} == {0.0, 1.0}
-    assert all(torch.equal(column, tiny_batches(feature_map)[0][name]) for name, column in first.items())
-    assert not torch.equal(first["item_id"], tiny_batches(feature_map, seed=1)[0]["item_id"])
 
 
 def test_there_is_something_to_learn():
     case = tiny_case(find_backbone("DNN"), learning_rate=0.02)
     model, batches = case.build(), case.batches(rows=600)
-    model._max_gradient_norm = 10.0
     for _ in range(12):
-        losses = [model.train_step(batch).item() for batch in batches]
+        losses = train(model, batches)
     assert sum(losses) / len(losses) < 0.6
 
 
@@ -96,9 +79,32 @@ class Strict(BaseModel):
     [
         (Silent, "Silent cannot be tapped: its forward returns no 'y_pred'"),
         (Frozen, "Frozen has no trainable parameter"),
-        (Strict, "Strict cannot be built: TypeError: .*unexpected keyword argument 'model_id'"),
+        (Strict, "the constructor of Strict rejects the key 'model_id'"),
     ],
 )
 def test_a_class_that_cannot_be_used_is_one_line_that_says_why(cls, reason):
     with pytest.raises(UserError, match=reason):
         tiny_case(cls)
+
+
+def test_a_model_of_long_histories_gets_tuples():
+    class Long(Plain):
+        def get_inputs(self, inputs, feature_source=None):
+            rows, items, mask = inputs
+            self.shapes = len(rows["user_id"]), len(items["item_id"]), tuple(mask.shape)
+            return super().get_inputs(columns_of(inputs))
+
+        def get_labels(self, inputs):
+            return super().get_labels(inputs[0])
+
+    case = tiny_case(Long)
+    assert case.is_long and case.left_out == {}
+    model = case.build()
+    train(model, case.batches(rows=7))
+    assert model.shapes == (7, 7 * 6, (7, 5))
+
+
+def test_regularization_is_switched_on_as_far_as_a_constructor_takes_it():
+    assert active_regularization(find_backbone("FM")) == {"regularizer": 1e-4}
+    assert active_regularization(find_backbone("DNN"))["batch_norm"] is True
+    assert "net_dropout" not in active_regularization(Plain)
