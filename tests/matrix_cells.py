@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import inspect
 import json
 import tempfile
 from collections.abc import Mapping
@@ -12,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from fuxictr.pytorch.models import BaseModel
-from fuxictr.pytorch.torch_utils import seed_everything
 
 from fuxictr_llm.anatomy import find_anatomy
 from fuxictr_llm.data.batches import rows_of
-from fuxictr_llm.data.tiny import EMBEDDING_DIM, TinyCase, tiny_case
+from fuxictr_llm.data.tiny import TinyCase, active_regularization, tiny_case, train
+from fuxictr_llm.data.tiny_columns import EMBEDDING_DIM
 from fuxictr_llm.distillation import Teacher, distilled
 from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.errors import UserError
@@ -24,15 +23,15 @@ from fuxictr_llm.model_zoo.ELEC.gain import gain_class
 from fuxictr_llm.model_zoo.ELEC.head import VECTOR
 from fuxictr_llm.registry import find_backbone, find_method
 from fuxictr_llm.semantics.vector_file import write_field_vectors
+from support import Idle
 
 # Each of them switched off is an idle method.
-METHODS = ("AllTaps", "LLaCTR", "LLMEmb", "ELEC")
+METHODS = ("EveryTap", "LLaCTR", "LLMEmb", "ELEC")
 # Files of vectors; a cell's models are built in many tests, each of which has a folder of its own.
 _folder = tempfile.TemporaryDirectory()
-Batches = list[dict[str, torch.Tensor]]
 
 
-class AllTaps(Enhancement):
+class EveryTap(Enhancement):
     """Uses every tap that the backbone offers, with a parameter in each term, and notes the shapes that it was shown."""
 
     def __init__(self, config, anatomy):
@@ -65,14 +64,6 @@ class AllTaps(Enhancement):
         return ((seen.final_logit - self.pull) ** 2).mean()
 
 
-class Idle(Enhancement):
-    """Has parameters and uses no tap."""
-
-    def __init__(self, config, anatomy):
-        super().__init__(config, anatomy)
-        self.layer = torch.nn.Linear(3, 3)
-
-
 @dataclass(frozen=True)
 class Cell:
     """A backbone with a method, its terms on or off.
@@ -96,24 +87,15 @@ class Cell:
     def plain(self, seed: int = 1) -> BaseModel:
         return self.case.build(seed=seed)
 
-    def batches(self) -> Batches:
+    def batches(self) -> list:
         return self.case.batches(rows=80, batch_size=32)
 
 
 @functools.cache
 def case_of(cls: type[BaseModel]) -> TinyCase:
     """The backbone on tiny data, with what a method must not disturb: dropout, BatchNorm, regularizers."""
-    changes = {}
-    for name, parameter in inspect.signature(cls).parameters.items():
-        if "dropout" in name:
-            many = isinstance(parameter.default, list)
-            changes[name] = [0.2] * len(parameter.default) if many else 0.2
-        elif name.endswith("batch_norm"):
-            changes[name] = True
-        elif name.endswith("regularizer"):
-            changes[name] = 1e-4
     try:
-        return tiny_case(cls, **changes)
+        return tiny_case(cls, **active_regularization(cls))
     except UserError:  # not every class of a checkout takes all of these
         return tiny_case(cls)
 
@@ -126,20 +108,30 @@ def cell(name: str, method: str, on: bool = True) -> Cell:
         UserError: the backbone offers nothing that the method could use.
     """
     case = case_of(find_backbone(name))
-    if method == "AllTaps":
-        return Cell(case, enhance(case.cls, AllTaps if on else Idle), {})
-    if method == "LLaCTR":
+    if method == "EveryTap":
+        found = Cell(case, enhance(case.cls, EveryTap if on else Idle), {})
+    elif method == "LLaCTR":
         settings = {"lambda_fre": 0.1, "lambda_fie": 0.2} if on else {"lambda_fre": 0.0, "lambda_fie": 0.0}
         found = Cell(case, enhance(case.cls, find_method(method).model_cls), settings | _field_vectors(case))
     elif method == "LLMEmb":
         case = _with_given_vectors(case)
         specs = [{"name": "btag", "pretrained_emb": case.feature_map.features["btag"]["pretrained_emb"]}]
-        return Cell(case, enhance(case.cls, find_method(method).model_cls), {"feature_specs": specs})
+        found = Cell(case, enhance(case.cls, find_method(method).model_cls), {"feature_specs": specs})
     else:
         weights = {"alpha": 0.5, "beta": 0.1} if on else {"alpha": 0.0, "beta": 0.0}
-        return Cell(case, distilled(case.cls), {**weights, "representation_loss": "hint"} | _teacher_width(case, on))
+        found = Cell(case, distilled(case.cls), {**weights, "representation_loss": "hint"} | _teacher_width(case, on))
     found.build()
     return found
+
+
+@functools.cache
+def problem_of(name: str, method: str) -> str | None:
+    """Why there is no such cell; None where there is."""
+    try:
+        cell(name, method)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 @functools.cache
@@ -155,26 +147,26 @@ def trained(name: str, method: str) -> tuple[BaseModel, dict[str, torch.Tensor],
 def gain_teacher(cls: type[BaseModel]) -> Teacher:
     """A gain network that has been trained an epoch; its vectors are made from the rows' groups."""
     case = case_of(cls)
-    seed_everything(5)
-    model = gain_class(cls, "top")(case.feature_map, inject="top", h_dim=3, **case.settings)
+    model = case.build(gain_class(cls, "top"), seed=5, inject="top", h_dim=3)
     add = functools.partial(_with_vectors, columns=tuple(case.feature_map.features))
     train(model, [add(dict(batch)) for batch in case.batches(rows=64, batch_size=32)])
     return Teacher(model, add=add)
 
 
-def train(model: BaseModel, steps: Batches, seed: int = 2) -> list[float]:
-    """FuxiCTR's own step on each batch, clipping active; the losses."""
-    seed_everything(seed)
-    model._max_gradient_norm = 0.5
-    model.train()
-    return [model.train_step(batch).item() for batch in steps]
-
-
-def predictions(model: BaseModel, steps: Batches) -> torch.Tensor:
+def predictions(model: BaseModel, steps: list) -> torch.Tensor:
     """`[B, T]` of all rows, in evaluation mode."""
     model.eval()
     with torch.no_grad():
         return torch.cat([_outputs(model.forward(batch), model.feature_map.labels) for batch in steps])
+
+
+def some_rows(batch, part: slice):
+    """Those rows of a batch of either form."""
+    if isinstance(batch, Mapping):
+        return {name: column[part] for name, column in batch.items()}
+    rows, items, mask = batch
+    items = {name: column.view(len(mask), -1, *column.shape[1:])[part].flatten(0, 1) for name, column in items.items()}
+    return some_rows(rows, part), items, mask[part]
 
 
 def _outputs(returned: Mapping, labels: list[str]) -> torch.Tensor:

@@ -1,4 +1,7 @@
-"""Every method on every backbone of the zoo: the five invariants that `fuxictr_llm/enhancement.py` states."""
+"""Every method on every backbone: the five invariants that `fuxictr_llm/enhancement.py` states.
+
+`python -m pytest --zoo DIR` runs them over the models of a FuxiCTR checkout instead of those of our zoo.
+"""
 
 import copy
 import math
@@ -6,31 +9,35 @@ import pickle
 
 import pytest
 import torch
-from matrix_cells import METHODS, cell, predictions, train, trained
 
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.checkout import current_checkout
+from fuxictr_llm.data.tiny import train
 from fuxictr_llm.registry import backbone_names
+from matrix_cells import METHODS, cell, predictions, problem_of, some_rows, trained
 
-every_backbone = pytest.mark.parametrize("backbone", backbone_names())
 every_method = pytest.mark.parametrize("method", METHODS)
 # LLMEmb is the plain backbone with vectors for a column; it has nothing to switch off and nothing of its own.
 OF_TERMS = [method for method in METHODS if method != "LLMEmb"]
 
 
+pytestmark = pytest.mark.zoo
+
+
+def pytest_generate_tests(metafunc):
+    checkout = current_checkout()
+    metafunc.parametrize("backbone", checkout.names() if checkout else backbone_names())
+
+
 @pytest.fixture(autouse=True)
-def _what_a_method_can_use(request):
-    """A method says what it misses of a backbone; then there is nothing more to test."""
-    backbone, method = (request.node.callspec.params.get(name) for name in ("backbone", "method"))
-    try:
-        if method:
-            cell(backbone, method)
-    except UserError as error:
-        assert f"{backbone} shows none" in str(error)
-        pytest.skip(str(error))
+def _only_what_works(backbone, request):
+    """A method says what it misses of a backbone; and not every class of a checkout runs."""
+    reason = problem_of(backbone, request.node.callspec.params.get("method", "EveryTap"))
+    if reason:
+        assert "shows none" in reason or current_checkout(), reason
+        pytest.skip(reason)
 
 
 @every_method
-@every_backbone
 def test_off_it_leaves_weights_and_training_bit_identical(backbone, method):
     off = cell(backbone, method, on=False)
     plain, idle, steps = off.plain(), off.build(), off.batches()
@@ -42,7 +49,6 @@ def test_off_it_leaves_weights_and_training_bit_identical(backbone, method):
 
 
 @pytest.mark.parametrize("method", OF_TERMS)
-@every_backbone
 def test_on_it_changes_training_and_every_parameter_of_it_moves(backbone, method):
     model, before, losses = trained(backbone, method)
     assert all(map(math.isfinite, losses))
@@ -52,7 +58,6 @@ def test_on_it_changes_training_and_every_parameter_of_it_moves(backbone, method
 
 
 @every_method
-@every_backbone
 def test_the_backbone_part_loads_strictly_into_the_plain_backbone(backbone, method):
     model, _, _ = trained(backbone, method)
     plain = cell(backbone, method).plain(seed=5)
@@ -61,7 +66,6 @@ def test_the_backbone_part_loads_strictly_into_the_plain_backbone(backbone, meth
 
 
 @every_method
-@every_backbone
 def test_copies_and_saved_states_predict_the_same_and_go_their_own_way(backbone, method, tmp_path):
     model, _, _ = trained(backbone, method)
     steps, loaded = cell(backbone, method).batches(), cell(backbone, method).build(seed=9)
@@ -79,7 +83,6 @@ def test_copies_and_saved_states_predict_the_same_and_go_their_own_way(backbone,
 
 
 @pytest.mark.parametrize("method", OF_TERMS)
-@every_backbone
 def test_nothing_is_computed_at_inference_for_the_loss_alone(backbone, method, monkeypatch):
     model, _, _ = trained(backbone, method)
     steps = cell(backbone, method).batches()
@@ -96,21 +99,19 @@ def test_nothing_is_computed_at_inference_for_the_loss_alone(backbone, method, m
 
 
 @every_method
-@every_backbone
 def test_a_row_alone_is_predicted_as_among_others_and_no_row_gives_no_prediction(backbone, method):
     model, _, _ = trained(backbone, method)
     batch = cell(backbone, method).batches()[0]
     whole = predictions(model, [batch])
-    last = {name: column[-1:] for name, column in batch.items()}
+    last = some_rows(batch, slice(-1, None))
     assert torch.allclose(predictions(model, [last]), whole[-1:], atol=1e-6)
-    empty = {name: column[:0] for name, column in batch.items()}
+    empty = some_rows(batch, slice(0))
     assert predictions(model, [empty]).shape == whole[:0].shape
 
 
-@every_backbone
 def test_taps_are_shown_the_declared_shapes(backbone):
-    model, _, _ = trained(backbone, "AllTaps")
-    train(model, cell(backbone, "AllTaps").batches()[:1])
+    model, _, _ = trained(backbone, "EveryTap")
+    train(model, cell(backbone, "EveryTap").batches()[:1])
     anatomy, shapes, rows = model.enhancement.anatomy, model.enhancement.shapes, 32
     names = [name for name in model.feature_map.features if name in anatomy.fields]
     assert list(anatomy.fields) == names and len(anatomy.dims) == len(names)
