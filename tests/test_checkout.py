@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from support_zoo import write_checkout
 
 from fuxictr_llm import registry
 from fuxictr_llm.__main__ import main
@@ -17,6 +16,7 @@ from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.origins import origin_of
 from support import Idle, batches, build, predictions, train
+from support_zoo import write_checkout
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support_zoo import NET, write_checkout
 
 from fuxictr_llm import export_run, load_model, registry
 from fuxictr_llm.__main__ import main
@@ -12,6 +11,7 @@ from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import digest_of_file, read_json, write_json
 from support import edit
 from support_long import long_data
+from support_zoo import NET, write_checkout
 
 
 @pytest.fixture

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from support_zoo import NET
 
 from fuxictr_llm import registry
 from fuxictr_llm.config import constructor_hints
 from fuxictr_llm.errors import UserError
+from support_zoo import NET
 
 MY_NET = NET.format(name="MyNet")
 

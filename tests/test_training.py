@@ -3,12 +3,12 @@
 from pathlib import Path
 
 import pytest
-from support_zoo import NET
 
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.training import build, fit
 from support import batches, params, small_feature_map
+from support_zoo import NET
 
 MY_NET = NET.format(name="MyNet")
 NO_WEIGHTS = """
