@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fuxictr_llm import registry
-from fuxictr_llm.anatomy import find_anatomy
+from fuxictr_llm.anatomy import find_anatomy, tap_keys
 from fuxictr_llm.checks import checked
 from fuxictr_llm.config import constructor_hints
 from fuxictr_llm.enhancement import Enhancement
@@ -157,8 +157,14 @@ def _fold(
     if method is None:
         return None
     own = {name.removeprefix(METHOD_PART): value for name, value in state.items() if name.startswith(METHOD_PART)}
+    anatomy = find_anatomy(model, **tap_keys(settings))
     with torch.no_grad():
-        return method.model_cls.fold(checked(method.config_cls, settings), find_anatomy(model), own)
+        folded = method.model_cls.fold(checked(method.config_cls, settings), anatomy, own)
+    if folded is not None and folded.field_projections is not None:
+        part = "field_projections."
+        trained = {name.removeprefix(part): value for name, value in own.items() if name.startswith(part)}
+        folded.field_projections.load_state_dict(trained)
+    return folded
 
 
 def _constructor_params(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,7 +172,7 @@ def _constructor_params(cls: type, settings: Mapping[str, Any]) -> dict[str, Any
     training = ModelKeys.__annotations__.keys() - {"task", "embedding_dim"}
     names = constructor_hints(cls).keys() - training - {"embedding_regularizer", "net_regularizer", "regularizer"}
     kept = {key: value for key, value in settings.items() if key in names}
-    return {key: value for key, value in kept.items() if not key.endswith("initializer")}
+    return {key: value for key, value in kept.items() if not key.endswith("initializer")} | tap_keys(settings)
 
 
 def _without_paths(features: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,9 @@ class ModelKeys(TypedDict, total=False):
     eval_steps: Positive | None
     reduce_lr_on_plateau: bool
 
+    tap_embedding: str | None  # the module that embeds the fields, where the one found is not meant
+    tap_representation: str | list[str] | None  # the module(s) whose output (a Linear's input) is the representation
+
     # Without it: in memory where the data fits. Not in Base: FuxiCTR's own scripts take it for a class.
     data_loader: Literal["auto", "memory", "ray"]
     num_workers: Count

@@ -42,12 +42,13 @@ SETTINGS = {
     },
     "FmFM": {"regularizer": 1e-4},
     "FwFM": {"regularizer": 1e-4},
+    "LR": {"regularizer": 1e-4},
     "WuKong": {"num_wukong_layers": 2, "lcb_features": 3, "fmb_features": 4, "net_dropout": 0.2},
 }
 
 
 # FuxiCTR's own LogisticRegression layer cannot take columns of type embedding.
-WITH_LINEAR_LAYER = ("DeepFM", "FM", "FmFM")
+WITH_LINEAR_LAYER = ("DeepFM", "FM", "FmFM", "LR")
 
 
 def small_feature_map(backbone: str, data_dir: str = "unused") -> FeatureMap:

@@ -41,18 +41,19 @@ class Gain(Enhancement):
 
     method_name = "Gain"
     config_cls = GainConfig
+    reads_embeddings = False
 
     def __init__(self, config: GainConfig, anatomy: Anatomy):
         super().__init__(config, anatomy)
         width = sum(anatomy.widths)
-        self.inject = config.inject if anatomy.towers else "logit"
+        self.inject = config.inject if anatomy.widths else "logit"
         self.mix = self.term = None
         if self.inject == "top":
             self.mix = nn.Linear(width + config.h_dim, width)
             nn.init.eye_(self.mix.weight)
             nn.init.zeros_(self.mix.bias)
         else:
-            self.term = nn.Linear(config.h_dim, 1)
+            self.term = nn.Linear(config.h_dim, len(anatomy.tasks))
         self._vectors: Tensor | None = None  # of the batch in the forward pass
 
     def active_taps(self) -> frozenset[str]:

@@ -10,7 +10,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm import registry
-from fuxictr_llm.anatomy import find_anatomy
+from fuxictr_llm.anatomy import find_anatomy, tap_keys
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher, Teacher
 from fuxictr_llm.errors import UserError, unknown
@@ -60,10 +60,10 @@ def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
         _check_widths(config, run, backbone)
         row_vectors, made_from = adapt(config, run)
         made_from["inject"] = config.inject
-    make = partial(make, run.feature_map, run.params)
+    make, taps = partial(make, run.feature_map, run.params), tap_keys(run.params)
     if config.schedule == "joint":
         clipping = run.params.get("max_gradient_norm", 10.0)
-        return JointTeacher(make(), add=row_vectors, max_gradient_norm=clipping, seed=run.params["seed"])
+        return JointTeacher(make(), row_vectors, taps, max_gradient_norm=clipping, seed=run.params["seed"])
     network = find_or_train(
         run,
         name,
@@ -75,8 +75,8 @@ def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
     )
     run.networks[name] = network.facts
     if config.teacher == "shuffled":
-        return ShuffledTeacher(network.model, add=row_vectors, seed=config.control_seed)
-    return Teacher(network.model, add=row_vectors)
+        return ShuffledTeacher(network.model, row_vectors, taps, seed=config.control_seed)
+    return Teacher(network.model, row_vectors, taps)
 
 
 def _check_widths(config: ELECConfig, run: Any, backbone: type[BaseModel]) -> None:
@@ -85,7 +85,8 @@ def _check_widths(config: ELECConfig, run: Any, backbone: type[BaseModel]) -> No
         return
     vanilla = build(backbone, run.feature_map, run.params)
     gain = build(gain_class(backbone, config.inject), run.feature_map, run.params)
-    widths = [sum(find_anatomy(model).widths) for model in (vanilla, gain)]
+    taps = tap_keys(run.params)
+    widths = [find_anatomy(model, **taps).representation_width for model in (vanilla, gain)]
     if all(widths) and widths[0] != widths[1]:
         raise UserError(
             f"inject: input makes the representation of {backbone.__name__} {widths[1]} wide instead of {widths[0]}; "
@@ -107,7 +108,7 @@ def _given_teacher(config: ELECConfig, run: Any) -> Teacher:
         "weights_sha256": settings["weights_sha256"],
         "metrics": settings["source"]["metrics"],
     }
-    return Teacher(model)
+    return Teacher(model, taps=tap_keys(settings["params"]))
 
 
 def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
