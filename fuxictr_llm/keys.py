@@ -132,6 +132,9 @@ class DatasetKeys(TypedDict, total=False):
     field_config: str | None  # an entry of field_config/, or a YAML file: what the fields mean, in words
 
 
+MAX_LEN = 50  # FuxiCTR's, where a config names none
+
+
 class LongKeys(TypedDict, total=False):
     """How the histories of LongCTR data are given to a model; known where a data set has `user_info`."""
 

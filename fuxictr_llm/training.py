@@ -45,7 +45,8 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
     except UserError:
         raise
     except Exception as error:  # a constructor fails in many ways on settings that it does not check
-        if "empty parameter list" in f"{error} {error.__context__}":  # FuxiCTR covers up what torch says
+        # What torch's optimizers say, which FuxiCTR takes for an optimizer that is not there.
+        if "empty parameter list" in f"{error} {error.__context__}":
             raise UserError(f"{cls.__name__} has no trainable parameter: there is nothing to train") from error
         raise UserError(f"{cls.__name__} cannot be built with these settings: {reason_of(error)}") from error
 

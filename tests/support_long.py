@@ -45,8 +45,8 @@ def long_data(folder: Path, rows: int = 40) -> dict:
     items = {
         "item_index": index,
         "item_id": np.where(index > 0, index + 1, 0),
-        "price": draw.random(ITEMS),
-        "tags": draw.integers(0, 7, (ITEMS, 3)).tolist(),
+        "price": np.where(index > 0, draw.random(ITEMS), 0),  # item 0 is padding
+        "tags": np.where(index[:, None] > 0, draw.integers(0, 7, (ITEMS, 3)), 0).tolist(),
         "name": [f"item {number}" for number in index],
     }
     pd.DataFrame(items).to_parquet(folder / "item_info.parquet")

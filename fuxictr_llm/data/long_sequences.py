@@ -7,6 +7,7 @@ parquet with `item_index` and the items' columns; item 0 is padding.
 Shape symbols: `B` rows, `L` length of a history (`max_len`).
 """
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from torch import Tensor
 from fuxictr_llm.data.batches import LongBatch
 from fuxictr_llm.data.loader import InMemoryLoader, column_names, narrow, read_columns
 from fuxictr_llm.errors import UserError, reason_of
+from fuxictr_llm.keys import MAX_LEN
 
 INDEXES = ("user_index", "item_index", "seq_len")
 HISTORY = "full_item_seq"
@@ -72,6 +74,9 @@ class Items:
             raise UserError(f"item_info {path!r} must have each item_index from 0 to {len(index) - 1} once")
         self.size = len(index)
         self.columns = {name: torch.from_numpy(column[order]) for name, column in columns.items()}
+        for name, column in self.columns.items():
+            if self.size and column[0].any():  # FuxiCTR's poolings add padding up, and divide by what is none
+                logging.warning("item_info %s: item 0 is padding, but its %r is not 0; models may diverge", path, name)
 
     def __len__(self) -> int:
         return self.size
@@ -106,7 +111,7 @@ class LongSequenceLoader(InMemoryLoader):
         *,
         histories: Histories,
         items: Items,
-        max_len: int = 50,
+        max_len: int = MAX_LEN,
         padding: Literal["pre", "post"] = "pre",
         **others: Any,
     ):
