@@ -14,6 +14,7 @@ from fuxictr_llm.enhancement import set_weight_decay
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import explain_write_errors, replacing
 from fuxictr_llm.pretrained import readable_vocabulary, zero_padding
+from fuxictr_llm.tasks import task_settings
 
 OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
 
@@ -28,7 +29,7 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
     seed_everything(params["seed"])
     try:
         with readable_vocabulary(feature_map):
-            model = cls(feature_map, **params)
+            model = cls(feature_map, **{**params, **task_settings(cls, feature_map, params)})
         zero_padding(model)
         model.regularization_loss()  # FuxiCTR reads the regularizers only when it trains
         set_weight_decay(model.optimizer, params.get("weight_decay"))
