@@ -1,23 +1,40 @@
 """Where a FuxiCTR model can be tapped, found by one forward pass on a synthetic batch.
 
-Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation.
+Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation, `T` tasks, `L` length of a
+sequence.
 """
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding, FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.data.batches import LongBatch
+from fuxictr_llm.errors import UserError, unknown
+from fuxictr_llm.recorder import Recorder
+from fuxictr_llm.towers import Tower, find_towers
 
-# What may stand between a Linear's output and the logit so that the logit is still a sum of such outputs.
-_SUMMING = ("AddBackward", "ViewBackward", "ReshapeAliasBackward", "SqueezeBackward", "UnsqueezeBackward")
+# Config keys that choose a module where several could be meant.
+TAP_KEYS = ("tap_embedding", "tap_representation")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a config key could choose instead.
+
+    Attributes:
+        embeddings: module -> the fields that it embeds with vectors; for `tap_embedding`.
+        representations: modules that `tap_representation` can name: Linears of width 1 that were called with `[B, R]`.
+    """
+
+    embeddings: dict[str, tuple[str, ...]]
+    representations: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -26,182 +43,243 @@ class Anatomy:
 
     Attributes:
         backbone: name of the backbone's class.
+        tasks: the T labels that it predicts.
+        outputs: for each task, the key of its prediction in the model's output.
+        activations: for each task, the module that makes the prediction of the logit, or None where the model does
+            that by itself.
         fields: the F fields whose embeddings are seen, in feature-map order.
         dims: the width of each of those embeddings.
         padding: the padding id of each field that is a sequence of ids.
         embedding: name of the module that makes the field embeddings; None where there is none.
         stack: name of the module whose output is these embeddings side by side; None where there is none.
-        towers: name and call of each Linear whose outputs sum up to the logit; empty where there is none.
-        widths: the input width of each tower; R is their sum.
-        activation_call: which call of `output_activation` in a forward pass gives `y_pred`.
+        towers: the Linears whose outputs sum up to the logits; empty where there is none.
+        named: the module whose output, or input if it is a Linear of width 1, `tap_representation` says is the
+            representation, where that is no tower.
+        named_width: the width of that.
+        candidates: what else could have been chosen.
+        missing: tap -> why there is nothing for it to see.
     """
 
     backbone: str
+    tasks: tuple[str, ...]
+    outputs: tuple[str, ...]
+    activations: tuple[str | None, ...]
     fields: tuple[str, ...]
     dims: tuple[int, ...]
     padding: dict[str, int]
     embedding: str | None
     stack: str | None
-    towers: tuple[tuple[str, int], ...]
-    widths: tuple[int, ...]
-    activation_call: int
+    towers: tuple[Tower, ...]
+    named: str | None = None
+    named_width: int = 0
+    candidates: Candidates = field(default=Candidates({}, ()), repr=False)
+    missing: dict[str, str] = field(default_factory=dict)
 
     @property
     def embedding_dim(self) -> int | None:
-        """D, or None where the fields' embeddings differ in width or there are none."""
-        return self.dims[0] if len(set(self.dims)) == 1 else None
+        """D: the width of most fields' embeddings, the larger one on a tie; None where there are none."""
+        counts = Counter(self.dims)
+        return max(counts, key=lambda width: (counts[width], width)) if counts else None
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of each part of the representation that can be replaced; R is their sum."""
+        return tuple(tower.width for tower in self.towers) or ((self.named_width,) if self.named else ())
+
+    @property
+    def representation_width(self) -> int:
+        """R; without a representation in front of the logit, that of all field embeddings side by side."""
+        return sum(self.widths or self.dims)
 
 
-def synthetic_batch(feature_map: FeatureMap, rows: int = 4) -> dict[str, Tensor]:
-    """A batch of random ids and values in the form of FuxiCTR's loaders, drawn with a generator of its own."""
-    generator = torch.Generator().manual_seed(0)
-    batch = {}
-    for name, spec in feature_map.features.items():
-        kind = spec["type"]
-        if kind in ("categorical", "meta"):
-            batch[name] = torch.randint(0, max(spec.get("vocab_size", 2), 1), (rows,), generator=generator)
-        elif kind == "sequence":
-            shape = (rows, spec["max_len"])
-            batch[name] = torch.randint(0, spec["vocab_size"], shape, generator=generator, dtype=torch.int32)
-        elif kind == "embedding":
-            batch[name] = torch.rand(rows, spec["pretrain_dim"], generator=generator)
-        else:
-            batch[name] = torch.rand(rows, generator=generator)
-    for label in feature_map.labels:
-        batch[label] = torch.randint(0, 2, (rows,), generator=generator).double()
-    return batch
-
-
-def find_anatomy(model: BaseModel) -> Anatomy:
+def find_anatomy(
+    model: BaseModel, tap_embedding: str | None = None, tap_representation: str | Sequence[str] | None = None
+) -> Anatomy:
     """Run `model` once on a synthetic batch and say where its taps are; the model is left as it was.
 
+    Args:
+        tap_embedding: the module that makes the field embeddings, instead of the one that covers most fields.
+        tap_representation: the module whose output is the representation (of a Linear of width 1: its input), or
+            several such Linears, instead of those whose outputs sum up to the logit.
+
     Raises:
-        UserError: the model's output does not come from its `output_activation`.
+        UserError: the model has no such module, or it does not return its predictions.
     """
-    recorder = _Recorder(model)
+    named = [tap_representation] if isinstance(tap_representation, str) else list(tap_representation or ())
+    for key, name in [("tap_embedding", tap_embedding), *(("tap_representation", name) for name in named)]:
+        _check_module(model, key, name)
+    recorder = Recorder(model, also=tap_embedding, watched=named)
     with _left_as_it_was(model), recorder.listening(), torch.enable_grad():
-        y_pred = model(synthetic_batch(model.feature_map)).get("y_pred")
-    calls = [index for index, output in enumerate(recorder.activations) if output[1] is y_pred]
-    if y_pred is None or not calls:
-        raise UserError(
-            f"{type(model).__name__} cannot be tapped: its output has no 'y_pred' made by its output_activation"
-        )
-    call = calls[-1]
-    logit = recorder.activations[call][0]
-    embedding, dims = recorder.widest_embedding()
+        outputs = _outputs_of(model)
+        tasks, keys = _tasks_of(model, outputs)
+        made = [recorder.activation_of(outputs[key]) for key in keys]
+        _check_probabilities(model, [outputs[key] for key, found in zip(keys, made, strict=True) if found is None])
+        logits = [outputs[key] if found is None else found[1] for key, found in zip(keys, made, strict=True)]
+        towers = find_towers([None if found is None else found[1] for found in made], recorder.linears)
+    embedding, dims = _embedding_of(recorder, tap_embedding)
     fields = tuple(name for name in model.feature_map.features if name in dims)
-    towers = _towers_of(logit, recorder.linears) if logit.shape[-1] == 1 else []
+    towers, module, width = _representation_of(recorder, towers, named)
     return Anatomy(
         backbone=getattr(model, "backbone_cls", type(model)).__name__,
+        tasks=tasks,
+        outputs=keys,
+        activations=tuple(None if found is None else found[0] for found in made),
         fields=fields,
         dims=tuple(dims[name] for name in fields),
         padding=_padding(model.feature_map, fields),
         embedding=embedding,
         stack=recorder.stack_of(embedding, fields),
-        towers=tuple((name, call) for name, call, _ in towers),
-        widths=tuple(width for _, _, width in towers),
-        activation_call=call,
+        towers=towers,
+        named=module,
+        named_width=width,
+        candidates=_candidates(recorder),
+        missing=_missing(recorder, fields, towers, module, logits),
     )
+
+
+def tap_keys(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a config's settings, those that `find_anatomy` takes."""
+    return {key: params[key] for key in TAP_KEYS if params.get(key)}
+
+
+def synthetic_batch(feature_map: FeatureMap, rows: int = 4) -> dict[str, Tensor]:
+    """A batch of random ids and values in the form of FuxiCTR's loaders, drawn with a generator of its own."""
+    generator = torch.Generator().manual_seed(0)
+    batch = {name: _column(spec, rows, generator) for name, spec in feature_map.features.items()}
+    for label in feature_map.labels:
+        batch[label] = torch.randint(0, 2, (rows,), generator=generator).double()
+    return batch
+
+
+def synthetic_long_batch(feature_map: FeatureMap, rows: int = 4, length: int = 3) -> LongBatch:
+    """The same in the form of FuxiCTR's LongCTR loader: columns of rows, columns of items, and the mask."""
+    generator = torch.Generator().manual_seed(0)
+    batch = synthetic_batch(feature_map, rows)
+    items = {name: spec for name, spec in feature_map.features.items() if spec.get("source") == "item"}
+    places = rows * (length + 1)
+    columns = {name: _column(spec, places, generator) for name, spec in items.items()}
+    return {name: batch[name] for name in batch if name not in items}, columns, torch.ones(rows, length)
+
+
+def _column(spec: Mapping[str, Any], rows: int, generator: torch.Generator) -> Tensor:
+    kind = spec["type"]
+    if kind in ("categorical", "meta"):
+        return torch.randint(0, max(spec.get("vocab_size", 2), 1), (rows,), generator=generator)
+    if kind == "sequence":
+        shape = (rows, spec["max_len"])
+        return torch.randint(0, spec["vocab_size"], shape, generator=generator, dtype=torch.int32)
+    return torch.rand((rows, spec["pretrain_dim"]) if kind == "embedding" else (rows,), generator=generator)
+
+
+def _check_module(model: nn.Module, key: str, name: str | None) -> None:
+    modules = dict(model.named_modules())
+    if name is not None and (not name or name not in modules):
+        raise unknown("module", name, [known for known in modules if known], f"{key} of {type(model).__name__}")
+
+
+def _outputs_of(model: BaseModel) -> Mapping[str, Any]:
+    """What the model returns for a batch of the form that it takes."""
+    try:
+        outputs = model.forward(synthetic_batch(model.feature_map))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        try:  # FuxiCTR's LongCTR models unpack a tuple
+            outputs = model.forward(synthetic_long_batch(model.feature_map))
+        except Exception:
+            outputs = None
+        if outputs is None:
+            raise
+    if not isinstance(outputs, Mapping):
+        raise UserError(f"{type(model).__name__} cannot be tapped: its forward returns no dict with 'y_pred'")
+    return outputs
+
+
+def _tasks_of(model: BaseModel, outputs: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The labels that the model predicts, and the keys of their predictions."""
+    labels = model.feature_map.labels
+    if isinstance(outputs.get("y_pred"), Tensor):
+        return (labels[0],), ("y_pred",)
+    keys = [f"{label}_pred" for label in labels]
+    if not all(isinstance(outputs.get(key), Tensor) for key in keys):
+        wanted = " or ".join(map(repr, dict.fromkeys(["y_pred", *keys])))
+        raise UserError(
+            f"{type(model).__name__} cannot be tapped: its output has no {wanted} (it has {sorted(map(str, outputs))})"
+        )
+    return tuple(labels), tuple(keys)
+
+
+def _check_probabilities(model: BaseModel, predictions: Sequence[Tensor]) -> None:
+    """Of a probability that a model makes by itself, the logit can be computed."""
+    for prediction in predictions:
+        if not isinstance(model.output_activation, nn.Identity) and not bool(
+            ((prediction >= 0) & (prediction <= 1)).all()
+        ):
+            raise UserError(
+                f"{type(model).__name__} cannot be tapped: its prediction is no probability; "
+                "make it with self.output_activation(logit)"
+            )
+
+
+def _embedding_of(recorder: Recorder, chosen: str | None) -> tuple[str | None, dict[str, int]]:
+    if chosen is None:
+        return recorder.widest_embedding()
+    module = recorder.embedding_module(chosen)
+    dims = recorder.dims_of(module)
+    if not dims:
+        known = [name for name in recorder.embeddings if recorder.dims_of(name)]
+        raise UserError(
+            f"tap_embedding {chosen!r} gives no vectors of fields: neither a dict of them nor [B, F, D] with all F "
+            f"fields; modules that do: {', '.join(known) or 'none'}"
+        )
+    return module, dims
+
+
+def _representation_of(
+    recorder: Recorder, towers: tuple[Tower, ...], named: Sequence[str]
+) -> tuple[tuple[Tower, ...], str | None, int]:
+    """The towers, or the one module that is named and is no tower."""
+    if not named:
+        return towers, None, 0
+    chosen = tuple(tower for tower in towers if tower.module in named)
+    if {tower.module for tower in chosen} == set(named):
+        return chosen, None, 0
+    if len(named) > 1:
+        others = sorted(set(named) - {tower.module for tower in chosen})
+        raise UserError(
+            f"tap_representation names {others[0]!r} beside others, but its output is no part of a sum that is the "
+            "logit; name it alone"
+        )
+    shape = recorder.watched.get(named[0])
+    if shape is None or len(shape) < 2:
+        shown = "was not called" if shape is None else f"has shape {list(shape)}"
+        raise UserError(f"tap_representation {named[0]!r} {shown} in a forward pass; it must give [B, R]")
+    return (), named[0], shape[1:].numel()
+
+
+def _candidates(recorder: Recorder) -> Candidates:
+    embeddings = {name: tuple(recorder.dims_of(name)) for name in recorder.embeddings}
+    embeddings = {name: fields for name, fields in embeddings.items() if fields}
+    return Candidates(embeddings, tuple(dict.fromkeys(call.module for call in recorder.linears)))
+
+
+def _missing(
+    recorder: Recorder, fields: tuple[str, ...], towers: tuple[Tower, ...], named: str | None, logits: list[Tensor]
+) -> dict[str, str]:
+    missing = {}
+    if not fields and not recorder.embeddings:
+        missing["embeddings"] = "it has no module that embeds fields; tap_embedding can name one of another kind"
+    elif not fields:
+        missing["embeddings"] = "its embeddings are one number a field, not vectors"
+    if not towers and named is None:
+        reason = "no Linear of width 1 feeds the logit"
+        missing["representation"] = reason + ("; the field embeddings side by side are taken" if fields else "")
+    if any(logit.numel() != len(logit) for logit in logits):
+        missing["logit"] = "it is not one number a row"
+    return missing
 
 
 def _padding(feature_map: FeatureMap, fields: tuple[str, ...]) -> dict[str, int]:
     specs = {name: feature_map.features[name] for name in fields}
     return {name: spec.get("padding_idx") or 0 for name, spec in specs.items() if spec["type"] == "sequence"}
-
-
-class _Recorder:
-    """Notes, during one forward pass, what comes out of the modules that a tap could sit on."""
-
-    def __init__(self, model: BaseModel):
-        self.model = model
-        self.embeddings: dict[str, dict[str, Tensor]] = {}
-        self.stacks: dict[str, tuple[Tensor, int]] = {}  # what the first call gave, and its version
-        self.linears: list[tuple[str, int, int, object]] = []  # name, call, width, what made the output
-        self.calls: Counter[str] = Counter()
-        self.activations: list[tuple[Tensor, Tensor]] = []
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        handles = []
-        inside = tuple(
-            f"{name}." for name, module in self.model.named_modules() if type(module) is FeatureEmbeddingDict
-        )
-        for name, module in self.model.named_modules():
-            if type(module) is FeatureEmbeddingDict:
-                handles.append(module.register_forward_hook(self._embedding_hook(name)))
-            elif type(module) is FeatureEmbedding:
-                handles.append(module.register_forward_hook(self._stack_hook(name)))
-            elif isinstance(module, nn.Linear) and not name.startswith(inside):
-                handles.append(module.register_forward_hook(self._linear_hook(name)))
-        activation = self.model.output_activation
-        handles.append(
-            activation.register_forward_hook(lambda _, args, output: self.activations.append((args[0], output)))
-        )
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _embedding_hook(self, name: str):
-        def hook(_module: nn.Module, _args: tuple, output: dict[str, Tensor]) -> None:
-            seen = self.embeddings.setdefault(name, {})
-            for field, tensor in output.items():
-                seen.setdefault(field, tensor)
-
-        return hook
-
-    def _stack_hook(self, name: str):
-        def hook(_module: nn.Module, _args: tuple, output: Tensor) -> None:
-            self.stacks.setdefault(name, (output, output._version))
-
-        return hook
-
-    def _linear_hook(self, name: str):
-        def hook(module: nn.Linear, args: tuple, output: Tensor) -> None:
-            if module.out_features == 1 and module.in_features > 1 and args[0].dim() == 2:
-                self.linears.append((name, self.calls[name], module.in_features, output.grad_fn))
-            self.calls[name] += 1
-
-        return hook
-
-    def widest_embedding(self) -> tuple[str | None, dict[str, int]]:
-        """The embedding module that covers most fields with vectors (width > 1); the first one called on a tie."""
-        best, best_dims = None, {}
-        for name, tensors in self.embeddings.items():
-            dims = {field: tensor.shape[-1] for field, tensor in tensors.items() if tensor.shape[-1] > 1}
-            if len(dims) > len(best_dims):
-                best, best_dims = name, dims
-        return best, best_dims
-
-    def stack_of(self, embedding: str | None, fields: tuple[str, ...]) -> str | None:
-        """The module around `embedding` whose output, `[B, F, D]` or `[B, F * D]`, is the fields' embeddings.
-
-        The model must leave that tensor as it is.
-        """
-        name = (embedding or "").rpartition(".")[0]
-        if name not in self.stacks:
-            return None
-        output, version = self.stacks[name]
-        tensors = [self.embeddings[embedding][field] for field in fields]
-        if any(tensor.dim() != 2 or tensor.shape != tensors[0].shape for tensor in tensors):
-            return None
-        expected = torch.stack(tensors, dim=1)
-        same = output.numel() == expected.numel() and torch.equal(output.reshape(expected.shape), expected)
-        return name if same and output._version == version else None
-
-
-def _towers_of(logit: Tensor, linears: list[tuple[str, int, int, object]]) -> list[tuple[str, int, int]]:
-    """Name, call and width of the Linears whose output reaches the logit through sums alone, as they were called."""
-    reached, waiting = set(), [logit.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in reached:
-            continue
-        reached.add(node)
-        if node.name().startswith(_SUMMING):
-            waiting.extend(child for child, _ in node.next_functions)
-    return [(name, call, width) for name, call, width, grad_fn in linears if grad_fn in reached]
 
 
 @contextlib.contextmanager

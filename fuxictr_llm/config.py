@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -13,7 +13,16 @@ from fuxictr_llm.checks import check_value, checked
 from fuxictr_llm.config_sources import Source, read_source
 from fuxictr_llm.errors import UserError, nearest
 from fuxictr_llm.files import digest_of, replacing, writable_dir
-from fuxictr_llm.keys import GROUP_METRICS, REGULARIZERS, REQUIRED, REQUIRED_OF_CSV, DatasetKeys, ModelKeys
+from fuxictr_llm.keys import (
+    GROUP_METRICS,
+    MAX_LEN,
+    REGULARIZERS,
+    REQUIRED,
+    REQUIRED_OF_CSV,
+    DatasetKeys,
+    LongKeys,
+    ModelKeys,
+)
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors, moved_to_specs, value_config
 from fuxictr_llm.yamls import dump_yaml, parse_yaml
 
@@ -112,7 +121,8 @@ def load_experiment(
     without_effect = _check(params, source, given=overrides)
     base, params = _completed(source.params, gpu), _completed(params, gpu)
     name = Path(config or "benchmark_configs").resolve().name.removesuffix(".yaml")
-    found = Experiment(source.expid, params, source.dataset_keys, without_effect, changed=False, config_name=name)
+    label = source.expid.replace("/", "-")  # of `LongCTR/DIN_movies`: files are called by it
+    found = Experiment(label, params, source.dataset_keys, without_effect, changed=False, config_name=name)
     changed = found.sha256 != dataclasses.replace(found, params=base).sha256
     return dataclasses.replace(found, changed=changed)
 
@@ -158,8 +168,11 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     check_value("model", params["model"], str)
     backbone = registry.find_backbone(params["model"], source.where)
     method = registry.find_method(params["method"], source.where) if params.get("method") else None
-    hints = {**constructor_hints(backbone), **get_type_hints(ModelKeys, include_extras=True)}
+    own_hints = constructor_hints(backbone)
+    hints = {**own_hints, **get_type_hints(ModelKeys, include_extras=True)}
     hints |= get_type_hints(DatasetKeys, include_extras=True)
+    if params.get("user_info"):
+        hints |= get_type_hints(LongKeys, include_extras=True)
     known = {*hints, *(method.config_cls.__dataclass_fields__ if method else ())}
     if asks_for_vectors(params):
         known |= ValueVectorsConfig.__dataclass_fields__.keys()
@@ -176,10 +189,14 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     for key, value in params.items():
         if hints.get(key) is not None:
             check_value(key, value, hints[key])
+        if own_hints.get(key) is not None:  # a constructor may take less than the key allows
+            check_value(key, value, own_hints[key])
     if method:
         checked(method.config_cls, params)
     if asks_for_vectors(params):
         value_config(params)
+    if params.get("user_info"):
+        _check_lengths(backbone, params)
     monitor = params.get("monitor") or "AUC"
     metrics = [*params["metrics"], *([monitor] if isinstance(monitor, str) else monitor)]
     grouped = [metric for metric in metrics if metric.startswith(GROUP_METRICS)]
@@ -188,12 +205,33 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     return unknown_keys
 
 
+def _check_lengths(backbone: type, params: Mapping[str, Any]) -> None:
+    """FuxiCTR's LongCTR models fail deep inside where the history is shorter than the part they take as short."""
+    parameter = inspect.signature(backbone).parameters.get("short_seq_len")
+    longest = params.get("max_len", MAX_LEN)
+    short = params.get("short_seq_len", parameter.default if parameter else 0)
+    if isinstance(short, int) and short > longest:
+        raise UserError(f"short_seq_len {short} is more than max_len {longest}; {backbone.__name__} takes at most that")
+
+
 def constructor_hints(backbone: type) -> dict[str, Any]:
     """Constructor keywords of a model class and its bases, with their type hints (None where there is none)."""
     hints: dict[str, Any] = {}
     for cls in reversed(backbone.__mro__):
         if "__init__" in vars(cls) and cls.__module__.split(".")[0] != "torch":
-            annotated = get_type_hints(cls.__init__)
-            names = [name for name, p in inspect.signature(cls.__init__).parameters.items() if p.kind != p.VAR_KEYWORD]
-            hints |= {name: annotated.get(name) for name in names if name not in ("self", "feature_map")}
+            hints |= _keywords(cls.__init__)
     return hints
+
+
+def _keywords(constructor: Callable) -> dict[str, Any]:
+    try:
+        annotated = get_type_hints(constructor)
+    except Exception:  # hints that only a type checker can resolve
+        annotated = {}
+    found = {}
+    for name, parameter in inspect.signature(constructor).parameters.items():
+        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            hint = annotated.get(name)
+            # `units: int = None` is how many write that it may be None.
+            found[name] = hint | None if isinstance(hint, type) and parameter.default is None else hint
+    return {name: hint for name, hint in found.items() if name not in ("self", "feature_map")}

@@ -1,6 +1,7 @@
 """The core: a method reaches into any FuxiCTR model through five taps, and the model's class stays as it is.
 
-Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation.
+Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation, `T` tasks (1 but for
+multi-task models).
 
     DeepFM_LLaCTR = enhance(DeepFM, LLaCTR)     # a subclass of DeepFM
     model = DeepFM_LLaCTR(feature_map, **params)  # FuxiCTR's fit, evaluate, save_weights work as ever
@@ -15,7 +16,7 @@ What holds for every backbone (tests/test_enhancement.py):
 
 import contextlib
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -23,7 +24,7 @@ from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import get_regularizer
 from torch import Tensor, nn
 
-from fuxictr_llm.anatomy import Anatomy, find_anatomy, preserved_rng
+from fuxictr_llm.anatomy import Anatomy, find_anatomy, preserved_rng, tap_keys
 from fuxictr_llm.checks import checked
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.taps import Seen, Taps
@@ -41,11 +42,15 @@ class Enhancement(nn.Module):
 
     method_name: ClassVar[str] = ""
     config_cls: ClassVar[type | None] = None  # set by register_method
+    reads_embeddings: ClassVar[bool] = True  # where False, `[B, F, D]` is not asked for
 
     def __init__(self, config: Any, anatomy: Anatomy):
         super().__init__()
         self.config = config
         self.anatomy = anatomy
+        self.field_projections = None
+        if self.reads_embeddings and len(set(anatomy.dims)) > 1:
+            self.field_projections = FieldProjections(anatomy.dims, anatomy.embedding_dim)
 
     @classmethod
     def prepare(cls, config: Any, experiment: Any) -> dict[str, Any]:
@@ -99,20 +104,42 @@ class Enhancement(nn.Module):
         """Those of the method's parameters that the optimizer gets."""
         return self.parameters()
 
-    def inputs(self, inputs: dict[str, Tensor]) -> None:
+    def inputs(self, inputs: Any) -> None:
         """Reads the batch as the loader gave it, before the forward pass; at inference only where another tap acts."""
 
     def embeddings(self, embeddings: Tensor) -> None:
         """Reads the field embeddings `[B, F, D]`."""
 
     def representation(self, representation: Tensor) -> Tensor | None:
-        """Sees the input of the logit layer `[B, R]`; may return a replacement of the same shape."""
+        """Sees the input of the logit layer `[B, R]`; may return a replacement of the same shape.
+
+        It is not asked where the anatomy has no `widths`: then nothing in front of the logit can be replaced.
+        """
 
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor | None:
-        """Sees `[B, F, D]` and the logit `[B, 1]`; may return a term `[B, 1]` to add to the logit."""
+        """Sees `[B, F, D]` and the logits `[B, T]`; may return a term to add to them, `[B, T]` or one for all tasks."""
 
     def loss(self, seen: Seen, y_true: Tensor) -> Tensor | None:
-        """Sees what the forward pass of a training step showed, and y `[B, 1]`; may return a scalar to add."""
+        """Sees what the forward pass of a training step showed, and y `[B, T]`; may return a scalar to add."""
+
+
+class FieldProjections(nn.Module):
+    """Brings field embeddings of several widths to one, D: a Linear without bias a field that has another width.
+
+    Args:
+        dims: the widths of the F fields' embeddings.
+        embedding_dim: D.
+    """
+
+    def __init__(self, dims: Sequence[int], embedding_dim: int):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Identity() if width == embedding_dim else nn.Linear(width, embedding_dim, bias=False) for width in dims
+        )
+
+    def forward(self, embeddings: list[Tensor]) -> Tensor:
+        """F times `[B, width]` -> `[B, F, D]`."""
+        return torch.stack([layer(part) for layer, part in zip(self.layers, embeddings, strict=True)], dim=1)
 
 
 class EnhancedModel:
@@ -125,7 +152,7 @@ class EnhancedModel:
     def __init__(self, feature_map: Any, *args: Any, **params: Any):
         super().__init__(feature_map, *args, **params)
         self._method_regularizer = params.get("method_regularizer")
-        anatomy = find_anatomy(self)
+        anatomy = find_anatomy(self, **tap_keys(params))
         with preserved_rng(self.device):
             config_cls = self.enhancement_cls.config_cls
             config = None if config_cls is None else checked(config_cls, params)
@@ -143,19 +170,19 @@ class EnhancedModel:
         self._compile_args = (args, kwargs)
         super().compile(*args, **kwargs)
 
-    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Any]:
+    def forward(self, inputs: Any) -> dict[str, Any]:
         if self._taps is None:
             return super().forward(inputs)
-        return_dict, seen = self._taps.run(super().forward, inputs, self.training)
+        return_dict, seen = self._taps.run(self, super().forward, inputs, self.training)
         if seen is not None and "loss" in self._taps.active:
             return_dict["seen"] = seen
         return return_dict
 
-    def watched(self, inputs: dict[str, Tensor]) -> Seen:
+    def watched(self, inputs: Any) -> Seen:
         """One forward pass and what it showed, whatever taps are active."""
-        return self._taps.run(super().forward, inputs, self.training, watch=True)[1]
+        return self._taps.run(self, super().forward, inputs, self.training, watch=True)[1]
 
-    def train_epoch(self, data_generator: Iterable[dict[str, Tensor]]) -> None:
+    def train_epoch(self, data_generator: Iterable) -> None:
         self.enhancement.epoch(self._epoch_index)
         super().train_epoch(data_generator)
 
@@ -163,11 +190,14 @@ class EnhancedModel:
         super().save_weights(checkpoint)
         self.enhancement.kept()
 
-    def add_loss(self, return_dict: dict[str, Any], y_true: Tensor) -> Tensor:
+    def add_loss(self, return_dict: dict[str, Any], y_true: Tensor | list[Tensor]) -> Tensor:
         """The backbone's loss plus the method's term, which exists in training mode only."""
         seen = return_dict.pop("seen", None)
         loss = super().add_loss(return_dict, y_true)
-        term = None if seen is None else self.enhancement.loss(seen, y_true)
+        if seen is None:
+            return loss
+        # FuxiCTR's multi-task models have a list of labels.
+        term = self.enhancement.loss(seen, torch.cat(y_true, dim=-1) if isinstance(y_true, list) else y_true)
         return loss if term is None else loss + term
 
     def regularization_loss(self) -> Tensor | float:

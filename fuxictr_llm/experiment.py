@@ -26,6 +26,7 @@ from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.feature_maps import describe_feature_map
 from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
+from fuxictr_llm.origins import origin_of
 from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
 from fuxictr_llm.semantics import distributed
 from fuxictr_llm.semantics.value_vectors import prepare_value_vectors
@@ -232,6 +233,7 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         "networks": run.networks,
         "best_epoch": best_epoch,
         "stages": stages.done,
+        "backbone": origin_of(registry.find_backbone(params["model"])).record(),
         "parameters": count_parameters(model),
         "data": data,
         "feature_map": describe_feature_map(run.feature_map),

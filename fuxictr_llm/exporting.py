@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fuxictr_llm import registry
-from fuxictr_llm.anatomy import find_anatomy
+from fuxictr_llm.anatomy import find_anatomy, tap_keys
 from fuxictr_llm.checks import checked
 from fuxictr_llm.config import constructor_hints
 from fuxictr_llm.enhancement import Enhancement
@@ -22,6 +22,7 @@ from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.feature_maps import make_feature_map
 from fuxictr_llm.files import digest_of_file, explain_write_errors, read_json, replacing_dir, writable_dir, write_json
 from fuxictr_llm.keys import ModelKeys
+from fuxictr_llm.origins import origin_of
 from fuxictr_llm.run_record import versions
 from fuxictr_llm.serving import CONFIG, FORMAT, WEIGHTS, build_backbone, load_model
 
@@ -120,6 +121,8 @@ def _exported(
     settings, where = record["config"], repr(str(record_file))
     cls = registry.find_backbone(settings["model"], where)
     method = registry.find_method(settings["method"], where) if settings.get("method") else None
+    if settings.get("user_info"):
+        raise UserError(f"{where}: a model of long sequences (tuple batches) cannot be served; use FuxiCTR's predict")
     feature_map = make_feature_map(record["feature_map"])
     params = _constructor_params(cls, settings)
     backbone = {name: value for name, value in state.items() if not name.startswith(METHOD_PART)}
@@ -132,10 +135,12 @@ def _exported(
     part = {} if folded is None else {METHOD_PART + name: value for name, value in folded.state_dict().items()}
     described = {**record["feature_map"], "features": _without_paths(record["feature_map"]["features"])}
     fields = [] if folded is None else list(folded.anatomy.fields)
+    name, origin = origin_of(cls).portable()
     config = {
         "format": FORMAT,
         "versions": {name: value for name, value in versions().items() if name in ("fuxictr-llm", "fuxictr", "torch")},
-        "model": registry.name_of_backbone(cls),
+        "model": name,
+        "backbone": origin,
         "method": settings.get("method"),
         "variant": settings.get("variant"),
         "folded": folded and {"class": type(folded).__name__, "fields": fields},
@@ -154,8 +159,14 @@ def _fold(
     if method is None:
         return None
     own = {name.removeprefix(METHOD_PART): value for name, value in state.items() if name.startswith(METHOD_PART)}
+    anatomy = find_anatomy(model, **tap_keys(settings))
     with torch.no_grad():
-        return method.model_cls.fold(checked(method.config_cls, settings), find_anatomy(model), own)
+        folded = method.model_cls.fold(checked(method.config_cls, settings), anatomy, own)
+    if folded is not None and folded.field_projections is not None:
+        part = "field_projections."
+        trained = {name.removeprefix(part): value for name, value in own.items() if name.startswith(part)}
+        folded.field_projections.load_state_dict(trained)
+    return folded
 
 
 def _constructor_params(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +174,7 @@ def _constructor_params(cls: type, settings: Mapping[str, Any]) -> dict[str, Any
     training = ModelKeys.__annotations__.keys() - {"task", "embedding_dim"}
     names = constructor_hints(cls).keys() - training - {"embedding_regularizer", "net_regularizer", "regularizer"}
     kept = {key: value for key, value in settings.items() if key in names}
-    return {key: value for key, value in kept.items() if not key.endswith("initializer")}
+    return {key: value for key, value in kept.items() if not key.endswith("initializer")} | tap_keys(settings)
 
 
 def _without_paths(features: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What is left of a method after training: a constant that serving adds to the backbone's logit.
 
-Shape symbols: `B` rows, `K` fields, `D` embedding dim, `P = K (K - 1) / 2` pairs `i < j`, row by row.
+Shape symbols: `B` rows, `K` fields, `D` embedding dim, `P = K (K - 1) / 2` pairs `i < j`, row by row, `T` tasks.
 """
 
 from typing import Any
@@ -16,10 +16,19 @@ SLICE_FLOATS = 2**18  # a MiB
 
 
 def pair_matrix(weights: Tensor, num_fields: int) -> Tensor:
-    """`[P] -> [K, K]`: symmetric, with zeros on its diagonal."""
+    """`[P] -> [K, K]`, or `[T, P] -> [T, K, K]`: symmetric, with zeros on its diagonal."""
+    if weights.dim() > 1:
+        return torch.stack([pair_matrix(one, num_fields) for one in weights])
     left, right = torch.triu_indices(num_fields, num_fields, offset=1, device=weights.device)
     upper = weights.new_zeros(num_fields, num_fields).index_put((left, right), weights)
     return upper + upper.T
+
+
+def pair_sums(matrices: Tensor, embeddings: Tensor) -> Tensor:
+    """`pair_sum` of one matrix, `[K, K] -> [B, 1]`, or of one a task, `[T, K, K] -> [B, T]`."""
+    if matrices.dim() == 2:
+        return pair_sum(matrices, embeddings)
+    return torch.cat([pair_sum(matrix, embeddings) for matrix in matrices], dim=-1)
 
 
 def pair_sum(matrix: Tensor, embeddings: Tensor) -> Tensor:
@@ -88,42 +97,50 @@ def _slice_rows(tensor: Tensor) -> int:
 
 
 class PairWeights(Enhancement):
-    """Adds `sum_{i<j} w_ij <e_bi, e_bj>` to the logit.
+    """Adds `sum_{i<j} w_ij <e_bi, e_bj>` to the logit, or to each of T logits one with weights of its own.
 
     Args:
-        anatomy: names the K fields.
-        weights: w, `[P]`; None where it is loaded.
+        anatomy: names the K fields and the T tasks.
+        weights: w, `[P]` or `[T, P]`; None where it is loaded.
     """
 
     def __init__(self, config: Any, anatomy: Anatomy, weights: Tensor | None = None):
         super().__init__(config, anatomy)
         num_fields = len(anatomy.fields)
-        weights = torch.zeros(num_fields * (num_fields - 1) // 2) if weights is None else weights
+        if weights is None:
+            weights = torch.zeros(*_each_task(anatomy), num_fields * (num_fields - 1) // 2)
         self.register_buffer("weights", weights)
         self.register_buffer("matrix", pair_matrix(weights, num_fields), persistent=False)
 
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
-        return pair_sum(self.matrix, embeddings)
+        return pair_sums(self.matrix, embeddings)
 
     def _load_from_state_dict(self, *args: Any) -> None:
         super()._load_from_state_dict(*args)
-        self.matrix.copy_(pair_matrix(self.weights, len(self.matrix)))
+        self.matrix.copy_(pair_matrix(self.weights, self.matrix.shape[-1]))
 
 
 class Shift(Enhancement):
-    """Adds one number to every logit.
+    """Adds one number to every logit, or to each of T logits one.
 
     Args:
         anatomy: the backbone's.
-        shift: a scalar; None where it is loaded.
+        shift: a scalar, or `[T]`; None where it is loaded.
     """
+
+    reads_embeddings = False
 
     def __init__(self, config: Any, anatomy: Anatomy, shift: Tensor | None = None):
         super().__init__(config, anatomy)
-        self.register_buffer("shift", torch.zeros(()) if shift is None else shift)
+        self.register_buffer("shift", torch.zeros(_each_task(anatomy)) if shift is None else shift)
 
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
         return self.shift
+
+
+def _each_task(anatomy: Anatomy) -> tuple[int, ...]:
+    """The dimension of the tasks, which is not there where there is one."""
+    return (len(anatomy.tasks),) if len(anatomy.tasks) > 1 else ()
 
 
 FOLDED = {cls.__name__: cls for cls in (PairWeights, Shift)}

@@ -54,7 +54,7 @@ class ModelKeys(TypedDict, total=False):
     metrics: Annotated[list[Metric], Field(min_length=1)]
     optimizer: str
     learning_rate: Annotated[float, Field(gt=0)]
-    embedding_dim: Positive
+    embedding_dim: Positive | list[Positive]  # a list for a backbone whose constructor takes one: HOFM
     batch_size: Positive
     epochs: Positive
     shuffle: bool
@@ -69,6 +69,9 @@ class ModelKeys(TypedDict, total=False):
     early_stop_patience: Positive
     eval_steps: Positive | None
     reduce_lr_on_plateau: bool
+
+    tap_embedding: str | None  # the module that embeds the fields, where the one found is not meant
+    tap_representation: str | list[str] | None  # the module(s) whose output (a Linear's input) is the representation
 
     # Without it: in memory where the data fits. Not in Base: FuxiCTR's own scripts take it for a class.
     data_loader: Literal["auto", "memory", "ray"]
@@ -120,6 +123,8 @@ class DatasetKeys(TypedDict, total=False):
 
     # FuxiCTR's own for a data set (avazu, criteo, kkbox), or package.module:Class: how raw columns are read and fitted.
     feature_processor: str | None
+    user_info: str  # parquet files of FuxiCTR's LongCTR data, both or none
+    item_info: str
     download: str | None  # the page that publishes the raw files
     md5: dict[str, str | None] | None  # of those files, by their names (null: none is published)
     prepare: str | None  # the name of a data set that fuxictr_llm/data can download and write as csv
@@ -127,6 +132,16 @@ class DatasetKeys(TypedDict, total=False):
     timestamp: Literal["bucketed", "raw"]  # what `prepare` writes where a time is a field: its weekday, or itself
     raw_data: str | None  # a folder with the original files, instead of a download
     field_config: str | None  # an entry of field_config/, or a YAML file: what the fields mean, in words
+
+
+MAX_LEN = 50  # FuxiCTR's, where a config names none
+
+
+class LongKeys(TypedDict, total=False):
+    """How the histories of LongCTR data are given to a model; known where a data set has `user_info`."""
+
+    max_len: Positive
+    padding: Literal["pre", "post"]
 
 
 # FuxiCTR raises a KeyError deep inside where one of these is absent.

@@ -1,8 +1,9 @@
 """Names -> backbones and methods: the reader's index of what exists.
 
 A backbone of ours is a file of its name in `model_zoo/backbones/`, a method a package of its name in
-`model_zoo/`. Anyone adds one with `@register_backbone` or `register_method(...)`, or names a class
-as `package.module:Class`.
+`model_zoo/`. The models of a FuxiCTR checkout (`--zoo`) are backbones too, and win over ours of the same name.
+Anyone adds one with `@register_backbone` or `register_method(...)`, or names a class as `package.module:Class`
+or `file.py:Class`.
 """
 
 import dataclasses
@@ -12,9 +13,12 @@ import re
 from pathlib import Path
 from types import ModuleType
 
+from fuxictr_llm.checkout import current_checkout
 from fuxictr_llm.errors import UserError, unknown
+from fuxictr_llm.python_files import import_file, syntax_error
 
 ZOO = "fuxictr_llm.model_zoo"
+FILES = "model_file"  # what the modules of `file.py:Class` are called
 
 _backbones: dict[str, type] = {}
 _methods: dict[str, "RegisteredMethod"] = {}
@@ -69,8 +73,9 @@ def register_method(*, name: str, config_cls: type, model_cls: type) -> None:
 
 
 def backbone_names() -> list[str]:
-    """Our zoo's backbones and those registered so far, sorted."""
-    return sorted({*_zoo_modules("backbones", packages=False), *_backbones})
+    """The backbones of our zoo, of the FuxiCTR checkout, and those registered so far, sorted."""
+    checkout = current_checkout()
+    return sorted({*_zoo_modules("backbones", packages=False), *_backbones, *(checkout.names() if checkout else ())})
 
 
 def method_names() -> list[str]:
@@ -79,27 +84,45 @@ def method_names() -> list[str]:
 
 
 def find_backbone(name: str, where: str = "") -> type:
-    """The class of a backbone: `DeepFM`, or `package.module:Class` for anyone's.
+    """The class of a backbone.
+
+    Args:
+        name: `DeepFM`, or with a FuxiCTR checkout `LongCTR/DIN`; `package.module:Class` or `file.py:Class` for
+            anyone's.
+        where: what named it, for errors.
 
     Raises:
-        UserError: no such backbone, or it is no FuxiCTR model; `where` is what named it.
+        UserError: no such backbone, several have the name, its file fails, or it is no FuxiCTR model.
     """
     if ":" in name:
         from fuxictr.pytorch.models import BaseModel
 
         return import_class(name, "model", BaseModel)
+    checkout = current_checkout()
+    model = checkout and checkout.find(name)
+    if model is None:
+        return find_own_backbone(name, where)
+    registered = _backbones.get(name)
+    if registered is not None and not registered.__module__.startswith(ZOO):
+        raise UserError(
+            f"two classes have the name {name!r}: the one registered by {registered.__module__} and that of "
+            f"{str(model.file)!r}; call yours another name, or name the other as FILE.py:{name}"
+        )
+    return checkout.load(model)
+
+
+def find_own_backbone(name: str, where: str = "") -> type:
+    """The class of a backbone of our zoo, or a registered one, whatever a FuxiCTR checkout has.
+
+    Raises:
+        UserError: no such backbone; `where` is what named it.
+    """
     if name not in _backbones:
         if name not in _zoo_modules("backbones", packages=False):
             raise unknown("backbone", name, backbone_names(), where)
         module = importlib.import_module(f"{ZOO}.backbones.{name}")
         register_backbone(getattr(module, name))
     return _backbones[name]
-
-
-def name_of_backbone(cls: type) -> str:
-    """What `find_backbone` finds the class by in another process."""
-    in_zoo = cls.__module__ == f"{ZOO}.backbones.{cls.__name__}"
-    return cls.__name__ if in_zoo else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def find_method(name: str, where: str = "") -> RegisteredMethod:
@@ -130,25 +153,32 @@ def find_model(name: str) -> type:
 
 
 def import_class(name: str, kind: str, base: type) -> type:
-    """The class that `package.module:Class` names; `kind` says what it is to be, in errors.
+    """The class that `package.module:Class` or `file.py:Class` names; `kind` says what it is to be, in errors.
 
     Raises:
         UserError: the module cannot be imported, lacks the class, or the class is no subclass of `base`.
     """
-    module_name, _, class_name = name.partition(":")
+    module_name, _, class_name = name.rpartition(":")
     module = _import_module(module_name, f"{kind} {name!r}")
     cls = getattr(module, class_name, None)
     if cls is None:
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
-        raise unknown("class", class_name, classes, where=f"module {module_name!r}")
+        raise unknown("class", class_name, classes, where=f"{kind} {name!r}")
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise UserError(f"{kind} {name!r} is not a subclass of {base.__module__}.{base.__name__}")
     return cls
 
 
 def _import_module(module_name: str, what: str) -> ModuleType:
+    if module_name.endswith(".py"):
+        try:
+            return import_file(Path(module_name), Path(module_name).parent, FILES)
+        except UserError as error:
+            raise UserError(f"{what}: {error}") from error
     try:
         return importlib.import_module(module_name)
+    except SyntaxError as error:
+        raise UserError(f"{what}: {syntax_error(error, Path(module_name))}") from error
     except Exception as error:  # a user's module can fail in any way
         raise UserError(f"{what}: importing {module_name!r} failed: {error!r}") from error
 

@@ -18,13 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fuxictr_llm import registry
 from fuxictr_llm.checks import check_gpu
 from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError, nearest, reason_of, unknown
 from fuxictr_llm.feature_maps import make_feature_map, without_pretrained_files
 from fuxictr_llm.files import digest_of_file, read_json
 from fuxictr_llm.folding import FOLDED
+from fuxictr_llm.origins import find_exported
 from fuxictr_llm.tasks import labels_of, predictions_of, task_settings
 
 FORMAT = 1
@@ -100,7 +100,7 @@ def load_model(folder: Path | str, gpu: int = -1) -> ServedModel:
         raise UserError(f"{str(weights)!r} is missing; {AGAIN}")
     if digest_of_file(weights) != config["weights_sha256"]:
         raise UserError(f"{str(weights)!r} is not the file that was exported (its sha256 differs); {AGAIN}")
-    cls = registry.find_backbone(config["model"], where=repr(str(folder / CONFIG)))
+    cls = find_exported(config["model"], config.get("backbone") or {}, where=repr(str(folder / CONFIG)))
     try:
         model = _build(cls, config, gpu)
         model.load_state_dict(load_file(weights))

@@ -16,6 +16,7 @@ from fuxictr.pytorch.models import BaseModel
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
+from fuxictr_llm.data.batches import columns_of
 from fuxictr_llm.data.field_texts import RESERVED
 from fuxictr_llm.data.loader import data_files
 from fuxictr_llm.errors import UserError, reason_of, unknown
@@ -123,6 +124,9 @@ def item_column(params: Mapping[str, Any], feature_map: FeatureMap) -> str | Non
         column, where = (entities.get("item") or {}).get("id"), f"entity 'item' of {params.get('field_config')!r}"
         if column is None:
             return None
+        if params.get("item_info"):
+            logging.info("No metrics by item frequency: the rows of long sequences have indexes; slice_by names one")
+            return None
         if column not in feature_map.features:  # left out by use_features, say
             logging.info("No metrics by item frequency: the columns in use lack %r, the id of an item", column)
             return None
@@ -148,7 +152,7 @@ def predict(model: BaseModel, rows: Iterable[Mapping[str, Tensor]], column: str)
     ids, labels, probabilities = [], [], []
     with torch.inference_mode():
         for batch in rows:
-            ids.append(batch[column].reshape(-1).clone())  # a view would keep the whole batch in memory
+            ids.append(columns_of(batch)[column].reshape(-1).clone())  # a view would keep the whole batch in memory
             labels.append(truth_of(model, batch))
             probabilities.append(predictions_of(model, model.forward(batch)))
     # Moved at the end: a GPU need not wait for every batch.

@@ -1,5 +1,6 @@
 """FuxiCTR's own models and fit, with errors that users understand and weights that are saved whole or not at all."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,17 +28,46 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
     """
     torch.set_num_threads(params["num_threads"])
     seed_everything(params["seed"])
+    _check_constructor(cls, params)
     try:
         with readable_vocabulary(feature_map):
             model = cls(feature_map, **{**params, **task_settings(cls, feature_map, params)})
         zero_padding(model)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise UserError(f"{cls.__name__} has no trainable parameter: there is nothing to train")
+        if not hasattr(model, "optimizer"):
+            raise UserError(
+                f"the constructor of {cls.__name__} makes no optimizer; it has to end with self.compile("
+                'kwargs["optimizer"], kwargs["loss"], learning_rate), self.reset_parameters(), self.model_to_device()'
+            )
         model.regularization_loss()  # FuxiCTR reads the regularizers only when it trains
         set_weight_decay(model.optimizer, params.get("weight_decay"))
         return model
     except UserError:
         raise
     except Exception as error:  # a constructor fails in many ways on settings that it does not check
+        # What torch's optimizers say, which FuxiCTR takes for an optimizer that is not there.
+        if "empty parameter list" in f"{error} {error.__context__}":
+            raise UserError(f"{cls.__name__} has no trainable parameter: there is nothing to train") from error
         raise UserError(f"{cls.__name__} cannot be built with these settings: {reason_of(error)}") from error
+
+
+def _check_constructor(cls: Callable[..., BaseModel], params: Mapping[str, Any]) -> None:
+    """FuxiCTR gives every setting to the constructor.
+
+    Raises:
+        UserError: it does not take all of them.
+    """
+    cls = getattr(cls, "backbone_cls", cls)
+    taken = inspect.signature(cls).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in taken.values()):
+        return
+    rejected = [key for key in params if key not in taken]
+    if rejected:
+        raise UserError(
+            f"the constructor of {cls.__name__} rejects the key {rejected[0]!r}; give it **kwargs, and its base "
+            "class's constructor too: FuxiCTR gives every setting to both"
+        )
 
 
 def fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, Any]) -> int:
@@ -55,6 +85,10 @@ def fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, An
     try:
         with best.noting():
             model.fit(train_rows, validation_data=valid_rows, **params)
+    except KeyError as error:
+        if not str(error.args[0]).endswith("_pred"):
+            raise
+        raise UserError(f"forward of {type(model).__name__} returns no {error}; return a dict that has it") from error
     except (ValueError, RuntimeError) as error:
         # What the metrics and torch's cross entropy say of predictions that are NaN.
         if not any(sign in str(error) for sign in ("NaN", "between 0 and 1")):

@@ -9,6 +9,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.torch_utils import seed_everything
 
 from fuxictr_llm.anatomy import synthetic_batch
+from fuxictr_llm.data.batches import columns_of
 from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.exporting import export_run
 from fuxictr_llm.feature_maps import describe_feature_map
@@ -42,12 +43,13 @@ SETTINGS = {
     },
     "FmFM": {"regularizer": 1e-4},
     "FwFM": {"regularizer": 1e-4},
+    "LR": {"regularizer": 1e-4},
     "WuKong": {"num_wukong_layers": 2, "lcb_features": 3, "fmb_features": 4, "net_dropout": 0.2},
 }
 
 
 # FuxiCTR's own LogisticRegression layer cannot take columns of type embedding.
-WITH_LINEAR_LAYER = ("DeepFM", "FM", "FmFM")
+WITH_LINEAR_LAYER = ("DeepFM", "FM", "FmFM", "LR")
 
 
 def small_feature_map(backbone: str, data_dir: str = "unused") -> FeatureMap:
@@ -145,7 +147,7 @@ class AllTaps(Enhancement):
         self.shapes = {}
 
     def inputs(self, inputs):
-        self.shapes["inputs"] = tuple(inputs["click"].shape)
+        self.shapes["inputs"] = tuple(columns_of(inputs)["click"].shape)
 
     def embeddings(self, embeddings):
         self.shapes["embeddings"] = tuple(embeddings.shape)

@@ -56,18 +56,21 @@ def test_a_watched_pass_shows_what_the_model_ended_up_with(name, method):
     with torch.no_grad():
         seen, y_pred = model.watched(batch), model.forward(batch)["y_pred"]
     assert torch.equal(seen.final_logit.sigmoid(), y_pred)
-    own, final, shift = seen.anatomy.towers and seen.representation, seen.final_representation, 0
+    own, final, shift = seen.representation, seen.final_representation, 0
     if method is AllTaps:
         assert not torch.equal(seen.final_logit, seen.logit)
         shift = model.enhancement.shift
-    assert torch.equal(final, own + shift) if seen.anatomy.towers else final is None
+    if seen.anatomy.towers:
+        assert torch.equal(final, own + shift)
+    else:
+        assert torch.equal(final, seen.embeddings.flatten(start_dim=1))
     assert "seen" not in model.forward(batch)
 
 
 def test_a_forward_pass_that_fails_closes_the_taps():
     model, (batch,) = enhanced("FM"), batches(count=1)
     with pytest.raises(AttributeError):
-        model.forward({**batch, "user": None})
+        model.forward({**batch, "item": None})
     assert model._taps.seen is None
 
 

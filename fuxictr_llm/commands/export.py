@@ -4,6 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from fuxictr_llm.checkout import use_checkout
+from fuxictr_llm.commands.options import add_zoo
+
 
 def add(commands: Any) -> None:
     """Declare the command."""
@@ -14,10 +17,12 @@ def add(commands: Any) -> None:
         "--run", required=True, help="what a run's summary prints: <model_root>/<dataset_id>/<model_id>"
     )
     parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="the folder to write")
+    add_zoo(parser)
 
 
 def export(args: argparse.Namespace) -> None:
     """Write the folder and print it."""
+    use_checkout(args.zoo)
     from fuxictr_llm.exporting import export_run
 
     print(export_run(args.run, args.to))

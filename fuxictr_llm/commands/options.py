@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from fuxictr_llm.checkout import use_checkout
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.semantics import distributed
 
@@ -21,7 +22,14 @@ def add_command(commands: Any, name: str, function: Callable, text: str) -> argp
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (may be given repeatedly)"
     )
+    add_zoo(parser)
     return parser
+
+
+def add_zoo(parser: argparse.ArgumentParser) -> None:
+    """The option `--zoo`; a command calls `use_checkout(args.zoo)` before it asks for a backbone."""
+    text = "a FuxiCTR checkout or its model_zoo: its models win over ours (default: the variable FUXICTR_ZOO)"
+    parser.add_argument("--zoo", metavar="DIR", help=text)
 
 
 def experiment_of(
@@ -32,6 +40,7 @@ def experiment_of(
         raise UserError("--expid is missing, for example --expid DeepFM_LLaCTR_movielens100k; --list shows the parts")
     level = logging.INFO if distributed.is_first() else logging.ERROR
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    use_checkout(args.zoo)
     from fuxictr_llm.config import load_experiment, parse_overrides
 
     overrides = {**(defaults or {}), **parse_overrides(args.set), **(forced or {})}

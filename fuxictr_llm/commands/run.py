@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from fuxictr_llm.checkout import use_checkout
 from fuxictr_llm.commands.options import add_command, experiment_of
 from fuxictr_llm.errors import UserError
 
@@ -39,6 +40,7 @@ def _list(args: argparse.Namespace) -> None:
     from fuxictr_llm.data.assets import ASSETS
     from fuxictr_llm.registry import backbone_names, method_names
 
+    use_checkout(args.zoo)
     if args.config and not Path(args.config).exists():
         raise UserError(f"--config {args.config!r} does not exist")
     models = [f"{name} ({asset.licence})" for name, asset in ASSETS.items() if name not in dataset_names()]

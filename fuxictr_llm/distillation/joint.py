@@ -1,6 +1,7 @@
 """A teacher that trains on the student's batches, one step ahead of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from fuxictr.pytorch.models import BaseModel
@@ -17,7 +18,7 @@ class JointTeacher(Teacher):
 
     Args:
         model: a model with fresh weights, plain or enhanced.
-        add: as for `Teacher`.
+        add, taps: as for `Teacher`.
         max_gradient_norm: FuxiCTR's, which its `fit` would set.
         seed: of its dropout.
     """
@@ -26,10 +27,11 @@ class JointTeacher(Teacher):
         self,
         model: BaseModel,
         add: Callable[[Batch], Batch] | None = None,
+        taps: Mapping[str, Any] | None = None,
         max_gradient_norm: float = 10.0,
         seed: int = 0,
     ):
-        super().__init__(model, add)
+        super().__init__(model, add, taps)
         model._max_gradient_norm = max_gradient_norm
         self.seed, self.steps = seed, 0
         self._best: dict[str, torch.Tensor] | None = None

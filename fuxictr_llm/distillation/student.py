@@ -1,6 +1,6 @@
 """The student: any backbone whose loss has terms that pull it towards a teacher. Serving it needs the backbone alone.
 
-Shape symbols: `B` rows, `R` width of the student's representation, `R_g` of the teacher's.
+Shape symbols: `B` rows, `R` width of the student's representation, `R_g` of the teacher's, `T` tasks.
 """
 
 import logging
@@ -29,18 +29,20 @@ class Distilled(Enhancement):
 
     Args:
         config: weights and kinds of the two terms.
-        anatomy: the backbone's; one without a representation has no representation loss.
+        anatomy: the backbone's. A score loss is taken for each of its tasks. Without a representation in front of
+            its logit, its field embeddings side by side are one.
     """
 
     config_cls = DistillationConfig
+    reads_embeddings = False
 
     def __init__(self, config: DistillationConfig, anatomy: Anatomy):
         super().__init__(config, anatomy)
         self.teacher: Teacher | None = None
-        self.compares_representations = config.beta > 0 and bool(anatomy.towers)
+        self.compares_representations = config.beta > 0 and anatomy.representation_width > 0
         self.hint = None
         if self.compares_representations and config.representation_loss == "hint":
-            width = sum(anatomy.widths)
+            width = anatomy.representation_width
             self.hint = nn.Linear(width, config.teacher_width or width)
         self._batch: Batch | None = None
         self._epoch = 0
@@ -50,10 +52,16 @@ class Distilled(Enhancement):
         """Take `teacher` as the teacher from now on.
 
         Raises:
-            UserError: its representation cannot be compared with the student's, or it is the student itself.
+            UserError: it has other tasks, its representation cannot be compared with the student's, or it is the
+                student itself.
         """
         if getattr(teacher.model, "enhancement", None) is self:
             raise UserError(f"{teacher.name} cannot be its own teacher; take a copy: Teacher(copy.deepcopy(model))")
+        if teacher.anatomy.tasks != self.anatomy.tasks:
+            raise UserError(
+                f"the teacher {teacher.name} predicts {', '.join(teacher.anatomy.tasks)}, "
+                f"the student {self.anatomy.backbone} {', '.join(self.anatomy.tasks)}"
+            )
         if self.config.beta > 0:
             without = [name for name, width in self._widths(teacher) if not width]
             if without:
@@ -110,20 +118,24 @@ class Distilled(Enhancement):
         shown, config = self.teacher(batch), self.config
         terms = []
         if config.alpha > 0:
-            logit = shown.logit.to(seen.final_logit)
-            terms.append(config.alpha * score_loss(config.score_loss, seen.final_logit, logit, config.tau))
+            terms.append(config.alpha * self._score_loss(seen.final_logit, shown.logit.to(seen.final_logit)))
         if self.compares_representations:
             own = seen.final_representation
             term = representation_loss(config.representation_loss, own, shown.representation.to(own), self.hint)
             terms.append(config.beta * term)
         return sum(terms)
 
+    def _score_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Summed over the T tasks, `[B, T]` each, as FuxiCTR sums their losses."""
+        pairs = zip(student.split(1, dim=-1), teacher.split(1, dim=-1), strict=True)
+        return sum(score_loss(self.config.score_loss, own, shown, self.config.tau) for own, shown in pairs)
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"teacher": None, "_batch": None}
 
     def _widths(self, teacher: Teacher) -> list[tuple[str, int]]:
         """Name and width of the student's representation and of the teacher's."""
-        return [(self.anatomy.backbone, sum(self.anatomy.widths)), (teacher.name, teacher.width)]
+        return [(self.anatomy.backbone, self.anatomy.representation_width), (teacher.name, teacher.width)]
 
     def _check_widths(self, teacher: Teacher) -> None:
         (student, own), (name, width) = self._widths(teacher)

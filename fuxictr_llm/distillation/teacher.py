@@ -1,27 +1,28 @@
 """A trained model that shows its logits and representations, and is left as it is.
 
-Shape symbols: `B` rows, `R` width of the representation.
+Shape symbols: `B` rows, `R` width of the representation, `T` tasks.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
 from fuxictr_llm.anatomy import find_anatomy
+from fuxictr_llm.data.batches import LongBatch, columns_of, only_columns
 from fuxictr_llm.enhancement import EnhancedModel, Enhancement
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.taps import Seen, Taps
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Tensor] | LongBatch
 
 
 class Shown(NamedTuple):
     """What a teacher shows of a batch, without gradients."""
 
-    logit: Tensor  # [B, 1]
+    logit: Tensor  # [B, T]
     representation: Tensor | None  # [B, R]; None where the model has none
 
 
@@ -32,16 +33,23 @@ class Teacher:
 
     Args:
         model: a trained model, plain or enhanced.
-        add: gives a batch the columns that only the teacher reads; it gets a dict of its own to put them into.
+        add: gives a batch the columns that only the teacher reads; it may put them into the one it gets.
+        taps: `tap_embedding` and `tap_representation`, where the model is a plain one with a config that has them.
 
     Raises:
         UserError: the model's logit cannot be seen.
     """
 
-    def __init__(self, model: BaseModel, add: Callable[[Batch], Batch] | None = None):
+    def __init__(
+        self,
+        model: BaseModel,
+        add: Callable[[Batch], Batch] | None = None,
+        taps: Mapping[str, Any] | None = None,
+    ):
         self.model = model.eval()
         self.add = add
-        self.anatomy = model.enhancement.anatomy if isinstance(model, EnhancedModel) else find_anatomy(model)
+        plain = not isinstance(model, EnhancedModel)
+        self.anatomy = find_anatomy(model, **(taps or {})) if plain else model.enhancement.anatomy
 
     @property
     def name(self) -> str:
@@ -50,7 +58,7 @@ class Teacher:
     @property
     def width(self) -> int:
         """R, or 0 where the model has no representation."""
-        return sum(self.anatomy.widths)
+        return self.anatomy.representation_width
 
     def __call__(self, batch: Batch) -> Shown:
         """Logit and representation of the rows of a batch, which may have more columns than the model reads.
@@ -66,22 +74,23 @@ class Teacher:
 
     def batch_for_model(self, batch: Batch) -> Batch:
         """Those columns, of the batch and of what `add` puts in, that are the model's, and the labels."""
-        batch = batch if self.add is None else self.add(dict(batch))
-        features, labels = self.model.feature_map.features, self.model.feature_map.labels
-        missing = next((name for name in features if name not in batch), None)
+        if self.add is not None:
+            batch = self.add(only_columns(batch, columns_of(batch)))
+        features, columns = self.model.feature_map.features, columns_of(batch)
+        missing = next((name for name in features if name not in columns), None)
         if missing is not None:
             raise UserError(
                 f"the batch lacks column {missing!r}, which the teacher {self.name} reads; "
                 "Teacher(model, add=...) takes a function that adds it"
             )
-        return {name: batch[name] for name in [*features, *labels] if name in batch}
+        return only_columns(batch, {*features, *self.model.feature_map.labels})
 
     def _watched(self, batch: Batch) -> Seen:
         if isinstance(self.model, EnhancedModel):
             return self.model.watched(batch)
         taps = Taps(self.anatomy, Enhancement(None, self.anatomy))
         with taps.attached(self.model):
-            return taps.run(self.model.forward, batch, training=False, watch=True)[1]
+            return taps.run(self.model, self.model.forward, batch, training=False, watch=True)[1]
 
     def learn(self, batch: Batch) -> None:
         """The student is about to train on this batch; nothing is done with it here."""
@@ -97,12 +106,18 @@ class ShuffledTeacher(Teacher):
     """A control: a teacher whose answers are handed round over the rows of each batch.
 
     Args:
-        model, add: as for `Teacher`.
+        model, add, taps: as for `Teacher`.
         seed: of the generator that draws the orders; no other random numbers are used.
     """
 
-    def __init__(self, model: BaseModel, add: Callable[[Batch], Batch] | None = None, seed: int = 0):
-        super().__init__(model, add)
+    def __init__(
+        self,
+        model: BaseModel,
+        add: Callable[[Batch], Batch] | None = None,
+        taps: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ):
+        super().__init__(model, add, taps)
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, batch: Batch) -> Shown:

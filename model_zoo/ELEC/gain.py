@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fuxictr_llm.anatomy import Anatomy
 from fuxictr_llm.checks import STRICT
+from fuxictr_llm.data.batches import columns_of
 from fuxictr_llm.enhancement import Enhancement, enhance
 
 from .head import VECTOR, with_vector
@@ -41,25 +42,26 @@ class Gain(Enhancement):
 
     method_name = "Gain"
     config_cls = GainConfig
+    reads_embeddings = False
 
     def __init__(self, config: GainConfig, anatomy: Anatomy):
         super().__init__(config, anatomy)
         width = sum(anatomy.widths)
-        self.inject = config.inject if anatomy.towers else "logit"
+        self.inject = config.inject if anatomy.widths else "logit"
         self.mix = self.term = None
         if self.inject == "top":
             self.mix = nn.Linear(width + config.h_dim, width)
             nn.init.eye_(self.mix.weight)
             nn.init.zeros_(self.mix.bias)
         else:
-            self.term = nn.Linear(config.h_dim, 1)
+            self.term = nn.Linear(config.h_dim, len(anatomy.tasks))
         self._vectors: Tensor | None = None  # of the batch in the forward pass
 
     def active_taps(self) -> frozenset[str]:
         return frozenset({"inputs", "representation" if self.inject == "top" else "logit"})
 
-    def inputs(self, inputs: dict[str, Tensor]) -> None:
-        self._vectors = inputs[VECTOR]
+    def inputs(self, inputs: Any) -> None:
+        self._vectors = columns_of(inputs)[VECTOR]
 
     def representation(self, representation: Tensor) -> Tensor:
         return self.mix(torch.cat([representation, self._taken(representation)], dim=-1)).relu()

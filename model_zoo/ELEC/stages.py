@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 
 from fuxictr_llm import registry
-from fuxictr_llm.anatomy import find_anatomy
+from fuxictr_llm.anatomy import find_anatomy, tap_keys
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher, Teacher
 from fuxictr_llm.errors import UserError, unknown
@@ -27,7 +27,7 @@ from fuxictr_llm.training import build
 from . import vectors
 from .config import TEACHERS, ELECConfig
 from .gain import gain_class
-from .head import TextHead, with_texts
+from .head import MultiTaskTextHead, TextHead, with_texts
 from .vectors import RawVectors, RowVectors
 
 # Of the settings that every experiment has, those that a text head does not follow.
@@ -60,10 +60,10 @@ def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
         _check_widths(config, run, backbone)
         row_vectors, made_from = adapt(config, run)
         made_from["inject"] = config.inject
-    make = partial(make, run.feature_map, run.params)
+    make, taps = partial(make, run.feature_map, run.params), tap_keys(run.params)
     if config.schedule == "joint":
         clipping = run.params.get("max_gradient_norm", 10.0)
-        return JointTeacher(make(), add=row_vectors, max_gradient_norm=clipping, seed=run.params["seed"])
+        return JointTeacher(make(), row_vectors, taps, max_gradient_norm=clipping, seed=run.params["seed"])
     network = find_or_train(
         run,
         name,
@@ -75,8 +75,8 @@ def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
     )
     run.networks[name] = network.facts
     if config.teacher == "shuffled":
-        return ShuffledTeacher(network.model, add=row_vectors, seed=config.control_seed)
-    return Teacher(network.model, add=row_vectors)
+        return ShuffledTeacher(network.model, row_vectors, taps, seed=config.control_seed)
+    return Teacher(network.model, row_vectors, taps)
 
 
 def _check_widths(config: ELECConfig, run: Any, backbone: type[BaseModel]) -> None:
@@ -85,7 +85,8 @@ def _check_widths(config: ELECConfig, run: Any, backbone: type[BaseModel]) -> No
         return
     vanilla = build(backbone, run.feature_map, run.params)
     gain = build(gain_class(backbone, config.inject), run.feature_map, run.params)
-    widths = [sum(find_anatomy(model).widths) for model in (vanilla, gain)]
+    taps = tap_keys(run.params)
+    widths = [find_anatomy(model, **taps).representation_width for model in (vanilla, gain)]
     if all(widths) and widths[0] != widths[1]:
         raise UserError(
             f"inject: input makes the representation of {backbone.__name__} {widths[1]} wide instead of {widths[0]}; "
@@ -107,7 +108,7 @@ def _given_teacher(config: ELECConfig, run: Any) -> Teacher:
         "weights_sha256": settings["weights_sha256"],
         "metrics": settings["source"]["metrics"],
     }
-    return Teacher(model)
+    return Teacher(model, taps=tap_keys(settings["params"]))
 
 
 def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
@@ -151,6 +152,8 @@ def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, An
     """A text head, trained on the rows of all folds but one; without `fold` on all."""
     feature_map = with_texts(run.feature_map, len(raw.stores), raw.stores[0].dim)
     seen = {*feature_map.features, *feature_map.labels}
+    several = issubclass(registry.find_backbone(run.params["model"]), MultiTaskModel)
+    head = MultiTaskTextHead if several else TextHead
     keys = ("h_hidden", "h_dim", "h_dropout")
     shape = {key: getattr(config, key) for key in keys} | {"units": len(raw.stores)}
 
@@ -163,7 +166,7 @@ def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, An
     return find_or_train(
         run,
         "text" if fold is None else f"text, fold {fold + 1} of {config.h_crossfit}",
-        lambda: build(TextHead, feature_map, {**run.params, **shape}),
+        lambda: build(head, feature_map, {**run.params, **shape}),
         {**made_from, **shape, **({} if fold is None else {"fold": [fold, config.h_crossfit]})},
         change=change,
         keep=None if fold is None else keep,

@@ -26,6 +26,8 @@ class LLMEmb(Enhancement):
         UserError: they do not. `prepare` sees to it; scripts of FuxiCTR's do not call it.
     """
 
+    reads_embeddings = False
+
     def __init__(self, config: LLMEmbConfig, anatomy: Anatomy):
         super().__init__(config, anatomy)
         if not config.given_files:

@@ -2,7 +2,8 @@
 
 "Field Matters: A Lightweight LLM-enhanced Method for CTR Prediction", arXiv 2505.14057.
 
-Shape symbols: `B` rows, `K` fields, `D` embedding dim, `D_llm` width of the field vectors, `P = K (K - 1) / 2` pairs.
+Shape symbols: `B` rows, `K` fields, `D` embedding dim, `D_llm` width of the field vectors, `P = K (K - 1) / 2` pairs,
+`T` tasks: multi-task models have a map and a term of FIE for each; with one task that dimension is not there.
 """
 
 import logging
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from fuxictr_llm.anatomy import Anatomy
 from fuxictr_llm.enhancement import Enhancement, Seen
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.folding import PairWeights, Shift, pair_matrix, pair_sum
+from fuxictr_llm.folding import PairWeights, Shift, pair_matrix, pair_sums
 from fuxictr_llm.semantics.vector_file import read_field_vectors
 
 from .config import LLaCTRConfig
@@ -29,19 +30,19 @@ class LLaCTR(Enhancement):
 
     Args:
         config: its `field_vectors` names a file with a row `h_k` per field.
-        anatomy: the backbone's fields, all of one embedding width D.
+        anatomy: the backbone's fields and tasks.
 
     Raises:
-        UserError: the backbone has no field embeddings of one width, the file does not fit, or the
-            full pair map would be too large.
+        UserError: the backbone has no field embeddings, the file does not fit, or the full pair map would be too
+            large.
     """
 
     def __init__(self, config: LLaCTRConfig, anatomy: Anatomy):
         config = config.for_backbone(anatomy.backbone)
         super().__init__(config, anatomy)
         if anatomy.embedding_dim is None:
-            widths = sorted(set(anatomy.dims)) or "none"
-            raise UserError(f"LLaCTR needs field embeddings of one width > 1; this backbone's widths: {widths}")
+            reason = anatomy.missing.get("embeddings", "it has none")
+            raise UserError(f"LLaCTR needs field embeddings, and {anatomy.backbone} shows none: {reason}")
         self.fre = self.fie = None
         if not config.is_on:
             return
@@ -50,7 +51,9 @@ class LLaCTR(Enhancement):
         if config.lambda_fre > 0:
             self.fre = FeatureRepresentationEnhancement(vectors, anatomy.embedding_dim)
         if config.lambda_fie > 0 and len(anatomy.fields) > 1:
-            self.fie = FeatureInteractionEnhancement(vectors, config.fie_map, config.fie_form, config.fie_init)
+            self.fie = FeatureInteractionEnhancement(
+                vectors, config.fie_map, config.fie_form, config.fie_init, tasks=len(anatomy.tasks)
+            )
 
     @classmethod
     def prepare(cls, config: LLaCTRConfig, experiment: Any) -> dict[str, Any]:
@@ -69,7 +72,7 @@ class LLaCTR(Enhancement):
             return None
         weights = config.lambda_fie * pair_weights(state["fie.map"], state["fie.cosines"], state["fie.bias"])
         if config.for_backbone(anatomy.backbone).fie_form == "scalar":
-            return Shift(None, anatomy, weights.sum())
+            return Shift(None, anatomy, weights.sum(dim=-1))
         return PairWeights(None, anatomy, weights)
 
     def pictures(self, run: Any) -> dict[str, Any]:
@@ -112,12 +115,12 @@ class FeatureRepresentationEnhancement(nn.Module):
 
 
 def pair_weights(pair_map: Tensor, cosines: Tensor, bias: Tensor) -> Tensor:
-    """`g = A c + a`, `[P]`, with A `[P, P]`, or `[P]` where it is diagonal."""
-    return (pair_map @ cosines if pair_map.dim() == 2 else pair_map * cosines) + bias
+    """`g = A c + a`, `[P]` or `[T, P]`, with A `[P, P]` (`[T, P, P]`), or in the form of `a` where it is diagonal."""
+    return (pair_map @ cosines if pair_map.dim() > bias.dim() else pair_map * cosines) + bias
 
 
 class FeatureInteractionEnhancement(nn.Module):
-    """`sum_{i<j} g_ij <e_bi, e_bj>` with `g = A c + a` and `c_ij = cos(h_i, h_j)`, `[B, K, D] -> [B, 1]`.
+    """`sum_{i<j} g_ij <e_bi, e_bj>` with `g = A c + a` and `c_ij = cos(h_i, h_j)`, `[B, K, D] -> [B, T]`.
 
     `g` does not depend on the row: without gradients in evaluation mode it is a constant that `train(False)`
     folds.
@@ -127,12 +130,15 @@ class FeatureInteractionEnhancement(nn.Module):
         fie_map: `full` (A is `[P, P]`) or `diagonal` (A is diagonal).
         form: `pairwise`, or `scalar`: `sum_{i<j} g_ij`, the same for every row.
         init: `identity`: training starts from the cosines themselves; `random`: as torch's Linear.
+        tasks: T.
 
     Raises:
         UserError: a full map over more than 64 fields.
     """
 
-    def __init__(self, field_vectors: Tensor, fie_map: str, form: str = "pairwise", init: str = "identity"):
+    def __init__(
+        self, field_vectors: Tensor, fie_map: str, form: str = "pairwise", init: str = "identity", tasks: int = 1
+    ):
         super().__init__()
         num_fields = len(field_vectors)
         num_pairs = num_fields * (num_fields - 1) // 2
@@ -144,10 +150,12 @@ class FeatureInteractionEnhancement(nn.Module):
         left, right = torch.triu_indices(num_fields, num_fields, offset=1)
         normed = nn.functional.normalize(field_vectors, dim=-1)
         self.register_buffer("cosines", (normed[left] * normed[right]).sum(dim=-1))
-        self.register_buffer("folded", torch.zeros(num_fields, num_fields), persistent=False)
+        each = () if tasks == 1 else (tasks,)
+        self.register_buffer("folded", torch.zeros(*each, num_fields, num_fields), persistent=False)
         self.form = form
-        self.map = nn.Parameter(torch.eye(num_pairs) if fie_map == "full" else torch.ones(num_pairs))
-        self.bias = nn.Parameter(torch.zeros(num_pairs))
+        start = torch.eye(num_pairs) if fie_map == "full" else torch.ones(num_pairs)
+        self.map = nn.Parameter(start.repeat(*each, *[1] * start.dim()))
+        self.bias = nn.Parameter(torch.zeros(*each, num_pairs))
         if init == "random":
             bound = num_pairs**-0.5
             nn.init.uniform_(self.map, -bound, bound)
@@ -158,12 +166,12 @@ class FeatureInteractionEnhancement(nn.Module):
         live = self.training or torch.is_grad_enabled()
         weights = self.pair_weights() if live else self.folded
         if self.form == "scalar":
-            return 0.5 * weights.sum().expand(len(embeddings), 1)
-        return pair_sum(weights, embeddings)
+            return 0.5 * weights.sum(dim=(-2, -1)).expand(len(embeddings), -1 if weights.dim() > 2 else 1)
+        return pair_sums(weights, embeddings)
 
     def pair_weights(self) -> Tensor:
-        """The symmetric `[K, K]` matrix of `g`, with zeros on its diagonal."""
-        return pair_matrix(pair_weights(self.map, self.cosines, self.bias), len(self.folded))
+        """The symmetric `[K, K]` matrix of `g` (`[T, K, K]`), with zeros on its diagonal."""
+        return pair_matrix(pair_weights(self.map, self.cosines, self.bias), self.folded.shape[-1])
 
     def train(self, mode: bool = True) -> nn.Module:
         if not mode:

@@ -10,7 +10,7 @@ from fuxictr_llm.distillation import DistillationConfig, Distilled, distilled, r
 from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.registry import find_backbone
-from support import BACKBONES, Idle, batches, build, train
+from support import BACKBONES, Idle, batches, build, predictions, train
 
 # teacher, student
 PAIRS = [
@@ -21,6 +21,8 @@ PAIRS = [
     ("FinalMLP", "DeepFM"),
     ("FM", "DCNv2"),
     ("DCNv2", "FM"),
+    ("LR", "DCNv2"),
+    ("DCNv2", "LR"),
 ]
 every_pair = pytest.mark.parametrize("teaching, learning", PAIRS)
 
@@ -50,7 +52,7 @@ def test_the_loss_is_the_plain_one_plus_both_terms(teaching, learning, teacher_o
     torch.manual_seed(2)
     seen = watched.train().watched(batch)
     expected = 0.7 * score_loss("kl", seen.final_logit, shown.logit, tau=2.0)
-    if "FM" not in (teaching, learning):
+    if "LR" not in (teaching, learning):
         expected += 0.3 * representation_loss("hint", seen.representation, shown.representation, hint)
     difference = train(student, [batch])[0] - train(plain, [batch])[0]
     assert difference == pytest.approx(expected.item(), rel=1e-4)
@@ -72,9 +74,7 @@ def test_only_the_student_learns(teaching, learning, teacher_of, student_of):
     assert torch.equal(numbers, torch.get_rng_state())
     assert all(torch.equal(value, before[key]) for key, value in teacher.model.state_dict().items())
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
-    assert not torch.equal(
-        student.embedding_layer(student.get_inputs(steps[0])), plain.embedding_layer(plain.get_inputs(steps[0]))
-    )
+    assert not torch.equal(predictions(student, steps), predictions(plain, steps))
     if student.enhancement.compares_representations:
         weight = student.enhancement.hint.weight
         assert any(weight is parameter for group in student.optimizer.param_groups for parameter in group["params"])
@@ -141,12 +141,12 @@ def test_widths_that_differ_are_named(changes, message, teacher_of, student_of):
     student_of("DeepFM", teacher_of("FinalMLP"), **{**changes, "beta": 0.0})
 
 
-@pytest.mark.parametrize("teaching, learning", [("FM", "DeepFM"), ("DeepFM", "FM")])
+@pytest.mark.parametrize("teaching, learning", [("LR", "DeepFM"), ("DeepFM", "LR")])
 def test_a_model_without_a_representation_is_named_once(teaching, learning, teacher_of, student_of, caplog):
     student = student_of(learning, teacher_of(teaching), alpha=0.0)
     train(student, batches(learning))
     warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
-    assert warnings == ["beta 1.0 has no effect: FM has no representation"]
+    assert warnings == ["beta 1.0 has no effect: LR has no representation"]
     assert student.enhancement.active_taps() == frozenset()
 
 

@@ -1,0 +1,104 @@
+"""Where a backbone's class comes from: what a run notes, and how an exported model finds its class again."""
+
+import contextlib
+import inspect
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fuxictr_llm import registry
+from fuxictr_llm.checkout import PREFIX, VARIABLE, current_checkout
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.files import digest_of_file
+from fuxictr_llm.python_files import is_of
+
+Kind = Literal["fuxictr-llm", "checkout", "file", "module"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A class and its file.
+
+    Attributes:
+        kind: our zoo, a FuxiCTR checkout, `file.py:Class`, or a module that Python finds.
+        name: what `registry.find_backbone` finds it by.
+        file: its path, or None for a class that has none.
+        sha256: of the file.
+    """
+
+    kind: Kind
+    name: str
+    file: str | None
+    sha256: str | None
+
+    def record(self) -> dict[str, Any]:
+        """What a run's record says of it."""
+        return asdict(self)
+
+    def portable(self) -> tuple[str, dict[str, Any]]:
+        """The name, and the record, without paths of this machine."""
+        name, file = self.name, self.file and Path(self.file).name
+        if self.kind == "file":
+            name = f"{file}:{self.name.rpartition(':')[2]}"
+        return name, {"kind": self.kind, "file": file, "sha256": self.sha256}
+
+
+def origin_of(cls: type) -> Origin:
+    """Where the class of a backbone comes from."""
+    file = None
+    with contextlib.suppress(OSError, TypeError):  # a class made at a prompt has no file
+        file = inspect.getsourcefile(cls)
+    kind, name = _kind_and_name(cls, file)
+    return Origin(kind, name, file, file and digest_of_file(file))
+
+
+def _kind_and_name(cls: type, file: str | None) -> tuple[Kind, str]:
+    if is_of(cls, registry.FILES):
+        return "file", f"{file}:{cls.__qualname__}"
+    if is_of(cls, PREFIX):
+        checkout = current_checkout()
+        model = checkout and checkout.model_of(cls)
+        return ("checkout", checkout.name_of(model)) if model else ("file", f"{file}:{cls.__qualname__}")
+    if cls.__module__ == f"{registry.ZOO}.backbones.{cls.__name__}":
+        return "fuxictr-llm", cls.__name__
+    return "module", f"{cls.__module__}:{cls.__qualname__}"
+
+
+def find_exported(name: str, described: Mapping[str, Any], where: str) -> type:
+    """The class of an exported model, from what `Origin.portable` gave. No file that the export names is run.
+
+    Raises:
+        UserError: it is of a FuxiCTR checkout and none is given, of a file that is not loaded, or not there.
+    """
+    kind = described.get("kind")
+    if kind == "checkout":
+        if current_checkout() is None:
+            raise UserError(f"{where} holds a {name} of a FuxiCTR checkout; set {VARIABLE} to one (or give --zoo)")
+        cls = registry.find_backbone(name, where)
+    elif ".py:" in name:
+        cls = _loaded(name, where)
+    elif ":" in name:
+        cls = registry.find_backbone(name, where)
+    else:
+        cls = registry.find_own_backbone(name, where)
+    sha256 = described.get("sha256")
+    if kind in ("checkout", "file") and sha256 != origin_of(cls).sha256:
+        logging.warning("%s: the file of %s has changed since the model was trained", where, name)
+    return cls
+
+
+def _loaded(name: str, where: str) -> type:
+    """The class of a `file.py:Class` that this process has loaded."""
+    file, _, class_name = name.rpartition(":")
+    for module_name, module in list(sys.modules.items()):
+        if module_name.startswith(f"{registry.FILES}_") and Path(getattr(module, "__file__", None) or "").name == file:
+            cls = getattr(module, class_name, None)
+            if isinstance(cls, type):
+                return cls
+    raise UserError(
+        f"{where} holds a {class_name} of a file {file!r}, which an export does not bring; load it before: "
+        f"fuxictr_llm.registry.find_backbone('path/to/{name}')"
+    )
