@@ -168,7 +168,8 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     check_value("model", params["model"], str)
     backbone = registry.find_backbone(params["model"], source.where)
     method = registry.find_method(params["method"], source.where) if params.get("method") else None
-    hints = {**constructor_hints(backbone), **get_type_hints(ModelKeys, include_extras=True)}
+    own_hints = constructor_hints(backbone)
+    hints = {**own_hints, **get_type_hints(ModelKeys, include_extras=True)}
     hints |= get_type_hints(DatasetKeys, include_extras=True)
     if params.get("user_info"):
         hints |= get_type_hints(LongKeys, include_extras=True)
@@ -188,6 +189,8 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     for key, value in params.items():
         if hints.get(key) is not None:
             check_value(key, value, hints[key])
+        if own_hints.get(key) is not None:  # a constructor may take less than the key allows
+            check_value(key, value, own_hints[key])
     if method:
         checked(method.config_cls, params)
     if asks_for_vectors(params):

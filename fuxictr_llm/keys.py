@@ -52,7 +52,7 @@ class ModelKeys(TypedDict, total=False):
     metrics: Annotated[list[Metric], Field(min_length=1)]
     optimizer: str
     learning_rate: Annotated[float, Field(gt=0)]
-    embedding_dim: Positive
+    embedding_dim: Positive | list[Positive]  # a list for a backbone whose constructor takes one: HOFM
     batch_size: Positive
     epochs: Positive
     shuffle: bool

@@ -47,7 +47,9 @@ class Seen:
     def embeddings(self) -> Tensor:
         """`[B, F, D]`, the fields in feature-map order; it may be the backbone's own tensor: read it only."""
         if self._embeddings is None and self.stack is not None and not self._stack_was_changed():
-            self._embeddings = self.stack.view(len(self.stack), len(self.anatomy.fields), -1)
+            self._embeddings = self.stack.view(len(self.stack), len(self.anatomy.fields), self.anatomy.dims[0])
+        if self._embeddings is None and not self.anatomy.fields:
+            self._embeddings = self.logit.new_zeros(self.rows, 0, 0)
         if self._embeddings is None:
             tensors = [self.by_field[name] for name in self.anatomy.fields]
             self._embeddings = torch.stack(tensors, dim=1) if self._project is None else self._project(tensors)
@@ -184,7 +186,7 @@ class Taps:
         if "representation" in self.active and self.anatomy.towers:
             logit = self._with_replacement(logit, seen)
         if "logit" in self.active:
-            term = self.enhancement.logit(seen.embeddings, logit)
+            term = self.enhancement.logit(seen.embeddings if self.enhancement.reads_embeddings else None, logit)
             logit = logit if term is None else logit + term
         seen.final_logit = logit
         if logit is seen.logit:
