@@ -39,7 +39,8 @@ def pytest_collection_modifyitems(config, items):
 def _own_place(tmp_path, monkeypatch, request):
     """Every test runs in a folder of its own; only tests of the real model share the user's cache."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FUXICTR_ZOO", "")  # a test that sets it, or a command of it, sets it for itself alone
+    # The checkout of `pytest --zoo`; what a test or its command sets is for that test alone.
+    monkeypatch.setenv("FUXICTR_ZOO", os.environ.get("FUXICTR_ZOO", ""))
     if "llm" not in request.keywords:
         monkeypatch.setenv("FUXICTR_LLM_CACHE", str(tmp_path / "cache"))
     root = logging.getLogger()
