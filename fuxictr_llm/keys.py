@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic reads the one of typing only from Python 3.12 on
 
+Task = Literal["binary_classification"]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -47,8 +48,9 @@ class ModelKeys(TypedDict, total=False):
     debug_mode: bool  # FuxiCTR's tuner asks for it
     pictures: bool  # whether a run draws what its method learnt
 
-    task: Literal["binary_classification"]
-    loss: str
+    # Of a multi-task model: one for all labels, or a list with one for each.
+    task: Task | Annotated[list[Task], Field(min_length=1)]
+    loss: str | Annotated[list[str], Field(min_length=1)]
     metrics: Annotated[list[Metric], Field(min_length=1)]
     optimizer: str
     learning_rate: Annotated[float, Field(gt=0)]

@@ -189,7 +189,7 @@ class Taps:
         if "representation" in self.active and self.anatomy.towers:
             logit = self._with_replacement(logit, seen)
         if "logit" in self.active:
-            term = self.enhancement.logit(seen.embeddings, logit)
+            term = self.enhancement.logit(seen.embeddings if self.enhancement.reads_embeddings else None, logit)
             logit = logit if term is None else logit + term
         seen.final_logit = logit
         if logit is seen.logit:

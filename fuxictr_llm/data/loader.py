@@ -2,7 +2,7 @@
 
 import logging
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class InMemoryLoader:
         parts = data_files(data_path)
         self.num_blocks = len(parts)
         columns = read_columns(parts, self._names(feature_map))
+        # Some of FuxiCTR's models lay the columns of a batch side by side in the order in which they come.
+        self._order = [*columns]
         self.num_samples = len(next(iter(columns.values())))
         narrow = [name for name, values in columns.items() if values.ndim == 1 and values.dtype == np.int32]
         # One gather for all ids instead of one a column.
@@ -83,7 +85,8 @@ class InMemoryLoader:
         if self._ids is not None:
             ids = self._ids[rows].long()
             batch = dict(zip(self._id_names, ids.unbind(dim=1), strict=True))
-        return batch | {name: column[rows] for name, column in self._others.items()}
+        batch |= {name: column[rows] for name, column in self._others.items()}
+        return {name: batch[name] for name in self._order}
 
 
 def make_loaders(feature_map: FeatureMap, params: Mapping[str, Any], stage: str) -> Any:
@@ -115,15 +118,19 @@ def _in_memory(kind: str, feature_map: FeatureMap, params: Mapping[str, Any]) ->
     return False
 
 
-def check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:
+def check_labels(labels: Sequence[str], params: Mapping[str, Any]) -> None:
     """Check that there is something to learn and to measure: FuxiCTR's metrics fail on labels that are all the same.
+
+    Args:
+        labels: those that the model learns.
+        params: the settings, which name the splits.
 
     Raises:
         UserError: a label of a split has one value only, or is missing.
     """
     paths = [params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")]
-    for path in paths if params["task"] == "binary_classification" else ():
-        for label in feature_map.labels:
+    for path in paths:
+        for label in labels:
             bounds: set[float] = set()
             for part in read_slices(path, [label], 100_000):
                 bounds |= {float(part[label].min()), float(part[label].max())}
