@@ -13,7 +13,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.anatomy import find_anatomy
-from fuxictr_llm.data.batches import rows_of
+from fuxictr_llm.data.batches import columns_of, only_columns, rows_of
 from fuxictr_llm.data.tiny import TinyCase, active_regularization, tiny_case, train
 from fuxictr_llm.data.tiny_columns import EMBEDDING_DIM
 from fuxictr_llm.distillation import Teacher, distilled
@@ -78,14 +78,14 @@ class Cell:
     cls: type[BaseModel]
     settings: dict
 
-    def build(self, seed: int = 1) -> BaseModel:
-        model = self.case.build(self.cls, seed, **self.settings)
+    def build(self, seed: int = 1, **changes) -> BaseModel:
+        model = self.case.build(self.cls, seed, **self.settings, **changes)
         if hasattr(model.enhancement, "learn_from") and model.enhancement.active_taps():
             model.enhancement.learn_from(gain_teacher(self.case.cls))
         return model
 
-    def plain(self, seed: int = 1) -> BaseModel:
-        return self.case.build(seed=seed)
+    def plain(self, seed: int = 1, **changes) -> BaseModel:
+        return self.case.build(seed=seed, **changes)
 
     def batches(self) -> list:
         return self.case.batches(rows=80, batch_size=32)
@@ -148,9 +148,9 @@ def gain_teacher(cls: type[BaseModel]) -> Teacher:
     """A gain network that has been trained an epoch; its vectors are made from the rows' groups."""
     case = case_of(cls)
     model = case.build(gain_class(cls, "top"), seed=5, inject="top", h_dim=3)
-    add = functools.partial(_with_vectors, columns=tuple(case.feature_map.features))
-    train(model, [add(dict(batch)) for batch in case.batches(rows=64, batch_size=32)])
-    return Teacher(model, add=add)
+    steps = case.batches(rows=64, batch_size=32)
+    train(model, [_with_vectors(only_columns(batch, columns_of(batch))) for batch in steps])
+    return Teacher(model, add=_with_vectors)
 
 
 def predictions(model: BaseModel, steps: list) -> torch.Tensor:
@@ -174,9 +174,12 @@ def _outputs(returned: Mapping, labels: list[str]) -> torch.Tensor:
     return returned["y_pred"] if single else torch.cat([returned[f"{label}_pred"] for label in labels], dim=-1)
 
 
-def _with_vectors(batch: dict, columns: tuple[str, ...]) -> dict:
-    numbers = next(batch[name] for name in columns if batch[name].dim() == 1 and not batch[name].is_floating_point())
-    batch[VECTOR] = torch.sin(numbers.view(-1, 1) * torch.arange(1.0, 4.0))
+def _with_vectors(batch):
+    """A vector a row, made from one of its columns of ids."""
+    columns = columns_of(batch).values()
+    ids = next(column for column in columns if column.dim() == 1 and not column.is_floating_point())
+    rows = batch if isinstance(batch, Mapping) else batch[0]
+    rows[VECTOR] = torch.sin(ids.view(-1, 1) * torch.arange(1.0, 4.0))
     return batch
 
 
@@ -185,7 +188,7 @@ def _teacher_width(case: TinyCase, on: bool) -> dict:
 
 
 def _field_vectors(case: TinyCase) -> dict:
-    path = Path(_folder.name) / f"{case.cls.__name__}.safetensors"
+    path = Path(_folder.name) / f"{case.cls.__module__}.{case.cls.__name__}.safetensors"
     fields = find_anatomy(case.build()).fields
     if not fields:
         return {"field_vectors": "none"}

@@ -67,6 +67,7 @@ def test_the_backbone_part_loads_strictly_into_the_plain_backbone(backbone, meth
 
 @every_method
 def test_copies_and_saved_states_predict_the_same_and_go_their_own_way(backbone, method, tmp_path):
+    unless_the_plain_one_fails(lambda: copy.deepcopy(cell(backbone, method).plain()))
     model, _, _ = trained(backbone, method)
     steps, loaded = cell(backbone, method).batches(), cell(backbone, method).build(seed=9)
     model.save_weights(tmp_path / "a.model")
@@ -99,28 +100,29 @@ def test_nothing_is_computed_at_inference_for_the_loss_alone(backbone, method, m
 
 
 @every_method
-def test_a_row_alone_is_predicted_as_among_others_and_no_row_gives_no_prediction(backbone, method):
+def test_a_row_alone_is_predicted_as_among_others(backbone, method):
     model, _, _ = trained(backbone, method)
     batch = cell(backbone, method).batches()[0]
-    whole = predictions(model, [batch])
     last = some_rows(batch, slice(-1, None))
-    assert torch.allclose(predictions(model, [last]), whole[-1:], atol=1e-6)
-    empty = some_rows(batch, slice(0))
-    try:
-        predictions(cell(backbone, method).plain(), [empty])
-    except RuntimeError:  # FuxiCTR's layer of xDeepFM
-        return
-    assert predictions(model, [empty]).shape == whole[:0].shape
+    unless_the_plain_one_fails(lambda: predictions(cell(backbone, method).plain(), [last]))
+    assert torch.allclose(predictions(model, [last]), predictions(model, [batch])[-1:], atol=1e-6)
 
 
 @every_method
-def test_a_last_batch_of_one_row_trains_where_the_backbone_can(backbone, method):
-    (batch,) = cell(backbone, method).case.batches(rows=1)
-    try:
-        train(cell(backbone, method).plain(), [batch])
-    except ValueError:  # BatchNorm
-        return
-    model = cell(backbone, method).build()
+def test_no_row_gives_no_prediction(backbone, method):
+    model, _, _ = trained(backbone, method)
+    empty = some_rows(cell(backbone, method).batches()[0], slice(0))
+    unless_the_plain_one_fails(lambda: predictions(cell(backbone, method).plain(), [empty]))
+    assert predictions(model, [empty]).shape == (0, len(model.feature_map.labels))
+
+
+@every_method
+def test_a_batch_of_one_row_trains(backbone, method):
+    found = cell(backbone, method)
+    (batch,) = found.case.batches(rows=1)
+    changes = {"batch_norm": False} if "batch_norm" in found.case.settings else {}  # BatchNorm cannot
+    unless_the_plain_one_fails(lambda: train(found.plain(**changes), [batch]))
+    model = found.build(**changes)
     assert math.isfinite(*train(model, [batch])) and predictions(model, [batch]).isfinite().all()
 
 
@@ -141,3 +143,11 @@ def test_taps_are_shown_the_declared_shapes(backbone):
 def assert_equal_states(some: dict, others: dict) -> None:
     assert some.keys() == others.keys()
     assert [key for key, value in some.items() if not torch.equal(value, others[key])] == []
+
+
+def unless_the_plain_one_fails(action) -> None:
+    """Skips a test of what FuxiCTR's own layers, or a checkout's class, cannot."""
+    try:
+        action()
+    except Exception as error:
+        pytest.skip(f"the plain backbone fails as well: {str(error).splitlines()[0][:70]}")
