@@ -39,7 +39,8 @@ def pytest_collection_modifyitems(config, items):
 def _own_place(tmp_path, monkeypatch, request):
     """Every test runs in a folder of its own; only tests of the real model share the user's cache."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FUXICTR_ZOO", "")  # a test that sets it, or a command of it, sets it for itself alone
+    # A test that sets it, or a command of it, sets it for itself alone.
+    monkeypatch.setenv("FUXICTR_ZOO", request.config.getoption("--zoo") or "")
     if "llm" not in request.keywords:
         monkeypatch.setenv("FUXICTR_LLM_CACHE", str(tmp_path / "cache"))
     root = logging.getLogger()

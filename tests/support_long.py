@@ -31,6 +31,7 @@ def long_feature_map() -> FeatureMap:
     feature_map = FeatureMap("long", "")
     feature_map.features, feature_map.labels = OrderedDict(FEATURES), ["click"]
     feature_map.num_fields = feature_map.get_num_fields()
+    feature_map.default_emb_dim = 4
     feature_map.set_column_index()
     return feature_map
 

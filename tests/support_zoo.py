@@ -25,7 +25,8 @@ class {name}(BaseModel):
         logit = self.mlp(self.embedding_layer(X).flatten(start_dim=1))
         return {{"y_pred": self.output_activation(logit)}}
 """
-# Of tuple batches: the mean of the history beside the target, and a train_step of its own.
+# Of tuple batches: the sum of the latest of the history beside the target, and a train_step of its own. As in FuxiCTR's
+# own, a history shorter than `short_seq_len` does not fit its mask.
 LONG_NET = """
 import torch
 from torch import nn
@@ -40,7 +41,7 @@ class DIN(BaseModel):
                          net_regularizer=net_regularizer, **kwargs)
         self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
         of_items = [f for f, spec in feature_map.features.items() if spec.get("source") == "item"]
-        self.width = embedding_dim * len(of_items)
+        self.width, self.short_seq_len = embedding_dim * len(of_items), short_seq_len
         self.dnn = MLP_Block(feature_map.sum_emb_out_dim() + self.width, hidden_units=[8], output_dim=1)
         self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
         self.reset_parameters()
@@ -50,7 +51,8 @@ class DIN(BaseModel):
         rows, items, mask = self.get_inputs(inputs)
         of_rows = self.embedding_layer(rows, flatten_emb=True)
         of_items = self.embedding_layer(items, flatten_emb=True).view(len(mask), -1, self.width)
-        history = (of_items[:, :-1] * mask.unsqueeze(-1)).sum(dim=1) / mask.sum(dim=1, keepdim=True).clamp(min=1)
+        latest = slice(-self.short_seq_len, -1)
+        history = (of_items[:, latest] * mask[:, latest].unsqueeze(-1)).sum(dim=1)
         logit = self.dnn(torch.cat([of_rows, of_items[:, -1], history], dim=-1))
         return {"y_pred": self.output_activation(logit)}
 

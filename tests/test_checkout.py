@@ -15,7 +15,8 @@ from fuxictr_llm.checkout import current_checkout, use_checkout
 from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.origins import origin_of
-from support import Idle, batches, build, predictions, train
+from support import Idle, batches, build, params, predictions, train
+from support_long import long_feature_map
 from support_zoo import write_checkout
 
 
@@ -105,6 +106,12 @@ def test_a_model_is_trained_copied_and_pickled(zoo, method):
     assert not torch.equal(predictions(model, batches("DNN")), before)
     for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
         assert torch.equal(predictions(twin, batches("DNN")), predictions(model, batches("DNN")))
+
+
+def test_a_model_of_tuple_batches_is_tapped_however_long_its_short_history_is(zoo):
+    cls = enhance(registry.find_backbone("ETA"), Idle)
+    model = cls(long_feature_map(), **params("DNN", short_seq_len=7))
+    assert model.enhancement.anatomy.fields == ("gender", "item_id", "price", "tags")
 
 
 @pytest.mark.parametrize("folder", ["nowhere", "empty"])

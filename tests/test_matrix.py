@@ -106,7 +106,22 @@ def test_a_row_alone_is_predicted_as_among_others_and_no_row_gives_no_prediction
     last = some_rows(batch, slice(-1, None))
     assert torch.allclose(predictions(model, [last]), whole[-1:], atol=1e-6)
     empty = some_rows(batch, slice(0))
+    try:
+        predictions(cell(backbone, method).plain(), [empty])
+    except RuntimeError:  # FuxiCTR's layer of xDeepFM
+        return
     assert predictions(model, [empty]).shape == whole[:0].shape
+
+
+@every_method
+def test_a_last_batch_of_one_row_trains_where_the_backbone_can(backbone, method):
+    (batch,) = cell(backbone, method).case.batches(rows=1)
+    try:
+        train(cell(backbone, method).plain(), [batch])
+    except ValueError:  # BatchNorm
+        return
+    model = cell(backbone, method).build()
+    assert math.isfinite(*train(model, [batch])) and predictions(model, [batch]).isfinite().all()
 
 
 def test_taps_are_shown_the_declared_shapes(backbone):

@@ -66,7 +66,7 @@ class Gain(Enhancement):
     def representation(self, representation: Tensor) -> Tensor:
         return self.mix(torch.cat([representation, self._taken(representation)], dim=-1)).relu()
 
-    def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
+    def logit(self, embeddings: None, logit: Tensor) -> Tensor:
         return self.term(self._taken(logit))
 
     def _taken(self, like: Tensor) -> Tensor:
