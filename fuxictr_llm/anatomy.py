@@ -20,7 +20,6 @@ from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.recorder import Recorder
 from fuxictr_llm.towers import Tower, find_towers
 
-
 # Config keys that choose a module where several could be meant.
 TAP_KEYS = ("tap_embedding", "tap_representation")
 
