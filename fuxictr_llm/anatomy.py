@@ -182,8 +182,9 @@ def _outputs_of(model: BaseModel) -> Mapping[str, Any]:
     try:
         outputs = model.forward(synthetic_batch(model.feature_map))
     except (ValueError, TypeError, KeyError, AttributeError):
-        try:  # FuxiCTR's LongCTR models unpack a tuple
-            outputs = model.forward(synthetic_long_batch(model.feature_map))
+        try:  # FuxiCTR's LongCTR models unpack a tuple, whose history is at least as long as what they take as short
+            length = max(3, getattr(model, "short_seq_len", 3))
+            outputs = model.forward(synthetic_long_batch(model.feature_map, length=length))
         except Exception:
             outputs = None
         if outputs is None:

@@ -13,7 +13,16 @@ from fuxictr_llm.checks import check_value, checked
 from fuxictr_llm.config_sources import Source, read_source
 from fuxictr_llm.errors import UserError, nearest
 from fuxictr_llm.files import digest_of, replacing, writable_dir
-from fuxictr_llm.keys import GROUP_METRICS, REGULARIZERS, REQUIRED, REQUIRED_OF_CSV, DatasetKeys, ModelKeys
+from fuxictr_llm.keys import (
+    GROUP_METRICS,
+    MAX_LEN,
+    REGULARIZERS,
+    REQUIRED,
+    REQUIRED_OF_CSV,
+    DatasetKeys,
+    LongKeys,
+    ModelKeys,
+)
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors, moved_to_specs, value_config
 from fuxictr_llm.yamls import dump_yaml, parse_yaml
 
@@ -159,8 +168,11 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     check_value("model", params["model"], str)
     backbone = registry.find_backbone(params["model"], source.where)
     method = registry.find_method(params["method"], source.where) if params.get("method") else None
-    hints = {**constructor_hints(backbone), **get_type_hints(ModelKeys, include_extras=True)}
+    own_hints = constructor_hints(backbone)
+    hints = {**own_hints, **get_type_hints(ModelKeys, include_extras=True)}
     hints |= get_type_hints(DatasetKeys, include_extras=True)
+    if params.get("user_info"):
+        hints |= get_type_hints(LongKeys, include_extras=True)
     known = {*hints, *(method.config_cls.__dataclass_fields__ if method else ())}
     if asks_for_vectors(params):
         known |= ValueVectorsConfig.__dataclass_fields__.keys()
@@ -177,16 +189,29 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     for key, value in params.items():
         if hints.get(key) is not None:
             check_value(key, value, hints[key])
+        if own_hints.get(key) is not None:  # a constructor may take less than the key allows
+            check_value(key, value, own_hints[key])
     if method:
         checked(method.config_cls, params)
     if asks_for_vectors(params):
         value_config(params)
+    if params.get("user_info"):
+        _check_lengths(backbone, params)
     monitor = params.get("monitor") or "AUC"
     metrics = [*params["metrics"], *([monitor] if isinstance(monitor, str) else monitor)]
     grouped = [metric for metric in metrics if metric.startswith(GROUP_METRICS)]
     if grouped and not params.get("group_id"):
         raise UserError(f"metric {grouped[0]!r} needs group_id: the meta column whose rows are ranked together")
     return unknown_keys
+
+
+def _check_lengths(backbone: type, params: Mapping[str, Any]) -> None:
+    """FuxiCTR's LongCTR models fail deep inside where the history is shorter than the part they take as short."""
+    parameter = inspect.signature(backbone).parameters.get("short_seq_len")
+    longest = params.get("max_len", MAX_LEN)
+    short = params.get("short_seq_len", parameter.default if parameter else 0)
+    if isinstance(short, int) and short > longest:
+        raise UserError(f"short_seq_len {short} is more than max_len {longest}; {backbone.__name__} takes at most that")
 
 
 def constructor_hints(backbone: type) -> dict[str, Any]:

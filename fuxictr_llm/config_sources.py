@@ -66,7 +66,7 @@ def _from_ours(expid: str, folder: Path) -> Source:
         if dataset_id not in datasets:
             raise unknown("data set", dataset_id, datasets, where=f"expid {expid!r}")
     else:
-        backbone, method, dataset_id = _parse(expid, datasets)
+        backbone, method, dataset_id = _parse(expid, models, methods, datasets)
     if isinstance(datasets[dataset_id], str):  # an alias
         alias, dataset_id = dataset_id, datasets[dataset_id]
         if not isinstance(datasets.get(dataset_id), dict):
@@ -79,13 +79,22 @@ def _from_ours(expid: str, folder: Path) -> Source:
     layers += [_entry(models, expid), _entry(methods, expid)]
     dataset = {key: value for key, value in datasets[dataset_id].items() if key != "dataset_id"}
     params = {key: value for layer in layers for key, value in (layer or {}).items()}
-    params |= {"model": backbone, "method": method, "dataset_id": dataset_id, **dataset}
+    params |= {"model": _named(models, backbone, "model"), "method": method and _named(methods, method, "method")}
+    params |= {"dataset_id": dataset_id, **dataset}
     return Source(expid, params, frozenset(dataset), strict=True, where=f"expid {expid!r}")
 
 
-def _parse(expid: str, datasets: Mapping[str, Any]) -> tuple[str, str | None, str]:
+def _named(entries: Mapping[str, Any], name: str, key: str) -> str:
+    """What finds the class: of `MyNet: {model: my_net.py:MyNet, ...}` the file, and else the name itself."""
+    return _entry(entries, name).get(key) or name
+
+
+def _parse(
+    expid: str, models: Mapping[str, Any], methods: Mapping[str, Any], datasets: Mapping[str, Any]
+) -> tuple[str, str | None, str]:
+    own = {name for name in models if "dataset_id" not in _entry(models, name) and "model" in _entry(models, name)}
     # A registered backbone's name may have underscores of its own.
-    named = [name for name in registry.backbone_names() if expid.startswith(f"{name}_")]
+    named = [name for name in {*registry.backbone_names(), *own} if expid.startswith(f"{name}_")]
     backbone = max(named, key=len) if named else expid.partition("_")[0]
     rest = expid[len(backbone) + 1 :]
     first, _, after = rest.partition("_")
@@ -94,13 +103,13 @@ def _parse(expid: str, datasets: Mapping[str, Any]) -> tuple[str, str | None, st
         method, dataset_id = None, rest
     elif after in datasets:
         method, dataset_id = first, after
-    elif first in registry.method_names():
+    elif first in {*registry.method_names(), *methods}:
         raise unknown("data set", after, datasets, where)
     else:
         raise unknown("data set", rest, datasets, where)
-    registry.find_backbone(backbone, where)
+    registry.find_backbone(_named(models, backbone, "model"), where)
     if method:
-        registry.find_method(method, where)
+        registry.find_method(_named(methods, method, "method"), where)
     return backbone, method, dataset_id
 
 

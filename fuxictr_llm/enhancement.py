@@ -42,7 +42,7 @@ class Enhancement(nn.Module):
 
     method_name: ClassVar[str] = ""
     config_cls: ClassVar[type | None] = None  # set by register_method
-    reads_embeddings: ClassVar[bool] = True  # where False, `[B, F, D]` is not asked for
+    reads_embeddings: ClassVar[bool] = True  # where False, the tap `logit` gets None in the place of `[B, F, D]`
 
     def __init__(self, config: Any, anatomy: Anatomy):
         super().__init__()

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -32,6 +32,7 @@ from fuxictr_llm.semantics import distributed
 from fuxictr_llm.semantics.value_vectors import prepare_value_vectors
 from fuxictr_llm.slices import FrequencySlices
 from fuxictr_llm.summary import append_result_line, log_summary
+from fuxictr_llm.tasks import labels_of, task_settings
 from fuxictr_llm.training import OTHER_MODEL_ROOT, build, fit
 
 
@@ -146,8 +147,22 @@ def prepare_data(experiment: Experiment, model_id: str) -> Run:
             params |= built_data(params)
     data_dir = Path(params["data_root"]) / params["dataset_id"]
     feature_map = load_feature_map(params, data_dir)
-    check_labels(feature_map, params)
+    _check_labels(feature_map, params)
     return Run(params, data_dir, feature_map, stages)
+
+
+def _check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:
+    cls = registry.find_backbone(params["model"])
+    task_settings(cls, feature_map, params)  # says now, before a language model is asked, what does not fit
+    labels = labels_of(cls, feature_map)
+    if unused := feature_map.labels[len(labels) :]:
+        logging.warning(
+            "%s has one task: it learns %r, and %s are not used; MMoE, PLE and ShareBottom learn all of them",
+            params["model"],
+            labels[0],
+            ", ".join(map(repr, unused)),
+        )
+    check_labels(labels, params)
 
 
 def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:
@@ -212,6 +227,7 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
     record = {
         "model_id": params["model_id"],
         "seed": params["seed"],
+        "labels": labels_of(type(model), run.feature_map),
         "metrics": metrics,
         "slices": slices and slices.of_model(model, test_rows),
         "networks": run.networks,

@@ -121,6 +121,8 @@ def _exported(
     settings, where = record["config"], repr(str(record_file))
     cls = registry.find_backbone(settings["model"], where)
     method = registry.find_method(settings["method"], where) if settings.get("method") else None
+    if settings.get("user_info"):
+        raise UserError(f"{where}: a model of long sequences (tuple batches) cannot be served; use FuxiCTR's predict")
     feature_map = make_feature_map(record["feature_map"])
     params = _constructor_params(cls, settings)
     backbone = {name: value for name, value in state.items() if not name.startswith(METHOD_PART)}

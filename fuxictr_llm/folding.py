@@ -134,7 +134,7 @@ class Shift(Enhancement):
         super().__init__(config, anatomy)
         self.register_buffer("shift", torch.zeros(_each_task(anatomy)) if shift is None else shift)
 
-    def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
+    def logit(self, embeddings: None, logit: Tensor) -> Tensor:
         return self.shift
 
 

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic reads the one of typing only from Python 3.12 on
 
+Task = Literal["binary_classification"]
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -47,12 +48,13 @@ class ModelKeys(TypedDict, total=False):
     debug_mode: bool  # FuxiCTR's tuner asks for it
     pictures: bool  # whether a run draws what its method learnt
 
-    task: Literal["binary_classification"]
-    loss: str
+    # Of a multi-task model: one for all labels, or a list with one for each.
+    task: Task | Annotated[list[Task], Field(min_length=1)]
+    loss: str | Annotated[list[str], Field(min_length=1)]
     metrics: Annotated[list[Metric], Field(min_length=1)]
     optimizer: str
     learning_rate: Annotated[float, Field(gt=0)]
-    embedding_dim: Positive
+    embedding_dim: Positive | list[Positive]  # a list for a backbone whose constructor takes one: HOFM
     batch_size: Positive
     epochs: Positive
     shuffle: bool
@@ -121,6 +123,8 @@ class DatasetKeys(TypedDict, total=False):
 
     # FuxiCTR's own for a data set (avazu, criteo, kkbox), or package.module:Class: how raw columns are read and fitted.
     feature_processor: str | None
+    user_info: str  # parquet files of FuxiCTR's LongCTR data, both or none
+    item_info: str
     download: str | None  # the page that publishes the raw files
     md5: dict[str, str | None] | None  # of those files, by their names (null: none is published)
     prepare: str | None  # the name of a data set that fuxictr_llm/data can download and write as csv
@@ -128,6 +132,16 @@ class DatasetKeys(TypedDict, total=False):
     timestamp: Literal["bucketed", "raw"]  # what `prepare` writes where a time is a field: its weekday, or itself
     raw_data: str | None  # a folder with the original files, instead of a download
     field_config: str | None  # an entry of field_config/, or a YAML file: what the fields mean, in words
+
+
+MAX_LEN = 50  # FuxiCTR's, where a config names none
+
+
+class LongKeys(TypedDict, total=False):
+    """How the histories of LongCTR data are given to a model; known where a data set has `user_info`."""
+
+    max_len: Positive
+    padding: Literal["pre", "post"]
 
 
 # FuxiCTR raises a KeyError deep inside where one of these is absent.

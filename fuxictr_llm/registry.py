@@ -126,16 +126,31 @@ def find_own_backbone(name: str, where: str = "") -> type:
 
 
 def find_method(name: str, where: str = "") -> RegisteredMethod:
-    """The registered method of that name, with its package imported.
+    """The registered method of that name, with its package imported, or of `package.module:Class`, `file.py:Class`.
 
     Raises:
-        UserError: no such method; `where` is what named it.
+        UserError: no such method, or its file does not register it; `where` is what named it.
     """
+    if ":" in name:
+        return _method_of(name)
     if name not in _methods:
         if name not in method_names():
             raise unknown("method", name, method_names(), where)
         importlib.import_module(f"{ZOO}.{name}")
     return _methods[name]
+
+
+def _method_of(name: str) -> RegisteredMethod:
+    from fuxictr_llm.enhancement import Enhancement
+
+    cls = import_class(name, "method", Enhancement)
+    found = next((method for method in _methods.values() if method.model_cls is cls), None)
+    if found is None:
+        raise UserError(
+            f"method {name!r} is not registered; end its file with "
+            f"register_method(name=..., config_cls=..., model_cls={cls.__name__})"
+        )
+    return found
 
 
 def find_model(name: str) -> type:

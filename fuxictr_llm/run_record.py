@@ -59,7 +59,8 @@ def describe_data(params: Mapping[str, Any], data_dir: Path) -> dict[str, Any]:
     if manifest and manifest["made_from"]:
         return {"dataset_id": params["dataset_id"], "rows": manifest["rows"], "sha256": manifest["made_from"]["raw"]}
     paths = {split: data_files(params[f"{split}_data"]) for split in SPLITS if params.get(f"{split}_data")}
-    digests = {split: [digest_of_file(path) for path in files] for split, files in paths.items()}
+    paths |= {key: data_files(params[key]) for key in ("user_info", "item_info") if params.get(key)}
+    digests = {key: [digest_of_file(path) for path in files] for key, files in paths.items()}
     return {"dataset_id": params["dataset_id"], "sha256": digests}
 
 

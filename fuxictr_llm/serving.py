@@ -1,6 +1,6 @@
 """An exported folder -> a model that predicts. No language library is needed, and no data set.
 
-Shape symbols: `N` rows, `L` length of a sequence.
+Shape symbols: `N` rows, `L` length of a sequence, `T` tasks.
 """
 
 import ast
@@ -25,6 +25,7 @@ from fuxictr_llm.feature_maps import make_feature_map, without_pretrained_files
 from fuxictr_llm.files import digest_of_file, read_json
 from fuxictr_llm.folding import FOLDED
 from fuxictr_llm.origins import find_exported
+from fuxictr_llm.tasks import labels_of, predictions_of, task_settings
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -41,6 +42,7 @@ class ServedModel:
     Attributes:
         model: the FuxiCTR model, in evaluation mode.
         fields: the columns that a batch must have, in feature-map order.
+        labels: what is predicted, T of them.
         config: the content of the folder's config.json.
     """
 
@@ -48,10 +50,11 @@ class ServedModel:
         self.model, self.config = model.eval().requires_grad_(False), config
         self._specs = {name: spec for name, spec in model.feature_map.features.items() if spec["type"] != "meta"}
         self.fields = tuple(self._specs)
+        self.labels = tuple(labels_of(type(model), model.feature_map))
         self._lock = threading.Lock()  # the taps of a model see one forward pass at a time
 
     def predict(self, batch: Mapping[str, Any]) -> np.ndarray:
-        """Probabilities of a click, float32 `[N]`.
+        """Probabilities of a click, float32 `[N]`; where there are several labels `[N, T]`, in their order.
 
         Args:
             batch: column -> array, tensor or list, as FuxiCTR's loaders give them: ids `[N]`, values `[N]`, ids of
@@ -70,11 +73,12 @@ class ServedModel:
             self._forward({name: column[start : start + SLICE_ROWS] for name, column in columns.items()})
             for start in range(0, rows, SLICE_ROWS)
         ]
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+        found = np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), dtype=np.float32)
+        return found if len(self.labels) > 1 else found[:, 0]
 
     def _forward(self, batch: dict[str, Tensor]) -> np.ndarray:
         with self._lock, torch.inference_mode():
-            return self.model.forward(batch)["y_pred"].view(-1).float().cpu().numpy()
+            return predictions_of(self.model, self.model.forward(batch)).float().cpu().numpy()
 
 
 def load_model(folder: Path | str, gpu: int = -1) -> ServedModel:
@@ -112,7 +116,8 @@ def build_backbone(
 ) -> BaseModel:
     """A model of any class with weights of no meaning, built without the files of its embeddings."""
     with without_pretrained_files(feature_map), torch.random.fork_rng(devices=[]):
-        return cls(feature_map, **UNUSED | {"model_id": cls.__name__, "gpu": gpu} | dict(params))
+        settings = dict(params) | task_settings(cls, feature_map, params)
+        return cls(feature_map, **UNUSED | {"model_id": cls.__name__, "gpu": gpu} | settings)
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

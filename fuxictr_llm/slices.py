@@ -1,10 +1,10 @@
 """Test AUC and logloss by how often a row's item occurs in train: unseen, rare, middle, head.
 
-Shape symbols: `N` rows that are evaluated, `I` items of the train split.
+Shape symbols: `N` rows that are evaluated, `I` items of the train split, `T` tasks.
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,11 +16,13 @@ from fuxictr.pytorch.models import BaseModel
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
+from fuxictr_llm.data.batches import columns_of
 from fuxictr_llm.data.field_texts import RESERVED
 from fuxictr_llm.data.loader import data_files
 from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.files import read_json
 from fuxictr_llm.semantics.catalog import read_field_config
+from fuxictr_llm.tasks import labels_of, predictions_of, truth_of
 
 SLICES = ("unseen", "rare", "middle", "head")
 # Tenths of the train rows that the least and the most frequent items make up together.
@@ -29,7 +31,7 @@ ONE_ID_A_ROW = ("categorical", "meta")
 
 
 class Predictions(NamedTuple):
-    """Of N rows, in the loader's order: ids of their items, labels and predicted probabilities, `[N]` each."""
+    """Of N rows, in the loader's order: ids of their items `[N]`, labels and probabilities `[N]` or `[N, T]`."""
 
     item_ids: np.ndarray
     y_true: np.ndarray
@@ -71,10 +73,16 @@ class FrequencySlices:
 
     def of_model(self, model: BaseModel, rows: Iterable[Mapping[str, Tensor]]) -> dict[str, Any]:
         """`of_predictions` of a model on a loader's batches."""
-        return self.of_predictions(*predict(model, rows, self.column))
+        return self.of_predictions(*predict(model, rows, self.column), labels_of(type(model), model.feature_map))
 
-    def of_predictions(self, item_ids: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, Any]:
-        """What a run record says of a network, from what `predict` gives, `[N]` each.
+    def of_predictions(
+        self, item_ids: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray, labels: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """What a run record says of a network, from what `predict` gives.
+
+        Args:
+            labels: of `[N, T]`: each has metrics under its name too, as in FuxiCTR (`<label>_AUC`), and `AUC` and
+                `logloss` are the means.
 
         Returns:
             `by`: the column; `slices`: by name, `train_rows` (the fewest and the most of its items, None where train
@@ -87,7 +95,7 @@ class FrequencySlices:
             rows, counts = slice_of_row == index, self.counts[slice_of_item == index]
             bounds = [0, 0] if name == "unseen" else [int(counts.min()), int(counts.max())] if len(counts) else None
             facts = {"train_rows": bounds, "rows": int(rows.sum()), "items": len(np.unique(item_ids[rows]))}
-            slices[name] = facts | _metrics(y_true[rows], y_pred[rows])
+            slices[name] = facts | _metrics(y_true[rows], y_pred[rows], labels)
         return {"by": self.column, "slices": slices}
 
     def _counts_of(self, item_ids: np.ndarray) -> np.ndarray:
@@ -116,6 +124,9 @@ def item_column(params: Mapping[str, Any], feature_map: FeatureMap) -> str | Non
         column, where = (entities.get("item") or {}).get("id"), f"entity 'item' of {params.get('field_config')!r}"
         if column is None:
             return None
+        if params.get("item_info"):
+            logging.info("No metrics by item frequency: the rows of long sequences have indexes; slice_by names one")
+            return None
         if column not in feature_map.features:  # left out by use_features, say
             logging.info("No metrics by item frequency: the columns in use lack %r, the id of an item", column)
             return None
@@ -141,11 +152,13 @@ def predict(model: BaseModel, rows: Iterable[Mapping[str, Tensor]], column: str)
     ids, labels, probabilities = [], [], []
     with torch.inference_mode():
         for batch in rows:
-            ids.append(batch[column].reshape(-1).clone())  # a view would keep the whole batch in memory
-            labels.append(model.get_labels(batch).reshape(-1))
-            probabilities.append(model.forward(batch)["y_pred"].reshape(-1))
+            ids.append(columns_of(batch)[column].reshape(-1).clone())  # a view would keep the whole batch in memory
+            labels.append(truth_of(model, batch))
+            probabilities.append(predictions_of(model, model.forward(batch)))
     # Moved at the end: a GPU need not wait for every batch.
     item_ids, y_true, y_pred = (torch.cat(parts).cpu().numpy() for parts in (ids, labels, probabilities))
+    if y_true.shape[1] == 1:
+        y_true, y_pred = y_true[:, 0], y_pred[:, 0]
     return Predictions(item_ids, y_true.astype(np.float64), y_pred.astype(np.float64))
 
 
@@ -173,7 +186,17 @@ def _count_that_reaches(tenths: int, counts: np.ndarray) -> int:
     return int(counts[np.searchsorted(10 * np.cumsum(counts), tenths * counts.sum())]) if len(counts) else 0
 
 
-def _metrics(y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, float | None]:
+def _metrics(y_true: np.ndarray, y_pred: np.ndarray, labels: Sequence[str]) -> dict[str, float | None]:
+    if y_true.ndim == 1:
+        return _metrics_of_task(y_true, y_pred)
+    by_task = [_metrics_of_task(*columns) for columns in zip(y_true.T, y_pred.T, strict=True)]
+    named = {f"{label}_{name}": of[name] for label, of in zip(labels, by_task, strict=True) for name in of}
+    values = {name: [of[name] for of in by_task] for name in by_task[0]}
+    means = {name: None if None in of else float(np.mean(of)) for name, of in values.items()}
+    return named | means
+
+
+def _metrics_of_task(y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, float | None]:
     both_classes = len(np.unique(y_true)) == 2
     return {
         "AUC": float(roc_auc_score(y_true, y_pred)) if both_classes else None,

@@ -34,11 +34,14 @@ def log_summary(record: Mapping[str, Any], stages: Stages, files: Path, pictures
         files: the run's files without their endings.
     """
     counts, names = record["parameters"], [path.name.removeprefix(files.name) for path in pictures]
+    valid, *of_valid = _told(record, "valid")
+    test, *of_test = _told(record, "test") or ["no test data"]
     lines = [
         f"{record['model_id']}, seed {record['seed']}",
-        f"  test        {print_to_list(record['metrics']['test']) or 'no test data'}",
-        f"  validation  {print_to_list(record['metrics']['valid'])} (best of {stages.done['train']['epochs']} "
-        f"epochs: {record['best_epoch']})",
+        f"  test        {test}",
+        *(f"    {told}" for told in of_test),
+        f"  validation  {valid} (best of {stages.done['train']['epochs']} epochs: {record['best_epoch']})",
+        *(f"    {told}" for told in of_valid),
         f"  parameters  backbone {counts['backbone']:,}, method {counts['method']:,}",
         f"  time        {stages}",
         f"  files       {files}" + ", ".join([".model", ".log", ".run.json", *names]),
@@ -46,6 +49,17 @@ def log_summary(record: Mapping[str, Any], stages: Stages, files: Path, pictures
     if record["networks"]:
         lines += networks_table(record, files.parent)
     logging.info("Summary\n%s", "\n".join(lines))
+
+
+def _told(record: Mapping[str, Any], split: str) -> list[str]:
+    """The metrics of a split; of several tasks the means, and then those of each."""
+    metrics, labels, names = record["metrics"][split], record["labels"], record["config"]["metrics"]
+    if len(labels) == 1 or not metrics:
+        return [print_to_list(metrics)] if metrics else []
+    width = max(map(len, labels))
+    tasks = {label: {name: metrics[f"{label}_{name}"] for name in names} for label in labels}
+    means = print_to_list({name: metrics[name] for name in names})
+    return [means, *(f"{label:<{width}}  {print_to_list(of)}" for label, of in tasks.items())]
 
 
 def networks_table(record: Mapping[str, Any], folder: Path) -> list[str]:
@@ -57,7 +71,8 @@ def networks_table(record: Mapping[str, Any], folder: Path) -> list[str]:
     networks = {**record["networks"], OWN: record}
     plain = {} if "plain" in networks else find_plain(record, folder)
     networks = {**({"plain": plain} if plain else {}), **networks}
-    columns = [(split, name) for split in ("valid", "test") for name in record["metrics"][split]]
+    names = record["config"]["metrics"]  # of several tasks the means
+    columns = [(split, name) for split in ("valid", "test") for name in record["metrics"][split] if name in names]
     lines = ["  " + "".join([f"{'network':26}", *(f"{f'{split} {name}':>16}" for split, name in columns)])]
     for name, facts in networks.items():
         measured = facts["metrics"] or {}  # a teacher from elsewhere may have been measured by others

@@ -45,9 +45,14 @@ class Seen:
 
     @property
     def embeddings(self) -> Tensor:
-        """`[B, F, D]`, the fields in feature-map order; it may be the backbone's own tensor: read it only."""
+        """`[B, F, D]`, the fields in feature-map order; it may be the backbone's own tensor: read it only.
+
+        `[B, 0, 0]` of a backbone that has none.
+        """
         if self._embeddings is None and self.stack is not None and not self._stack_was_changed():
-            self._embeddings = self.stack.view(len(self.stack), len(self.anatomy.fields), -1)
+            self._embeddings = self.stack.view(len(self.stack), len(self.anatomy.fields), self.anatomy.embedding_dim)
+        if self._embeddings is None and not self.anatomy.fields:
+            self._embeddings = self.logit.new_zeros(self.rows, 0, 0)
         if self._embeddings is None:
             tensors = [self.by_field[name] for name in self.anatomy.fields]
             self._embeddings = torch.stack(tensors, dim=1) if self._project is None else self._project(tensors)
@@ -184,7 +189,7 @@ class Taps:
         if "representation" in self.active and self.anatomy.towers:
             logit = self._with_replacement(logit, seen)
         if "logit" in self.active:
-            term = self.enhancement.logit(seen.embeddings, logit)
+            term = self.enhancement.logit(seen.embeddings if self.enhancement.reads_embeddings else None, logit)
             logit = logit if term is None else logit + term
         seen.final_logit = logit
         if logit is seen.logit:

@@ -15,6 +15,7 @@ from fuxictr_llm.enhancement import set_weight_decay
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import explain_write_errors, replacing
 from fuxictr_llm.pretrained import readable_vocabulary, zero_padding
+from fuxictr_llm.tasks import task_settings
 
 OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
 
@@ -30,7 +31,7 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
     _check_constructor(cls, params)
     try:
         with readable_vocabulary(feature_map):
-            model = cls(feature_map, **params)
+            model = cls(feature_map, **{**params, **task_settings(cls, feature_map, params)})
         zero_padding(model)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(f"{cls.__name__} has no trainable parameter: there is nothing to train")
@@ -45,7 +46,8 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
     except UserError:
         raise
     except Exception as error:  # a constructor fails in many ways on settings that it does not check
-        if "empty parameter list" in f"{error} {error.__context__}":  # FuxiCTR covers up what torch says
+        # What torch's optimizers say, which FuxiCTR takes for an optimizer that is not there.
+        if "empty parameter list" in f"{error} {error.__context__}":
             raise UserError(f"{cls.__name__} has no trainable parameter: there is nothing to train") from error
         raise UserError(f"{cls.__name__} cannot be built with these settings: {reason_of(error)}") from error
 

@@ -15,10 +15,32 @@ WORDS = ["red", "green", "blue", "black", "white", "grey"]
 CITIES = ["Rome", "Oslo", "Bern", "Cairo", "Lima", "Malmö"]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--zoo", metavar="DIR", help="run the test matrix, over the models of this FuxiCTR checkout")
+
+
+def pytest_configure(config):
+    from fuxictr_llm.checkout import VARIABLE, use_checkout
+    from fuxictr_llm.errors import UserError
+
+    os.environ.pop(VARIABLE, None)
+    try:
+        use_checkout(config.getoption("--zoo"))
+    except UserError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--zoo"):
+        items[:] = [item for item in items if item.get_closest_marker("zoo")]
+
+
 @pytest.fixture(autouse=True)
 def _own_place(tmp_path, monkeypatch, request):
     """Every test runs in a folder of its own; only tests of the real model share the user's cache."""
     monkeypatch.chdir(tmp_path)
+    # A test that sets it, or a command of it, sets it for itself alone.
+    monkeypatch.setenv("FUXICTR_ZOO", request.config.getoption("--zoo") or "")
     if "llm" not in request.keywords:
         monkeypatch.setenv("FUXICTR_LLM_CACHE", str(tmp_path / "cache"))
     root = logging.getLogger()

@@ -9,6 +9,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.torch_utils import seed_everything
 
 from fuxictr_llm.anatomy import synthetic_batch
+from fuxictr_llm.data.batches import columns_of
 from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.exporting import export_run
 from fuxictr_llm.feature_maps import describe_feature_map
@@ -146,7 +147,7 @@ class AllTaps(Enhancement):
         self.shapes = {}
 
     def inputs(self, inputs):
-        self.shapes["inputs"] = tuple(inputs["click"].shape)
+        self.shapes["inputs"] = tuple(columns_of(inputs)["click"].shape)
 
     def embeddings(self, embeddings):
         self.shapes["embeddings"] = tuple(embeddings.shape)

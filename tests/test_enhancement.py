@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,15 +10,10 @@ from torch.utils.hooks import RemovableHandle
 from fuxictr_llm.anatomy import find_anatomy
 from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.model_zoo import backbones
 from fuxictr_llm.registry import find_backbone
 from support import BACKBONES, AllTaps, Idle, batches, build, enhanced, predictions, train
 
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
-
-
-def test_the_list_of_backbones_here_is_the_zoo():
-    assert sorted(path.stem for path in Path(backbones.__path__[0]).glob("[!_]*.py")) == sorted(BACKBONES)
 
 
 @every_backbone

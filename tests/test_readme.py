@@ -3,15 +3,16 @@
 import itertools
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 from conftest import CITIES, small_table
 
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.config import load_experiment, parse_overrides
-from fuxictr_llm.experiment import prepare_run
+from fuxictr_llm.experiment import prepare_run, run_experiment
 from fuxictr_llm.semantics.catalog import load_catalog
-from support import as_arguments
+from support import as_arguments, edit
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
@@ -28,12 +29,9 @@ def test_the_two_commands_are_what_ci_runs():
 
 
 def test_the_example_of_own_data_runs(tiny_settings):
-    blocks = re.findall(r"```yaml\n# (\S+)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     Path("my_configs/method_config").mkdir(parents=True)
     Path("raw").mkdir()
-    for path, text in blocks:
-        Path(path).write_text(text)
-    assert [path for path, _ in blocks] == ["my_configs/dataset_config.yaml", "my_configs/shop_fields.yaml"]
+    write_blocks("### Your own data", ["my_configs/dataset_config.yaml", "my_configs/shop_fields.yaml"])
     for seed, split in enumerate(("train", "valid", "test")):
         table = small_table(300, seed).drop(columns=["user", "tags"])
         table.assign(city=table["city"].isin(CITIES[:3]) + 1).to_csv(f"raw/{split}.csv", index=False)
@@ -45,8 +43,34 @@ def test_the_example_of_own_data_runs(tiny_settings):
     assert {field.name: set(field.values) for field in catalog.fields}["city"] == {"Rome", "Oslo"}
 
 
+def test_the_example_of_an_own_method_trains_and_is_served(configs):
+    edit(configs / "dataset_config.yaml", "shop:", "movielens100k:")
+    configs.rename("shop_configs")
+    Path("my_configs/method_config").mkdir(parents=True)
+    blocks = write_blocks("### Your own method", ["spread.py", "my_configs/method_config/Spread.yaml"])
+    assert sum(map(len, map(str.splitlines, blocks))) < 60
+    for file in Path("shop_configs").glob("*.yaml"):
+        shutil.copy(file, "my_configs")
+    run = run_experiment(load_experiment("DeepFM_Spread_movielens100k", "my_configs"))
+    assert run.run.params["lambda_spread"] == 0.5 and len(run.model.enhancement.scale.unique()) > 1
+    assert main(["export", "--run", f"checkpoints/movielens100k/{run.record['model_id']}", "--to", "served"]) == 0
+    off = load_experiment("DeepFM_Spread_movielens100k", "my_configs", overrides={"lambda_spread": 0.0})
+    plain = load_experiment("DeepFM_movielens100k", "my_configs")
+    assert run_experiment(off).record["metrics"] == run_experiment(plain).record["metrics"] != run.record["metrics"]
+
+
+def write_blocks(title, paths):
+    """Write the files that a section of the README shows; their texts."""
+    section = (ROOT / "README.md").read_text().partition(f"\n{title}\n")[2].partition("\n##")[0]
+    blocks = re.findall(r"```(?:yaml|python)\n# (\S+)\n(.*?)```", section, re.DOTALL)
+    assert [path for path, _ in blocks] == paths
+    for path, text in blocks:
+        Path(path).write_text(text)
+    return [text for _, text in blocks]
+
+
 def test_every_file_that_the_readme_links_to_is_there():
-    links = re.findall(r"\]\(([^)h][^)]*)\)", (ROOT / "README.md").read_text())
+    links = re.findall(r"\]\(([^)h#][^)]*)\)", (ROOT / "README.md").read_text())
     assert len(links) >= 4 and all((ROOT / link).is_file() for link in links)
 
 

@@ -3,7 +3,7 @@
 Shape symbols: `B` rows, `L` length of a sequence of items.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import TypeAlias
 
 from torch import Tensor
@@ -21,6 +21,22 @@ def columns_of(batch: Columns | LongBatch) -> dict[str, Tensor]:
     rows, items, mask = batch
     length = mask.shape[1]
     return {**rows, **{name: column[length :: length + 1] for name, column in items.items()}}
+
+
+def with_columns(batch: Columns | LongBatch, added: Columns) -> dict[str, Tensor] | LongBatch:
+    """A batch of the same form with more columns, `B` rows each."""
+    if isinstance(batch, Mapping):
+        return {**batch, **added}
+    rows, items, mask = batch
+    return {**rows, **added}, items, mask
+
+
+def only_columns(batch: Columns | LongBatch, names: Container[str]) -> dict[str, Tensor] | LongBatch:
+    """A batch of the same form, in dicts of its own, without the columns that are not named."""
+    if isinstance(batch, Mapping):
+        return {name: column for name, column in batch.items() if name in names}
+    rows, items, mask = batch
+    return only_columns(rows, names), only_columns(items, names), mask
 
 
 def rows_of(batch: Columns | LongBatch) -> int:

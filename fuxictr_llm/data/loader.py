@@ -2,7 +2,7 @@
 
 import logging
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,9 @@ class InMemoryLoader:
         self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, 0
         parts = data_files(data_path)
         self.num_blocks = len(parts)
-        columns = _read_columns(parts, [*feature_map.features, *feature_map.labels])
+        columns = read_columns(parts, self._names(feature_map))
+        # Some of FuxiCTR's models lay the columns of a batch side by side in the order in which they come.
+        self._order = [*columns]
         self.num_samples = len(next(iter(columns.values())))
         narrow = [name for name, values in columns.items() if values.ndim == 1 and values.dtype == np.int32]
         # One gather for all ids instead of one a column.
@@ -60,6 +62,10 @@ class InMemoryLoader:
         for index, name in enumerate(narrow):
             self._ids[:, index] = torch.from_numpy(columns.pop(name))
         self._others = {name: torch.from_numpy(values) for name, values in columns.items()}
+
+    def _names(self, feature_map: FeatureMap) -> list[str]:
+        """The columns to read."""
+        return [*feature_map.features, *feature_map.labels]
 
     def __len__(self) -> int:
         return -(-self.num_samples // self.batch_size)
@@ -79,13 +85,18 @@ class InMemoryLoader:
         if self._ids is not None:
             ids = self._ids[rows].long()
             batch = dict(zip(self._id_names, ids.unbind(dim=1), strict=True))
-        return batch | {name: column[rows] for name, column in self._others.items()}
+        batch |= {name: column[rows] for name, column in self._others.items()}
+        return {name: batch[name] for name in self._order}
 
 
 def make_loaders(feature_map: FeatureMap, params: Mapping[str, Any], stage: str) -> Any:
     """FuxiCTR's loaders for `stage` (train: train and valid; test: test), of the kind that `data_loader` says."""
     kwargs = {key: value for key, value in params.items() if key != "data_loader"}
-    if _in_memory(params.get("data_loader", "auto"), feature_map, params):
+    if params.get("user_info") or params.get("item_info"):
+        from fuxictr_llm.data.long_sequences import long_loader  # it stands on this module
+
+        kwargs["data_loader"] = long_loader(feature_map, params)
+    elif _in_memory(params.get("data_loader", "auto"), feature_map, params):
         kwargs["data_loader"] = InMemoryLoader
     loaders = RankDataLoader(feature_map, stage=stage, **kwargs)
     # In FuxiCTR's GitHub tree the name is a class, in the released wheel a function that returns the loaders.
@@ -107,15 +118,19 @@ def _in_memory(kind: str, feature_map: FeatureMap, params: Mapping[str, Any]) ->
     return False
 
 
-def check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:
+def check_labels(labels: Sequence[str], params: Mapping[str, Any]) -> None:
     """Check that there is something to learn and to measure: FuxiCTR's metrics fail on labels that are all the same.
+
+    Args:
+        labels: those that the model learns.
+        params: the settings, which name the splits.
 
     Raises:
         UserError: a label of a split has one value only, or is missing.
     """
     paths = [params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")]
-    for path in paths if params["task"] == "binary_classification" else ():
-        for label in feature_map.labels:
+    for path in paths:
+        for label in labels:
             bounds: set[float] = set()
             for part in read_slices(path, [label], 100_000):
                 bounds |= {float(part[label].min()), float(part[label].max())}
@@ -150,10 +165,23 @@ def read_slices(path: str, names: list[str], rows: int) -> Iterator[dict[str, np
         yield from reader.slices(names, rows)
 
 
-def _read_columns(parts: list[Path], names: list[str]) -> dict[str, np.ndarray]:
-    """One column after the other, each narrowed before the next is read, so that little is in memory twice."""
+def column_names(path: Path) -> list[str]:
+    """The columns of a parquet or npz file.
+
+    Raises:
+        UserError: no such file, or it is damaged.
+    """
+    return list(_readers([path], [])[0].names)
+
+
+def read_columns(parts: list[Path], names: list[str]) -> dict[str, np.ndarray]:
+    """Whole columns of parquet or npz files, each narrowed before the next is read: little is in memory twice.
+
+    Raises:
+        UserError: a column is missing in a file, or it is damaged.
+    """
     readers = _readers(parts, names)
-    return {name: np.concatenate([_narrow(reader.read(name)) for reader in readers]) for name in names}
+    return {name: np.concatenate([narrow(reader.read(name)) for reader in readers]) for name in names}
 
 
 def _readers(parts: list[Path], names: list[str]) -> list[Any]:
@@ -170,6 +198,8 @@ class _ParquetPart:
         self.path = path
         try:
             self.names = pq.read_schema(path).names
+        except FileNotFoundError as error:
+            raise UserError(f"there is no file {str(path)!r}") from error
         except pa.ArrowInvalid as error:
             raise _damaged(path, error) from error
 
@@ -213,7 +243,7 @@ def _damaged(path: Path, error: Exception) -> UserError:
     return UserError(f"{str(path)!r} is damaged ({error}); remove it and build or download it again")
 
 
-def _narrow(values: np.ndarray) -> np.ndarray:
+def narrow(values: np.ndarray) -> np.ndarray:
     """int32 instead of int64 where every value fits."""
     fits = values.dtype.kind in "iu" and (not values.size or max(values.max(), -values.min()) < 2**31)
     return values.astype(np.int32) if fits else np.ascontiguousarray(values)

@@ -1,4 +1,7 @@
-"""MovieLens-100K as csv for FuxiCTR: one row a rating, label rating >= 4."""
+"""MovieLens-100K as csv for FuxiCTR: one row a rating, label rating >= 4.
+
+Two more forms add a column: `item_history`, what the user rated before, and `label_5`, rating = 5.
+"""
 
 from pathlib import Path
 
@@ -10,6 +13,8 @@ from fuxictr_llm.data.originals import tenths
 from fuxictr_llm.errors import UserError
 
 SPLIT_SEED = 2024
+# So many movies are in a history at most.
+HISTORY = 50
 # GroupLens's own files, as they may stand in `raw_data`.
 ORIGINALS = ("u.data", "u.item", "u.user")
 # The order of the genre flags in GroupLens's u.item, which says "unknown" first.
@@ -17,12 +22,13 @@ GENRES = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy",
 GENRES += ["Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"]
 
 
-def prepare(split: str, raw_data: str | None) -> dict[str, pd.DataFrame]:
+def prepare(split: str, raw_data: str | None, adds: str | None = None) -> dict[str, pd.DataFrame]:
     """The rows of train, valid and test, 8:1:1.
 
     Args:
         split: `random` with a fixed seed, or `time`: in the order of the ratings.
         raw_data: a folder with GroupLens's own u.data, u.item and u.user; None downloads.
+        adds: a column of `ADDED`.
 
     Raises:
         UserError: the folder lacks a file, or there is no network and nothing cached.
@@ -33,7 +39,10 @@ def prepare(split: str, raw_data: str | None) -> dict[str, pd.DataFrame]:
         order = np.argsort(rows["timestamp"].to_numpy(), kind="stable")
     else:
         order = np.random.default_rng(SPLIT_SEED).permutation(len(rows))
-    columns = _columns(rows).iloc[order]
+    columns = _columns(rows)
+    if adds:
+        columns[adds] = ADDED[adds](rows)
+    columns = columns.iloc[order]
     return {part: columns.iloc[rows] for part, rows in tenths(len(columns), "MovieLens-100K").items()}
 
 
@@ -56,6 +65,25 @@ def _columns(rows: pd.DataFrame) -> pd.DataFrame:
             "genres": rows["genres"],
         }
     )
+
+
+def _history(rows: pd.DataFrame) -> list[str]:
+    """For each row the movies that its user rated at earlier seconds, the latest last; no row's own rating is told."""
+    histories = [""] * len(rows)
+    for positions in rows.groupby("user_id", sort=False).indices.values():
+        times = rows["timestamp"].to_numpy()[positions]
+        order = np.argsort(times, kind="stable")
+        items = rows["item_id"].to_numpy()[positions[order]]
+        for position, before in zip(positions[order], np.searchsorted(times[order], times[order]), strict=True):
+            histories[position] = "^".join(items[max(0, before - HISTORY) : before])
+    return histories
+
+
+def _rated_5(rows: pd.DataFrame) -> pd.Series:
+    return (rows["rating"] == 5).astype(int)
+
+
+ADDED = {"item_history": _history, "label_5": _rated_5}
 
 
 def _packaged() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,8 @@ class Preparer:
     downloads: bool = False
 
 
-def _movielens100k(params: Mapping[str, Any], _: Mapping[str, Path]) -> Tables:
-    tables = movielens.prepare(params.get("prepare_split", "random"), params.get("raw_data"))
+def _movielens100k(params: Mapping[str, Any], _: Mapping[str, Path], adds: str | None = None) -> Tables:
+    tables = movielens.prepare(params.get("prepare_split", "random"), params.get("raw_data"), adds)
     return {split: [pl.from_pandas(table)] for split, table in tables.items()}
 
 
@@ -50,8 +51,14 @@ def _amazon(params: Mapping[str, Any], files: Mapping[str, Path]) -> Tables:
 
 
 BY_TIME = {"timestamp": "bucketed"}
+MOVIELENS = {"movielens100k": None, "movielens100k_seq": "item_history", "movielens100k_mtl": "label_5"}
 PREPARERS = {
-    "movielens100k": Preparer(movielens.ORIGINALS, {"prepare_split": "random"}, _movielens100k, downloads=True),
+    **{
+        name: Preparer(
+            movielens.ORIGINALS, {"prepare_split": "random"}, partial(_movielens100k, adds=adds), downloads=True
+        )
+        for name, adds in MOVIELENS.items()
+    },
     "movielens1m": Preparer(tuple(movielens1m.COLUMNS), BY_TIME, _movielens1m),
     **{name: Preparer(amazon.originals(name), BY_TIME, _amazon) for name in amazon.CATEGORIES},
 }

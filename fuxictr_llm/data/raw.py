@@ -79,9 +79,8 @@ def check_raw(frame: pl.LazyFrame, path: str, params: Mapping[str, Any]) -> int:
     rows = frame.select(pl.len()).collect().item()
     if not rows:
         raise UserError(f"data file {path!r} is empty: it has a header and no rows")
-    if params["task"] == "binary_classification":
-        for label in label_columns(params):
-            _check_label(frame, label["name"], path, present)
+    for label in label_columns(params):
+        _check_label(frame, label["name"], path, present)
     return rows
 
 

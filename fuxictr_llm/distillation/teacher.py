@@ -11,11 +11,12 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
 from fuxictr_llm.anatomy import find_anatomy
+from fuxictr_llm.data.batches import LongBatch, columns_of, only_columns
 from fuxictr_llm.enhancement import EnhancedModel, Enhancement
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.taps import Seen, Taps
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Tensor] | LongBatch
 
 
 class Shown(NamedTuple):
@@ -32,7 +33,7 @@ class Teacher:
 
     Args:
         model: a trained model, plain or enhanced.
-        add: gives a batch the columns that only the teacher reads; it gets a dict of its own to put them into.
+        add: gives a batch the columns that only the teacher reads; it may put them into the one it gets.
         taps: `tap_embedding` and `tap_representation`, where the model is a plain one with a config that has them.
 
     Raises:
@@ -73,15 +74,16 @@ class Teacher:
 
     def batch_for_model(self, batch: Batch) -> Batch:
         """Those columns, of the batch and of what `add` puts in, that are the model's, and the labels."""
-        batch = batch if self.add is None else self.add(dict(batch))
-        features, labels = self.model.feature_map.features, self.model.feature_map.labels
-        missing = next((name for name in features if name not in batch), None)
+        if self.add is not None:
+            batch = self.add(only_columns(batch, columns_of(batch)))
+        features, columns = self.model.feature_map.features, columns_of(batch)
+        missing = next((name for name in features if name not in columns), None)
         if missing is not None:
             raise UserError(
                 f"the batch lacks column {missing!r}, which the teacher {self.name} reads; "
                 "Teacher(model, add=...) takes a function that adds it"
             )
-        return {name: batch[name] for name in [*features, *labels] if name in batch}
+        return only_columns(batch, {*features, *self.model.feature_map.labels})
 
     def _watched(self, batch: Batch) -> Seen:
         if isinstance(self.model, EnhancedModel):

@@ -95,6 +95,8 @@ def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> 
                 f"{field_config!r}; a language model cannot tell them apart: give each its own"
             )
         known = values.of(name)
+        # A history of items is told in the words of the items.
+        shared = value_texts.get(feature_map.features[name].get("share_embedding")) or {}
         in_words = in_words_of(value_texts.get(name) or {}, known)
         if unused := sorted(in_words.keys() - {*known, *values.vocabulary_of(name)}):
             logging.warning(
@@ -103,6 +105,7 @@ def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> 
                 name,
                 ", ".join(unused[:5]),
             )
+        in_words = {**in_words_of(shared, known), **in_words}
         fields[text] = FieldEntry(name, text, tuple(in_words.get(value, value) for value in known))
     about = str(words.get("about") or "rows of a click-through-rate data set")
     return FieldCatalog(about, tuple(fields.values()), _entities(words.get("entities") or {}, columns, field_config))

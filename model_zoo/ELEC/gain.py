@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fuxictr_llm.anatomy import Anatomy
 from fuxictr_llm.checks import STRICT
+from fuxictr_llm.data.batches import columns_of
 from fuxictr_llm.enhancement import Enhancement, enhance
 
 from .head import VECTOR, with_vector
@@ -59,13 +60,13 @@ class Gain(Enhancement):
     def active_taps(self) -> frozenset[str]:
         return frozenset({"inputs", "representation" if self.inject == "top" else "logit"})
 
-    def inputs(self, inputs: dict[str, Tensor]) -> None:
-        self._vectors = inputs[VECTOR]
+    def inputs(self, inputs: Any) -> None:
+        self._vectors = columns_of(inputs)[VECTOR]
 
     def representation(self, representation: Tensor) -> Tensor:
         return self.mix(torch.cat([representation, self._taken(representation)], dim=-1)).relu()
 
-    def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
+    def logit(self, embeddings: None, logit: Tensor) -> Tensor:
         return self.term(self._taken(logit))
 
     def _taken(self, like: Tensor) -> Tensor:

@@ -1,14 +1,14 @@
 """The text head: what the text of a row alone says about its click (ELEC's adaptation, arXiv 2509.07594).
 
 Shape symbols: `B` rows, `U` units of text a row, `n` distinct texts of a unit in a batch, `D_llm` width of the language
-model, `D_h` width of h.
+model, `D_h` width of h, `T` tasks.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -16,8 +16,10 @@ from torch.nn import functional
 VECTOR = "llm_vector"
 
 
-class TextHead(BaseModel):
-    """`h = MLP(LayerNorm(s))`, `p = sigmoid(w h + b)`, in FuxiCTR's form, so that FuxiCTR's fit trains it.
+class _HeadNetwork:
+    """The network of both heads, in front of FuxiCTR's class of models of one label or of several.
+
+    `h = MLP(LayerNorm(s))`, `p = sigmoid(w h + b)`, in FuxiCTR's form, so that FuxiCTR's fit trains it.
 
     Hidden states have a few dimensions that outweigh all others, so each unit's vector is normalized first. A batch
     has each text of its rows once, with the columns of `text_columns`: normalizing and the first layer are asked once
@@ -49,7 +51,7 @@ class TextHead(BaseModel):
         self.transformation = nn.Sequential(
             nn.Linear(units * width, h_hidden), nn.ReLU(), nn.Dropout(h_dropout), nn.Linear(h_hidden, h_dim)
         )
-        self.prediction = nn.Linear(h_dim, 1)
+        self.prediction = nn.Linear(h_dim, getattr(self, "num_tasks", 1))
         self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
         self.reset_parameters()
         self.model_to_device()
@@ -64,7 +66,7 @@ class TextHead(BaseModel):
         for unit in range(len(self.norms)):
             vectors, places = (columns[name] for name in text_columns(unit))
             parts.append(functional.embedding(places, self._projected(unit, vectors)))
-        return {"y_pred": self.output_activation(self.prediction(self._h(parts)))}
+        return self._predictions(self.prediction(self._h(parts)))
 
     def _projected(self, unit: int, vectors: Tensor) -> Tensor:
         """What a unit's vectors, `[n, D_llm]`, add to the hidden layer: `W LayerNorm(s)`, `[n, h_hidden]`."""
@@ -77,6 +79,21 @@ class TextHead(BaseModel):
     def _h(self, parts: Iterable[Tensor]) -> Tensor:
         """The units' parts of the hidden layer, U times `[B, h_hidden]`, -> `[B, D_h]`."""
         return self.transformation[1:](sum(parts) + self.transformation[0].bias)
+
+
+class TextHead(_HeadNetwork, BaseModel):
+    """A text head for one label."""
+
+    def _predictions(self, logit: Tensor) -> dict[str, Tensor]:
+        return {"y_pred": self.output_activation(logit)}
+
+
+class MultiTaskTextHead(_HeadNetwork, MultiTaskModel):
+    """A text head for T labels, which share h."""
+
+    def _predictions(self, logits: Tensor) -> dict[str, Tensor]:
+        tasks = zip(self.feature_map.labels, self.output_activation, logits.split(1, dim=-1), strict=True)
+        return {f"{label}_pred": activation(logit) for label, activation, logit in tasks}
 
 
 def text_columns(unit: int) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 
 from fuxictr_llm import registry
 from fuxictr_llm.anatomy import find_anatomy, tap_keys
@@ -27,7 +27,7 @@ from fuxictr_llm.training import build
 from . import vectors
 from .config import TEACHERS, ELECConfig
 from .gain import gain_class
-from .head import TextHead, with_texts
+from .head import MultiTaskTextHead, TextHead, with_texts
 from .vectors import RawVectors, RowVectors
 
 # Of the settings that every experiment has, those that a text head does not follow.
@@ -152,6 +152,8 @@ def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, An
     """A text head, trained on the rows of all folds but one; without `fold` on all."""
     feature_map = with_texts(run.feature_map, len(raw.stores), raw.stores[0].dim)
     seen = {*feature_map.features, *feature_map.labels}
+    several = issubclass(registry.find_backbone(run.params["model"]), MultiTaskModel)
+    head = MultiTaskTextHead if several else TextHead
     keys = ("h_hidden", "h_dim", "h_dropout")
     shape = {key: getattr(config, key) for key in keys} | {"units": len(raw.stores)}
 
@@ -164,7 +166,7 @@ def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, An
     return find_or_train(
         run,
         "text" if fold is None else f"text, fold {fold + 1} of {config.h_crossfit}",
-        lambda: build(TextHead, feature_map, {**run.params, **shape}),
+        lambda: build(head, feature_map, {**run.params, **shape}),
         {**made_from, **shape, **({} if fold is None else {"fold": [fold, config.h_crossfit]})},
         change=change,
         keep=None if fold is None else keep,

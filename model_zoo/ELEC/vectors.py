@@ -13,6 +13,8 @@ import torch
 from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
+from fuxictr_llm.data.batches import columns_of, with_columns
+from fuxictr_llm.distillation.teacher import Batch
 from fuxictr_llm.semantics.row_texts import RowIndex
 from fuxictr_llm.semantics.vector_store import VectorStore, find_or_write
 
@@ -40,9 +42,9 @@ class RowVectors:
     width: int
     of_rows: Callable[[Tensor], Tensor]
 
-    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def __call__(self, batch: Batch) -> Batch:
         """The batch with the column `VECTOR`."""
-        return {**batch, VECTOR: self.of_rows(self.index.row_of(batch))}
+        return with_columns(batch, {VECTOR: self.of_rows(self.index.row_of(columns_of(batch)))})
 
 
 class Standardized:
@@ -78,13 +80,14 @@ class RawVectors(RowVectors):
 
     stores: Sequence[Standardized]
 
-    def __call__(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The batch with the `text_columns` of all units."""
-        positions, added = self.index.positions[self.index.row_of(batch)], {}
+    def __call__(self, batch: Batch) -> dict[str, Tensor]:
+        """The batch's columns with the `text_columns` of all units."""
+        columns, added = columns_of(batch), {}
+        positions = self.index.positions[self.index.row_of(columns)]
         for unit, store in enumerate(self.stores):
             distinct, places = positions[:, unit].unique(return_inverse=True)
             added |= dict(zip(text_columns(unit), (store.gather(distinct), places), strict=True))
-        return {**batch, **added}
+        return {**columns, **added}
 
 
 def raw_vectors(index: RowIndex, stores: Sequence[VectorStore]) -> RawVectors:

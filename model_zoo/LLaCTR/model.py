@@ -3,7 +3,7 @@
 "Field Matters: A Lightweight LLM-enhanced Method for CTR Prediction", arXiv 2505.14057.
 
 Shape symbols: `B` rows, `K` fields, `D` embedding dim, `D_llm` width of the field vectors, `P = K (K - 1) / 2` pairs,
-`T` tasks (1 but for multi-task models, where FIE has a map and a term for each; with T = 1 that dimension is not there).
+`T` tasks: multi-task models have a map and a term of FIE for each; with one task that dimension is not there.
 """
 
 import logging

@@ -36,10 +36,14 @@ def draw(method: "LLaCTR", run: Any) -> dict[str, Figure]:
         title = "SSFT: the language model learns to name the field of a value"
         figures["ssft"] = tuning_curves(title, losses, accuracies, chance=1 / len(fields))
     if method.fie is not None and method.fie.form == "pairwise":
-        weights = method.fie.pair_weights().detach().cpu().numpy()
+        weights = method.fie.pair_weights().detach().cpu().numpy().reshape(-1, len(fields), len(fields))
+        tasks = [""] if len(weights) == 1 else [f", {task}" for task in method.anatomy.tasks]
         panels = [
             Panel("cosines of the field vectors", cosines_of(vectors), "cosine"),
-            Panel("pair weights learnt from them", weights, "pair weight g", signed=True),
+            *(
+                Panel(f"pair weights learnt from them{task}", of_task, "pair weight g", signed=True)
+                for task, of_task in zip(tasks, weights, strict=True)
+            ),
         ]
         title = "FIE: how much each pair of fields counts"
         # Weights grow far beyond the cosines, so the panels have scales of their own.

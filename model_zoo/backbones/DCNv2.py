@@ -81,7 +81,7 @@ class DCNv2(BaseModel):
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)
         flat = self.embedding_layer(X, flatten_emb=True)
-        final = self.crossnet(flat)
+        final = self.crossnet(flat).view_as(flat)  # CrossNetMix squeezes a batch of one row
         if self.stacked_dnn is not None:
             final = self.stacked_dnn(final)
         if self.parallel_dnn is not None:

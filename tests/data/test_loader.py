@@ -120,7 +120,7 @@ def test_a_label_that_is_the_same_in_all_rows_is_named(shop):
     clicks = table.schema.get_field_index("click")
     pq.write_table(table.set_column(clicks, "click", pa.array(np.ones(len(table)))), path)
     with pytest.raises(UserError, match=r"label 'click' of '.*valid.parquet' has one value only"):
-        check_labels(*shop)
+        check_labels(shop[0].labels, shop[1])
 
 
 def test_auto_takes_ray_for_data_that_does_not_fit_and_says_so(shop, monkeypatch, caplog):

@@ -4,6 +4,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from fuxictr_llm.data import movielens
 from fuxictr_llm.data.movielens import prepare
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.errors import UserError
@@ -54,6 +55,29 @@ def test_splits_are_8_1_1_fixed_and_disjoint(original):
     assert sorted(pd.concat(a.values()).index) == sorted(pd.concat(by_time.values()).index) == list(range(20))
     seconds = [(7 * i) % 20 for i in range(20)]
     assert max(seconds[i] for i in by_time["train"].index) < min(seconds[i] for i in by_time["test"].index)
+
+
+@pytest.mark.parametrize("split", ["random", "time"])
+def test_a_history_is_what_the_user_rated_at_earlier_seconds_in_any_split(original, monkeypatch, split):
+    monkeypatch.setattr(movielens, "HISTORY", 4)
+    # 20 ratings in 5 seconds of 4: two of the same user in the same second.
+    ratings = [f"{1 + i % 2}\t{1 + i % 3}\t{1 + i % 5}\t{880000000 + (7 * i) % 20 // 4}" for i in range(20)]
+    (original / "u.data").write_text("\n".join(ratings) + "\n")
+    rated = [line.split("\t") for line in ratings]
+    rows = pd.concat(prepare(split, str(original), "item_history").values()).sort_index()
+    assert "1" in rows.item_history[18] and rows.item_history.str.len().max() == 7
+    for row, (user, _, _, second) in enumerate(rated):
+        before = sorted((then, place) for place, (whose, _, _, then) in enumerate(rated) if whose == user)
+        told = [rated[place][1] for then, place in before if then < second]
+        assert rows.item_history[row] == "^".join(told[-4:])
+
+
+@pytest.mark.parametrize("adds", ["item_history", "label_5"])
+def test_an_added_column_changes_no_other(original, adds):
+    plain, with_column = prepare("random", str(original)), prepare("random", str(original), adds)
+    for split, table in with_column.items():
+        assert table.drop(columns=adds).equals(plain[split])
+    assert adds != "label_5" or set(pd.concat(with_column.values()).query("label_5 == 1").label) == {1}
 
 
 def test_a_prepared_folder_is_left_alone_and_half_a_folder_is_made_anew(tmp_path, original, caplog, monkeypatch):

@@ -72,6 +72,18 @@ def test_fields_that_share_a_vocabulary_keep_their_own_values(configs, tmp_path)
     assert by_name["color"] == {"red", "green", "blue", "black", "white", "grey"}
 
 
+def test_a_history_is_told_in_the_words_of_its_items(tmp_path):
+    item = {"type": "categorical", "vocab_size": 4}
+    specs = {"item": item, "history": {**item, "type": "sequence", "share_embedding": "item"}}
+    texts = {name: {"distinct": 2, "values": ["1", "2"], "counts": [2, 1]} for name in specs}
+    feature_map, _ = built_folder(tmp_path, specs, {}, {name: {"1": 1, "2": 2} for name in specs}, texts)
+    (tmp_path / "words.yaml").write_text("values: {item: {1: Heat, 2: Alien}, history: {2: Aliens}}")
+    by_name = {
+        field.name: field.values for field in load_catalog(feature_map, tmp_path, str(tmp_path / "words.yaml")).fields
+    }
+    assert by_name == {"item": ("Heat", "Alien"), "history": ("Heat", "Aliens")}
+
+
 def test_wrong_field_configs_are_named(shop, tmp_path):
     with pytest.raises(UserError, match="unknown field config 'movielens100'; did you mean 'movielens100k'"):
         load_catalog(shop[0], shop[1], "movielens100")

@@ -10,7 +10,7 @@ from literal import assert_logit, batch_of, build_backbone, fields_of, linear_li
 
 @pytest.mark.parametrize("use_attention", [True, False])
 def test_the_logit_weighs_each_pair_by_attention(use_attention):
-    model = build_backbone("AFM", attention_dim=3, attention_dropout=[0.2, 0.3], use_attention=use_attention)
+    model = build_backbone("AFM", attention_dim=8, attention_dropout=[0.2, 0.3], use_attention=use_attention)
     batch = batch_of(model)
     W, h, p = model.attention[0], model.attention[2].weight[0], model.weight_p.weight[0]
     expected = linear_literal(model.lr_layer, batch)

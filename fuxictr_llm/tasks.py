@@ -1,0 +1,58 @@
+"""Tasks: one of FuxiCTR's MultiTaskModels learns all T labels of a data set, any other model the first one.
+
+Shape symbols: `B` rows, `T` tasks.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.models import BaseModel, MultiTaskModel
+from torch import Tensor
+
+from fuxictr_llm.errors import UserError
+
+
+def labels_of(cls: Any, feature_map: FeatureMap) -> list[str]:
+    """The labels that a model of the class learns, T of them."""
+    return list(feature_map.labels) if _is_multi_task(cls) else list(feature_map.labels[:1])
+
+
+def task_settings(cls: Any, feature_map: FeatureMap, params: Mapping[str, Any]) -> dict[str, int]:
+    """The settings of a model's constructor that follow from the data set: `num_tasks` of a multi-task model.
+
+    Raises:
+        UserError: `num_tasks`, or a list as `task` or `loss`, does not fit the labels of the data set or the model.
+    """
+    labels, name = feature_map.labels, getattr(cls, "__name__", repr(cls))
+    lists = {key: params[key] for key in ("task", "loss") if isinstance(params.get(key), list)}
+    if not _is_multi_task(cls):
+        for key, values in lists.items():
+            raise UserError(f"{key} is a list ({values}), and {name} has one task; give one value")
+        return {}
+    have = f"the data set has {len(labels)} ({', '.join(labels)})"
+    for key, values in lists.items():
+        if len(values) != len(labels):
+            raise UserError(f"{key} is a list for {len(values)} labels, {have}; give one for each, or one for all")
+    if params.get("num_tasks") not in (None, len(labels)):
+        raise UserError(f"num_tasks {params['num_tasks']}: a task is a label, and {have}; leave num_tasks out")
+    if cls.add_loss is MultiTaskModel.add_loss and params.get("loss_weight", "EQ") != "EQ":
+        raise UserError(f"loss_weight {params['loss_weight']!r}: {name} has EQ, the sum of the tasks' losses, alone")
+    return {"num_tasks": len(labels)}
+
+
+def predictions_of(model: BaseModel, return_dict: Mapping[str, Tensor]) -> Tensor:
+    """`[B, T]`, the probabilities in what a model's forward pass returned, in the order of its labels."""
+    names = ["y_pred"] if "y_pred" in return_dict else [f"{label}_pred" for label in model.feature_map.labels]
+    return torch.cat([return_dict[name].reshape(-1, 1) for name in names], dim=1)
+
+
+def truth_of(model: BaseModel, batch: Mapping[str, Tensor]) -> Tensor:
+    """`[B, T]`, the labels of a batch that the model learns."""
+    labels = model.get_labels(batch)
+    return torch.cat(labels, dim=1) if isinstance(labels, list) else labels
+
+
+def _is_multi_task(cls: Any) -> bool:
+    return isinstance(cls, type) and issubclass(cls, MultiTaskModel)

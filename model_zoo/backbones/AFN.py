@@ -1,0 +1,89 @@
+from typing import Any
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor, nn
+
+
+class AFN(BaseModel):
+    """Products of learnt powers of the embeddings below an MLP, and with `ensemble_dnn` a second MLP beside (AFN+).
+
+    Cheng et al., "Adaptive Factorization Network: Learning Adaptive-Order Feature Interactions", AAAI 2020: its
+    logarithmic transformation layer and ensemble. As in FuxiCTR, embeddings are clipped at 1e-5 (1e-7 in the paper),
+    and `batch_norm` is that of the MLPs: logarithms and products are always normalised.
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        model_id: str = "AFN",
+        gpu: int = -1,
+        learning_rate: float = 1e-3,
+        embedding_dim: int = 10,
+        ensemble_dnn: bool = True,
+        dnn_hidden_units: list[int] = [64, 64, 64],
+        dnn_activations: str | list[str] = "ReLU",
+        dnn_dropout: float | list[float] = 0,
+        afn_hidden_units: list[int] = [64, 64, 64],
+        afn_activations: str | list[str] = "ReLU",
+        afn_dropout: float | list[float] = 0,
+        logarithmic_neurons: int = 5,
+        batch_norm: bool = True,
+        embedding_regularizer: float | str | None = None,
+        net_regularizer: float | str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            feature_map,
+            model_id=model_id,
+            gpu=gpu,
+            embedding_regularizer=embedding_regularizer,
+            net_regularizer=net_regularizer,
+            **kwargs,
+        )
+        if logarithmic_neurons < 1:
+            raise ValueError(f"logarithmic_neurons must be 1 or more (got {logarithmic_neurons})")
+        num_fields = feature_map.num_fields
+        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        self.coefficient_W = nn.Linear(num_fields, logarithmic_neurons, bias=False)
+        self.dense_layer = MLP_Block(
+            input_dim=embedding_dim * logarithmic_neurons,
+            output_dim=1,
+            hidden_units=afn_hidden_units,
+            hidden_activations=afn_activations,
+            dropout_rates=afn_dropout,
+            batch_norm=batch_norm,
+        )
+        self.log_batch_norm = nn.BatchNorm1d(num_fields)
+        self.exp_batch_norm = nn.BatchNorm1d(logarithmic_neurons)
+        self.ensemble_dnn = ensemble_dnn
+        if ensemble_dnn:
+            self.embedding_layer2 = FeatureEmbedding(feature_map, embedding_dim)
+            self.dnn = MLP_Block(
+                input_dim=embedding_dim * num_fields,
+                output_dim=1,
+                hidden_units=dnn_hidden_units,
+                hidden_activations=dnn_activations,
+                dropout_rates=dnn_dropout,
+                batch_norm=batch_norm,
+            )
+            self.fc = nn.Linear(2, 1)
+        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
+        self.reset_parameters()
+        self.model_to_device()
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        X = self.get_inputs(inputs)
+        logit = self.dense_layer(self._products_of_powers(self.embedding_layer(X)).flatten(start_dim=1))
+        if self.ensemble_dnn:
+            deep = self.dnn(self.embedding_layer2(X).flatten(start_dim=1))
+            logit = self.fc(torch.cat([logit, deep], dim=-1))
+        return {"y_pred": self.output_activation(logit)}
+
+    def _products_of_powers(self, embeddings: Tensor) -> Tensor:
+        """`exp(sum_i w_ij ln |e_i|)` for each logarithmic neuron j, `[B, F, D] -> [B, neurons, D]`."""
+        logarithms = self.log_batch_norm(embeddings.abs().clamp(min=1e-5).log())
+        products = self.coefficient_W(logarithms.transpose(1, 2)).transpose(1, 2).exp()
+        return self.exp_batch_norm(products)

@@ -1,0 +1,167 @@
+import math
+from typing import Any, Literal
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import FeatureEmbeddingDict, MLP_Block
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor, nn
+
+from fuxictr_llm.model_zoo.sequence_fields import Fields, check_others, field_pairs, others_of, side_by_side
+
+POOLINGS = ("mean", "sum", "target", "concat")
+
+
+class BST(BaseModel):
+    """A transformer over what the user dealt with before and the target behind it; an MLP on top.
+
+    Chen et al., "Behavior Sequence Transformer for E-commerce Recommendation in Alibaba", DLP-KDD 2019, section 2,
+    equations 1-6. As in FuxiCTR, a position is its place in the padded sequence, where the paper has the time that has
+    passed, and `concat` lays the outputs at padded places in the MLP's input too.
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        model_id: str = "BST",
+        gpu: int = -1,
+        dnn_hidden_units: list[int] = [256, 128, 64],
+        dnn_activations: str | list[str] = "ReLU",
+        num_heads: int = 2,
+        stacked_transformer_layers: int = 1,
+        attention_dropout: float = 0,
+        learning_rate: float = 1e-3,
+        embedding_dim: int = 10,
+        net_dropout: float = 0,
+        batch_norm: bool = False,
+        layer_norm: bool = True,
+        use_residual: bool = True,
+        bst_target_field: Fields = [("item_id", "cate_id")],
+        bst_sequence_field: Fields = [("click_history", "cate_history")],
+        seq_pooling_type: Literal["mean", "sum", "target", "concat"] = "mean",
+        use_position_emb: bool = True,
+        use_causal_mask: bool = False,
+        embedding_regularizer: float | str | None = None,
+        net_regularizer: float | str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            feature_map,
+            model_id=model_id,
+            gpu=gpu,
+            embedding_regularizer=embedding_regularizer,
+            net_regularizer=net_regularizer,
+            **kwargs,
+        )
+        if seq_pooling_type not in POOLINGS:
+            raise ValueError(f"seq_pooling_type must be one of {', '.join(POOLINGS)} (got {seq_pooling_type!r})")
+        self.pairs = field_pairs(feature_map, bst_target_field=bst_target_field, bst_sequence_field=bst_sequence_field)
+        self.sequences = [name for _, sequence in self.pairs for name in sequence]
+        check_others(feature_map, self.sequences)
+        self.seq_pooling_type, self.use_causal_mask, self.num_heads = seq_pooling_type, use_causal_mask, num_heads
+        self.embedding_layer = FeatureEmbeddingDict(feature_map, embedding_dim)
+        self.transformer_encoders = nn.ModuleList()
+        width_of_mlp = feature_map.sum_emb_out_dim() - embedding_dim * len(self.sequences)
+        for _, sequence in self.pairs:
+            length = feature_map.features[sequence[0]]["max_len"] + 1
+            width = embedding_dim * (len(sequence) + int(use_position_emb))
+            if width % num_heads:
+                raise ValueError(f"num_heads must divide the transformer's width {width} (got {num_heads})")
+            position_dim = embedding_dim if use_position_emb else 0
+            blocks = [
+                TransformerBlock(width, num_heads, attention_dropout, net_dropout, layer_norm, use_residual)
+                for _ in range(stacked_transformer_layers)
+            ]
+            self.transformer_encoders.append(BehaviorTransformer(blocks, length, position_dim))
+            width_of_mlp += width * (length if seq_pooling_type == "concat" else 1)
+        self.dnn = MLP_Block(
+            input_dim=width_of_mlp,
+            output_dim=1,
+            hidden_units=dnn_hidden_units,
+            hidden_activations=dnn_activations,
+            dropout_rates=net_dropout,
+            batch_norm=batch_norm,
+        )
+        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
+        self.reset_parameters()
+        self.model_to_device()
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        X = self.get_inputs(inputs)
+        embeddings = self.embedding_layer(X)
+        pooled = []
+        for (target, sequence), transformer in zip(self.pairs, self.transformer_encoders, strict=True):
+            history, last = side_by_side(embeddings, sequence), side_by_side(embeddings, target).unsqueeze(1)
+            real = nn.functional.pad(X[sequence[0]] != 0, (0, 1), value=True)  # [B, L + 1]
+            states = transformer(torch.cat([history, last], dim=1), self._not_seen(real))
+            pooled.append(self._pooled(states, real))
+        parts = [*others_of(self.feature_map, embeddings, self.sequences), *pooled]
+        return {"y_pred": self.output_activation(self.dnn(torch.cat(parts, dim=-1)))}
+
+    def _not_seen(self, real: Tensor) -> Tensor:
+        """Which place does not see which one, `[B * heads, L, L]`: padding, but itself, and what comes later."""
+        length = real.shape[1]
+        itself = torch.eye(length, dtype=torch.bool, device=real.device)
+        hidden = ~(real.unsqueeze(1) | itself)
+        if self.use_causal_mask:
+            hidden = hidden | torch.ones_like(itself).triu(diagonal=1)
+        return hidden.repeat_interleave(self.num_heads, dim=0)
+
+    def _pooled(self, states: Tensor, real: Tensor) -> Tensor:
+        """`[B, L, width]` -> one vector a row."""
+        if self.seq_pooling_type == "target":
+            return states[:, -1]
+        if self.seq_pooling_type == "concat":
+            return states.flatten(start_dim=1)
+        summed = (states * real.unsqueeze(-1)).sum(dim=1)
+        return summed / real.sum(dim=1, keepdim=True) if self.seq_pooling_type == "mean" else summed
+
+
+class BehaviorTransformer(nn.Module):
+    """Blocks of attention over `[B, L, fields * D]`, each place with its position beside it where there are some."""
+
+    def __init__(self, blocks: list[nn.Module], length: int, position_dim: int):
+        super().__init__()
+        self.transformer_blocks = nn.ModuleList(blocks)
+        self.position_emb = nn.Parameter(waves(length, position_dim)) if position_dim else None
+
+    def forward(self, x: Tensor, not_seen: Tensor) -> Tensor:
+        if self.position_emb is not None:
+            x = torch.cat([x, self.position_emb.expand(len(x), -1, -1)], dim=-1)
+        for block in self.transformer_blocks:
+            x = block(x, not_seen)
+        return x
+
+
+class TransformerBlock(nn.Module):
+    """Attention (equations 1-3) and two layers at each place, with dropout, what went in, and LayerNorm (5 and 6)."""
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        attention_dropout: float,
+        net_dropout: float,
+        layer_norm: bool,
+        use_residual: bool,
+    ):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, num_heads, dropout=attention_dropout, batch_first=True)
+        self.ffn = nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(), nn.Linear(width, width))
+        self.use_residual = use_residual
+        self.dropout1, self.dropout2 = nn.Dropout(net_dropout), nn.Dropout(net_dropout)
+        self.layer_norm1 = nn.LayerNorm(width) if layer_norm else nn.Identity()
+        self.layer_norm2 = nn.LayerNorm(width) if layer_norm else nn.Identity()
+
+    def forward(self, x: Tensor, not_seen: Tensor) -> Tensor:
+        attended = self.dropout1(self.attention(x, x, x, attn_mask=not_seen, need_weights=False)[0])
+        x = self.layer_norm1(attended + x if self.use_residual else attended)
+        changed = self.dropout2(self.ffn(x))
+        return self.layer_norm2(changed + x if self.use_residual else changed)
+
+
+def waves(length: int, width: int) -> Tensor:
+    """Sines and cosines of the places, `[L, width]` (Vaswani et al., 2017, section 3.5); they are trained further."""
+    rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
+    angles = torch.arange(length).unsqueeze(1) * rates
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(start_dim=1)[:, :width]

@@ -1,0 +1,84 @@
+from typing import Any
+
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import DIN_Attention, FeatureEmbeddingDict, MLP_Block
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor, nn
+
+from fuxictr_llm.model_zoo.sequence_fields import Fields, check_others, field_pairs, side_by_side
+
+
+class DIN(BaseModel):
+    """What the user dealt with before, summed with weights that say how near each is to the target; an MLP on top.
+
+    Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018, equation 3. As in FuxiCTR, the
+    weights come from the two embeddings, their difference and their product, where the paper has an outer product,
+    and Dice counts padding in its statistics of a training batch.
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        model_id: str = "DIN",
+        gpu: int = -1,
+        dnn_hidden_units: list[int] = [512, 128, 64],
+        dnn_activations: str | list[str] = "ReLU",
+        attention_hidden_units: list[int] = [64],
+        attention_hidden_activations: str | list[str] = "Dice",
+        attention_output_activation: str | None = None,
+        attention_dropout: float | list[float] = 0,
+        learning_rate: float = 1e-3,
+        embedding_dim: int = 10,
+        net_dropout: float | list[float] = 0,
+        batch_norm: bool = False,
+        din_target_field: Fields = [("item_id", "cate_id")],
+        din_sequence_field: Fields = [("click_history", "cate_history")],
+        din_use_softmax: bool = False,
+        embedding_regularizer: float | str | None = None,
+        net_regularizer: float | str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            feature_map,
+            model_id=model_id,
+            gpu=gpu,
+            embedding_regularizer=embedding_regularizer,
+            net_regularizer=net_regularizer,
+            **kwargs,
+        )
+        self.pairs = field_pairs(feature_map, din_target_field=din_target_field, din_sequence_field=din_sequence_field)
+        check_others(feature_map, [name for _, sequence in self.pairs for name in sequence])
+        self.embedding_dim = embedding_dim
+        self.embedding_layer = FeatureEmbeddingDict(feature_map, embedding_dim)
+        self.attention_layers = nn.ModuleList(
+            DIN_Attention(
+                embedding_dim * len(target),
+                attention_units=attention_hidden_units,
+                hidden_activations=attention_hidden_activations,
+                output_activation=attention_output_activation,
+                dropout_rate=attention_dropout,
+                use_softmax=din_use_softmax,
+            )
+            for target, _ in self.pairs
+        )
+        self.dnn = MLP_Block(
+            input_dim=feature_map.sum_emb_out_dim(),
+            output_dim=1,
+            hidden_units=dnn_hidden_units,
+            hidden_activations=dnn_activations,
+            dropout_rates=net_dropout,
+            batch_norm=batch_norm,
+        )
+        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
+        self.reset_parameters()
+        self.model_to_device()
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        X = self.get_inputs(inputs)
+        embeddings = self.embedding_layer(X)
+        for (target, sequence), attention in zip(self.pairs, self.attention_layers, strict=True):
+            real = X[sequence[0]] != 0
+            pooled = attention(side_by_side(embeddings, target), side_by_side(embeddings, sequence), real)
+            embeddings.update(zip(sequence, pooled.split(self.embedding_dim, dim=-1), strict=True))
+        logit = self.dnn(self.embedding_layer.dict2tensor(embeddings, flatten_emb=True))
+        return {"y_pred": self.output_activation(logit)}

@@ -1,0 +1,111 @@
+from typing import Any, Literal
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import FeatureEmbedding, InnerProductInteraction, MLP_Block
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor, nn
+
+INTERACTIONS = ("dot", "cat")
+
+
+class DLRM(BaseModel):
+    """An MLP over the numeric fields gives one more embedding; the dot products of all pairs go through an MLP.
+
+    Naumov et al., "Deep Learning Recommendation Model for Personalization and Recommendation Systems", 2019, section
+    2. FuxiCTR's class takes numeric columns of shape `[B, 1]` alone, ours also those of its loaders, `[B]`.
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        model_id: str = "DLRM",
+        gpu: int = -1,
+        learning_rate: float = 1e-3,
+        embedding_dim: int = 10,
+        top_mlp_units: list[int] = [64, 64, 64],
+        bottom_mlp_units: list[int] = [64, 64, 64],
+        top_mlp_activations: str | list[str] = "ReLU",
+        bottom_mlp_activations: str = "ReLU",
+        top_mlp_dropout: float | list[float] = 0,
+        bottom_mlp_dropout: float | list[float] = 0,
+        interaction_op: Literal["dot", "cat"] = "dot",
+        batch_norm: bool = False,
+        embedding_regularizer: float | str | None = None,
+        net_regularizer: float | str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            feature_map,
+            model_id=model_id,
+            gpu=gpu,
+            embedding_regularizer=embedding_regularizer,
+            net_regularizer=net_regularizer,
+            **kwargs,
+        )
+        if interaction_op not in INTERACTIONS:
+            raise ValueError(f"interaction_op must be one of {', '.join(INTERACTIONS)} (got {interaction_op!r})")
+        if isinstance(bottom_mlp_activations, list):
+            raise ValueError(f"bottom_mlp_activations must be one for all layers (got {bottom_mlp_activations})")
+        self.dense_feats = [name for name, spec in feature_map.features.items() if spec["type"] == "numeric"]
+        num_embedded = feature_map.num_fields - len(self.dense_feats)
+        if not num_embedded:
+            raise ValueError(f"DLRM needs a field that is not numeric (got {', '.join(self.dense_feats)})")
+        self.embedding_layer = FeatureEmbedding(
+            feature_map, embedding_dim, not_required_feature_columns=self.dense_feats
+        )
+        if self.dense_feats:
+            self.bottom_mlp = MLP_Block(
+                input_dim=len(self.dense_feats),
+                output_dim=embedding_dim,
+                hidden_units=bottom_mlp_units,
+                hidden_activations=bottom_mlp_activations,
+                output_activation=bottom_mlp_activations,
+                dropout_rates=bottom_mlp_dropout,
+                batch_norm=batch_norm,
+            )
+        num_vectors = num_embedded + bool(self.dense_feats)
+        self.interaction_op = interaction_op
+        if interaction_op == "dot":
+            self.interact = DotInteraction(num_vectors)
+            top_dim = self.interact.interaction_units + embedding_dim * bool(self.dense_feats)
+        else:
+            self.interact = nn.Flatten(start_dim=1)
+            top_dim = num_vectors * embedding_dim
+        self.top_mlp = MLP_Block(
+            input_dim=top_dim,
+            output_dim=1,
+            hidden_units=top_mlp_units,
+            hidden_activations=top_mlp_activations,
+            output_activation=self.output_activation,
+            dropout_rates=top_mlp_dropout,
+            batch_norm=batch_norm,
+        )
+        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
+        self.reset_parameters()
+        self.model_to_device()
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        X = self.get_inputs(inputs)
+        vectors = self.embedding_layer(X)
+        if not self.dense_feats:
+            return {"y_pred": self.top_mlp(self.interact(vectors))}
+        dense = self.bottom_mlp(torch.stack([X[name].float().view(-1) for name in self.dense_feats], dim=-1))
+        interactions = self.interact(torch.cat([vectors, dense.unsqueeze(1)], dim=1))
+        if self.interaction_op == "dot":
+            interactions = torch.cat([interactions, dense], dim=-1)
+        return {"y_pred": self.top_mlp(interactions)}
+
+
+class DotInteraction(InnerProductInteraction):
+    """The dot products of all pairs, `[B, F, D] -> [B, F (F - 1) / 2]`.
+
+    Its parent takes them by a mask: a GPU then waits until their number is known, and a compiler cannot go on.
+    """
+
+    def __init__(self, num_fields: int):
+        super().__init__(num_fields, output="inner_product")
+        self.register_buffer("pairs", torch.triu_indices(num_fields, num_fields, offset=1), persistent=False)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return torch.bmm(vectors, vectors.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]

@@ -1,0 +1,86 @@
+from typing import Any, Literal
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import (
+    BilinearInteractionV2,
+    FeatureEmbedding,
+    LogisticRegression,
+    MLP_Block,
+    SqueezeExcitation,
+)
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor
+
+BILINEAR_TYPES = ("field_all", "field_each", "field_interaction")
+EXCITATIONS = ("relu", "sigmoid")
+
+
+class FiBiNET(BaseModel):
+    """Bilinear products of all pairs of fields, of the embeddings and of the embeddings reweighted by a SENET.
+
+    Huang et al., "FiBiNET: Combining Feature Importance and Bilinear feature Interaction for Click-Through Rate
+    Prediction", RecSys 2019: its SENET, bilinear-interaction, combination and output layers. As in FuxiCTR, both
+    bilinear layers are of one type, and the wide part has no bias of its own.
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        model_id: str = "FiBiNET",
+        gpu: int = -1,
+        learning_rate: float = 1e-3,
+        embedding_dim: int = 10,
+        hidden_units: list[int] = [],
+        hidden_activations: str | list[str] = "ReLU",
+        excitation_activation: str = "ReLU",
+        reduction_ratio: float = 3,
+        bilinear_type: Literal["field_all", "field_each", "field_interaction"] = "field_interaction",
+        net_dropout: float | list[float] = 0,
+        batch_norm: bool = False,
+        embedding_regularizer: float | str | None = None,
+        net_regularizer: float | str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            feature_map,
+            model_id=model_id,
+            gpu=gpu,
+            embedding_regularizer=embedding_regularizer,
+            net_regularizer=net_regularizer,
+            **kwargs,
+        )
+        if bilinear_type not in BILINEAR_TYPES:
+            raise ValueError(f"bilinear_type must be one of {', '.join(BILINEAR_TYPES)} (got {bilinear_type!r})")
+        if excitation_activation.lower() not in EXCITATIONS:
+            raise ValueError(
+                f"excitation_activation must be one of {', '.join(EXCITATIONS)} (got {excitation_activation!r})"
+            )
+        if reduction_ratio <= 0:
+            raise ValueError(f"reduction_ratio must be positive (got {reduction_ratio})")
+        num_fields = feature_map.num_fields
+        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        self.senet_layer = SqueezeExcitation(num_fields, reduction_ratio, excitation_activation)
+        self.bilinear_interaction1 = BilinearInteractionV2(num_fields, embedding_dim, bilinear_type)
+        self.bilinear_interaction2 = BilinearInteractionV2(num_fields, embedding_dim, bilinear_type)
+        self.lr_layer = LogisticRegression(feature_map, use_bias=False)
+        self.dnn = MLP_Block(
+            input_dim=num_fields * (num_fields - 1) * embedding_dim,
+            output_dim=1,
+            hidden_units=hidden_units,
+            hidden_activations=hidden_activations,
+            dropout_rates=net_dropout,
+            batch_norm=batch_norm,
+        )
+        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
+        self.reset_parameters()
+        self.model_to_device()
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        X = self.get_inputs(inputs)
+        embeddings = self.embedding_layer(X)
+        reweighted = self.senet_layer(embeddings)
+        pairs = self.bilinear_interaction1(embeddings)  # [B, F (F - 1) / 2, D]
+        reweighted_pairs = self.bilinear_interaction2(reweighted)
+        logit = self.lr_layer(X) + self.dnn(torch.cat([pairs, reweighted_pairs], dim=1).flatten(start_dim=1))
+        return {"y_pred": self.output_activation(logit)}

@@ -1,0 +1,194 @@
+from typing import Any, Literal
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
+from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.torch_utils import get_activation
+from torch import Tensor, nn
+
+MODEL_TYPES = ("SerialMaskNet", "ParallelMaskNet")
+
+
+class MaskNet(BaseModel):
+    """Blocks whose input is multiplied with a mask made of the embeddings, one after the other or side by side.
+
+    Wang et al., "MaskNet: Introducing Feature-Wise Multiplication to CTR Ranking Models by Instance-Guided Mask",
+    DLP-KDD 2021, sections "Instance-Guided Mask", "MaskBlock" and "MaskNet". As in FuxiCTR, `emb_layernorm` and
+    `net_layernorm` switch the paper's normalisations off, `dnn_hidden_units` are the widths of a serial net's blocks
+    but of the MLP above a parallel net's, and the activation need not be the paper's ReLU.
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        model_id: str = "MaskNet",
+        gpu: int = -1,
+        learning_rate: float = 1e-3,
+        embedding_dim: int = 10,
+        dnn_hidden_units: list[int] = [64, 64, 64],
+        dnn_hidden_activations: str | list[str] = "ReLU",
+        model_type: Literal["SerialMaskNet", "ParallelMaskNet"] = "SerialMaskNet",
+        parallel_num_blocks: int = 1,
+        parallel_block_dim: int = 64,
+        reduction_ratio: float = 1,
+        embedding_regularizer: float | str | None = None,
+        net_regularizer: float | str | None = None,
+        net_dropout: float | list[float] = 0,
+        emb_layernorm: bool = True,
+        net_layernorm: bool = True,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            feature_map,
+            model_id=model_id,
+            gpu=gpu,
+            embedding_regularizer=embedding_regularizer,
+            net_regularizer=net_regularizer,
+            **kwargs,
+        )
+        if model_type not in MODEL_TYPES:
+            raise ValueError(f"model_type must be one of {', '.join(MODEL_TYPES)} (got {model_type!r})")
+        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        input_dim = feature_map.num_fields * embedding_dim
+        if model_type == "SerialMaskNet":
+            self.mask_net = SerialMaskNet(
+                input_dim,
+                dnn_hidden_units,
+                dnn_hidden_activations,
+                net_dropout,
+                reduction_ratio,
+                net_layernorm,
+                self.output_activation,
+            )
+        else:
+            self.mask_net = ParallelMaskNet(
+                input_dim,
+                parallel_num_blocks,
+                parallel_block_dim,
+                dnn_hidden_units,
+                dnn_hidden_activations,
+                net_dropout,
+                reduction_ratio,
+                net_layernorm,
+                self.output_activation,
+            )
+        self.emb_norm = None
+        if emb_layernorm:
+            self.emb_norm = nn.ModuleList(nn.LayerNorm(embedding_dim) for _ in range(feature_map.num_fields))
+        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
+        self.reset_parameters()
+        self.model_to_device()
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        X = self.get_inputs(inputs)
+        embeddings = normed = self.embedding_layer(X)
+        if self.emb_norm is not None:
+            by_field = zip(self.emb_norm, embeddings.unbind(dim=1), strict=True)
+            normed = torch.stack([norm(field) for norm, field in by_field], dim=1)
+        return {"y_pred": self.mask_net(embeddings.flatten(start_dim=1), normed.flatten(start_dim=1))}
+
+
+class SerialMaskNet(nn.Module):
+    """Blocks on top of each other, each masked by the embeddings, `[B, F * D], [B, F * D] -> [B, 1]`."""
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_units: list[int],
+        activations: str | list[str],
+        dropout: float | list[float],
+        reduction_ratio: float,
+        layer_norm: bool,
+        output_activation: nn.Module,
+    ):
+        super().__init__()
+        depth = len(hidden_units)
+        activations = activations if isinstance(activations, list) else [activations] * depth
+        dropout = dropout if isinstance(dropout, list) else [dropout] * depth
+        for name, values in (("dnn_hidden_activations", activations), ("net_dropout", dropout)):
+            if len(values) != depth:
+                raise ValueError(f"{name} must be one value, or one for each of the {depth} layers (got {values})")
+        widths = [input_dim, *hidden_units]
+        self.mask_blocks = nn.ModuleList(
+            MaskBlock(input_dim, widths[i], widths[i + 1], activations[i], dropout[i], reduction_ratio, layer_norm)
+            for i in range(depth)
+        )
+        self.fc = nn.Sequential(nn.Linear(widths[-1], 1), output_activation)
+
+    def forward(self, embeddings: Tensor, normed: Tensor) -> Tensor:
+        hidden = normed
+        for block in self.mask_blocks:
+            hidden = block(embeddings, hidden)
+        return self.fc(hidden)
+
+
+class ParallelMaskNet(nn.Module):
+    """Blocks side by side, an MLP above them, `[B, F * D], [B, F * D] -> [B, 1]`."""
+
+    def __init__(
+        self,
+        input_dim: int,
+        num_blocks: int,
+        block_dim: int,
+        hidden_units: list[int],
+        activation: str,
+        dropout: float,
+        reduction_ratio: float,
+        layer_norm: bool,
+        output_activation: nn.Module,
+    ):
+        super().__init__()
+        if num_blocks < 1:
+            raise ValueError(f"parallel_num_blocks must be 1 or more (got {num_blocks})")
+        for name, value in (("dnn_hidden_activations", activation), ("net_dropout", dropout)):
+            if isinstance(value, list):
+                raise ValueError(f"{name} of a ParallelMaskNet must be one value for all layers (got {value})")
+        self.mask_blocks = nn.ModuleList(
+            MaskBlock(input_dim, input_dim, block_dim, activation, dropout, reduction_ratio, layer_norm)
+            for _ in range(num_blocks)
+        )
+        self.dnn = MLP_Block(
+            input_dim=block_dim * num_blocks,
+            output_dim=1,
+            hidden_units=hidden_units,
+            hidden_activations=activation,
+            output_activation=output_activation,
+            dropout_rates=dropout,
+        )
+
+    def forward(self, embeddings: Tensor, normed: Tensor) -> Tensor:
+        return self.dnn(torch.cat([block(embeddings, normed) for block in self.mask_blocks], dim=-1))
+
+
+class MaskBlock(nn.Module):
+    """`act(LayerNorm(W (mask(embeddings) * hidden)))`, `[B, F * D], [B, hidden_dim] -> [B, output_dim]`.
+
+    The mask is an MLP of one hidden layer, `reduction_ratio` times as wide as what it masks.
+    """
+
+    def __init__(
+        self,
+        input_dim: int,
+        hidden_dim: int,
+        output_dim: int,
+        activation: str,
+        dropout: float,
+        reduction_ratio: float,
+        layer_norm: bool,
+    ):
+        super().__init__()
+        mask_dim = int(hidden_dim * reduction_ratio)
+        if mask_dim < 1:
+            raise ValueError(f"reduction_ratio leaves a mask of {hidden_dim} no hidden unit (got {reduction_ratio})")
+        self.mask_layer = nn.Sequential(nn.Linear(input_dim, mask_dim), nn.ReLU(), nn.Linear(mask_dim, hidden_dim))
+        layers = [nn.Linear(hidden_dim, output_dim, bias=False)]
+        if layer_norm:
+            layers.append(nn.LayerNorm(output_dim))
+        layers.append(get_activation(activation, output_dim))
+        if dropout > 0:
+            layers.append(nn.Dropout(dropout))
+        self.hidden_layer = nn.Sequential(*layers)
+
+    def forward(self, embeddings: Tensor, hidden: Tensor) -> Tensor:
+        return self.hidden_layer(self.mask_layer(embeddings) * hidden)

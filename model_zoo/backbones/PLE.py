@@ -1,0 +1,111 @@
+from typing import Any
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
+from fuxictr.pytorch.models import MultiTaskModel
+from torch import Tensor, nn
+
+
+class PLE(MultiTaskModel):
+    """Layers of experts, some of a task's own and some that all tasks share, and an MLP for each task on top.
+
+    Tang et al., "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL) Model for Personalized
+    Recommendations", RecSys 2020, equations 1-6. As in FuxiCTR, the gates are MLPs (`gate_hidden_units: []` gives the
+    paper's linear ones), and the shared gate sees the shared experts alone, where the paper shows it all of them; the
+    last layer has one too, which nothing reads.
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        task: str | list[str] = ["binary_classification"],
+        num_tasks: int = 1,
+        model_id: str = "PLE",
+        gpu: int = -1,
+        learning_rate: float = 1e-3,
+        embedding_dim: int = 10,
+        num_layers: int = 1,
+        num_shared_experts: int = 1,
+        num_specific_experts: int = 1,
+        expert_hidden_units: list[int] = [512, 256, 128],
+        gate_hidden_units: list[int] = [128, 64],
+        tower_hidden_units: list[int] = [128, 64],
+        hidden_activations: str | list[str] = "ReLU",
+        net_dropout: float | list[float] = 0,
+        batch_norm: bool = False,
+        embedding_regularizer: float | str | None = None,
+        net_regularizer: float | str | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(
+            feature_map,
+            task=task,
+            num_tasks=num_tasks,
+            model_id=model_id,
+            gpu=gpu,
+            embedding_regularizer=embedding_regularizer,
+            net_regularizer=net_regularizer,
+            **kwargs,
+        )
+        mlp = {"hidden_activations": hidden_activations, "dropout_rates": net_dropout, "batch_norm": batch_norm}
+        experts = (num_shared_experts, num_specific_experts)
+        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        widths = [embedding_dim * feature_map.num_fields, *[expert_hidden_units[-1]] * (num_layers - 1)]
+        self.cgc_layers = nn.ModuleList(
+            CustomizedGateControl(*experts, num_tasks, width, expert_hidden_units, gate_hidden_units, mlp)
+            for width in widths
+        )
+        self.tower = nn.ModuleList(
+            MLP_Block(expert_hidden_units[-1], tower_hidden_units, output_dim=1, **mlp) for _ in range(num_tasks)
+        )
+        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
+        self.reset_parameters()
+        self.model_to_device()
+
+    def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        X = self.get_inputs(inputs)
+        x = [self.embedding_layer(X, flatten_emb=True)] * (self.num_tasks + 1)
+        for layer in self.cgc_layers:
+            x = layer(x)
+        tasks = zip(self.feature_map.labels, self.tower, self.output_activation, x[:-1], strict=True)
+        return {f"{label}_pred": activation(tower(mixed)) for label, tower, activation, mixed in tasks}
+
+
+class CustomizedGateControl(nn.Module):
+    """One layer: a gate for each of the T tasks mixes the task's own experts and the shared ones (equations 1-3).
+
+    The last gate, of no task, mixes the shared ones for the next layer (equation 5).
+    """
+
+    def __init__(
+        self,
+        num_shared_experts: int,
+        num_specific_experts: int,
+        num_tasks: int,
+        width: int,
+        expert_hidden_units: list[int],
+        gate_hidden_units: list[int],
+        mlp: dict[str, Any],
+    ):
+        super().__init__()
+
+        def experts(number: int) -> nn.ModuleList:
+            return nn.ModuleList(MLP_Block(width, expert_hidden_units, **mlp) for _ in range(number))
+
+        self.shared_experts = experts(num_shared_experts)
+        self.specific_experts = nn.ModuleList(experts(num_specific_experts) for _ in range(num_tasks))
+        mixed = [num_specific_experts + num_shared_experts] * num_tasks + [num_shared_experts]
+        self.gate = nn.ModuleList(MLP_Block(width, gate_hidden_units, output_dim=number, **mlp) for number in mixed)
+
+    def forward(self, x: list[Tensor]) -> list[Tensor]:
+        """`[B, width]` for each task and, last, what they share -> the same, `[B, units]` each."""
+        own = [
+            [expert(part) for expert in experts] for part, experts in zip(x[:-1], self.specific_experts, strict=True)
+        ]
+        shared = [expert(x[-1]) for expert in self.shared_experts]
+        mixed = []
+        for part, gate, experts in zip(x, self.gate, [*own, []], strict=True):
+            outputs = torch.stack([*experts, *shared], dim=1)  # [B, experts, units]
+            mixed.append((gate(part).softmax(dim=-1).unsqueeze(-1) * outputs).sum(dim=1))
+        return mixed

@@ -1,0 +1,211 @@
+"""The cells of the test matrix: every backbone of the zoo with every method, on tiny data with all types of features."""
+
+import copy
+import functools
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from fuxictr.pytorch.models import BaseModel
+
+from fuxictr_llm.anatomy import find_anatomy
+from fuxictr_llm.data.batches import rows_of
+from fuxictr_llm.data.tiny import TinyCase, active_regularization, tiny_case, train
+from fuxictr_llm.data.tiny_columns import EMBEDDING_DIM
+from fuxictr_llm.distillation import Teacher, distilled
+from fuxictr_llm.enhancement import Enhancement, enhance
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.model_zoo.ELEC.gain import gain_class
+from fuxictr_llm.model_zoo.ELEC.head import VECTOR
+from fuxictr_llm.registry import find_backbone, find_method
+from fuxictr_llm.semantics.vector_file import write_field_vectors
+from support import Idle
+
+# Each of them switched off is an idle method.
+METHODS = ("EveryTap", "LLaCTR", "LLMEmb", "ELEC")
+# Files of vectors; a cell's models are built in many tests, each of which has a folder of its own.
+_folder = tempfile.TemporaryDirectory()
+
+
+class EveryTap(Enhancement):
+    """Uses every tap that the backbone offers, with a parameter in each term, and notes the shapes that it was shown."""
+
+    def __init__(self, config, anatomy):
+        super().__init__(config, anatomy)
+        width = sum(anatomy.widths)
+        self.shift = torch.nn.Parameter(torch.full((width,), 0.1)) if width else None
+        self.pull = torch.nn.Parameter(torch.tensor(0.1))
+        self.weight = torch.nn.Parameter(torch.tensor(0.3)) if anatomy.fields else None
+        self.shapes = {}
+
+    def active_taps(self):
+        return super().active_taps() if self.anatomy.fields else frozenset({"inputs", "representation", "loss"})
+
+    def inputs(self, inputs):
+        self.shapes["inputs"] = rows_of(inputs)
+
+    def embeddings(self, embeddings):
+        self.shapes["embeddings"] = tuple(embeddings.shape)
+
+    def representation(self, representation):
+        self.shapes["representation"] = tuple(representation.shape)
+        return representation + self.shift
+
+    def logit(self, embeddings, logit):
+        self.shapes["logit"] = tuple(logit.shape)
+        return self.weight * embeddings.sum(dim=(1, 2)).unsqueeze(-1)
+
+    def loss(self, seen, y_true):
+        self.shapes["loss"] = tuple(y_true.shape)
+        return ((seen.final_logit - self.pull) ** 2).mean()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A backbone with a method, its terms on or off.
+
+    Attributes:
+        case: the backbone on the data that it takes.
+        cls: the class of the backbone with the method.
+        settings: constructor arguments of the method.
+    """
+
+    case: TinyCase
+    cls: type[BaseModel]
+    settings: dict
+
+    def build(self, seed: int = 1) -> BaseModel:
+        model = self.case.build(self.cls, seed, **self.settings)
+        if hasattr(model.enhancement, "learn_from") and model.enhancement.active_taps():
+            model.enhancement.learn_from(gain_teacher(self.case.cls))
+        return model
+
+    def plain(self, seed: int = 1) -> BaseModel:
+        return self.case.build(seed=seed)
+
+    def batches(self) -> list:
+        return self.case.batches(rows=80, batch_size=32)
+
+
+@functools.cache
+def case_of(cls: type[BaseModel]) -> TinyCase:
+    """The backbone on tiny data, with what a method must not disturb: dropout, BatchNorm, regularizers."""
+    try:
+        return tiny_case(cls, **active_regularization(cls))
+    except UserError:  # not every class of a checkout takes all of these
+        return tiny_case(cls)
+
+
+@functools.cache
+def cell(name: str, method: str, on: bool = True) -> Cell:
+    """The backbone of that name with a method.
+
+    Raises:
+        UserError: the backbone offers nothing that the method could use.
+    """
+    case = case_of(find_backbone(name))
+    if method == "EveryTap":
+        found = Cell(case, enhance(case.cls, EveryTap if on else Idle), {})
+    elif method == "LLaCTR":
+        settings = {"lambda_fre": 0.1, "lambda_fie": 0.2} if on else {"lambda_fre": 0.0, "lambda_fie": 0.0}
+        found = Cell(case, enhance(case.cls, find_method(method).model_cls), settings | _field_vectors(case))
+    elif method == "LLMEmb":
+        case = _with_given_vectors(case)
+        specs = [{"name": "btag", "pretrained_emb": case.feature_map.features["btag"]["pretrained_emb"]}]
+        found = Cell(case, enhance(case.cls, find_method(method).model_cls), {"feature_specs": specs})
+    else:
+        weights = {"alpha": 0.5, "beta": 0.1} if on else {"alpha": 0.0, "beta": 0.0}
+        found = Cell(case, distilled(case.cls), {**weights, "representation_loss": "hint"} | _teacher_width(case, on))
+    found.build()
+    return found
+
+
+@functools.cache
+def problem_of(name: str, method: str) -> str | None:
+    """Why there is no such cell; None where there is."""
+    try:
+        cell(name, method)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+@functools.cache
+def trained(name: str, method: str) -> tuple[BaseModel, dict[str, torch.Tensor], list[float]]:
+    """The model of a cell after one epoch, the method's parameters before it, and the losses; nobody changes it."""
+    found = cell(name, method)
+    model = found.build()
+    before = {key: value.detach().clone() for key, value in model.enhancement.named_parameters()}
+    return model, before, train(model, found.batches())
+
+
+@functools.cache
+def gain_teacher(cls: type[BaseModel]) -> Teacher:
+    """A gain network that has been trained an epoch; its vectors are made from the rows' groups."""
+    case = case_of(cls)
+    model = case.build(gain_class(cls, "top"), seed=5, inject="top", h_dim=3)
+    add = functools.partial(_with_vectors, columns=tuple(case.feature_map.features))
+    train(model, [add(dict(batch)) for batch in case.batches(rows=64, batch_size=32)])
+    return Teacher(model, add=add)
+
+
+def predictions(model: BaseModel, steps: list) -> torch.Tensor:
+    """`[B, T]` of all rows, in evaluation mode."""
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([_outputs(model.forward(batch), model.feature_map.labels) for batch in steps])
+
+
+def some_rows(batch, part: slice):
+    """Those rows of a batch of either form."""
+    if isinstance(batch, Mapping):
+        return {name: column[part] for name, column in batch.items()}
+    rows, items, mask = batch
+    items = {name: column.view(len(mask), -1, *column.shape[1:])[part].flatten(0, 1) for name, column in items.items()}
+    return some_rows(rows, part), items, mask[part]
+
+
+def _outputs(returned: Mapping, labels: list[str]) -> torch.Tensor:
+    single = "y_pred" in returned
+    return returned["y_pred"] if single else torch.cat([returned[f"{label}_pred"] for label in labels], dim=-1)
+
+
+def _with_vectors(batch: dict, columns: tuple[str, ...]) -> dict:
+    numbers = next(batch[name] for name in columns if batch[name].dim() == 1 and not batch[name].is_floating_point())
+    batch[VECTOR] = torch.sin(numbers.view(-1, 1) * torch.arange(1.0, 4.0))
+    return batch
+
+
+def _teacher_width(case: TinyCase, on: bool) -> dict:
+    return {"teacher_width": gain_teacher(case.cls).width or None} if on else {}
+
+
+def _field_vectors(case: TinyCase) -> dict:
+    path = Path(_folder.name) / f"{case.cls.__name__}.safetensors"
+    fields = find_anatomy(case.build()).fields
+    if not fields:
+        return {"field_vectors": "none"}
+    write_field_vectors(path, torch.randn(len(fields), 9, generator=torch.Generator().manual_seed(3)), fields)
+    return {"field_vectors": str(path)}
+
+
+def _with_given_vectors(case: TinyCase) -> TinyCase:
+    """The same with vectors for the values of `btag`, as FuxiCTR reads them of a built data set."""
+    size = case.feature_map.features["btag"]["vocab_size"]
+    vocabulary = {f"b{value}": value for value in range(1, size - 1)} | {"__OOV__": size - 1}
+    (Path(_folder.name) / "feature_vocab.json").write_text(json.dumps({"btag": vocabulary, "user_id": {"u": 1}}))
+    vectors = np.random.default_rng(0).normal(size=(size - 2, EMBEDDING_DIM))
+    np.savez(Path(_folder.name) / "btag.npz", key=np.array(list(vocabulary)[:-1]), value=vectors)
+    given = {
+        "pretrained_emb": str(Path(_folder.name) / "btag.npz"),
+        "pretrain_dim": EMBEDDING_DIM,
+        "pretrain_usage": "init",
+    }
+    feature_map = copy.deepcopy(case.feature_map)
+    feature_map.data_dir = str(Path(_folder.name))
+    feature_map.features["btag"] |= {**given, "freeze_emb": False, "oov_idx": size - 1}
+    return replace(case, feature_map=feature_map)
