@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import version
@@ -48,9 +48,14 @@ class Row:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """For a table, in which `reasons_why_not` has no room."""
-        no = {method: "no" for method in METHODS if not self.works_with(method)}
-        return tuple((asdict(self) | no).values())
+        """For a table, which has no room for what `notes` says."""
+        short = {method: "in part" if self.works_with(method) else "no" for method in self.with_notes}
+        return tuple((asdict(self) | short).values())
+
+    @property
+    def with_notes(self) -> list[str]:
+        """The methods with which it works in part or not at all."""
+        return [method for method in METHODS if getattr(self, method) != "works"]
 
     def works_with(self, method: str) -> bool:
         """Whether it trains with the method, or a part of it."""
@@ -59,10 +64,13 @@ class Row:
 
 def look_at(name: str) -> Row:
     """The row of a backbone, in this process."""
+    import torch
+
     from fuxictr_llm.data.tiny import tiny_case
     from fuxictr_llm.doctor import anatomy_of, quiet, run_check
     from fuxictr_llm.registry import find_backbone
 
+    torch.set_num_threads(1)  # other processes do the same
     try:
         with quiet():
             case = tiny_case(find_backbone(name))
@@ -87,16 +95,19 @@ def failed(name: str, reason: str) -> Row:
     return Row(name, **dict.fromkeys(METHODS, reason))
 
 
-def look_at_all(names: Sequence[str], jobs: int, timeout: float = 120.0) -> Iterator[Row]:
+def look_at_all(
+    names: Sequence[str], jobs: int, timeout: float = 120.0, look: Callable[[str], Row] = look_at
+) -> Iterator[Row]:
     """The rows of the backbones, in the order in which they are done; `jobs` processes work at the same time.
 
     Args:
         timeout: seconds after which a class is given up.
+        look: what a process does with a name.
     """
     waiting, workers = list(reversed(names)), []
     try:
         while waiting or any(worker.name for worker in workers):
-            workers += [_Worker() for _ in range(min(jobs - len(workers), len(waiting)))]
+            workers += [_Worker(look) for _ in range(min(jobs - len(workers), len(waiting)))]
             for worker in workers:
                 if waiting and worker.name is None:
                     worker.give(waiting.pop())
@@ -110,11 +121,11 @@ def look_at_all(names: Sequence[str], jobs: int, timeout: float = 120.0) -> Iter
 class _Worker:
     """A process that looks at one class after the other; a new one takes the place of one that is lost."""
 
-    def __init__(self):
+    def __init__(self, look: Callable[[str], Row]):
         # Spawned: a forked process would share torch's threads and the locks of whatever runs here.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, look), daemon=True)
         self.process.start()
         theirs.close()
         self.name: str | None = None
@@ -156,17 +167,14 @@ def _done(workers: Sequence[_Worker], timeout: float) -> Iterator[Row]:
             yield row
 
 
-def _serve(connection: Connection) -> None:
-    import torch
-
-    torch.set_num_threads(1)
+def _serve(connection: Connection, look: Callable[[str], Row]) -> None:
     while True:
         try:
             name = connection.recv()
         except EOFError:
             return
         try:
-            row = look_at(name)
+            row = look(name)
         except Exception as error:  # anyone's file can fail in any way
             row = failed(name, f"{type(error).__name__}: {error}")
         connection.send(row)
@@ -192,18 +200,17 @@ def as_markdown(rows: Sequence[Row], made: str, title: str) -> str:
     """The table as a Markdown document."""
     lines = [f"# {title}", "", f"{summary(rows)} ({made}).", "", LEGEND, ""]
     lines += [_line(COLUMNS), _line(["---"] * len(COLUMNS)), *(_line(row.cells) for row in rows), ""]
-    lines += [f"- {reason}" for reason in reasons_why_not(rows)]
+    lines += [f"- {note}" for note in notes(rows)]
     return "\n".join([*lines, ""])
 
 
-def reasons_why_not(rows: Sequence[Row]) -> list[str]:
-    """A line for each reason why classes do not work: which, with which method, and why."""
+def notes(rows: Sequence[Row]) -> list[str]:
+    """A line for each reason why classes work in part or not at all: which, with which method, and why."""
     found: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         by_reason: dict[str, list[str]] = {}
-        for method in METHODS:
-            if not row.works_with(method):
-                by_reason.setdefault(getattr(row, method), []).append(method)
+        for method in row.with_notes:
+            by_reason.setdefault(getattr(row, method), []).append(method)
         for reason, methods in by_reason.items():
             found.setdefault((" and ".join(methods), reason), []).append(row.backbone)
     return [f"{', '.join(names)} with {methods}: {reason}" for (methods, reason), names in found.items()]

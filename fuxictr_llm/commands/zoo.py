@@ -32,7 +32,7 @@ def zoo(args: argparse.Namespace) -> None:
 
     from fuxictr_llm.checkout import current_checkout, use_checkout
     from fuxictr_llm.files import replacing
-    from fuxictr_llm.support_table import LEGEND, as_markdown, failed, look_at_all, made_with, reasons_why_not, summary
+    from fuxictr_llm.support_table import LEGEND, as_markdown, failed, look_at_all, made_with, notes, summary
 
     use_checkout(args.zoo)
     checkout = current_checkout()
@@ -44,11 +44,12 @@ def zoo(args: argparse.Namespace) -> None:
         for row in look_at_all(names, jobs, args.timeout):
             rows.append(row)
             progress.update(task, advance=1, description=row.backbone)
-    rows += [failed(file.name, reason) for file, reason in (checkout.damaged.items() if checkout else ())]
+    for file, reason in checkout.damaged.items() if checkout else ():
+        rows.append(failed(file.name, reason.replace(f"{checkout.folder}{os.sep}", "")))
     rows.sort(key=lambda row: row.backbone.lower())
     made = made_with(checkout.folder if checkout else None)
     console.print(_table(rows))
-    text = ["", LEGEND, "", f"{summary(rows)} ({made}).", *reasons_why_not(rows)]
+    text = ["", LEGEND, "", f"{summary(rows)} ({made}).", *notes(rows)]
     console.print(*text, sep="\n", markup=False)
     if args.to:
         with replacing(args.to) as temporary:
@@ -71,11 +72,11 @@ def _table(rows: list[Any]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    from fuxictr_llm.support_table import COLUMNS, METHODS
+    from fuxictr_llm.support_table import COLUMNS
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in COLUMNS:
-        table.add_column(column, overflow="fold", no_wrap=column not in METHODS)
+        table.add_column(column, overflow="fold", no_wrap=column != "without")
     for row in rows:
         table.add_row(*map(escape, row.cells))
     return table
