@@ -37,13 +37,16 @@ def reader(name: str, apart: bool = False, negatives: bool = False, **changes) -
 def histories(feature_map: FeatureMap, rows: int = 12, padded: str = "front") -> dict[str, Tensor]:
     """A batch whose histories have 0, 1, ..., L, 0, 1, ... real ids, padded in `front` or `behind`."""
     batch = tiny_batches(feature_map, rows)[0]
-    if padded == "behind":
-        for name in HISTORIES:
-            real = batch[name] != 0
-            batch[name] = torch.stack(
-                [torch.cat([ids[is_real], ids[~is_real]]) for ids, is_real in zip(batch[name], real, strict=True)]
-            )
-    return batch
+    return padded_behind(batch) if padded == "behind" else batch
+
+
+def padded_behind(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with its histories' padding behind what is real."""
+
+    def moved(ids: Tensor) -> Tensor:
+        return torch.stack([torch.cat([row[row != 0], row[row == 0]]) for row in ids])
+
+    return {name: moved(column) if name in HISTORIES else column for name, column in batch.items()}
 
 
 def embeddings_of(model: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
