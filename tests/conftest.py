@@ -16,6 +16,7 @@ CITIES = ["Rome", "Oslo", "Bern", "Cairo", "Lima", "Malmö"]
 
 
 def pytest_addoption(parser):
+    # As `--zoo=DIR`: of `--zoo DIR`, pytest takes DIR for the tests to run before it has read this file.
     parser.addoption("--zoo", metavar="DIR", help="run the test matrix, over the models of this FuxiCTR checkout")
 
 

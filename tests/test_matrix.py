@@ -1,6 +1,6 @@
 """Every method on every backbone: the five invariants that `fuxictr_llm/enhancement.py` states.
 
-`python -m pytest --zoo DIR` runs them over the models of a FuxiCTR checkout instead of those of our zoo.
+`python -m pytest --zoo=DIR` runs them over the models of a FuxiCTR checkout instead of those of our zoo.
 """
 
 import copy

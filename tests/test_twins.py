@@ -1,4 +1,4 @@
-"""With `--zoo DIR`: each backbone of ours is the same model as the FuxiCTR checkout's class of its name."""
+"""With `--zoo=DIR`: each backbone of ours is the same model as the FuxiCTR checkout's class of its name."""
 
 from pathlib import Path
 
