@@ -22,7 +22,7 @@ from fuxictr.pytorch.torch_utils import seed_everything
 from torch import Tensor
 
 from fuxictr_llm.anatomy import Anatomy, find_anatomy, tap_keys
-from fuxictr_llm.data.batches import columns_of
+from fuxictr_llm.batches import columns_of
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.data.tiny import TinyCase, active_regularization, train
 from fuxictr_llm.distillation import Teacher, distilled

@@ -13,7 +13,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.anatomy import find_anatomy
-from fuxictr_llm.data.batches import rows_of
+from fuxictr_llm.batches import rows_of
 from fuxictr_llm.data.tiny import TinyCase, active_regularization, tiny_case, train
 from fuxictr_llm.data.tiny_columns import EMBEDDING_DIM
 from fuxictr_llm.distillation import Teacher, distilled
