@@ -44,6 +44,7 @@ setup(
         "matplotlib>=3.9",
         "scikit-learn",
         "psutil",
+        "rich",
         "tqdm",
         "typing_extensions",
     ],

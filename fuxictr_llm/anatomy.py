@@ -15,7 +15,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
-from fuxictr_llm.data.batches import LongBatch
+from fuxictr_llm.batches import LongBatch
 from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.recorder import Recorder
 from fuxictr_llm.towers import Tower, find_towers

@@ -156,12 +156,8 @@ def _check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:
     task_settings(cls, feature_map, params)  # says now, before a language model is asked, what does not fit
     labels = labels_of(cls, feature_map)
     if unused := feature_map.labels[len(labels) :]:
-        logging.warning(
-            "%s has one task: it learns %r, and %s are not used; MMoE, PLE and ShareBottom learn all of them",
-            params["model"],
-            labels[0],
-            ", ".join(map(repr, unused)),
-        )
+        told = (params["model"], labels[0], ", ".join(map(repr, unused)))
+        logging.warning("%s has one task and learns label %r, not %s; MMoE, PLE and ShareBottom learn all", *told)
     check_labels(labels, params)
 
 

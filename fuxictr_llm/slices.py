@@ -16,7 +16,7 @@ from fuxictr.pytorch.models import BaseModel
 from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
-from fuxictr_llm.data.batches import columns_of
+from fuxictr_llm.batches import columns_of
 from fuxictr_llm.data.field_texts import RESERVED
 from fuxictr_llm.data.loader import data_files
 from fuxictr_llm.errors import UserError, reason_of, unknown

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fuxictr_llm.anatomy import Anatomy
-from fuxictr_llm.data.batches import rows_of
+from fuxictr_llm.batches import rows_of
 from fuxictr_llm.recorder import gives_its_input, vectors_by_field
 
 if TYPE_CHECKING:

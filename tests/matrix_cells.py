@@ -13,7 +13,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.anatomy import find_anatomy
-from fuxictr_llm.data.batches import columns_of, only_columns, rows_of
+from fuxictr_llm.batches import columns_of, only_columns, rows_of
 from fuxictr_llm.data.tiny import TinyCase, active_regularization, tiny_case, train
 from fuxictr_llm.data.tiny_columns import EMBEDDING_DIM
 from fuxictr_llm.distillation import Teacher, distilled
@@ -85,7 +85,8 @@ class Cell:
         return model
 
     def plain(self, seed: int = 1, **changes) -> BaseModel:
-        return self.case.build(seed=seed, **changes)
+        # Of the same flat config: FuxiCTR's SIM has an alpha and a beta of its own.
+        return self.case.build(seed=seed, **self.settings, **changes)
 
     def batches(self) -> list:
         return self.case.batches(rows=80, batch_size=32)

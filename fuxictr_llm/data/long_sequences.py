@@ -20,7 +20,7 @@ import torch
 from fuxictr.features import FeatureMap
 from torch import Tensor
 
-from fuxictr_llm.data.batches import LongBatch
+from fuxictr_llm.batches import LongBatch
 from fuxictr_llm.data.loader import InMemoryLoader, column_names, narrow, read_columns
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.keys import MAX_LEN

@@ -14,7 +14,7 @@ import torch
 from fuxictr.features import FeatureMap
 from torch import Tensor
 
-from fuxictr_llm.data.batches import LongBatch
+from fuxictr_llm.batches import LongBatch
 
 EMBEDDING_DIM = 4
 LABELS = ("click", "buy")

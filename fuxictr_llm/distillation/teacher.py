@@ -11,7 +11,7 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
 from fuxictr_llm.anatomy import find_anatomy
-from fuxictr_llm.data.batches import LongBatch, columns_of, only_columns
+from fuxictr_llm.batches import LongBatch, columns_of, only_columns
 from fuxictr_llm.enhancement import EnhancedModel, Enhancement
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.taps import Seen, Taps

@@ -14,8 +14,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from fuxictr_llm.anatomy import Anatomy
+from fuxictr_llm.batches import columns_of
 from fuxictr_llm.checks import STRICT
-from fuxictr_llm.data.batches import columns_of
 from fuxictr_llm.enhancement import Enhancement, enhance
 
 from .head import VECTOR, with_vector

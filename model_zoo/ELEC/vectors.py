@@ -13,7 +13,7 @@ import torch
 from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
-from fuxictr_llm.data.batches import columns_of, with_columns
+from fuxictr_llm.batches import columns_of, with_columns
 from fuxictr_llm.distillation.teacher import Batch
 from fuxictr_llm.semantics.row_texts import RowIndex
 from fuxictr_llm.semantics.vector_store import VectorStore, find_or_write

@@ -48,6 +48,9 @@ class PLE(MultiTaskModel):
             net_regularizer=net_regularizer,
             **kwargs,
         )
+        for argument, number in (("num_layers", num_layers), ("num_shared_experts", num_shared_experts)):
+            if number < 1:
+                raise ValueError(f"{argument} must be a positive integer (got {number})")
         mlp = {"hidden_activations": hidden_activations, "dropout_rates": net_dropout, "batch_norm": batch_norm}
         experts = (num_shared_experts, num_specific_experts)
         self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)

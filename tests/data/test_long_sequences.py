@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from fuxictr_llm.data.batches import columns_of
+from fuxictr_llm.batches import columns_of
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.data.long_sequences import long_loader
 from fuxictr_llm.errors import UserError

@@ -4,7 +4,7 @@ import pytest
 from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
 from fuxictr.pytorch.models import BaseModel
 
-from fuxictr_llm.data.batches import columns_of
+from fuxictr_llm.batches import columns_of
 from fuxictr_llm.data.tiny import active_regularization, tiny_case, train
 from fuxictr_llm.data.tiny_columns import tiny_feature_map
 from fuxictr_llm.errors import UserError

@@ -2,7 +2,7 @@
 
 import torch
 
-from fuxictr_llm.data.batches import columns_of
+from fuxictr_llm.batches import columns_of
 from fuxictr_llm.data.tiny_columns import LABELS, tiny_batches, tiny_feature_map, tiny_long_batches
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from fuxictr_llm.data.batches import columns_of, rows_of
+from fuxictr_llm.batches import columns_of, rows_of
 
 
 def test_a_tuple_gives_the_rows_columns_and_their_target_items():

@@ -1,0 +1,82 @@
+"""`zoo`: the support table of our zoo or of a FuxiCTR checkout's."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from fuxictr_llm.commands.options import add_zoo
+from fuxictr_llm.errors import UserError
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    text = "try every backbone with every method on tiny data, and print what works"
+    parser = commands.add_parser("zoo", help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=zoo)
+    add_zoo(parser)
+    parser.add_argument("--to", type=Path, metavar="FILE.md", help="write the table as Markdown as well")
+    parser.add_argument("--jobs", type=int, help="how many classes at the same time (default: one a core, at most 8)")
+    parser.add_argument("--timeout", type=float, default=120, metavar="S", help="seconds a class may take")
+
+
+def zoo(args: argparse.Namespace) -> None:
+    """Print the table as far as it is, and write it when all is done."""
+    jobs = min(8, _cores()) if args.jobs is None else args.jobs
+    if jobs < 1:
+        raise UserError(f"--jobs {args.jobs} is less than 1")
+    if args.to and not args.to.parent.is_dir():
+        raise UserError(f"--to {str(args.to)!r}: there is no folder {str(args.to.parent)!r}")
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from fuxictr_llm.checkout import current_checkout, use_checkout
+    from fuxictr_llm.files import replacing
+    from fuxictr_llm.support_table import LEGEND, as_markdown, failed, look_at_all, made_with, notes, summary
+
+    use_checkout(args.zoo)
+    checkout = current_checkout()
+    names, title = (checkout.names(), "FuxiCTR's zoo") if checkout else (_own_names(), "Our zoo")
+    rows, console = [], Console(highlight=False)
+    # Progress goes to the error stream, so that the output is the table alone.
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("trying", total=len(names))
+        for row in look_at_all(names, jobs, args.timeout):
+            rows.append(row)
+            progress.update(task, advance=1, description=row.backbone)
+    for file, reason in checkout.damaged.items() if checkout else ():
+        rows.append(failed(file.name, reason.replace(f"{checkout.folder}{os.sep}", "")))
+    rows.sort(key=lambda row: row.backbone.lower())
+    made = made_with(checkout.folder if checkout else None)
+    console.print(_table(rows))
+    text = ["", LEGEND, "", f"{summary(rows)} ({made}).", *notes(rows)]
+    console.print(*text, sep="\n", markup=False)
+    if args.to:
+        with replacing(args.to) as temporary:
+            temporary.write_text(as_markdown(rows, made, title), encoding="utf-8")
+        console.print(str(args.to), markup=False)
+
+
+def _own_names() -> list[str]:
+    from fuxictr_llm.registry import backbone_names
+
+    return backbone_names()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _table(rows: list[Any]) -> Any:
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from fuxictr_llm.support_table import COLUMNS
+
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for column in COLUMNS:
+        table.add_column(column, overflow="fold", no_wrap=column != "without")
+    for row in rows:
+        table.add_row(*map(escape, row.cells))
+    return table

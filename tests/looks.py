@@ -1,0 +1,16 @@
+"""What a process of the support table could be asked to do; without torch, so that it starts quickly."""
+
+import os
+import time
+
+from fuxictr_llm.support_table import Row
+
+
+def look(name: str) -> Row:
+    if name == "crashes":
+        os._exit(3)
+    if name == "hangs":
+        time.sleep(60)
+    if name == "fails":
+        raise ValueError("of all things")
+    return Row(name, LLaCTR="works", ELEC="works")
