@@ -17,33 +17,26 @@ from fuxictr_llm.batches import columns_of, only_columns, rows_of
 from fuxictr_llm.data.tiny import TinyCase, active_regularization, tiny_case, train
 from fuxictr_llm.data.tiny_columns import EMBEDDING_DIM
 from fuxictr_llm.distillation import Teacher, distilled
-from fuxictr_llm.enhancement import Enhancement, enhance
+from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.model_zoo.ELEC.gain import gain_class
 from fuxictr_llm.model_zoo.ELEC.head import VECTOR
+from fuxictr_llm.probes import AllTaps, Idle
 from fuxictr_llm.registry import find_backbone, find_method
 from fuxictr_llm.semantics.vector_file import write_field_vectors
-from support import Idle
 
 # Each of them switched off is an idle method.
-METHODS = ("EveryTap", "LLaCTR", "LLMEmb", "ELEC")
+METHODS = ("AllTaps", "LLaCTR", "LLMEmb", "ELEC")
 # Files of vectors; a cell's models are built in many tests, each of which has a folder of its own.
 _folder = tempfile.TemporaryDirectory()
 
 
-class EveryTap(Enhancement):
-    """Uses every tap that the backbone offers, with a parameter in each term, and notes the shapes that it was shown."""
+class NotedTaps(AllTaps):
+    """Uses every tap that the backbone offers, and notes the shapes of what it was shown."""
 
     def __init__(self, config, anatomy):
         super().__init__(config, anatomy)
-        width = sum(anatomy.widths)
-        self.shift = torch.nn.Parameter(torch.full((width,), 0.1)) if width else None
-        self.pull = torch.nn.Parameter(torch.tensor(0.1))
-        self.weight = torch.nn.Parameter(torch.tensor(0.3)) if anatomy.fields else None
         self.shapes = {}
-
-    def active_taps(self):
-        return super().active_taps() if self.anatomy.fields else frozenset({"inputs", "representation", "loss"})
 
     def inputs(self, inputs):
         self.shapes["inputs"] = rows_of(inputs)
@@ -53,15 +46,15 @@ class EveryTap(Enhancement):
 
     def representation(self, representation):
         self.shapes["representation"] = tuple(representation.shape)
-        return representation + self.shift
+        return super().representation(representation)
 
     def logit(self, embeddings, logit):
         self.shapes["logit"] = tuple(logit.shape)
-        return self.weight * embeddings.sum(dim=(1, 2)).unsqueeze(-1)
+        return super().logit(embeddings, logit)
 
     def loss(self, seen, y_true):
         self.shapes["loss"] = tuple(y_true.shape)
-        return ((seen.final_logit - self.pull) ** 2).mean()
+        return super().loss(seen, y_true)
 
 
 @dataclass(frozen=True)
@@ -109,8 +102,8 @@ def cell(name: str, method: str, on: bool = True) -> Cell:
         UserError: the backbone offers nothing that the method could use.
     """
     case = case_of(find_backbone(name))
-    if method == "EveryTap":
-        found = Cell(case, enhance(case.cls, EveryTap if on else Idle), {})
+    if method == "AllTaps":
+        found = Cell(case, enhance(case.cls, NotedTaps if on else Idle), {})
     elif method == "LLaCTR":
         settings = {"lambda_fre": 0.1, "lambda_fie": 0.2} if on else {"lambda_fre": 0.0, "lambda_fie": 0.0}
         found = Cell(case, enhance(case.cls, find_method(method).model_cls), settings | _field_vectors(case))
