@@ -40,7 +40,9 @@ def _only_what_works(backbone, request):
 @every_method
 def test_off_it_leaves_weights_and_training_bit_identical(backbone, method):
     off = cell(backbone, method, on=False)
-    plain, idle, steps = off.plain(), off.build(), off.batches()
+    plain, random_numbers = off.plain(), torch.get_rng_state()
+    idle, steps = off.build(), off.batches()
+    assert torch.equal(torch.get_rng_state(), random_numbers)
     assert_equal_states(plain.state_dict(), idle.backbone_state_dict())
     assert train(plain, steps) == train(idle, steps)
     assert_equal_states(plain.state_dict(), idle.backbone_state_dict())
