@@ -16,11 +16,11 @@ from pathlib import Path
 
 from fuxictr_llm.errors import UserError
 
-COLUMNS = ("backbone", "without", "embeddings", "logits", "R", "LLaCTR", "ELEC")
+COLUMNS = ("backbone", "without", "embeddings", "T", "R", "LLaCTR", "ELEC")
 METHODS = ("LLaCTR", "ELEC")
 LEGEND = (
     "On tiny data and small models. without: types of features that the class itself cannot take; embeddings: of how "
-    "many fields they are seen, and their width; logits: one a task; R: width of the representation in front of the "
+    "many fields they are seen, and their width; T: tasks; R: width of the representation in front of the "
     "logit, of several layers side by side; in brackets, where there is none: of the field embeddings in its place."
 )
 
@@ -33,7 +33,7 @@ class Row:
         backbone: its name.
         without: types of features that the class cannot take.
         embeddings: how many of its fields' embeddings are seen, and D.
-        logits: T, or how the model makes its predictions where it hides the logit.
+        T: how many logits; and how the model makes its predictions where it hides them.
         R: the parts of the representation; in brackets, where the field embeddings take its place.
         LLaCTR, ELEC: `works`, `works without ...`, or why not.
     """
@@ -41,7 +41,7 @@ class Row:
     backbone: str
     without: str = ""
     embeddings: str = ""
-    logits: str = ""
+    T: str = ""
     R: str = ""
     LLaCTR: str = ""
     ELEC: str = ""
