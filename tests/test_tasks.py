@@ -83,6 +83,16 @@ def test_a_run_learns_measures_and_serves_both_tasks(two_labels, changes):
     assert f"    buy    AUC: {test['buy_AUC']:.6f} - logloss: {test['buy_logloss']:.6f}\n" in log
 
 
+@pytest.mark.parametrize("method", ["LLaCTR", "ELEC"])
+def test_both_tasks_are_served_as_a_method_left_them(two_labels, tiny_settings, llm, method):
+    settings = tiny_settings if method == "LLaCTR" else {**llm, "h_hidden": 8, "h_dim": 4}
+    result = run(two_labels, f"MMoE_{method}_shop", epochs=1, **settings)
+    predicted = result.model.predict(make_loaders(result.run.feature_map, result.run.params, "test"))
+    check_served(result, np.stack([predicted[label] for label in BOTH], axis=1), BOTH)
+    for network in result.record["networks"].values():
+        assert {f"{label}_AUC" for label in BOTH} <= network["metrics"]["test"].keys()
+
+
 def test_a_model_with_one_task_learns_the_first_label_and_says_so(two_labels):
     result = run(two_labels, "DeepFM_shop")
     log = Path(f"checkpoints/shop/{result.record['model_id']}.log").read_text()
