@@ -10,6 +10,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
+from fuxictr_llm.batches import LongBatch
 from fuxictr_llm.config import NO_IDENTITY
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.errors import UserError
@@ -26,7 +27,7 @@ PLACES = ("model_root", "data_root", "train_data", "valid_data", "test_data", "r
 # Raise it when the same settings would give other weights.
 VERSION = 1
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Tensor] | LongBatch
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,17 @@ class Seeing:
 
     Args:
         loader: one of FuxiCTR's form.
-        change: batch -> what stands in its place.
+        change: batch -> what stands in its place; None leaves it as it is.
         keep: batch -> which of its rows are left, bool `[B]`; None leaves all. FuxiCTR counts on as many batches as
             the loader says, so the batch before stands in for one of which nothing is left.
     """
 
-    def __init__(self, loader: Any, change: Callable[[Batch], Batch], keep: Callable[[Batch], Tensor] | None = None):
+    def __init__(
+        self,
+        loader: Any,
+        change: Callable[[Batch], Batch] | None = None,
+        keep: Callable[[Batch], Tensor] | None = None,
+    ):
         self.loader, self.change, self.keep = loader, change, keep
         self.num_samples, self.num_blocks = loader.num_samples, loader.num_blocks
 
@@ -70,7 +76,7 @@ class Seeing:
                 if batch is None:
                     raise UserError(f"nothing is left of the first batch of {len(kept)} rows; give a larger batch_size")
                 last = batch
-            yield self.change(batch)
+            yield batch if self.change is None else self.change(batch)
 
 
 def find_or_train(
@@ -78,7 +84,7 @@ def find_or_train(
     name: str,
     build: Callable[[], BaseModel],
     made_from: Mapping[str, Any],
-    change: Callable[[Batch], Batch] = dict,
+    change: Callable[[Batch], Batch] | None = None,
     keep: Callable[[Batch], Tensor] | None = None,
     slices: FrequencySlices | None = None,
     leave_out: Iterable[str] = (),
@@ -90,7 +96,7 @@ def find_or_train(
         name: what the network is, in words.
         build: makes it with fresh weights, and seeds everything first.
         made_from: what decides about it besides the run's settings and data.
-        change: what its batches are, given those of the run's loaders.
+        change: what its batches are, given those of the run's loaders; None: the same.
         keep: which rows of a train batch it is trained on; None: all.
         slices: of the test split, on which it is measured too.
         leave_out: settings of the run that do not matter for it.
@@ -137,7 +143,7 @@ def _train(
     run: Any,
     model: BaseModel,
     identity: Mapping[str, Any],
-    seen: tuple[Callable[[Batch], Batch], Callable[[Batch], Tensor] | None],
+    seen: tuple[Callable[[Batch], Batch] | None, Callable[[Batch], Tensor] | None],
     slices: FrequencySlices | None,
 ) -> tuple[Path, dict[str, Any]]:
     (change, keep), params = seen, run.params
@@ -155,7 +161,7 @@ def measure(
     run: Any,
     model: BaseModel,
     valid_rows: Any,
-    change: Callable[[Batch], Batch] = dict,
+    change: Callable[[Batch], Batch] | None = None,
     slices: FrequencySlices | None = None,
 ) -> dict[str, Any]:
     """Metrics of a trained network on valid and test, and on test by slices: comparable with the run's own."""

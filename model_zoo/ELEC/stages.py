@@ -69,7 +69,7 @@ def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
         name,
         make,
         made_from,
-        change=row_vectors or dict,
+        change=row_vectors,
         slices=FrequencySlices.of(run),
         leave_out=ELECConfig.__dataclass_fields__,
     )
