@@ -10,7 +10,7 @@ from fuxictr_llm import export_run, load_model
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.experiment import run_experiment
+from fuxictr_llm.experiment import prepare_run, run_experiment
 from fuxictr_llm.files import read_json
 from support import edit
 
@@ -85,8 +85,10 @@ def test_a_run_learns_measures_and_serves_both_tasks(two_labels, changes):
 
 @pytest.mark.parametrize("method", ["LLaCTR", "ELEC"])
 def test_both_tasks_are_served_as_a_method_left_them(two_labels, tiny_settings, llm, method):
-    settings = tiny_settings if method == "LLaCTR" else {**llm, "h_hidden": 8, "h_dim": 4}
-    result = run(two_labels, f"MMoE_{method}_shop", epochs=1, **settings)
+    settings = {"epochs": 1, **(tiny_settings if method == "LLaCTR" else {**llm, "h_hidden": 8, "h_dim": 4})}
+    if method == "ELEC":  # whose text head has one task and is another network
+        prepare_run(load_experiment("DeepFM_ELEC_shop", two_labels, overrides=settings), "unused")
+    result = run(two_labels, f"MMoE_{method}_shop", **settings)
     predicted = result.model.predict(make_loaders(result.run.feature_map, result.run.params, "test"))
     check_served(result, np.stack([predicted[label] for label in BOTH], axis=1), BOTH)
     for network in result.record["networks"].values():
