@@ -10,7 +10,6 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
-from fuxictr_llm.batches import LongBatch
 from fuxictr_llm.config import NO_IDENTITY
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.errors import UserError
@@ -27,7 +26,7 @@ PLACES = ("model_root", "data_root", "train_data", "valid_data", "test_data", "r
 # Raise it when the same settings would give other weights.
 VERSION = 1
 
-Batch = dict[str, Tensor] | LongBatch
+Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -50,17 +49,12 @@ class Seeing:
 
     Args:
         loader: one of FuxiCTR's form.
-        change: batch -> what stands in its place; None leaves it as it is.
+        change: batch -> what stands in its place.
         keep: batch -> which of its rows are left, bool `[B]`; None leaves all. FuxiCTR counts on as many batches as
             the loader says, so the batch before stands in for one of which nothing is left.
     """
 
-    def __init__(
-        self,
-        loader: Any,
-        change: Callable[[Batch], Batch] | None = None,
-        keep: Callable[[Batch], Tensor] | None = None,
-    ):
+    def __init__(self, loader: Any, change: Callable[[Batch], Batch], keep: Callable[[Batch], Tensor] | None = None):
         self.loader, self.change, self.keep = loader, change, keep
         self.num_samples, self.num_blocks = loader.num_samples, loader.num_blocks
 
@@ -76,7 +70,7 @@ class Seeing:
                 if batch is None:
                     raise UserError(f"nothing is left of the first batch of {len(kept)} rows; give a larger batch_size")
                 last = batch
-            yield batch if self.change is None else self.change(batch)
+            yield self.change(batch)
 
 
 def find_or_train(
@@ -84,7 +78,7 @@ def find_or_train(
     name: str,
     build: Callable[[], BaseModel],
     made_from: Mapping[str, Any],
-    change: Callable[[Batch], Batch] | None = None,
+    change: Callable[[Batch], Batch] = dict,
     keep: Callable[[Batch], Tensor] | None = None,
     slices: FrequencySlices | None = None,
     leave_out: Iterable[str] = (),
@@ -96,7 +90,7 @@ def find_or_train(
         name: what the network is, in words.
         build: makes it with fresh weights, and seeds everything first.
         made_from: what decides about it besides the run's settings and data.
-        change: what its batches are, given those of the run's loaders; None: the same.
+        change: what its batches are, given those of the run's loaders.
         keep: which rows of a train batch it is trained on; None: all.
         slices: of the test split, on which it is measured too.
         leave_out: settings of the run that do not matter for it.
@@ -143,7 +137,7 @@ def _train(
     run: Any,
     model: BaseModel,
     identity: Mapping[str, Any],
-    seen: tuple[Callable[[Batch], Batch] | None, Callable[[Batch], Tensor] | None],
+    seen: tuple[Callable[[Batch], Batch], Callable[[Batch], Tensor] | None],
     slices: FrequencySlices | None,
 ) -> tuple[Path, dict[str, Any]]:
     (change, keep), params = seen, run.params
@@ -161,7 +155,7 @@ def measure(
     run: Any,
     model: BaseModel,
     valid_rows: Any,
-    change: Callable[[Batch], Batch] | None = None,
+    change: Callable[[Batch], Batch] = dict,
     slices: FrequencySlices | None = None,
 ) -> dict[str, Any]:
     """Metrics of a trained network on valid and test, and on test by slices: comparable with the run's own."""

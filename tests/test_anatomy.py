@@ -6,7 +6,8 @@ from fuxictr.pytorch.layers import FeatureEmbedding
 from fuxictr.pytorch.models import MultiTaskModel
 from torch import nn
 
-from fuxictr_llm.anatomy import find_anatomy, synthetic_long_batch
+from fuxictr_llm.anatomy import find_anatomy
+from fuxictr_llm.batches import synthetic_long_batch
 from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.registry import find_backbone
@@ -288,9 +289,20 @@ class Nothing(DNN):
         return self.mlp(self.embedding_layer(self.get_inputs(inputs), flatten_emb=True)).sigmoid()
 
 
+class Fails(DNN):
+    """Cannot take the columns."""
+
+    def forward(self, inputs):
+        return {"y_pred": self.mlp(inputs["price"]).sigmoid()}
+
+
 @pytest.mark.parametrize(
     "cls, message",
-    [(Scores, "its prediction is no probability; make it with"), (Nothing, "returns no dict with 'y_pred'")],
+    [
+        (Scores, "its prediction is no probability; make it with"),
+        (Nothing, "returns no dict with 'y_pred'"),
+        (Fails, "cannot be tapped: .* columns like those of data set 'small' .RuntimeError: "),
+    ],
 )
 def test_a_model_without_a_probability_says_so(cls, message):
     with pytest.raises(UserError, match=message):

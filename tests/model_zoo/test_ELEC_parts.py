@@ -206,8 +206,3 @@ def test_batches_of_which_nothing_is_left_are_stood_in_for():
     assert len(odd) == 3 and [batch["y"].tolist() for batch in odd] == [[10], [10], [30]]
     with pytest.raises(UserError, match="nothing is left of the first batch of 2 rows; give a larger batch_size"):
         next(iter(Seeing(Loader(rows[1:]), **seeing)))
-
-
-def test_batches_of_any_form_are_passed_on_as_they_are():
-    long_batch = {"x": torch.tensor([1])}, {"item": torch.tensor([1, 2])}, torch.ones(1, 1)
-    assert [batch is long_batch for batch in Seeing(Loader([long_batch]))] == [True]
