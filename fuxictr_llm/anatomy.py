@@ -133,7 +133,7 @@ def find_anatomy(
         named=module,
         named_width=width,
         candidates=_candidates(recorder),
-        missing=_missing(recorder, fields, towers, module, logits),
+        missing=_missing(recorder, fields, towers or module, all(made), logits),
     )
 
 
@@ -235,15 +235,17 @@ def _candidates(recorder: Recorder) -> Candidates:
 
 
 def _missing(
-    recorder: Recorder, fields: tuple[str, ...], towers: tuple[Tower, ...], named: str | None, logits: list[Tensor]
+    recorder: Recorder, fields: tuple[str, ...], representation: Any, shows_logit: bool, logits: list[Tensor]
 ) -> dict[str, str]:
     missing = {}
     if not fields and not recorder.embeddings:
         missing["embeddings"] = "it has no module that embeds fields; tap_embedding can name one of another kind"
     elif not fields:
         missing["embeddings"] = "its embeddings are one number a field, not vectors"
-    if not towers and named is None:
+    if not representation:
         reason = "no Linear of width 1 feeds the logit"
+        if not shows_logit:
+            reason = "its prediction is not what self.output_activation returned, so what feeds the logit is not seen"
         missing["representation"] = reason + ("; the field embeddings side by side are taken" if fields else "")
     if any(logit.numel() != len(logit) for logit in logits):
         missing["logit"] = "it is not one number a row"

@@ -110,6 +110,7 @@ def test_a_probability_of_the_models_own_is_turned_back_into_its_logit():
     )
     assert torch.allclose(difference, torch.tensor(0.7), atol=1e-4)
     idle, other = model_of(OwnSigmoid, Idle), build(OwnSigmoid, "DNN")
+    assert "is not what self.output_activation returned" in idle.enhancement.anatomy.missing["representation"]
     assert train(idle, [batch]) == train(other, [batch])
     train(model_of(OwnSigmoid, AllTaps), [batch])
 
