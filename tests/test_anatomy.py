@@ -1,4 +1,4 @@
-"""Where the taps sit on models of other forms: several tasks, means, own sigmoids, named modules, tuples, mixed widths."""
+"""Where the taps sit on models of other forms: several tasks, means, own sigmoids, named modules, mixed widths."""
 
 import pytest
 import torch
@@ -7,7 +7,6 @@ from fuxictr.pytorch.models import MultiTaskModel
 from torch import nn
 
 from fuxictr_llm.anatomy import find_anatomy
-from fuxictr_llm.batches import synthetic_long_batch
 from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.registry import find_backbone
@@ -205,35 +204,6 @@ def test_an_idle_method_leaves_a_multi_task_model_as_it_is():
     all_taps = two_tasks(enhance(TwoTasks, AllTaps))
     train(all_taps, steps)
     assert all_taps.enhancement.shapes["logit"] == (all_taps.enhancement.shapes["loss"][0], 2)
-
-
-class Long(DNN):
-    """Takes FuxiCTR's LongCTR tuples: history and target of all rows are embedded at once."""
-
-    def forward(self, inputs):
-        rows, items, mask = inputs
-        user = self.embedding_layer(self.get_inputs(rows))  # [B, 1, D]
-        places = self.embedding_layer(items).view(*mask.shape[:1], mask.shape[1] + 1, -1)
-        target, history = places[:, -1], (places[:, :-1] * mask.unsqueeze(-1)).sum(dim=1)
-        self.target = target.detach()
-        return {"y_pred": self.output_activation(self.mlp(torch.cat([user.flatten(1), target + history], dim=-1)))}
-
-    def get_labels(self, inputs):
-        return inputs[0]["click"].float().view(-1, 1)
-
-
-def test_tuples_show_each_rows_target_among_its_fields():
-    feature_map = small_feature_map("DNN")
-    for name in ("price", "tags", "image"):
-        del feature_map.features[name]
-    feature_map.features["item"]["source"] = "item"
-    feature_map.num_fields = feature_map.get_num_fields()
-    model = enhance(Long, AllTaps)(feature_map, **params("DNN"))
-    assert model.enhancement.anatomy.fields == ("user", "item")
-    batch = synthetic_long_batch(feature_map, rows=5)
-    train(model, [batch])
-    assert model.enhancement.shapes["embeddings"] == (5, 2, 4) and model.enhancement.shapes["loss"] == (5, 1)
-    assert torch.equal(model.watched(batch).embeddings[:, 1], model.target)
 
 
 @pytest.mark.parametrize(
