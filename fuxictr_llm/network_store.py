@@ -10,6 +10,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
+from fuxictr_llm.batches import with_columns
 from fuxictr_llm.config import NO_IDENTITY
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.errors import UserError
@@ -42,6 +43,11 @@ class Network:
     model: BaseModel
     facts: dict[str, Any]
     sha256: str
+
+
+def unchanged(batch: Batch) -> Batch:
+    """The batch as it is, of either form, in dicts of its own."""
+    return with_columns(batch, {})
 
 
 class Seeing:
@@ -78,7 +84,7 @@ def find_or_train(
     name: str,
     build: Callable[[], BaseModel],
     made_from: Mapping[str, Any],
-    change: Callable[[Batch], Batch] = dict,
+    change: Callable[[Batch], Batch] = unchanged,
     keep: Callable[[Batch], Tensor] | None = None,
     slices: FrequencySlices | None = None,
     leave_out: Iterable[str] = (),
@@ -155,7 +161,7 @@ def measure(
     run: Any,
     model: BaseModel,
     valid_rows: Any,
-    change: Callable[[Batch], Batch] = dict,
+    change: Callable[[Batch], Batch] = unchanged,
     slices: FrequencySlices | None = None,
 ) -> dict[str, Any]:
     """Metrics of a trained network on valid and test, and on test by slices: comparable with the run's own."""

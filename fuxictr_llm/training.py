@@ -74,8 +74,10 @@ def fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, An
     """Train until early stopping; the epoch whose weights were kept, which the model then has.
 
     Raises:
-        UserError: nothing would be kept, training diverged, or weights cannot be written.
+        UserError: the model cannot read the batches, nothing would be kept, training diverged, or weights cannot be
+            written.
     """
+    _check_form(model, valid_rows, params)
     steps = len(train_rows) * params["epochs"]
     if (params.get("eval_steps") or 0) > steps:
         raise UserError(
@@ -96,6 +98,21 @@ def fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, An
         rate = params["learning_rate"]
         raise UserError(f"training diverged: predictions are NaN; lower learning_rate (now {rate})") from error
     return best.epoch
+
+
+def _check_form(model: BaseModel, valid_rows: Any, params: Mapping[str, Any]) -> None:
+    """Whether the model reads batches of the data's form: tuples of long sequences, or columns."""
+    is_long, own = bool(params.get("user_info")), type(model).get_inputs is not BaseModel.get_inputs
+    if not (is_long or own):
+        return
+    try:
+        model.get_inputs(next(iter(valid_rows)))  # not of train: that would change the order of its rows
+    except Exception as error:  # each class fails in a way of its own
+        data = f"data set {params['dataset_id']!r}"
+        form = f"{data} has long sequences (user_info), which LongCTR models take, such as LongCTR/DIN of --zoo DIR"
+        form = form if is_long else f"a LongCTR model takes a data set with user_info and item_info, not {data}"
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        raise UserError(f"{params['model']} cannot read the batches ({reason}); {form}") from error
 
 
 class _BestEpoch:
