@@ -13,37 +13,30 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.anatomy import find_anatomy
-from fuxictr_llm.batches import rows_of
+from fuxictr_llm.batches import columns_of, only_columns, rows_of
 from fuxictr_llm.data.tiny import TinyCase, active_regularization, tiny_case, train
 from fuxictr_llm.data.tiny_columns import EMBEDDING_DIM
 from fuxictr_llm.distillation import Teacher, distilled
-from fuxictr_llm.enhancement import Enhancement, enhance
+from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.model_zoo.ELEC.gain import gain_class
 from fuxictr_llm.model_zoo.ELEC.head import VECTOR
+from fuxictr_llm.probes import AllTaps, Idle
 from fuxictr_llm.registry import find_backbone, find_method
 from fuxictr_llm.semantics.vector_file import write_field_vectors
-from support import Idle
 
 # Each of them switched off is an idle method.
-METHODS = ("EveryTap", "LLaCTR", "LLMEmb", "ELEC")
+METHODS = ("AllTaps", "LLaCTR", "LLMEmb", "ELEC")
 # Files of vectors; a cell's models are built in many tests, each of which has a folder of its own.
 _folder = tempfile.TemporaryDirectory()
 
 
-class EveryTap(Enhancement):
-    """Uses every tap that the backbone offers, with a parameter in each term, and notes the shapes that it was shown."""
+class NotedTaps(AllTaps):
+    """Uses every tap that the backbone offers, and notes the shapes of what it was shown."""
 
     def __init__(self, config, anatomy):
         super().__init__(config, anatomy)
-        width = sum(anatomy.widths)
-        self.shift = torch.nn.Parameter(torch.full((width,), 0.1)) if width else None
-        self.pull = torch.nn.Parameter(torch.tensor(0.1))
-        self.weight = torch.nn.Parameter(torch.tensor(0.3)) if anatomy.fields else None
         self.shapes = {}
-
-    def active_taps(self):
-        return super().active_taps() if self.anatomy.fields else frozenset({"inputs", "representation", "loss"})
 
     def inputs(self, inputs):
         self.shapes["inputs"] = rows_of(inputs)
@@ -53,15 +46,15 @@ class EveryTap(Enhancement):
 
     def representation(self, representation):
         self.shapes["representation"] = tuple(representation.shape)
-        return representation + self.shift
+        return super().representation(representation)
 
     def logit(self, embeddings, logit):
         self.shapes["logit"] = tuple(logit.shape)
-        return self.weight * embeddings.sum(dim=(1, 2)).unsqueeze(-1)
+        return super().logit(embeddings, logit)
 
     def loss(self, seen, y_true):
         self.shapes["loss"] = tuple(y_true.shape)
-        return ((seen.final_logit - self.pull) ** 2).mean()
+        return super().loss(seen, y_true)
 
 
 @dataclass(frozen=True)
@@ -78,14 +71,15 @@ class Cell:
     cls: type[BaseModel]
     settings: dict
 
-    def build(self, seed: int = 1) -> BaseModel:
-        model = self.case.build(self.cls, seed, **self.settings)
+    def build(self, seed: int = 1, **changes) -> BaseModel:
+        model = self.case.build(self.cls, seed, **self.settings, **changes)
         if hasattr(model.enhancement, "learn_from") and model.enhancement.active_taps():
             model.enhancement.learn_from(gain_teacher(self.case.cls))
         return model
 
-    def plain(self, seed: int = 1) -> BaseModel:
-        return self.case.build(seed=seed)
+    def plain(self, seed: int = 1, **changes) -> BaseModel:
+        # Of the same flat config: FuxiCTR's SIM has an alpha and a beta of its own.
+        return self.case.build(seed=seed, **self.settings, **changes)
 
     def batches(self) -> list:
         return self.case.batches(rows=80, batch_size=32)
@@ -108,8 +102,8 @@ def cell(name: str, method: str, on: bool = True) -> Cell:
         UserError: the backbone offers nothing that the method could use.
     """
     case = case_of(find_backbone(name))
-    if method == "EveryTap":
-        found = Cell(case, enhance(case.cls, EveryTap if on else Idle), {})
+    if method == "AllTaps":
+        found = Cell(case, enhance(case.cls, NotedTaps if on else Idle), {})
     elif method == "LLaCTR":
         settings = {"lambda_fre": 0.1, "lambda_fie": 0.2} if on else {"lambda_fre": 0.0, "lambda_fie": 0.0}
         found = Cell(case, enhance(case.cls, find_method(method).model_cls), settings | _field_vectors(case))
@@ -148,9 +142,9 @@ def gain_teacher(cls: type[BaseModel]) -> Teacher:
     """A gain network that has been trained an epoch; its vectors are made from the rows' groups."""
     case = case_of(cls)
     model = case.build(gain_class(cls, "top"), seed=5, inject="top", h_dim=3)
-    add = functools.partial(_with_vectors, columns=tuple(case.feature_map.features))
-    train(model, [add(dict(batch)) for batch in case.batches(rows=64, batch_size=32)])
-    return Teacher(model, add=add)
+    steps = case.batches(rows=64, batch_size=32)
+    train(model, [_with_vectors(only_columns(batch, columns_of(batch))) for batch in steps])
+    return Teacher(model, add=_with_vectors)
 
 
 def predictions(model: BaseModel, steps: list) -> torch.Tensor:
@@ -174,9 +168,12 @@ def _outputs(returned: Mapping, labels: list[str]) -> torch.Tensor:
     return returned["y_pred"] if single else torch.cat([returned[f"{label}_pred"] for label in labels], dim=-1)
 
 
-def _with_vectors(batch: dict, columns: tuple[str, ...]) -> dict:
-    numbers = next(batch[name] for name in columns if batch[name].dim() == 1 and not batch[name].is_floating_point())
-    batch[VECTOR] = torch.sin(numbers.view(-1, 1) * torch.arange(1.0, 4.0))
+def _with_vectors(batch):
+    """A vector a row, made from one of its columns of ids."""
+    columns = columns_of(batch).values()
+    ids = next(column for column in columns if column.dim() == 1 and not column.is_floating_point())
+    rows = batch if isinstance(batch, Mapping) else batch[0]
+    rows[VECTOR] = torch.sin(ids.view(-1, 1) * torch.arange(1.0, 4.0))
     return batch
 
 
@@ -185,7 +182,7 @@ def _teacher_width(case: TinyCase, on: bool) -> dict:
 
 
 def _field_vectors(case: TinyCase) -> dict:
-    path = Path(_folder.name) / f"{case.cls.__name__}.safetensors"
+    path = Path(_folder.name) / f"{case.cls.__module__}.{case.cls.__name__}.safetensors"
     fields = find_anatomy(case.build()).fields
     if not fields:
         return {"field_vectors": "none"}

@@ -1,6 +1,5 @@
-"""The five invariants that `fuxictr_llm/enhancement.py` states, over every backbone."""
+"""What an enhanced class does besides its invariants, which tests/test_matrix.py checks over every backbone."""
 
-import copy
 import pickle
 
 import pytest
@@ -10,61 +9,9 @@ from torch.utils.hooks import RemovableHandle
 from fuxictr_llm.anatomy import find_anatomy
 from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.registry import find_backbone
-from support import BACKBONES, AllTaps, Idle, batches, build, enhanced, predictions, train
-
-every_backbone = pytest.mark.parametrize("name", BACKBONES)
-
-
-@every_backbone
-def test_an_idle_method_leaves_weights_and_training_bit_identical(name):
-    plain, idle = build(name, name), enhanced(name, Idle)
-    for key, value in plain.state_dict().items():
-        assert torch.equal(value, idle.state_dict()[key]), key
-    steps = batches(name)
-    assert train(plain, steps) == train(idle, steps)
-    for key, value in plain.state_dict().items():
-        assert torch.equal(value, idle.state_dict()[key]), key
-    assert all(parameter.grad is None for parameter in idle.enhancement.parameters())
-    assert torch.equal(predictions(plain, steps), predictions(idle, steps))
-
-
-@every_backbone
-def test_every_parameter_of_an_active_method_is_optimized_and_moves(name):
-    model = enhanced(name)
-    before = {key: value.clone() for key, value in model.enhancement.named_parameters()}
-    train(model, batches(name, 1))
-    for key, value in model.enhancement.named_parameters():
-        assert value.grad is not None and value.grad.abs().sum() > 0, key
-        assert not torch.equal(value, before[key]), key
-
-
-@every_backbone
-def test_the_backbone_part_loads_strictly_into_the_plain_backbone(name):
-    model, plain = enhanced(name), build(name, name, seed=5)
-    train(model, batches(name, 1))
-    plain.load_state_dict(model.backbone_state_dict(), strict=True)
-    for key, value in plain.state_dict().items():
-        assert torch.equal(value, model.state_dict()[key]), key
-
-
-@every_backbone
-@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
-def test_copies_are_equal_trainable_and_independent(name, duplicate):
-    model, steps = enhanced(name), batches(name)
-    train(model, steps)
-    twin = duplicate(model)
-    assert type(twin) is type(model)
-    assert torch.equal(predictions(model, steps), predictions(twin, steps))
-    before = predictions(model, steps)
-    with torch.no_grad():
-        twin.enhancement.weight.add_(5.0)
-    assert torch.equal(predictions(model, steps), before)
-    assert not torch.equal(predictions(twin, steps), before)
-    shapes = dict(model.enhancement.shapes)
-    model.enhancement.shapes.clear()
-    train(twin, steps)
-    assert model.enhancement.shapes == {} and twin.enhancement.shapes == shapes
+from fuxictr_llm.registry import find_backbone, find_method
+from fuxictr_llm.semantics.vector_file import write_field_vectors
+from support import AllTaps, Idle, batches, build, enhanced, predictions, small_feature_map, train
 
 
 def test_hooks_of_others_do_not_displace_those_of_an_unpickled_model(monkeypatch):
@@ -76,23 +23,6 @@ def test_hooks_of_others_do_not_displace_those_of_an_unpickled_model(monkeypatch
         again.output_activation.register_forward_pre_hook(lambda *_: None)
         again.embedding_layer.embedding_layer.register_forward_hook(lambda *_: None)
     assert torch.equal(predictions(again, steps), expected)
-
-
-@every_backbone
-def test_states_are_saved_and_loaded(name, tmp_path):
-    model, other, steps = enhanced(name), enhanced(name, seed=9), batches(name)
-    train(model, steps)
-    model.save_weights(tmp_path / "a.model")
-    other.load_weights(tmp_path / "a.model")
-    assert torch.equal(predictions(model, steps), predictions(other, steps))
-
-
-@every_backbone
-def test_the_loss_tap_is_silent_at_inference(name):
-    model, steps = enhanced(name), batches(name, 1)
-    predictions(model, steps)
-    assert "loss" not in model.enhancement.shapes
-    assert "seen" not in model.forward(steps[0])
 
 
 def test_fuxictrs_fit_tells_the_epoch_and_when_weights_are_kept(tmp_path):
@@ -110,17 +40,26 @@ def test_fuxictrs_fit_tells_the_epoch_and_when_weights_are_kept(tmp_path):
     assert told == [0, "kept", 1, 2]
 
 
-@every_backbone
-def test_forward_compiles_without_graph_breaks(name):
-    for model in (enhanced(name), enhanced(name, Idle)):
-        torch.compiler.reset()
-        batch = batches(name, 1)[0]
-        model.eval()
-        with torch.no_grad():
-            compiled = torch.compile(model.forward, backend="eager", fullgraph=True)(batch)["y_pred"]
-            assert torch.equal(compiled, model.forward(batch)["y_pred"])
-        model.train()
-        torch.compile(model.forward, backend="eager", fullgraph=True)(batch)
+@pytest.mark.parametrize("method", [None, "LLaCTR", "ELEC"])
+@pytest.mark.parametrize("name", ["DeepFM", "DCNv2", "FinalMLP"])
+def test_forward_compiles_without_graph_breaks(name, method):
+    model, batch = model_with(name, method), batches(name, 1)[0]
+    compiled = torch.compile(model.forward, backend="eager", fullgraph=True)
+    torch.compiler.reset()
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(compiled(batch)["y_pred"], model.forward(batch)["y_pred"])
+    model.train()
+    assert ("seen" in compiled(batch)) == (method is not None)
+
+
+def model_with(name, method):
+    if method is None:
+        return build(name, name)
+    fields = [field for field, spec in small_feature_map(name).features.items() if spec["type"] != "meta"]
+    write_field_vectors("vectors.safetensors", torch.randn(len(fields), 9), fields)
+    cls = enhance(find_backbone(name), find_method(method).model_cls)
+    return build(cls, name, field_vectors="vectors.safetensors")
 
 
 def test_the_added_loss_counts_in_training_only():

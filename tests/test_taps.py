@@ -5,28 +5,9 @@ import torch
 
 from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.registry import find_backbone
-from support import BACKBONES, WITH_LINEAR_LAYER, AllTaps, Idle, batches, build, enhanced, predictions, train
-
-TOWERS = {"DCNv2": 1, "DNN": 1, "DeepFM": 1, "FM": 0, "FinalMLP": 2, "FmFM": 0, "FwFM": 2, "WuKong": 1}
+from support import BACKBONES, AllTaps, Idle, batches, build, enhanced, predictions, train
 
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
-
-
-@every_backbone
-def test_taps_see_the_declared_shapes(name):
-    model, steps = enhanced(name), batches(name, 1)
-    train(model, steps)
-    rows, shapes, anatomy = len(steps[0]["click"]), model.enhancement.shapes, model.enhancement.anatomy
-    assert anatomy.fields == ("user", "item", "price", "tags", "image")[: len(anatomy.fields)]
-    assert len(anatomy.fields) == (4 if name in WITH_LINEAR_LAYER else 5)
-    assert len(anatomy.towers) == TOWERS[name]
-    assert shapes["embeddings"] == (rows, len(anatomy.fields), 4)
-    assert shapes["inputs"] == (rows,)
-    assert shapes["logit"] == shapes["loss"] == (rows, 1)
-    if anatomy.towers:
-        assert shapes["representation"] == (rows, sum(anatomy.widths))
-    else:
-        assert "representation" not in shapes
 
 
 @pytest.mark.parametrize("taps, shown", [(("loss",), 0), ((), 0), (("loss", "logit"), 1)])

@@ -63,12 +63,12 @@ class Distilled(Enhancement):
                 f"the student {self.anatomy.backbone} {', '.join(self.anatomy.tasks)}"
             )
         if self.config.beta > 0:
-            without = [name for name, width in self._widths(teacher) if not width]
-            if without:
-                logging.warning("beta %s has no effect: %s has no representation", self.config.beta, without[0])
+            problem = self._without_representation(teacher)
+            if problem:
+                logging.warning("beta %s has no effect: %s", self.config.beta, problem)
             else:
                 self._check_widths(teacher)
-            self.compares_representations = not without
+            self.compares_representations = problem is None
         self.teacher = teacher
 
     def active_taps(self) -> frozenset[str]:
@@ -136,6 +136,18 @@ class Distilled(Enhancement):
     def _widths(self, teacher: Teacher) -> list[tuple[str, int]]:
         """Name and width of the student's representation and of the teacher's."""
         return [(self.anatomy.backbone, self.anatomy.representation_width), (teacher.name, teacher.width)]
+
+    def _without_representation(self, teacher: Teacher) -> str | None:
+        """What of the two has no representation that the other's can be compared with; None where both have."""
+        anatomies = [(self.anatomy.backbone, self.anatomy), (teacher.name, teacher.anatomy)]
+        none = [name for name, width in self._widths(teacher) if not width]
+        embeddings = [name for name, anatomy in anatomies if not anatomy.widths]
+        if none:
+            return f"{none[0]} has no representation"
+        if len(embeddings) == 1 and self.hint is None:
+            way_out = "representation_loss: hint compares its embeddings"
+            return f"{embeddings[0]} has no representation in front of its logit; {way_out}"
+        return None
 
     def _check_widths(self, teacher: Teacher) -> None:
         (student, own), (name, width) = self._widths(teacher)

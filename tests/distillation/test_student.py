@@ -150,6 +150,18 @@ def test_a_model_without_a_representation_is_named_once(teaching, learning, teac
     assert student.enhancement.active_taps() == frozenset()
 
 
+@pytest.mark.parametrize("teaching, learning", [("FM", "DeepFM"), ("DeepFM", "FM")])
+def test_embeddings_are_compared_with_a_representation_only_through_a_hint(
+    teaching, learning, teacher_of, student_of, caplog
+):
+    student = student_of(learning, teacher_of(teaching))
+    assert not student.enhancement.compares_representations
+    assert "beta 1.0 has no effect: FM has no representation in front of its logit" in caplog.text
+    teacher = teacher_of(teaching)
+    assert student_of(learning, teacher, **settings(teacher)).enhancement.compares_representations
+    assert student_of("FM", teacher_of("FM")).enhancement.compares_representations
+
+
 def test_a_student_compiles_and_is_no_teacher_of_itself(teacher_of, student_of):
     student, (batch,) = student_of("DCNv2", teacher_of("DCNv2")), batches("DCNv2", 1)
     torch.compiler.reset()
