@@ -45,6 +45,25 @@ def test_a_checkouts_model_runs_and_is_exported_and_served_with_a_checkout(run, 
         load_model("served")
 
 
+def test_a_run_is_exported_with_the_class_that_it_was_trained_with(run, monkeypatch, caplog):
+    file = Path("fx/model_zoo/DNN/DNN_torch/src/DNN.py")
+    keys = "hidden_activations=None, net_dropout=0, batch_norm=False"  # which ours has too
+    edit(file, "hidden_units=[8],", f"hidden_units=[8], {keys},")
+    run("DNN_shop", "--zoo", "fx", "--set", "hidden_units=[8]")
+    file.write_text(file.read_text() + "# changed\n")
+    assert read_json(export_run("checkpoints/shop", "served") / "config.json")["backbone"]["kind"] == "checkout"
+    assert "the file of DNN has changed since the model was trained" in caplog.text
+    monkeypatch.setenv("FUXICTR_ZOO", "")
+    with pytest.raises(UserError, match="holds a DNN of a FuxiCTR checkout; set FUXICTR_ZOO to one"):
+        export_run("checkpoints/shop", "served")
+
+
+def test_a_run_of_our_own_model_is_exported_with_it_whatever_the_checkout_has(run, monkeypatch):
+    run("DNN_shop", "--set", "hidden_units=[8]")
+    monkeypatch.setenv("FUXICTR_ZOO", "fx")
+    assert read_json(export_run("checkpoints/shop", "served") / "config.json")["backbone"]["kind"] == "fuxictr-llm"
+
+
 def test_an_export_of_our_own_model_is_served_by_ours_whatever_the_checkout_has(run, monkeypatch):
     run("DNN_shop", "--set", "hidden_units=[8]")
     export_run("checkpoints/shop", "served")
