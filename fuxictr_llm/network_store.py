@@ -15,6 +15,8 @@ from fuxictr_llm.config import NO_IDENTITY
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import OTHER_CACHE, cache_dir, writable_dir
+from fuxictr_llm.origins import identity_of, origin_of
+from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.run_record import describe_data, versions
 from fuxictr_llm.semantics import store
 from fuxictr_llm.slices import FrequencySlices
@@ -104,9 +106,13 @@ def find_or_train(
     Raises:
         UserError: as training.
     """
+    params = _settings(run.params, leave_out)
+    # A file of anyone's, or a checkout's, can change under the same settings.
+    origin = identity_of(origin_of(find_backbone(params["model"])).record()) if "model" in params else {}
     identity = {
         "network": name,
-        "params": _settings(run.params, leave_out),
+        "params": params,
+        **origin,
         "data": describe_data(run.params, run.data_dir)["sha256"],
         "columns": run.feature_map.features,
         "device": "gpu" if run.params["gpu"] >= 0 else "cpu",
