@@ -70,6 +70,7 @@ def test_the_checkouts_class_wins_over_ours_only_while_it_is_given(zoo, monkeypa
         ("Twin", "backbone 'Twin' is ambiguous in .*; name one of PNN/Twin, QNN/Twin"),
         ("SAM", "two classes have the name 'SAM': .*a/SAM.py', .*b/SAM.py'; name one as FILE.py:SAM"),
         ("Broken", "backbone 'Broken' cannot be loaded: file .*Broken.py', line 1"),
+        ("Deep", "backbone 'Deep' cannot be loaded: file .*Deep.py' cannot be read"),
         ("Lost", "Lost.py' cannot be imported: ModuleNotFoundError.*no_such_module"),
         ("Fraud", "'Fake/Fraud' of .*Fraud.py' is not a subclass of fuxictr.pytorch.models.BaseModel"),
         ("LongCTR/DON", "unknown backbone 'LongCTR/DON'; did you mean 'LongCTR/DIN'"),
