@@ -28,13 +28,18 @@ class {name}(BaseModel):
 
 def test_a_class_that_is_lost_stops_no_other():
     names = ["fine", "crashes", "fails", "hangs", "well", "good"]
-    rows = {row.backbone: row.LLaCTR for row in look_at_all(names, jobs=2, timeout=4.0, look=look)}
+    rows = {row.backbone: row.LLaCTR for row in look_at_all(names, jobs=2, timeout=2.0, look=look)}
     assert rows == {
         **dict.fromkeys(["fine", "well", "good"], "works"),
         "crashes": "its process ended with exit code 3",
         "fails": "ValueError: of all things",
-        "hangs": "not done after 4 s",
+        "hangs": "not done after 2 s",
     }
+
+
+def test_the_start_of_a_process_is_not_counted(monkeypatch):
+    monkeypatch.setenv("SECONDS_TO_START", "1.5")
+    assert [row.LLaCTR for row in look_at_all(["fine"], jobs=1, timeout=1.0, look=look)] == ["works"]
 
 
 @pytest.fixture
@@ -65,6 +70,7 @@ def test_the_table_of_a_checkout_is_printed_and_written(zoo, tmp_path, capsys):
     [
         (["--zoo", "absent"], "error: --zoo"),
         (["--jobs", "0"], "error: --jobs 0 is less than 1"),
+        (["--timeout", "0"], "error: --timeout 0.0 is not more than 0"),
         (["--to", "absent/table.md"], "error: --to 'absent/table.md': there is no folder 'absent'"),
     ],
 )

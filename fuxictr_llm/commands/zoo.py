@@ -25,6 +25,8 @@ def zoo(args: argparse.Namespace) -> None:
     jobs = min(8, _cores()) if args.jobs is None else args.jobs
     if jobs < 1:
         raise UserError(f"--jobs {args.jobs} is less than 1")
+    if not args.timeout > 0:
+        raise UserError(f"--timeout {args.timeout} is not more than 0")
     if args.to and not args.to.parent.is_dir():
         raise UserError(f"--to {str(args.to)!r}: there is no folder {str(args.to.parent)!r}")
     from rich.console import Console
