@@ -9,7 +9,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
@@ -57,6 +57,10 @@ class Row:
     def with_notes(self) -> list[str]:
         """The methods with which it works in part or not at all."""
         return [method for method in METHODS if getattr(self, method) != "works"]
+
+    def without_path(self, path: str) -> "Row":
+        """The row whose reasons do not have the path: they are read elsewhere."""
+        return replace(self, **{method: getattr(self, method).replace(path, "") for method in METHODS})
 
     def works_with(self, method: str) -> bool:
         """Whether it trains with the method, or a part of it."""

@@ -50,6 +50,7 @@ def zoo(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True)
         file.write_text(MODEL.format(name=name, output=output))
     (folder / "Bad" / "src" / "Worse.py").write_text("class Worse(BaseModel:\n")
+    (folder / "Bad" / "src" / "Lost.py").write_text("import no_such_module\n" + MODEL.format(name="Lost", output=""))
     monkeypatch.setenv(VARIABLE, "")  # what the command sets is taken back
     monkeypatch.setattr(support_table, "look_at_all", lambda names, *_: map(look_at, names))
     return folder
@@ -59,9 +60,10 @@ def test_the_table_of_a_checkout_is_printed_and_written(zoo, tmp_path, capsys):
     assert main(["zoo", "--zoo", str(zoo), "--to", "table.md"]) == 0
     printed, written = capsys.readouterr().out, (tmp_path / "table.md").read_text()
     for text in (written, " ".join(printed.split())):
-        assert "Of 3 classes train 1 with LLaCTR and 1 with ELEC" in text and "fuxictr 2." in text
+        assert "Of 4 classes train 1 with LLaCTR and 1 with ELEC" in text and "fuxictr 2." in text
         assert "Bad with LLaCTR and ELEC: Bad cannot be tapped: its forward returns no 'y_pred'" in text
     assert "| Good |  | 10/10, D 4 | 1 | 6 | works | works |" in written
+    assert "Lost with LLaCTR and ELEC: file 'Bad/src/Lost.py' cannot be imported" in written
     assert "| Worse.py |  |  |  |  | no | no |" in written and str(tmp_path) not in written
 
 
