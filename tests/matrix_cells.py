@@ -13,7 +13,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.anatomy import find_anatomy
-from fuxictr_llm.batches import columns_of, only_columns, rows_of
+from fuxictr_llm.batches import columns_of, only_columns
 from fuxictr_llm.data.tiny import TinyCase, active_regularization, tiny_case, train
 from fuxictr_llm.data.tiny_columns import EMBEDDING_DIM
 from fuxictr_llm.distillation import Teacher, distilled
@@ -21,40 +21,14 @@ from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.model_zoo.ELEC.gain import gain_class
 from fuxictr_llm.model_zoo.ELEC.head import VECTOR
-from fuxictr_llm.probes import AllTaps, Idle
 from fuxictr_llm.registry import find_backbone, find_method
 from fuxictr_llm.semantics.vector_file import write_field_vectors
+from support import AllTaps, Idle
 
 # Each of them switched off is an idle method.
 METHODS = ("AllTaps", "LLaCTR", "LLMEmb", "ELEC")
 # Files of vectors; a cell's models are built in many tests, each of which has a folder of its own.
 _folder = tempfile.TemporaryDirectory()
-
-
-class NotedTaps(AllTaps):
-    """Uses every tap that the backbone offers, and notes the shapes of what it was shown."""
-
-    def __init__(self, config, anatomy):
-        super().__init__(config, anatomy)
-        self.shapes = {}
-
-    def inputs(self, inputs):
-        self.shapes["inputs"] = rows_of(inputs)
-
-    def embeddings(self, embeddings):
-        self.shapes["embeddings"] = tuple(embeddings.shape)
-
-    def representation(self, representation):
-        self.shapes["representation"] = tuple(representation.shape)
-        return super().representation(representation)
-
-    def logit(self, embeddings, logit):
-        self.shapes["logit"] = tuple(logit.shape)
-        return super().logit(embeddings, logit)
-
-    def loss(self, seen, y_true):
-        self.shapes["loss"] = tuple(y_true.shape)
-        return super().loss(seen, y_true)
 
 
 @dataclass(frozen=True)
@@ -103,7 +77,7 @@ def cell(name: str, method: str, on: bool = True) -> Cell:
     """
     case = case_of(find_backbone(name))
     if method == "AllTaps":
-        found = Cell(case, enhance(case.cls, NotedTaps if on else Idle), {})
+        found = Cell(case, enhance(case.cls, AllTaps if on else Idle), {})
     elif method == "LLaCTR":
         settings = {"lambda_fre": 0.1, "lambda_fie": 0.2} if on else {"lambda_fre": 0.0, "lambda_fie": 0.0}
         found = Cell(case, enhance(case.cls, find_method(method).model_cls), settings | _field_vectors(case))

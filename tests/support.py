@@ -8,12 +8,14 @@ import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.torch_utils import seed_everything
 
+from fuxictr_llm import probes
 from fuxictr_llm.anatomy import synthetic_batch
-from fuxictr_llm.batches import columns_of
+from fuxictr_llm.batches import rows_of
 from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.exporting import export_run
 from fuxictr_llm.feature_maps import describe_feature_map
 from fuxictr_llm.files import read_json, write_json
+from fuxictr_llm.probes import Idle as Idle
 from fuxictr_llm.registry import find_backbone, find_method
 from fuxictr_llm.semantics.catalog import FieldCatalog, FieldEntry
 from fuxictr_llm.semantics.vector_file import write_field_vectors
@@ -124,45 +126,30 @@ def train(model: torch.nn.Module, steps: list[dict[str, torch.Tensor]], seed: in
     return [model.train_step(batch).item() for batch in steps]
 
 
-class Idle(Enhancement):
-    """Has parameters and taps, all switched off."""
+class AllTaps(probes.AllTaps):
+    """Uses every tap that the backbone offers, and notes the shapes of what it was shown."""
 
     def __init__(self, config, anatomy):
         super().__init__(config, anatomy)
-        self.layer = torch.nn.Linear(3, 3)
-
-    def active_taps(self):
-        return frozenset()
-
-
-class AllTaps(Enhancement):
-    """Uses all taps with a parameter in each returned term."""
-
-    def __init__(self, config, anatomy):
-        super().__init__(config, anatomy)
-        width = sum(anatomy.widths)
-        self.shift = torch.nn.Parameter(torch.full((width,), 0.1)) if width else None
-        self.pull = torch.nn.Parameter(torch.full((anatomy.embedding_dim,), 0.1))
-        self.weight = torch.nn.Parameter(torch.tensor(0.3))
         self.shapes = {}
 
     def inputs(self, inputs):
-        self.shapes["inputs"] = tuple(columns_of(inputs)["click"].shape)
+        self.shapes["inputs"] = rows_of(inputs)
 
     def embeddings(self, embeddings):
         self.shapes["embeddings"] = tuple(embeddings.shape)
 
     def representation(self, representation):
         self.shapes["representation"] = tuple(representation.shape)
-        return representation + self.shift
+        return super().representation(representation)
 
     def logit(self, embeddings, logit):
         self.shapes["logit"] = tuple(logit.shape)
-        return self.weight * embeddings.sum(dim=(1, 2)).unsqueeze(-1)
+        return super().logit(embeddings, logit)
 
     def loss(self, seen, y_true):
         self.shapes["loss"] = tuple(y_true.shape)
-        return ((seen.embeddings - self.pull) ** 2).mean()
+        return super().loss(seen, y_true)
 
 
 def enhanced(name: str, method: type[Enhancement] = AllTaps, **changes) -> torch.nn.Module:

@@ -80,7 +80,7 @@ def test_a_change_of_a_processors_base_class_is_noticed(tmp_path, monkeypatch):
         ("critoe", {}, "unknown feature_processor 'critoe'; did you mean 'criteo'"),
         ("no_such_module:Mine", {}, "feature_processor 'no_such_module:Mine': importing 'no_such_module' failed: Module"),
         ("broken_processors:Mine", {}, "importing 'broken_processors' failed: ModuleNotFoundError"),
-        ("my_processors:Shoutin", {}, "unknown class 'Shoutin' in module 'my_processors'; did you mean 'Shouting'"),
+        ("my_processors:Shoutin", {}, "unknown class 'Shoutin' in feature_processor 'my_processors:Shoutin'; did you mean 'Shouting'"),
         ("my_processors:Other", {}, "'my_processors:Other' is not a subclass of .*FeatureProcessor"),
         ("my_processors:Shouting", {"preprocess": "shuot"}, "unknown function 'shuot' in preprocess of column 'color'; did you mean 'shout'"),
         (None, {"preprocess": "copyfrom(city)"}, "unknown function 'copyfrom' .*did you mean 'copy_from'"),
