@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.python_files import import_file, is_of, syntax_error
 
 VARIABLE = "FUXICTR_ZOO"
@@ -144,8 +144,8 @@ def _open(folder: Path) -> Checkout:
             trees[file] = ast.parse(file.read_bytes(), filename=str(file))
         except SyntaxError as error:
             damaged[file] = str(syntax_error(error, file))
-        except (ValueError, OSError) as error:
-            damaged[file] = f"file {str(file)!r} cannot be read: {error}"
+        except (ValueError, OSError, RecursionError, MemoryError) as error:  # the last two of too deep an expression
+            damaged[file] = f"file {str(file)!r} cannot be read: {reason_of(error)}"
     models = tuple(_models(folder, trees))
     if not models and not damaged:
         raise UserError(f"--zoo {str(folder)!r} has no torch models; name a FuxiCTR checkout or its model_zoo")

@@ -89,10 +89,15 @@ def _named(entries: Mapping[str, Any], name: str, key: str) -> str:
     return _entry(entries, name).get(key) or name
 
 
+def _names_of(entries: Mapping[str, Any], key: str) -> set[str]:
+    """The names that entries give to anyone's classes: `MyNet: {model: my_net.py:MyNet, ...}`."""
+    return {name for name in entries if "dataset_id" not in _entry(entries, name) and key in _entry(entries, name)}
+
+
 def _parse(
     expid: str, models: Mapping[str, Any], methods: Mapping[str, Any], datasets: Mapping[str, Any]
 ) -> tuple[str, str | None, str]:
-    own = {name for name in models if "dataset_id" not in _entry(models, name) and "model" in _entry(models, name)}
+    own = _names_of(models, "model")
     # A registered backbone's name may have underscores of its own.
     named = [name for name in {*registry.backbone_names(), *own} if expid.startswith(f"{name}_")]
     backbone = max(named, key=len) if named else expid.partition("_")[0]
@@ -107,9 +112,9 @@ def _parse(
         raise unknown("data set", after, datasets, where)
     else:
         raise unknown("data set", rest, datasets, where)
-    registry.find_backbone(_named(models, backbone, "model"), where)
+    registry.find_backbone(_named(models, backbone, "model"), where, own)
     if method:
-        registry.find_method(_named(methods, method, "method"), where)
+        registry.find_method(_named(methods, method, "method"), where, _names_of(methods, "method"))
     return backbone, method, dataset_id
 
 

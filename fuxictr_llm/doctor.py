@@ -24,7 +24,7 @@ from torch import Tensor
 from fuxictr_llm.anatomy import Anatomy, find_anatomy, tap_keys
 from fuxictr_llm.batches import columns_of
 from fuxictr_llm.data.loader import make_loaders
-from fuxictr_llm.data.tiny import TinyCase, active_regularization, train
+from fuxictr_llm.data.tiny import TinyCase, active_regularization, reason_against, train
 from fuxictr_llm.distillation import Teacher, distilled
 from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError, reason_of
@@ -57,11 +57,18 @@ class RunCase(TinyCase):
 
     @classmethod
     def of(cls, run: Any, count: int = 3, batch_size: int = 256) -> "RunCase":
-        """Of a run whose data is built."""
+        """Of a run whose data is built.
+
+        Raises:
+            UserError: the class cannot be built or trained on it.
+        """
         params = {**run.params, "batch_size": min(batch_size, run.params["batch_size"]), "shuffle": False}
         train_rows, _ = make_loaders(run.feature_map, params, "train")
         backbone = find_backbone(params["model"])
-        return cls(backbone, run.feature_map, params, {}, steps=tuple(itertools.islice(train_rows, count)))
+        case = cls(backbone, run.feature_map, params, {}, steps=tuple(itertools.islice(train_rows, count)))
+        if reason := reason_against(case):
+            raise UserError(reason)
+        return case
 
     def batches(self, *_: Any, **__: Any) -> list[Any]:
         return list(self.steps)

@@ -22,7 +22,7 @@ from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.feature_maps import make_feature_map
 from fuxictr_llm.files import digest_of_file, explain_write_errors, read_json, replacing_dir, writable_dir, write_json
 from fuxictr_llm.keys import ModelKeys
-from fuxictr_llm.origins import origin_of
+from fuxictr_llm.origins import find_trained, origin_of
 from fuxictr_llm.run_record import versions
 from fuxictr_llm.serving import CONFIG, FORMAT, WEIGHTS, build_backbone, load_model
 
@@ -119,7 +119,8 @@ def _exported(
 ) -> tuple[dict[str, Any], dict[str, Tensor], BaseModel]:
     """The content of config.json, without the digests, and of model.safetensors; the trained backbone."""
     settings, where = record["config"], repr(str(record_file))
-    cls = registry.find_backbone(settings["model"], where)
+    trained = record.get("backbone") or {}
+    cls = find_trained(settings["model"], trained, where)
     method = registry.find_method(settings["method"], where) if settings.get("method") else None
     if settings.get("user_info"):
         raise UserError(f"{where}: a model of long sequences (tuple batches) cannot be served; use FuxiCTR's predict")
@@ -140,7 +141,7 @@ def _exported(
         "format": FORMAT,
         "versions": {name: value for name, value in versions().items() if name in ("fuxictr-llm", "fuxictr", "torch")},
         "model": name,
-        "backbone": origin,
+        "backbone": origin | {"sha256": trained.get("sha256", origin["sha256"])},
         "method": settings.get("method"),
         "variant": settings.get("variant"),
         "folded": folded and {"class": type(folded).__name__, "fields": fields},

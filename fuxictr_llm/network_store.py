@@ -10,10 +10,13 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
+from fuxictr_llm.batches import with_columns
 from fuxictr_llm.config import NO_IDENTITY
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import OTHER_CACHE, cache_dir, writable_dir
+from fuxictr_llm.origins import identity_of, origin_of
+from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.run_record import describe_data, versions
 from fuxictr_llm.semantics import store
 from fuxictr_llm.slices import FrequencySlices
@@ -42,6 +45,11 @@ class Network:
     model: BaseModel
     facts: dict[str, Any]
     sha256: str
+
+
+def unchanged(batch: Batch) -> Batch:
+    """The batch as it is, of either form, in dicts of its own."""
+    return with_columns(batch, {})
 
 
 class Seeing:
@@ -78,7 +86,7 @@ def find_or_train(
     name: str,
     build: Callable[[], BaseModel],
     made_from: Mapping[str, Any],
-    change: Callable[[Batch], Batch] = dict,
+    change: Callable[[Batch], Batch] = unchanged,
     keep: Callable[[Batch], Tensor] | None = None,
     slices: FrequencySlices | None = None,
     leave_out: Iterable[str] = (),
@@ -98,9 +106,13 @@ def find_or_train(
     Raises:
         UserError: as training.
     """
+    params = _settings(run.params, leave_out)
+    # A file of anyone's, or a checkout's, can change under the same settings.
+    origin = identity_of(origin_of(find_backbone(params["model"])).record()) if "model" in params else {}
     identity = {
         "network": name,
-        "params": _settings(run.params, leave_out),
+        "params": params,
+        **origin,
         "data": describe_data(run.params, run.data_dir)["sha256"],
         "columns": run.feature_map.features,
         "device": "gpu" if run.params["gpu"] >= 0 else "cpu",
@@ -155,7 +167,7 @@ def measure(
     run: Any,
     model: BaseModel,
     valid_rows: Any,
-    change: Callable[[Batch], Batch] = dict,
+    change: Callable[[Batch], Batch] = unchanged,
     slices: FrequencySlices | None = None,
 ) -> dict[str, Any]:
     """Metrics of a trained network on valid and test, and on test by slices: comparable with the run's own."""

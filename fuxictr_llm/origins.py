@@ -67,27 +67,55 @@ def _kind_and_name(cls: type, file: str | None) -> tuple[Kind, str]:
     return "module", f"{cls.__module__}:{cls.__qualname__}"
 
 
+def identity_of(described: Mapping[str, Any]) -> dict[str, Any]:
+    """What `Origin.record` gave of a class, as far as it decides what is computed; of ours nothing: versions say it."""
+    kind = described.get("kind", "fuxictr-llm")
+    return {} if kind == "fuxictr-llm" else {"backbone": {"kind": kind, "sha256": described.get("sha256")}}
+
+
 def find_exported(name: str, described: Mapping[str, Any], where: str) -> type:
     """The class of an exported model, from what `Origin.portable` gave. No file that the export names is run.
 
     Raises:
         UserError: it is of a FuxiCTR checkout and none is given, of a file that is not loaded, or not there.
     """
-    kind = described.get("kind")
-    if kind == "checkout":
-        if current_checkout() is None:
-            raise UserError(f"{where} holds a {name} of a FuxiCTR checkout; set {VARIABLE} to one (or give --zoo)")
-        cls = registry.find_backbone(name, where)
+    if described.get("kind") == "checkout":
+        cls = _of_checkout(name, where)
     elif ".py:" in name:
         cls = _loaded(name, where)
     elif ":" in name:
         cls = registry.find_backbone(name, where)
     else:
         cls = registry.find_own_backbone(name, where)
-    sha256 = described.get("sha256")
-    if kind in ("checkout", "file") and sha256 != origin_of(cls).sha256:
-        logging.warning("%s: the file of %s has changed since the model was trained", where, name)
+    _warn_of_change(cls, name, described, where)
     return cls
+
+
+def find_trained(name: str, described: Mapping[str, Any], where: str) -> type:
+    """The class that a run of this machine was trained with, from what `Origin.record` gave; `name` is its config's.
+
+    Raises:
+        UserError: it is of a FuxiCTR checkout and none is given, or it is not there.
+    """
+    if described.get("kind") == "checkout":
+        cls = _of_checkout(name, where)
+    elif described.get("kind") == "fuxictr-llm":
+        cls = registry.find_own_backbone(described["name"], where)
+    else:  # anyone's, or of a record that does not say it
+        cls = registry.find_backbone(name, where)
+    _warn_of_change(cls, name, described, where)
+    return cls
+
+
+def _of_checkout(name: str, where: str) -> type:
+    if current_checkout() is None:
+        raise UserError(f"{where} holds a {name} of a FuxiCTR checkout; set {VARIABLE} to one (or give --zoo)")
+    return registry.find_backbone(name, where)
+
+
+def _warn_of_change(cls: type, name: str, described: Mapping[str, Any], where: str) -> None:
+    if described.get("kind") in ("checkout", "file") and described.get("sha256") != origin_of(cls).sha256:
+        logging.warning("%s: the file of %s has changed since the model was trained", where, name)
 
 
 def _loaded(name: str, where: str) -> type:

@@ -71,4 +71,5 @@ def _run(name: str, path: Path) -> ModuleType:
 
 def syntax_error(error: SyntaxError, path: Path) -> UserError:
     """What is wrong with a file's text, and where; `path` where Python does not say which file it is."""
-    return UserError(f"file {error.filename or str(path)!r}, line {error.lineno}: {error.msg}")
+    line = f", line {error.lineno}" if error.lineno else ""  # of null bytes, say, Python gives none
+    return UserError(f"file {error.filename or str(path)!r}{line}: {error.msg}")

@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import pkgutil
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -83,13 +84,14 @@ def method_names() -> list[str]:
     return sorted({name for name in _zoo_modules(packages=True) if name != "backbones"} | {*_methods})
 
 
-def find_backbone(name: str, where: str = "") -> type:
+def find_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type:
     """The class of a backbone.
 
     Args:
         name: `DeepFM`, or with a FuxiCTR checkout `LongCTR/DIN`; `package.module:Class` or `file.py:Class` for
             anyone's.
         where: what named it, for errors.
+        also: names that stand for others, for errors: a config's entries.
 
     Raises:
         UserError: no such backbone, several have the name, its file fails, or it is no FuxiCTR model.
@@ -101,7 +103,7 @@ def find_backbone(name: str, where: str = "") -> type:
     checkout = current_checkout()
     model = checkout and checkout.find(name)
     if model is None:
-        return find_own_backbone(name, where)
+        return find_own_backbone(name, where, also)
     registered = _backbones.get(name)
     if registered is not None and not registered.__module__.startswith(ZOO):
         raise UserError(
@@ -111,31 +113,32 @@ def find_backbone(name: str, where: str = "") -> type:
     return checkout.load(model)
 
 
-def find_own_backbone(name: str, where: str = "") -> type:
+def find_own_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type:
     """The class of a backbone of our zoo, or a registered one, whatever a FuxiCTR checkout has.
 
     Raises:
-        UserError: no such backbone; `where` is what named it.
+        UserError: no such backbone; `where` is what named it, and `also` other names that would do.
     """
     if name not in _backbones:
         if name not in _zoo_modules("backbones", packages=False):
-            raise unknown("backbone", name, backbone_names(), where)
+            raise unknown("backbone", name, [*backbone_names(), *also], where)
         module = importlib.import_module(f"{ZOO}.backbones.{name}")
         register_backbone(getattr(module, name))
     return _backbones[name]
 
 
-def find_method(name: str, where: str = "") -> RegisteredMethod:
+def find_method(name: str, where: str = "", also: Iterable[str] = ()) -> RegisteredMethod:
     """The registered method of that name, with its package imported, or of `package.module:Class`, `file.py:Class`.
 
     Raises:
-        UserError: no such method, or its file does not register it; `where` is what named it.
+        UserError: no such method, or its file does not register it; `where` is what named it, and `also` other
+            names that would do.
     """
     if ":" in name:
         return _method_of(name)
     if name not in _methods:
         if name not in method_names():
-            raise unknown("method", name, method_names(), where)
+            raise unknown("method", name, [*method_names(), *also], where)
         importlib.import_module(f"{ZOO}.{name}")
     return _methods[name]
 

@@ -10,6 +10,7 @@ from fuxictr.utils import print_to_list
 
 from fuxictr_llm.config import NO_IDENTITY
 from fuxictr_llm.files import explain_write_errors, read_json
+from fuxictr_llm.origins import identity_of
 from fuxictr_llm.run_record import Stages
 from fuxictr_llm.slices import slices_table
 
@@ -93,6 +94,7 @@ def find_plain(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         config = other.get("config") or {"method": ""}
         compared = config.keys() - {*NO_IDENTITY, "method"}
         same = all(record["config"].get(key) == config[key] for key in compared)
+        same &= identity_of(other.get("backbone") or {}) == identity_of(record["backbone"])
         if config.get("method") is None and same and other.get("data") == record["data"]:
             return other
     return {}

@@ -3,12 +3,13 @@
 Shape symbols: `D` embedding dim, `R` width of the representation, `T` tasks.
 """
 
+import math
 import multiprocessing
 import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
@@ -57,6 +58,10 @@ class Row:
         """The methods with which it works in part or not at all."""
         return [method for method in METHODS if getattr(self, method) != "works"]
 
+    def without_path(self, path: str) -> "Row":
+        """The row whose reasons do not have the path: they are read elsewhere."""
+        return replace(self, **{method: getattr(self, method).replace(path, "") for method in METHODS})
+
     def works_with(self, method: str) -> bool:
         """Whether it trains with the method, or a part of it."""
         return getattr(self, method).startswith("works")
@@ -101,7 +106,7 @@ def look_at_all(
     """The rows of the backbones, in the order in which they are done; `jobs` processes work at the same time.
 
     Args:
-        timeout: seconds after which a class is given up.
+        timeout: seconds after which a class is given up; the start of a process is not counted.
         look: what a process does with a name.
     """
     waiting, workers = list(reversed(names)), []
@@ -129,11 +134,11 @@ class _Worker:
         self.process.start()
         theirs.close()
         self.name: str | None = None
-        self.since = 0.0
+        self.since = math.inf  # until it says that it has started, which takes long where much else runs
         self.is_usable = True
 
     def give(self, name: str) -> None:
-        self.name, self.since = name, time.monotonic()
+        self.name, self.since = name, max(self.since, time.monotonic())
         self.connection.send(name)
 
     def row(self, timeout: float) -> Row | None:
@@ -141,6 +146,9 @@ class _Worker:
         if self.connection.poll():
             try:
                 row = self.connection.recv()
+                if row is None:
+                    self.since = time.monotonic()
+                    return None
             except EOFError:
                 self.end()
                 row = failed(self.name, f"its process ended with exit code {self.process.exitcode}")
@@ -168,6 +176,9 @@ def _done(workers: Sequence[_Worker], timeout: float) -> Iterator[Row]:
 
 
 def _serve(connection: Connection, look: Callable[[str], Row]) -> None:
+    if look is look_at:
+        import fuxictr_llm.doctor  # noqa: F401 (what takes longest)
+    connection.send(None)  # started
     while True:
         try:
             name = connection.recv()

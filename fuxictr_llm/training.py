@@ -74,7 +74,7 @@ def fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, An
     """Train until early stopping; the epoch whose weights were kept, which the model then has.
 
     Raises:
-        UserError: nothing would be kept, training diverged, or weights cannot be written.
+        UserError: nothing would be kept, the first step fails, training diverged, or weights cannot be written.
     """
     steps = len(train_rows) * params["epochs"]
     if (params.get("eval_steps") or 0) > steps:
@@ -85,17 +85,34 @@ def fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, An
     try:
         with best.noting():
             model.fit(train_rows, validation_data=valid_rows, **params)
-    except KeyError as error:
-        if not str(error.args[0]).endswith("_pred"):
+    except Exception as error:  # anyone's class can fail in any way
+        told = _what_went_wrong(model, error, params)
+        if told is None:
             raise
-        raise UserError(f"forward of {type(model).__name__} returns no {error}; return a dict that has it") from error
-    except (ValueError, RuntimeError) as error:
-        # What the metrics and torch's cross entropy say of predictions that are NaN.
-        if not any(sign in str(error) for sign in ("NaN", "between 0 and 1")):
-            raise
-        rate = params["learning_rate"]
-        raise UserError(f"training diverged: predictions are NaN; lower learning_rate (now {rate})") from error
+        raise UserError(told) from error
     return best.epoch
+
+
+def _what_went_wrong(model: BaseModel, error: Exception, params: Mapping[str, Any]) -> str | None:
+    """What a user is told of an error in training; None of one that is no fault of data, settings or model class."""
+    name = type(model).__name__
+    if isinstance(error, UserError):
+        return None
+    if isinstance(error, KeyError) and str(error).strip("'").endswith("_pred"):
+        return f"forward of {name} returns no {error}; return a dict that has it"
+    # What the metrics and torch's cross entropy say of predictions that are NaN.
+    if isinstance(error, ValueError | RuntimeError) and any(sign in str(error) for sign in ("NaN", "between 0 and 1")):
+        return f"training diverged: predictions are NaN; lower learning_rate (now {params['learning_rate']})"
+    if model._total_steps > 1:
+        return None
+    data = f"data set {model.feature_map.dataset_id!r}"
+    told = f"{name} fails in its first step of training on {data} ({type(error).__name__}: {reason_of(error)})"
+    own_batches = type(model).get_inputs is not BaseModel.get_inputs
+    if params.get("user_info") and not own_batches:
+        return f"{told}; the data has long sequences, which LongCTR models take: LongCTR/DIN of --zoo DIR, say"
+    if own_batches and not params.get("user_info"):
+        return f"{told}; if it is a LongCTR model, it needs data with user_info and item_info"
+    return told
 
 
 class _BestEpoch:

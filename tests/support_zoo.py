@@ -93,6 +93,7 @@ FILES = {
     "SAM/a/SAM.py": NET.format(name="SAM"),
     "SAM/b/SAM.py": NET.format(name="SAM"),
     "Broken/src/Broken.py": "class Broken(BaseModel:\n    pass\n",
+    "Deep/src/Deep.py": f"x = {'-' * 200_000}1\n",  # too much for Python's parser
     "Lost/src/Lost.py": "import no_such_module\n" + NET.format(name="Lost"),
     "Fake/src/Fake.py": "class BaseModel:\n    pass\n",
     "Fake/src/Fraud.py": "from .Fake import BaseModel\nclass Fraud(BaseModel):\n    pass\n",

@@ -192,7 +192,8 @@ def test_an_experiment_is_looked_at_on_its_own_data(configs, few_checks, capsys)
         (["--model", "net.py:NoModel"], "model 'net.py:NoModel' is not a subclass of fuxictr"),
         (["--model", "net.py:ToRooms"], "unknown class 'ToRooms' in model 'net.py:ToRooms'; did you mean 'TwoRooms'"),
         (["--model", "DeepFM", "--set", "hiden_units=[4]"], "unknown key 'hiden_units' in --set, of DeepFM"),
-        (["--model", "DeepFM", "--set", "hidden_units=4"], "DeepFM cannot be built with these settings"),
+        (["--model", "DeepFM", "--set", "hidden_units=4"], "config key 'hidden_units' is 4 (int): input should be a"),
+        (["--model", "DeepFM", "--set", "embedding_dim=abc"], "config key 'embedding_dim' is 'abc' (str)"),
         (["--model", "DeepFM", "--set", "tap_representation=mlpp"], "unknown module 'mlpp' in tap_representation"),
     ],
 )

@@ -10,7 +10,6 @@ from fuxictr_llm.__main__ import main
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import digest_of_file, read_json, write_json
 from support import edit
-from support_long import long_data
 from support_zoo import NET, write_checkout
 
 
@@ -46,6 +45,25 @@ def test_a_checkouts_model_runs_and_is_exported_and_served_with_a_checkout(run, 
         load_model("served")
 
 
+def test_a_run_is_exported_with_the_class_that_it_was_trained_with(run, monkeypatch, caplog):
+    file = Path("fx/model_zoo/DNN/DNN_torch/src/DNN.py")
+    keys = "hidden_activations=None, net_dropout=0, batch_norm=False"  # which ours has too
+    edit(file, "hidden_units=[8],", f"hidden_units=[8], {keys},")
+    run("DNN_shop", "--zoo", "fx", "--set", "hidden_units=[8]")
+    file.write_text(file.read_text() + "# changed\n")
+    assert read_json(export_run("checkpoints/shop", "served") / "config.json")["backbone"]["kind"] == "checkout"
+    assert "the file of DNN has changed since the model was trained" in caplog.text
+    monkeypatch.setenv("FUXICTR_ZOO", "")
+    with pytest.raises(UserError, match="holds a DNN of a FuxiCTR checkout; set FUXICTR_ZOO to one"):
+        export_run("checkpoints/shop", "served")
+
+
+def test_a_run_of_our_own_model_is_exported_with_it_whatever_the_checkout_has(run, monkeypatch):
+    run("DNN_shop", "--set", "hidden_units=[8]")
+    monkeypatch.setenv("FUXICTR_ZOO", "fx")
+    assert read_json(export_run("checkpoints/shop", "served") / "config.json")["backbone"]["kind"] == "fuxictr-llm"
+
+
 def test_an_export_of_our_own_model_is_served_by_ours_whatever_the_checkout_has(run, monkeypatch):
     run("DNN_shop", "--set", "hidden_units=[8]")
     export_run("checkpoints/shop", "served")
@@ -78,23 +96,3 @@ def test_an_export_runs_no_file_that_it_names(run):
             with pytest.raises(UserError, match="which an export does not bring; load it before"):
                 load_model("served")
     assert not Path("ran").exists()
-
-
-def test_a_model_of_tuple_batches_trains_from_the_command_line_and_is_not_served(tmp_path):
-    data = long_data(tmp_path / "data" / "views")
-    folder = tmp_path / "long_configs"
-    (folder / "method_config").mkdir(parents=True)
-    keys = "".join(f"  {key}: {value}\n" for key, value in data.items() if key != "max_len")
-    views = f"views:\n  data_root: {tmp_path}/data\n  data_format: parquet\n{keys}"
-    (folder / "dataset_config.yaml").write_text(views)
-    base = "{model_root: runs, seed: 7, num_threads: 1, verbose: 0, batch_size: 16, epochs: 2, max_len: 4}"
-    (folder / "model_config.yaml").write_text(f"Base: {base}\n")
-    write_checkout(tmp_path / "fx")
-    command = ["run", "--zoo", "fx", "--config", str(folder), "--expid", "LongCTR/DIN_views"]
-    assert main(command) == 0
-    record = read_json("runs/views/LongCTR-DIN_views.run.json")
-    assert record["backbone"]["name"] == "LongCTR/DIN" and record["stages"]["train"]["rows"] == 80
-    assert record["data"]["sha256"]["item_info"] == [digest_of_file(data["item_info"])]
-    assert main([*command, "--set", "short_seq_len=5"]) == 2
-    with pytest.raises(UserError, match="tuple"):
-        export_run("runs/views", "served")

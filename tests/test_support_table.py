@@ -28,13 +28,18 @@ class {name}(BaseModel):
 
 def test_a_class_that_is_lost_stops_no_other():
     names = ["fine", "crashes", "fails", "hangs", "well", "good"]
-    rows = {row.backbone: row.LLaCTR for row in look_at_all(names, jobs=2, timeout=4.0, look=look)}
+    rows = {row.backbone: row.LLaCTR for row in look_at_all(names, jobs=2, timeout=2.0, look=look)}
     assert rows == {
         **dict.fromkeys(["fine", "well", "good"], "works"),
         "crashes": "its process ended with exit code 3",
         "fails": "ValueError: of all things",
-        "hangs": "not done after 4 s",
+        "hangs": "not done after 2 s",
     }
+
+
+def test_the_start_of_a_process_is_not_counted(monkeypatch):
+    monkeypatch.setenv("SECONDS_TO_START", "1.5")
+    assert [row.LLaCTR for row in look_at_all(["fine"], jobs=1, timeout=1.0, look=look)] == ["works"]
 
 
 @pytest.fixture
@@ -45,6 +50,7 @@ def zoo(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True)
         file.write_text(MODEL.format(name=name, output=output))
     (folder / "Bad" / "src" / "Worse.py").write_text("class Worse(BaseModel:\n")
+    (folder / "Bad" / "src" / "Lost.py").write_text("import no_such_module\n" + MODEL.format(name="Lost", output=""))
     monkeypatch.setenv(VARIABLE, "")  # what the command sets is taken back
     monkeypatch.setattr(support_table, "look_at_all", lambda names, *_: map(look_at, names))
     return folder
@@ -54,9 +60,10 @@ def test_the_table_of_a_checkout_is_printed_and_written(zoo, tmp_path, capsys):
     assert main(["zoo", "--zoo", str(zoo), "--to", "table.md"]) == 0
     printed, written = capsys.readouterr().out, (tmp_path / "table.md").read_text()
     for text in (written, " ".join(printed.split())):
-        assert "Of 3 classes train 1 with LLaCTR and 1 with ELEC" in text and "fuxictr 2." in text
+        assert "Of 4 classes train 1 with LLaCTR and 1 with ELEC" in text and "fuxictr 2." in text
         assert "Bad with LLaCTR and ELEC: Bad cannot be tapped: its forward returns no 'y_pred'" in text
     assert "| Good |  | 10/10, D 4 | 1 | 6 | works | works |" in written
+    assert "Lost with LLaCTR and ELEC: file 'Bad/src/Lost.py' cannot be imported" in written
     assert "| Worse.py |  |  |  |  | no | no |" in written and str(tmp_path) not in written
 
 
@@ -65,6 +72,7 @@ def test_the_table_of_a_checkout_is_printed_and_written(zoo, tmp_path, capsys):
     [
         (["--zoo", "absent"], "error: --zoo"),
         (["--jobs", "0"], "error: --jobs 0 is less than 1"),
+        (["--timeout", "0"], "error: --timeout 0.0 is not more than 0"),
         (["--to", "absent/table.md"], "error: --to 'absent/table.md': there is no folder 'absent'"),
     ],
 )

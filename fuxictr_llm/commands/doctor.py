@@ -57,27 +57,33 @@ def _tiny_case(args: argparse.Namespace) -> "TinyCase":
     from fuxictr_llm.checkout import use_checkout
 
     use_checkout(args.zoo)
+    from fuxictr_llm.checks import check_value
     from fuxictr_llm.config import parse_overrides
     from fuxictr_llm.data.tiny import tiny_case
     from fuxictr_llm.registry import find_backbone
 
     cls, changes = find_backbone(args.model, "--model"), parse_overrides(args.set)
-    known = _known_keys(cls)
-    for key in changes:
-        if key not in known:
-            raise unknown("key", key, known, f"--set, of {cls.__name__}")
+    hints = _hints_of_keys(cls)
+    for key, value in changes.items():
+        if key not in hints:
+            raise unknown("key", key, hints, f"--set, of {cls.__name__}")
+        if hints[key] is not None:
+            check_value(key, value, hints[key])
     seed = {} if args.seed is None else {"seed": args.seed}
     return tiny_case(cls, **{"gpu": chosen_gpu(args.gpu), **changes, **seed})
 
 
-def _known_keys(cls: type) -> set[str]:
-    """What the constructor takes, and what decides about taps and methods."""
+def _hints_of_keys(cls: type) -> dict[str, Any]:
+    """What the constructor takes, and what decides about taps and methods; the type of each, None of one unknown."""
+    from typing import get_type_hints
+
     from fuxictr_llm.config import constructor_hints
     from fuxictr_llm.keys import ModelKeys
     from fuxictr_llm.registry import find_method
 
     methods = [find_method(name).config_cls.__dataclass_fields__ for name in ("LLaCTR", "ELEC")]
-    return {*constructor_hints(cls), *ModelKeys.__annotations__}.union(*methods)
+    of_methods = dict.fromkeys(name for fields in methods for name in fields)
+    return {**of_methods, **constructor_hints(cls), **get_type_hints(ModelKeys, include_extras=True)}
 
 
 def _built_case(args: argparse.Namespace) -> "TinyCase":

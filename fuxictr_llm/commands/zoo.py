@@ -25,6 +25,8 @@ def zoo(args: argparse.Namespace) -> None:
     jobs = min(8, _cores()) if args.jobs is None else args.jobs
     if jobs < 1:
         raise UserError(f"--jobs {args.jobs} is less than 1")
+    if not args.timeout > 0:
+        raise UserError(f"--timeout {args.timeout} is not more than 0")
     if args.to and not args.to.parent.is_dir():
         raise UserError(f"--to {str(args.to)!r}: there is no folder {str(args.to.parent)!r}")
     from rich.console import Console
@@ -42,10 +44,10 @@ def zoo(args: argparse.Namespace) -> None:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("trying", total=len(names))
         for row in look_at_all(names, jobs, args.timeout):
-            rows.append(row)
+            rows.append(row.without_path(f"{checkout.folder}{os.sep}") if checkout else row)
             progress.update(task, advance=1, description=row.backbone)
     for file, reason in checkout.damaged.items() if checkout else ():
-        rows.append(failed(file.name, reason.replace(f"{checkout.folder}{os.sep}", "")))
+        rows.append(failed(file.name, reason).without_path(f"{checkout.folder}{os.sep}"))
     rows.sort(key=lambda row: row.backbone.lower())
     made = made_with(checkout.folder if checkout else None)
     console.print(_table(rows))

@@ -100,7 +100,7 @@ def tiny_case(cls: type[BaseModel], **changes: Any) -> TinyCase:
     subsets = [subset for number in numbers for subset in itertools.combinations(OPTIONAL_TYPES, number)]
     for is_long, without in itertools.product((False, True), subsets):
         case = TinyCase(cls, tiny_feature_map_for(cls, settings, without), settings, {}, is_long)
-        reason = _reason_against(case)
+        reason = reason_against(case)
         if reason is None:
             # An error that goes away with a type of features is about it.
             others = {kind: tuple(each for each in without if each != kind) for kind in without}
@@ -166,7 +166,7 @@ def constructor_defaults(cls: type[BaseModel]) -> dict[str, Any]:
     return found
 
 
-def _reason_against(case: TinyCase) -> str | None:
+def reason_against(case: TinyCase) -> str | None:
     """Why the class cannot be built and trained a step on the data; None where it can."""
     name, batch = case.cls.__name__, case.batches(rows=8)[0]
     try:

@@ -160,8 +160,9 @@ class _TrainValues:
         """In FuxiCTR's order. Fields that share an embedding share one vocabulary: there the column itself is asked."""
         ids = self.vocabulary_of(name)
         shares = any(spec.get("share_embedding") == name for spec in self.specs.values())
-        if shares or self.specs[name].get("share_embedding"):
-            present = {index for column in self._columns(name) for index in pc.unique(column).to_pylist()}
+        columns = list(self._columns(name)) if shares or self.specs[name].get("share_embedding") else []
+        if columns:
+            present = {index for column in columns for index in pc.unique(column).to_pylist()}
             ids = {value: index for value, index in ids.items() if index in present}
         return list(ids)
 
@@ -172,7 +173,10 @@ class _TrainValues:
         return np.quantile(values, np.linspace(0, 1, QUANTILES), method="nearest").tolist() if len(values) else []
 
     def _columns(self, name: str) -> Iterator[pa.Array]:
+        """Of the rows of train; none where they lack it: of long sequences, the items' columns stand elsewhere."""
         for part in sorted([*self.data_dir.glob("train.parquet"), *self.data_dir.glob("train/*.parquet")]):
+            if name not in pq.read_schema(part).names:
+                continue
             column = pq.read_table(part, columns=[name]).column(name).combine_chunks()
             yield column.flatten() if pa.types.is_nested(column.type) else column
 

@@ -142,8 +142,14 @@ def index_rows(config: RowTextsConfig, run: Any) -> RowIndex:
     """The index of all distinct rows of the splits; their labels are not read.
 
     Raises:
-        UserError: nothing can be told of a row, a named column or side table is not there, or files are damaged.
+        UserError: nothing can be told of a row, a named column or side table is not there, or files are damaged; or
+            the data has long sequences.
     """
+    if run.params.get("item_info"):
+        raise UserError(
+            f"no texts can be made of the rows of data set {run.params['dataset_id']!r}: it has long sequences, whose "
+            "items stand in item_info; LLaCTR works on it, and ELEC with teacher: self"
+        )
     plan = plan_units(config, run)
     numbers = [name for name, spec in run.feature_map.features.items() if spec["type"] == "numeric"]
     for salt in range(SALTS):

@@ -15,7 +15,7 @@ from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher, Teacher
 from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.keys import DatasetKeys, ModelKeys
-from fuxictr_llm.network_store import Network, find_or_train
+from fuxictr_llm.network_store import Network, find_or_train, unchanged
 from fuxictr_llm.networks import check_same_data, load_network
 from fuxictr_llm.run_record import describe_data
 from fuxictr_llm.semantics.row_texts import RowIndex, index_rows
@@ -70,7 +70,7 @@ def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
         name,
         make,
         made_from,
-        change=row_vectors or dict,
+        change=row_vectors or unchanged,
         slices=FrequencySlices.of(run),
         leave_out=ELECConfig.__dataclass_fields__,
     )

@@ -16,6 +16,7 @@ from fuxictr_llm.model_zoo.ELEC import ELEC
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.semantics.model_folder import digest_of_model
 from support import edit
+from support_zoo import NET
 
 BACKBONES = ["DeepFM", "DCNv2", "FinalMLP", "FM"]
 META = "    - {name: group, active: true, dtype: int, type: meta}\n"
@@ -206,3 +207,16 @@ def test_a_teacher_need_not_see_meta_columns(run, configs):
     changes = {"use_features": ["color", "city", "user", "tags"], "beta": 0.0}
     result = run(teacher=str(teacher.model.checkpoint).removesuffix(".model"), **changes)
     assert "group" not in result.run.feature_map.features and result.record["networks"]["teacher"]
+
+
+def test_a_class_whose_file_changed_is_another_teacher_and_another_plain_run(run, configs):
+    Path("my_net.py").write_text(NET.format(name="MyNet"))
+    edit(configs / "model_config.yaml", "DeepFM:", "MyNet: {model: my_net.py:MyNet}\nDeepFM:")
+    run("MyNet_shop")
+    first, again = run("MyNet_ELEC_shop"), run("MyNet_ELEC_shop")
+    assert "train plain" not in first.record["stages"] and "\n  plain " in log_of(first)
+    assert again.record["stages"]["train gain"]["cached"]
+    edit(Path("my_net.py"), "hidden_units=[8]", "hidden_units=[9]")
+    changed = run("MyNet_ELEC_shop")
+    assert "cached" not in changed.record["stages"]["train gain"] and changed.record["stages"]["train text"]["cached"]
+    assert "plain backbone with these settings has not run" in log_of(changed).rpartition("Summary")[2]
