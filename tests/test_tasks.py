@@ -36,14 +36,13 @@ def two_labels(configs, tmp_path):
     return configs
 
 
+def load(configs, expid, **changes):
+    overrides = {"slice_by": "color", "epochs": 4, "learning_rate": 0.03, **changes}
+    return load_experiment(expid, configs, overrides=overrides)
+
+
 def run(configs, expid="MMoE_shop", **changes):
-    return run_experiment(
-        load_experiment(
-            expid,
-            configs,
-            overrides={"slice_by": "color", "epochs": 4, "learning_rate": 0.03, **changes},
-        )
-    )
+    return run_experiment(load(configs, expid, **changes))
 
 
 def check_served(result, expected, labels):
@@ -87,7 +86,7 @@ def test_a_run_learns_measures_and_serves_both_tasks(two_labels, changes):
 def test_both_tasks_are_served_as_a_method_left_them(two_labels, tiny_settings, llm, method):
     settings = {"epochs": 1, **(tiny_settings if method == "LLaCTR" else {**llm, "h_hidden": 8, "h_dim": 4})}
     if method == "ELEC":  # whose text head has one task and is another network
-        prepare_run(load_experiment("DeepFM_ELEC_shop", two_labels, overrides=settings), "unused")
+        prepare_run(load(two_labels, "DeepFM_ELEC_shop", **settings), "unused")
     result = run(two_labels, f"MMoE_{method}_shop", **settings)
     predicted = result.model.predict(make_loaders(result.run.feature_map, result.run.params, "test"))
     check_served(result, np.stack([predicted[label] for label in BOTH], axis=1), BOTH)
