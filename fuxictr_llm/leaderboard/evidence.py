@@ -1,73 +1,25 @@
 """What the runs of a table show: means over seeds, gains over the plain backbone at the same seeds, and a verdict.
 
-A gain is the mean of the differences in test AUC between two arms at their common seeds. Its 95 % interval is that of
-the paired t test and says how sure this one gain is. Verdicts rest on the two-sided p values of the same test, after
-Holm's correction over all comparisons of the table that verdicts rest on: each method with its plain backbone, and
-with each of its controls. One common seed gives a gain, but neither interval nor p value, so its verdict is unproven;
-so do seeds that all give the very same difference, which are no evidence of their own.
+Verdicts rest on the two-sided p values of paired t tests of the test AUC, after Holm's correction over all comparisons
+of the table that verdicts rest on: each method with its plain backbone, and with each of its controls. Where there is
+no test, with one common seed say, the verdict is unproven.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median, stdev
-from typing import NamedTuple, Protocol
-
-from scipy.stats import ttest_rel
+from typing import Protocol
 
 from fuxictr_llm.errors import UserError
+from fuxictr_llm.leaderboard.gains import LEVEL, Gain, Spread, compare, holm
 from fuxictr_llm.leaderboard.plan import Arm, controls_of
 from fuxictr_llm.leaderboard.results import Failure, RunResult
 
-LEVEL = 0.05
 PROVEN, PLACEBO, WORSE, UNPROVEN = "proven", "placebo does as well", "worse", "unproven"
 VERDICTS = (PROVEN, PLACEBO, WORSE, UNPROVEN)
 METRICS = ("AUC", "gAUC", "logloss")
-
-
-class Spread(NamedTuple):
-    """Mean and sample standard deviation over `n` seeds; one seed has no deviation."""
-
-    mean: float
-    sd: float | None
-    n: int
-
-
-@dataclass(frozen=True)
-class Gain:
-    """How much better an arm is than another one at their common seeds.
-
-    Attributes:
-        seeds: the common ones.
-        mean: of the differences in test AUC.
-        low, high: the 95 % interval of the mean, not corrected; None where there is no test.
-        p: two-sided, not corrected; None where there is no test.
-        corrected: after Holm's correction; None where no verdict rests on it, too.
-        relative: AUC / AUC of the other - 1, of the means.
-        rela_impr: (AUC - 0.5) / (AUC of the other - 0.5) - 1, of the means; None where the other one guesses.
-    """
-
-    seeds: tuple[int, ...]
-    mean: float
-    low: float | None
-    high: float | None
-    p: float | None
-    relative: float
-    rela_impr: float | None
-    corrected: float | None = None
-
-    @property
-    def is_better(self) -> bool:
-        return self.mean > 0 and self.corrected is not None and self.corrected <= LEVEL
-
-    @property
-    def is_worse(self) -> bool:
-        return self.mean < 0 and self.corrected is not None and self.corrected <= LEVEL
-
-    @property
-    def why_no_test(self) -> str:
-        return "one common seed" if len(self.seeds) == 1 else "the same difference at every seed"
 
 
 @dataclass(frozen=True)
@@ -127,7 +79,7 @@ BySeed = dict[int, RunResult]
 def summarize(
     results: Iterable[RunResult], failures: Iterable[Failure] = (), planned: Iterable[Planned] = ()
 ) -> list[Row]:
-    """The rows of the table: data sets and backbones in the order of the plan, plain first, controls after their method.
+    """The rows of the table, in the order of the plan: plain before methods, controls after their method.
 
     Args:
         results: the finished runs.
@@ -157,35 +109,6 @@ def summarize(
     return [_judged(row) for row in _corrected(rows)]
 
 
-def compare(ours: Mapping[int, float], others: Mapping[int, float]) -> Gain | None:
-    """The gain of one arm over another, seed -> AUC each; None without a common seed."""
-    seeds = sorted(ours.keys() & others.keys())
-    if not seeds:
-        return None
-    a, b = [ours[seed] for seed in seeds], [others[seed] for seed in seeds]
-    differences = [x - y for x, y in zip(a, b, strict=True)]
-    low = high = p = None
-    if max(differences) - min(differences) > 1e-12:  # equal ones differ by rounding
-        test = ttest_rel(a, b)
-        interval = test.confidence_interval(1 - LEVEL)
-        low, high, p = float(interval.low), float(interval.high), float(test.pvalue)
-    chance = fmean(b) - 0.5
-    rela_impr = (fmean(a) - 0.5) / chance - 1 if chance > 0 else None
-    return Gain(tuple(seeds), fmean(differences), low, high, p, fmean(a) / fmean(b) - 1, rela_impr)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Holm 1979): p values that may be compared with the level as they are.
-
-    The i-th smallest of `m` is multiplied by `m - i + 1`; none becomes smaller than one before it, or larger than 1.
-    """
-    corrected, so_far = [0.0] * len(p_values), 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        so_far = max(so_far, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = so_far
-    return corrected
-
-
 def comparisons(rows: Iterable[Row]) -> list[Gain]:
     """The family of Holm's correction: every tested comparison on which a verdict rests."""
     tested = [gain for row in rows if _is_judged(row) for gain in (row.over_plain, *row.over_controls.values())]
@@ -202,12 +125,15 @@ def _key(arm: Arm) -> ArmKey:
 
 
 def _in_order(arms: Iterable[ArmKey]) -> list[ArmKey]:
-    places: list[dict[str | None, int]] = [{}, {}, {None: 0}, {None: 0}]
+    """What belongs together stands together, in the order in which it came first."""
     arms = list(arms)
-    for key in arms:
-        for place, name in zip(places, key, strict=True):
-            place.setdefault(name, len(place))
-    return sorted(arms, key=lambda key: [place[name] for place, name in zip(places, key, strict=True)])
+    first: dict[tuple, int] = {}
+    for index, key in enumerate(arms):
+        for length in (1, 2, 3):
+            first.setdefault(key[:length], index)
+    return sorted(
+        arms, key=lambda key: (first[key[:1]], first[key[:2]], key[2] is not None, first[key[:3]], key[3] is not None)
+    )
 
 
 def _is_judged(row: Row) -> bool:

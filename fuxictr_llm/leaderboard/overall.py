@@ -5,10 +5,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from fuxictr_llm.leaderboard.evidence import VERDICTS, Gain, Row, aucs_of, compare
+from fuxictr_llm.leaderboard.evidence import VERDICTS, Row, aucs_of
+from fuxictr_llm.leaderboard.gains import Gain, compare
 from fuxictr_llm.leaderboard.plan import PLAIN
 from fuxictr_llm.leaderboard.results import RunResult
 
+Runs = Mapping[tuple[str, str, str], Mapping[int, RunResult]]  # data set, backbone, name of the arm -> seed -> run
 ValuesOf = Callable[[Mapping[int, RunResult]], Mapping[int, float]]
 
 
@@ -57,9 +59,7 @@ def over_backbones(rows: Sequence[Row], results: Iterable[RunResult]) -> list[Ov
     return found
 
 
-def mean_gain(
-    rows: Sequence[Row], runs: Mapping[tuple[str, str, str], Mapping[int, RunResult]], values_of: ValuesOf
-) -> Gain | None:
+def mean_gain(rows: Sequence[Row], runs: Runs, values_of: ValuesOf) -> Gain | None:
     """The gain over plain of a value averaged over the backbones of the rows, at the seeds that all of them have.
 
     Args:
@@ -73,8 +73,8 @@ def mean_gain(
     return compare(*({seed: fmean(of[seed] for of in arm) for seed in seeds} for arm in (ours, plain)))
 
 
-def runs_by_row(results: Iterable[RunResult]) -> Mapping[tuple[str, str, str], dict[int, RunResult]]:
-    """(data set, backbone, name of the arm) -> seed -> run."""
+def runs_by_row(results: Iterable[RunResult]) -> Runs:
+    """The runs, to be found by what a row says."""
     runs: dict[tuple[str, str, str], dict[int, RunResult]] = defaultdict(dict)
     for run in results:
         runs[run.arm.dataset, run.arm.backbone, run.arm.label][run.seed] = run

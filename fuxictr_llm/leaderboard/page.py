@@ -1,4 +1,4 @@
-"""A leaderboard as one HTML page: it asks nothing of the network, fits a phone, and is light or dark as the reader's."""
+"""A leaderboard as one HTML page: it asks nothing of the network, fits a phone, and is light or dark."""
 
 import base64
 from collections.abc import Iterable, Mapping

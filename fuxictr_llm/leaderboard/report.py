@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 from scipy.stats import t
 
-from fuxictr_llm.leaderboard.evidence import LEVEL, PLACEBO, PROVEN, UNPROVEN, WORSE, Gain, Row, Spread, comparisons
+from fuxictr_llm.leaderboard.evidence import PLACEBO, PROVEN, UNPROVEN, WORSE, Row, comparisons
+from fuxictr_llm.leaderboard.gains import LEVEL, Gain, Spread
 from fuxictr_llm.leaderboard.overall import Overall, over_backbones
 from fuxictr_llm.leaderboard.results import Failure, RunResult
 
-NOTHING = "–"
-TEXTS = ("backbone", "arm", "seeds", "verdict")  # columns of words; the others hold numbers
+NOTHING = "-"
+TEXTS = ("backbone", "arm", "seeds", "verdict", "verdicts")  # columns of words; the others hold numbers
 
 
 class Line(NamedTuple):
@@ -114,8 +115,8 @@ def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
         "training s": lambda row: tell_seconds(row.seconds.get("train")),
         "language model s": lambda row: tell_seconds(row.seconds.get("language_model")),
         "parameters": lambda row: tell_parameters(row.parameters),
-        "inference": lambda row: NOTHING if row.inference_ratio is None else f"{row.inference_ratio:.2f}×",
-        "verdict": lambda row: ": ".join(filter(None, (row.verdict, row.why))) or kind_of(row),
+        "inference": lambda row: NOTHING if row.inference_ratio is None else f"{row.inference_ratio:.2f}x",
+        "verdict": lambda row: ": ".join(filter(None, (row.verdict, row.why))) or NOTHING,
     }
     if any("AUC" in row.test for row in rows):
         del columns["validation AUC"]
@@ -209,11 +210,11 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         "on validation. Of several tasks they are the mean.",
         "A gain is the mean difference in test AUC at common seeds, with the 95 % interval of the paired t test, not "
         "corrected. With one common seed there is no interval.",
-        f"p is two-sided, of the paired t test, after Holm's correction over the {len(family)} comparisons that the verdicts "
-        "of this page rest on: each method with plain, and with each of its controls. It stands in the method's row for "
+        f"p is two-sided, of the paired t test, after Holm's correction over the {len(family)} comparisons that "
+        "verdicts rest on: each method with plain, and with each of its controls. It stands in the method's row for "
         f"method against plain, in the control's row for method against control.{needed}",
-        f"{PROVEN}: better than plain and than every control, at {LEVEL:.0%}. {PLACEBO}: better than plain, but not "
-        f"than a control. {WORSE}: than plain. {UNPROVEN}: everything else; few seeds prove little.",
+        f"{PROVEN}: better than plain and than every control, at {LEVEL * 100:.0f} %. {PLACEBO}: better than plain, "
+        f"but not than a control. {WORSE}: than plain. {UNPROVEN}: everything else; few seeds prove little.",
         "relative AUC is AUC / AUC of plain - 1; RelaImpr is (AUC - 0.5) / (AUC of plain - 0.5) - 1.",
         "Training seconds are medians over the seeds; language-model seconds were spent once for all seeds. Inference "
         "is the time of a test row as a multiple of plain's. Runs side by side slow each other down: times are rough.",

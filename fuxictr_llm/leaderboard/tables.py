@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm.files import explain_write_errors, replacing
-from fuxictr_llm.leaderboard.evidence import METRICS, Gain, Row
+from fuxictr_llm.leaderboard.evidence import METRICS, Row
+from fuxictr_llm.leaderboard.gains import Gain
 from fuxictr_llm.leaderboard.page import to_html
 from fuxictr_llm.leaderboard.plots import figures, png_of
 from fuxictr_llm.leaderboard.report import TEXTS, Report, Table, make_report
@@ -16,8 +17,8 @@ from fuxictr_llm.leaderboard.results import Failure, RunResult
 
 OF_MARKDOWN = re.compile(r"[\\`*_|~$]|(?<=\])\(")
 OF_LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "×": r"$\times$",
-    "<": "$<$", ">": "$>$", "–": "--", "…": r"\dots{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    "<": "$<$", ">": "$>$", "…": r"\dots{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }  # fmt: skip
 
 
