@@ -58,6 +58,11 @@ def slow(job):
     time.sleep(0.02)
 
 
+def endless(job):
+    """A run that nobody waits for."""
+    time.sleep(60)
+
+
 def troubled(job):
     """LR fails in different ways, by seed; FM does not."""
     if job.experiment.params["model"] == "LR" and not job.data_only:
