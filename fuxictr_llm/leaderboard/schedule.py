@@ -23,10 +23,9 @@ class Queue:
 
     def _order(self, runs: Iterable[PlannedRun]) -> None:
         runs = list(runs)
-        seeds = {seed: index for index, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
         leaders = {run.language_model: run.key for run in reversed(runs)}
         leaders = {work: key for work, key in leaders.items() if work and work not in self._known}
-        self.waiting = sorted(runs, key=lambda run: (leaders.get(run.language_model) != run.key, seeds[run.seed]))
+        self.waiting = sorted(runs, key=lambda run: (leaders.get(run.language_model) != run.key, run.seed))
 
     def take(self, is_ready: Callable[[PlannedRun], bool]) -> PlannedRun | None:
         """The next run, out of those that are ready."""

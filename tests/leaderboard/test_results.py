@@ -1,13 +1,17 @@
 """The folder says which runs are done: what counts, what is named and ignored, and what it took."""
 
+import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.leaderboard.estimate import Estimator
+from fuxictr_llm.leaderboard.live import Display
 from fuxictr_llm.leaderboard.plan import Plan
 from fuxictr_llm.leaderboard.results import Results
 from fuxictr_llm.leaderboard.schedule import Queue
@@ -157,6 +161,21 @@ def test_estimates_go_by_what_is_most_alike(plan):
     assert seconds == [2.5, 9.5, 2.5, 9.5]
     assert str(estimator.of(results.to_do(), jobs=2)) == "about 18 s"
     assert estimator.seconds_of(replace(results.plan.arms[0], dataset="other", backbone="other")) is None
+
+
+def test_the_live_table_shows_what_runs_and_what_is_best(board, plan):
+    results = Results("board", plan(["FM", "LR"]))
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    display = Display(results, jobs=2, console=console)
+    with display.shown():
+        display.started(results.to_do()[0])
+        display.failed(results.to_do()[1], "too [wide]")
+    console.print(display._render())
+    shown = console.file.getvalue()
+    assert "LR plain on shop, seed 2: FAILED: too [wide]" in shown and "2 of 4 runs done; left: about 2 s" in shown
+    assert "  LR plain on shop, seed 1, 0 s" in shown
+    mean = sum(result.metrics["test"]["AUC"] for result in results.finished()) / 2
+    assert re.search(rf"FM plain on shop +2 +{mean:.5f}", shown)
 
 
 def test_weights_of_a_killed_run_go_when_it_comes_again(board):
