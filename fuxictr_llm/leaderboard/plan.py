@@ -3,26 +3,23 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 from pydantic import StrictBool
 
-from fuxictr_llm import registry
 from fuxictr_llm.checkout import use_checkout
-from fuxictr_llm.checks import check_value
 from fuxictr_llm.config import Experiment, load_experiment
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.build import DECIDES
-from fuxictr_llm.errors import UserError, nearest, unknown
+from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import digest_of
 from fuxictr_llm.keys import DatasetKeys, LongKeys, ModelKeys, Positive, Seed
+from fuxictr_llm.leaderboard.arms import Arm, arm_of, check_keys, controls_of, cross, refuse_twice
 from fuxictr_llm.leaderboard.identity import PLAIN, key_of, language_model_work, own_keys
 from fuxictr_llm.yamls import dump_yaml, read_yaml
 
 GENERAL = {*ModelKeys.__annotations__, *DatasetKeys.__annotations__, *LongKeys.__annotations__}
-ARM_KEYS = {"backbone": str, "dataset": str, "method": str | None, "control": str | None, "settings": dict[str, Any]}
 NAMES = list[str]
 PLAN_KEYS = {
     "backbones": NAMES,
@@ -34,37 +31,6 @@ PLAN_KEYS = {
     "zoo": str | None,
     "set": dict[str, Any],
 }
-
-
-@dataclass(frozen=True)
-class Arm:
-    """What is compared.
-
-    Attributes:
-        backbone, dataset: their names, as in an expid; of an alias (`criteo`) what it stands for.
-        method: its name; None: the plain backbone.
-        control: the placebo of the method that takes its place, one of `Enhancement.controls`.
-        settings: config keys that make it that arm: the control's, tuned values.
-    """
-
-    backbone: str
-    dataset: str
-    method: str | None = None
-    control: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-    @property
-    def label(self) -> str:
-        """What tables call it beside its backbone and data set: `plain`, `LLaCTR`, `LLaCTR random`."""
-        return " ".join(filter(None, (self.method or PLAIN, self.control)))
-
-    @property
-    def expid(self) -> str:
-        """The expid that it is a variant of."""
-        return "_".join(filter(None, (self.backbone, self.method, self.dataset)))
-
-    def __str__(self) -> str:
-        return f"{self.backbone} {self.label} on {self.dataset}"
 
 
 @dataclass(frozen=True)
@@ -121,12 +87,12 @@ class Plan:
         use_checkout(self.zoo)
         if not self.arms:
             raise UserError("the plan has no arms; name --backbones and --datasets")
-        _refuse_twice("seed", self.seeds)
+        refuse_twice("seed", self.seeds)
         if "seed" in self.overrides:
             raise UserError("seed cannot be changed with --set; give --seeds, or --seed for a single one")
         bases = [load_experiment(arm.expid, self.config, gpu=self.gpu, threads=1) for arm in self.arms]
         arms = [replace(arm, dataset=base.params["dataset_id"]) for arm, base in zip(self.arms, bases, strict=True)]
-        _refuse_twice("arm", [f"{arm}" for arm in arms])
+        refuse_twice("arm", [f"{arm}" for arm in arms])
         object.__setattr__(self, "arms", tuple(arms))
         object.__setattr__(self, "_runs", tuple(self._planned(bases)))
         _refuse_two_builds(self._runs)
@@ -163,10 +129,10 @@ class Plan:
         """
         given, where = read_yaml(path), repr(str(path))
         seeds = list[Seed] if isinstance(given.get("seeds"), list) else Positive
-        _check_keys(given, {**PLAN_KEYS, "seeds": seeds}, where)
+        check_keys(given, {**PLAN_KEYS, "seeds": seeds}, where)
         use_checkout(given.get("zoo"))
         config = given.get("config")
-        arms = [_arm_of(entry, config, where) for entry in given.get("arms", ())]
+        arms = [arm_of(entry, config, where) for entry in given.get("arms", ())]
         if given.keys() & {"backbones", "methods", "datasets", "controls"}:
             names = (given.get("backbones", []), given.get("datasets", []), given.get("methods", [PLAIN]))
             arms = [*cross(*names, given.get("controls", False), config), *arms]
@@ -215,77 +181,9 @@ class Plan:
             raise UserError(f"{arm}: {error}") from error
 
 
-def cross(
-    backbones: Sequence[str],
-    datasets: Sequence[str],
-    methods: Sequence[str] = (PLAIN,),
-    controls: bool = False,
-    config: str | None = None,
-) -> list[Arm]:
-    """The arms of every backbone with every method (and its controls) on every data set.
-
-    Raises:
-        UserError: a method is unknown, or a name is given twice or not at all.
-    """
-    for kind, names in (("backbone", backbones), ("method", methods), ("data set", datasets)):
-        _refuse_twice(kind, names)
-        if not names:
-            raise UserError(f"the plan names no {kind}")
-    arms = []
-    for dataset, backbone, method in product(datasets, backbones, methods):
-        arm = Arm(backbone, dataset, None if method == PLAIN else method)
-        placebos = controls_of(arm.method, arm.expid, config)
-        arms += [arm, *(replace(arm, control=name, settings=of) for name, of in placebos.items() if controls)]
-    return arms
-
-
-def controls_of(method: str | None, expid: str = "", config: str | None = None) -> Mapping[str, Mapping[str, Any]]:
-    """The placebos that a method declares: name -> config keys.
-
-    Args:
-        method: its name; None: no method.
-        expid, config: an experiment with it; without one, a method that only a config knows has none.
-
-    Raises:
-        UserError: the method is unknown.
-    """
-    if method in (None, PLAIN):
-        return {}
-    names = registry.method_names()
-    if PLAIN in nearest(method, [PLAIN, *names]):
-        raise unknown("method", method, [PLAIN, *names])
-    if method not in names:
-        if not expid:
-            return {}
-        method = load_experiment(expid, config, threads=1).params["method"]
-    return registry.find_method(method).model_cls.controls
-
-
 def seeds_of(given: int | Sequence[int]) -> list[int]:
     """A number N stands for the seeds 1 to N, a list for itself."""
     return list(range(1, given + 1)) if isinstance(given, int) else list(given)
-
-
-def _arm_of(entry: Mapping[str, Any], config: str | None, where: str) -> Arm:
-    where = f"an arm of {where}"
-    _check_keys(entry, ARM_KEYS, where)
-    if missing := [key for key in ("backbone", "dataset") if key not in entry]:
-        raise UserError(f"{where} lacks {missing[0]!r}: {dict(entry)}")
-    arm = Arm(**entry)
-    arm = replace(arm, method=None if arm.method == PLAIN else arm.method)
-    if arm.control is None:
-        return arm
-    known = controls_of(arm.method, arm.expid, config)
-    if arm.control not in known:
-        raise unknown("control", arm.control, known, where=f"{where} with the method {arm.method or PLAIN}")
-    return replace(arm, settings={**known[arm.control], **arm.settings})
-
-
-def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
-    for key, value in given.items():
-        if key not in known:
-            raise unknown("key", key, known, where)
-        check_value(f"{key} of {where}", value, known[key])
 
 
 def _refuse_two_builds(runs: Iterable[PlannedRun]) -> None:
@@ -300,9 +198,3 @@ def _refuse_two_builds(runs: Iterable[PlannedRun]) -> None:
                 f"{run.arm} and {first.arm} would build {params['dataset_id']!r} from another {differs[0]} each; "
                 "give them data sets of different names"
             )
-
-
-def _refuse_twice(kind: str, names: Sequence[Any]) -> None:
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise UserError(f"{kind} {str(name)!r} is given twice")
