@@ -157,8 +157,10 @@ def _spreads(runs: BySeed, split: str) -> dict[str, Spread]:
 def _measured(row: Row, runs: BySeed, plain: BySeed, controls: Mapping[str, BySeed]) -> Row:
     """The row with everything but the correction and what rests on it."""
     aucs = aucs_of(runs)
-    stages = {stage: [run.seconds[stage] for run in runs.values() if run.seconds.get(stage) is not None] for stage in
-              ("train", "test", "language_model")}  # fmt: skip
+    stages = {
+        stage: [run.seconds[stage] for run in runs.values() if run.seconds.get(stage) is not None]
+        for stage in ("train", "test", "language_model")
+    }
     own, others = _seconds_a_row(runs), _seconds_a_row(plain)
     return replace(
         row,
@@ -199,8 +201,9 @@ def _judged(row: Row) -> Row:
     if not _is_judged(row):
         return row
     verdict, why = _verdict(row)
-    if row.over_plain and row.seeds != row.over_plain.seeds:
-        why += f"; compared at the common seeds {', '.join(map(str, row.over_plain.seeds))} only"
+    for name, gain in {"plain": row.over_plain, **row.over_controls}.items():
+        if gain and gain.seeds != row.seeds:
+            why += f"; compared with {name} at seed {', '.join(map(str, gain.seeds))} only"
     return replace(row, verdict=verdict, why=why)
 
 

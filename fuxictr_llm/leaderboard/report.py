@@ -102,21 +102,21 @@ def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
     columns: dict[str, Callable[[Row], str]] = {
         "backbone": lambda row: row.backbone,
         "arm": lambda row: row.arm,
-        "seeds": tell_seeds,
         "AUC": lambda row: tell_spread(row.test.get("AUC")),
-        "gAUC": lambda row: tell_spread(row.test.get("gAUC")),
-        "logloss": lambda row: tell_spread(row.test.get("logloss")),
         "validation AUC": lambda row: tell_spread(row.valid.get("AUC")),
         "gain over plain [95 %]": lambda row: tell_gain(row.over_plain),
+        "verdict": lambda row: ": ".join(filter(None, (row.verdict, row.why))) or NOTHING,
         "method over control [95 %]": lambda row: tell_gain(over_control(row)),
         "p (Holm)": corrected,
         "relative AUC": lambda row: tell_share(row.over_plain and row.over_plain.relative),
         "RelaImpr": lambda row: tell_share(row.over_plain and row.over_plain.rela_impr),
+        "gAUC": lambda row: tell_spread(row.test.get("gAUC")),
+        "logloss": lambda row: tell_spread(row.test.get("logloss")),
+        "seeds": tell_seeds,
         "training s": lambda row: tell_seconds(row.seconds.get("train")),
         "language model s": lambda row: tell_seconds(row.seconds.get("language_model")),
         "parameters": lambda row: tell_parameters(row.parameters),
         "inference": lambda row: NOTHING if row.inference_ratio is None else f"{row.inference_ratio:.2f}x",
-        "verdict": lambda row: ": ".join(filter(None, (row.verdict, row.why))) or NOTHING,
     }
     if any("AUC" in row.test for row in rows):
         del columns["validation AUC"]
