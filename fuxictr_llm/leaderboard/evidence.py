@@ -19,6 +19,7 @@ from fuxictr_llm.leaderboard.results import Failure, RunResult
 
 PROVEN, PLACEBO, WORSE, UNPROVEN = "proven", "placebo does as well", "worse", "unproven"
 VERDICTS = (PROVEN, PLACEBO, WORSE, UNPROVEN)
+ONLY_BEFORE = "significant only before Holm's correction"
 METRICS = ("AUC", "gAUC", "logloss")
 
 
@@ -219,7 +220,7 @@ def _verdict(row: Row) -> tuple[str, str]:
         return WORSE, "than the plain backbone"
     none_run = "" if any(controls.values()) else "; no controls run" if controls else "; it has no controls"
     if not gain.is_better:
-        return UNPROVEN, ("not after Holm's correction" if gain.p <= LEVEL else "no more than seeds differ") + none_run
+        return UNPROVEN, (ONLY_BEFORE if gain.p <= LEVEL else "within the noise of seeds") + none_run
     if none_run:
         return UNPROVEN, "better than plain" + none_run
     as_good = [name for name, over in controls.items() if over and over.p is not None and not over.is_better]

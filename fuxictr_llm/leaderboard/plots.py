@@ -84,7 +84,7 @@ def gain_by_backbone(dataset: str, rows: Sequence[Row], colours: Mapping[str, st
             axis.plot(row.over_plain.mean, place, linestyle="", zorder=3, **look_of(row, colours, controls))
     axes[0].set_xlim(limits)
     axes[0].xaxis.set_major_formatter(GAINS)
-    axes[0].locator_params(axis="x", nbins=6 if len(by_method) == 1 else 4)
+    axes[0].locator_params(axis="x", nbins=6 if len(by_method) == 1 else 3)
     axes[0].set_yticks(range(len(backbones)), backbones, parse_math=False)
     axes[0].set_ylim(len(backbones) - 0.5, -0.5)
     figure.supxlabel("gain in test AUC over the plain backbone, with its 95 % interval", fontsize=10)

@@ -88,8 +88,8 @@ def llactr(gain, random=None, shuffled=None, base=BASE):
         (llactr(0.01, None, 0.01), PLACEBO, "shuffled"),
         (llactr(0.01, 0.001, None), UNPROVEN, "better than plain; not compared with control shuffled (not run)"),
         (llactr(0.01), UNPROVEN, "better than plain; no controls run"),
-        (llactr(0.000005, 0.0, 0.0), UNPROVEN, "no more than seeds differ"),
-        (llactr(0.000005), UNPROVEN, "no more than seeds differ; no controls run"),
+        (llactr(0.000005, 0.0, 0.0), UNPROVEN, "within the noise of seeds"),
+        (llactr(0.000005), UNPROVEN, "within the noise of seeds; no controls run"),
         (llactr(-0.01, 0.001, 0.001), WORSE, "than the plain backbone"),
         (llactr(0.01, 0.001, 0.001, base=[0.7]), UNPROVEN, "one common seed"),
         (runs("LLaCTR", None, BASE), UNPROVEN, "no run of the plain backbone at these seeds"),
@@ -135,7 +135,7 @@ def test_the_correction_is_over_every_comparison_that_a_verdict_rests_on():
     p_values = [gain.p for gain in comparisons(rows)]
     assert [gain.corrected for gain in comparisons(rows)] == pytest.approx(holm(p_values))
     assert row.over_plain.corrected > row.over_plain.p and row.over_plain.low > 0
-    assert row.why == "not after Holm's correction"
+    assert row.why == "significant only before Holm's correction"
     assert control.over_plain.p is not None and control.over_plain.corrected is None
 
 
