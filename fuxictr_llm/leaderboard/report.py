@@ -215,8 +215,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         f"method against plain, in the control's row for method against control.{needed}",
         f"{PROVEN}: better than plain and than every control, at {LEVEL * 100:.0f} %. {PLACEBO}: better than plain, "
         f"but not than a control. {WORSE}: than plain. {UNPROVEN}: everything else; few seeds prove little.",
-        "Over all backbones: the AUC is averaged over the backbones at each seed, and then compared as above. This sees "
-        "smaller gains than the single rows do; its interval is not corrected, and no verdict rests on it.",
+        "Over all backbones: the AUC is averaged over the backbones at each seed, and then compared as above. This "
+        "sees smaller gains than the single rows do; its interval is not corrected, and no verdict rests on it.",
         "relative AUC is AUC / AUC of plain - 1; RelaImpr is (AUC - 0.5) / (AUC of plain - 0.5) - 1.",
         "Training seconds are medians over the seeds; language-model seconds were spent once for all seeds. Inference "
         "is the time of a test row as a multiple of plain's. Runs side by side slow each other down: times are rough.",
