@@ -19,6 +19,7 @@ from fuxictr_llm.leaderboard.results import Failure, RunResult
 
 PROVEN, PLACEBO, WORSE, UNPROVEN = "proven", "placebo does as well", "worse", "unproven"
 VERDICTS = (PROVEN, PLACEBO, WORSE, UNPROVEN)
+ONLY_BEFORE = "significant only before Holm's correction"
 METRICS = ("AUC", "gAUC", "logloss")
 
 
@@ -157,8 +158,10 @@ def _spreads(runs: BySeed, split: str) -> dict[str, Spread]:
 def _measured(row: Row, runs: BySeed, plain: BySeed, controls: Mapping[str, BySeed]) -> Row:
     """The row with everything but the correction and what rests on it."""
     aucs = aucs_of(runs)
-    stages = {stage: [run.seconds[stage] for run in runs.values() if run.seconds.get(stage) is not None] for stage in
-              ("train", "test", "language_model")}  # fmt: skip
+    stages = {
+        stage: [run.seconds[stage] for run in runs.values() if run.seconds.get(stage) is not None]
+        for stage in ("train", "test", "language_model")
+    }
     own, others = _seconds_a_row(runs), _seconds_a_row(plain)
     return replace(
         row,
@@ -199,8 +202,9 @@ def _judged(row: Row) -> Row:
     if not _is_judged(row):
         return row
     verdict, why = _verdict(row)
-    if row.over_plain and row.seeds != row.over_plain.seeds:
-        why += f"; compared at the common seeds {', '.join(map(str, row.over_plain.seeds))} only"
+    for name, gain in {"plain": row.over_plain, **row.over_controls}.items():
+        if gain and gain.seeds != row.seeds:
+            why += f"; compared with {name} at seed {', '.join(map(str, gain.seeds))} only"
     return replace(row, verdict=verdict, why=why)
 
 
@@ -216,7 +220,7 @@ def _verdict(row: Row) -> tuple[str, str]:
         return WORSE, "than the plain backbone"
     none_run = "" if any(controls.values()) else "; no controls run" if controls else "; it has no controls"
     if not gain.is_better:
-        return UNPROVEN, ("not after Holm's correction" if gain.p <= LEVEL else "no more than seeds differ") + none_run
+        return UNPROVEN, (ONLY_BEFORE if gain.p <= LEVEL else "within the noise of seeds") + none_run
     if none_run:
         return UNPROVEN, "better than plain" + none_run
     as_good = [name for name, over in controls.items() if over and over.p is not None and not over.is_better]

@@ -33,7 +33,7 @@ class Gain:
         low, high: the 95 % interval of the mean, not corrected; None where there is no test.
         p: two-sided, not corrected; None where there is no test.
         corrected: after Holm's correction; None where no verdict rests on it, too.
-        relative: AUC / AUC of the other - 1, of the means.
+        relative: AUC / AUC of the other - 1, of the means; None where the other's is 0.
         rela_impr: (AUC - 0.5) / (AUC of the other - 0.5) - 1, of the means; None where the other one guesses.
     """
 
@@ -42,7 +42,7 @@ class Gain:
     low: float | None
     high: float | None
     p: float | None
-    relative: float
+    relative: float | None
     rela_impr: float | None
     corrected: float | None = None
 
@@ -71,9 +71,10 @@ def compare(ours: Mapping[int, float], others: Mapping[int, float]) -> Gain | No
         test = ttest_rel(a, b)
         interval = test.confidence_interval(1 - LEVEL)
         low, high, p = float(interval.low), float(interval.high), float(test.pvalue)
+    relative = fmean(a) / fmean(b) - 1 if fmean(b) else None
     chance = fmean(b) - 0.5
     rela_impr = (fmean(a) - 0.5) / chance - 1 if chance > 0 else None
-    return Gain(tuple(seeds), fmean(differences), low, high, p, fmean(a) / fmean(b) - 1, rela_impr)
+    return Gain(tuple(seeds), fmean(differences), low, high, p, relative, rela_impr)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

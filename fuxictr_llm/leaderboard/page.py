@@ -28,7 +28,11 @@ tr.first td { border-top: 1px solid var(--line); } tr.plain td, tr.plain td:firs
 tr.control td { color: var(--faint); } tr.control td.arm { padding-left: 1.6rem; }
 .mark { font-weight: 600; } .proven { color: var(--proven); } .placebo { color: var(--placebo); }
 .worse { color: var(--worse); } .unproven { color: var(--unproven); }
-figure { margin: 1rem 0; } img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+figure { margin: 0; flex: 1 1 30rem; max-width: 46rem; }
+img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px; }
+@media (max-width: 40rem) { body { padding: .6rem; } table { font-size: .8rem; } th, td { padding: .3rem .4rem; }
+  td.verdict { min-width: 11rem; } tr.control td.arm { padding-left: .9rem; } }
 ul { padding-left: 1.2rem; } li { margin: .3rem 0; } code { font-size: .85rem; }
 """
 
@@ -40,11 +44,12 @@ def to_html(report: Report, pictures: Mapping[str, bytes] | None = None) -> str:
         pictures: name -> the content of a PNG file; they become part of the page.
     """
     parts = ["<h1>Leaderboard</h1>"]
+    if pictures:
+        drawn = "\n".join(_picture(name, content) for name, content in pictures.items())
+        parts.append(f'<div class="pictures">\n{drawn}\n</div>')
     for table in report.tables:
         parts += [f"<h2>{escape(table.title)}</h2>", _table(table)]
     parts += ["<h2>Failed and missing runs</h2>", _list(report.troubles or ["none"])]
-    if pictures:
-        parts += ["<h2>Pictures</h2>", *(_picture(name, content) for name, content in pictures.items())]
     parts += ["<h2>How to read this</h2>", _list(report.notes), "<h2>How it was made</h2>"]
     facts = [f"<li>{escape(name)}: <code>{escape(text)}</code></li>" for name, text in report.facts.items()]
     parts.append(f"<ul>{''.join(facts)}</ul>")

@@ -1,6 +1,6 @@
 """What the plots of a leaderboard have in common: axes, intervals, looks of arms, legends."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,9 @@ def markers_of(rows: Iterable[Row]) -> dict[str, str]:
     return {name: OF_CONTROLS[index % len(OF_CONTROLS)] for index, name in enumerate(names)}
 
 
-def new_figure(title: str, width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
     """A figure with axes side by side that share theirs."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    figure.suptitle(title, fontsize=13, parse_math=False)
     axes = list(figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0])
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
@@ -77,8 +76,9 @@ def look_of(row: Row, colours: Mapping[str, str], controls: Mapping[str, str]) -
     return {"marker": "o", "markersize": 7, "color": colour, **rim}
 
 
-def add_legend(
+def add_title(
     figure: Figure,
+    title: str,
     colours: Mapping[str, str],
     controls: Mapping[str, str] | None = None,
     *,
@@ -86,7 +86,7 @@ def add_legend(
     proven: bool = False,
     dots: bool = False,
 ) -> None:
-    """Above the axes: what is drawn in which colour and form."""
+    """Above the axes: the title, and what is drawn in which colour and form."""
 
     def handle(name: str, colour: str, marker: str = "o", **more: Any) -> Line2D:
         return Line2D([], [], linestyle="", label=name, color=colour, marker=marker, **more)
@@ -99,11 +99,12 @@ def add_legend(
         handles.append(handle("proven", GREY, markeredgecolor="black", markeredgewidth=1.6))
     if dots:
         handles.append(handle("one backbone", GREY, markersize=3.5, alpha=0.6))
-    if not handles:
-        return
-    look = {"loc": "outside upper center", "frameon": False, "fontsize": 9, "ncols": min(len(handles), 5)}
-    legend = figure.legend(handles=handles, handletextpad=0.2, columnspacing=1.2, **look)
-    for text in legend.get_texts():
+    # The legend's own title: a title of the figure would lie beneath the legend.
+    look = {"loc": "outside upper center", "frameon": False, "fontsize": 9, "ncols": max(1, min(len(handles), 5))}
+    legend = figure.legend(
+        handles=handles, handletextpad=0.2, columnspacing=1.2, title=title, title_fontsize=13, **look
+    )
+    for text in (*legend.get_texts(), legend.get_title()):
         text.set_parse_math(False)
 
 

@@ -10,14 +10,14 @@ from dataclasses import replace
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fuxictr_llm.leaderboard.evidence import PROVEN, Row
 from fuxictr_llm.leaderboard.gains import Gain
 from fuxictr_llm.leaderboard.overall import Runs, mean_gain, over_backbones, runs_by_row
 from fuxictr_llm.leaderboard.plot_parts import (
     GAINS,
-    add_legend,
+    add_title,
     colours_of,
     draw_interval,
     limits_of,
@@ -72,7 +72,7 @@ def gain_by_backbone(dataset: str, rows: Sequence[Row], colours: Mapping[str, st
     controls, limits = markers_of(rows), limits_of(row.over_plain for row in rows)
     lines = max(len({row.arm for row in of}) for of in by_method.values())
     width, height = max(WIDTH, 2.3 * len(by_method) + 1), 1.4 + len(backbones) * (0.15 * lines + 0.12)
-    figure, axes = new_figure(dataset, width, height, len(by_method))
+    figure, axes = new_figure(width, height, len(by_method))
     for axis, (method, of) in zip(axes, by_method.items(), strict=True):
         axis.set_title(method, fontsize=11, color=colours[method], parse_math=False)
         _draw_bands(axis, backbones)
@@ -84,11 +84,11 @@ def gain_by_backbone(dataset: str, rows: Sequence[Row], colours: Mapping[str, st
             axis.plot(row.over_plain.mean, place, linestyle="", zorder=3, **look_of(row, colours, controls))
     axes[0].set_xlim(limits)
     axes[0].xaxis.set_major_formatter(GAINS)
-    axes[0].locator_params(axis="x", nbins=6 if len(by_method) == 1 else 4)
+    axes[0].locator_params(axis="x", nbins=6 if len(by_method) == 1 else 3)
     axes[0].set_yticks(range(len(backbones)), backbones, parse_math=False)
     axes[0].set_ylim(len(backbones) - 0.5, -0.5)
     figure.supxlabel("gain in test AUC over the plain backbone, with its 95 % interval", fontsize=10)
-    add_legend(figure, {}, controls, proven=any(row.verdict == PROVEN for row in rows))
+    add_title(figure, dataset, {}, controls, proven=any(row.verdict == PROVEN for row in rows))
     return figure
 
 
@@ -102,7 +102,7 @@ def auc_by_cost(dataset: str, rows: Sequence[Row], colours: Mapping[str, str]) -
     if not points:
         return None
     methods = {method for _, method in points}
-    figure, (axis,) = new_figure(dataset, WIDTH, 4.6)
+    figure, (axis,) = new_figure(WIDTH, 4.6)
     axis.set_xscale("log")
     for (backbone, method), point in points.items():
         colour = colours.get(method, GREY)
@@ -112,7 +112,9 @@ def auc_by_cost(dataset: str, rows: Sequence[Row], colours: Mapping[str, str]) -
     costs = [cost for cost, _ in points.values()]
     axis.set_xlim(min(costs) / 1.5, max(costs) * 1.5)
     axis.set_xlabel("seconds of training and of the language model (log scale)")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.spines["left"].set_visible(False)
     axis.spines["right"].set_visible(True)
     axis.yaxis.tick_right()
@@ -120,7 +122,7 @@ def auc_by_cost(dataset: str, rows: Sequence[Row], colours: Mapping[str, str]) -
     axis.set_ylabel("mean test AUC")
     axis.grid(color="#E5E5E5")
     name_points(axis, {backbone: point for (backbone, _), point in reversed(points.items())})  # plain is first
-    add_legend(figure, _of_methods(colours, methods), plain=None in methods)
+    add_title(figure, dataset, _of_methods(colours, methods), plain=None in methods)
     return figure
 
 
@@ -138,7 +140,7 @@ def gain_by_frequency(dataset: str, rows: Sequence[Row], runs: Runs, colours: Ma
             gains |= {(position, method): found for method, found in _gains_on_slice(rows, runs, name).items()}
     if not gains:
         return None
-    figure, (axis,) = new_figure(dataset, WIDTH, 4.2)
+    figure, (axis,) = new_figure(WIDTH, 4.2)
     axis.axhline(0, color="black", linewidth=1)
     dots = [replace(gain, low=None, high=None) for _, single in gains.values() for gain in single]
     limits = limits_of([*(mean for mean, _ in gains.values()), *dots])
@@ -157,7 +159,7 @@ def gain_by_frequency(dataset: str, rows: Sequence[Row], runs: Runs, colours: Ma
     axis.tick_params(axis="x", length=0)
     axis.set_xlabel(f"how often the train split has the row's item ({facts['by']})", parse_math=False)
     axis.grid(axis="y", color="#E5E5E5")
-    add_legend(figure, _of_methods(colours, methods), dots=len({row.backbone for row in rows}) > 1)
+    add_title(figure, dataset, _of_methods(colours, methods), dots=len({row.backbone for row in rows}) > 1)
     return figure
 
 

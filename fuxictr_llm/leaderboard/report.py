@@ -40,7 +40,7 @@ class Report:
     """What there is to say.
 
     Attributes:
-        tables: for each data set its rows, and with several backbones what they say together.
+        tables: for each data set its rows, and before them, with several backbones, what they say together.
         troubles: a line for each run that failed, and for each arm with runs that have not run.
         notes: how to read the tables.
         facts: what made them: name -> text.
@@ -71,10 +71,10 @@ def make_report(
     tables, overall = [], over_backbones(rows, results)
     for dataset in dict.fromkeys(row.dataset for row in rows):
         of_data = [row for row in rows if row.dataset == dataset]
-        tables.append(_table_of_rows(dataset, of_data))
         together = [of for of in overall if of.dataset == dataset]
         if any(len(of.backbones) > 1 for of in together):
             tables.append(_table_over_backbones(dataset, together))
+        tables.append(_table_of_rows(dataset, of_data))
     digests = []
     for name, runs in _by_arm(results).items():
         digests.append(f"{name}: " + ", ".join(f"seed {run.seed} {run.key[:12]}" for run in runs))
@@ -102,21 +102,21 @@ def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
     columns: dict[str, Callable[[Row], str]] = {
         "backbone": lambda row: row.backbone,
         "arm": lambda row: row.arm,
-        "seeds": tell_seeds,
         "AUC": lambda row: tell_spread(row.test.get("AUC")),
-        "gAUC": lambda row: tell_spread(row.test.get("gAUC")),
-        "logloss": lambda row: tell_spread(row.test.get("logloss")),
         "validation AUC": lambda row: tell_spread(row.valid.get("AUC")),
         "gain over plain [95 %]": lambda row: tell_gain(row.over_plain),
+        "verdict": lambda row: ": ".join(filter(None, (row.verdict, row.why))) or NOTHING,
         "method over control [95 %]": lambda row: tell_gain(over_control(row)),
         "p (Holm)": corrected,
         "relative AUC": lambda row: tell_share(row.over_plain and row.over_plain.relative),
         "RelaImpr": lambda row: tell_share(row.over_plain and row.over_plain.rela_impr),
+        "gAUC": lambda row: tell_spread(row.test.get("gAUC")),
+        "logloss": lambda row: tell_spread(row.test.get("logloss")),
+        "seeds": tell_seeds,
         "training s": lambda row: tell_seconds(row.seconds.get("train")),
         "language model s": lambda row: tell_seconds(row.seconds.get("language_model")),
         "parameters": lambda row: tell_parameters(row.parameters),
         "inference": lambda row: NOTHING if row.inference_ratio is None else f"{row.inference_ratio:.2f}x",
-        "verdict": lambda row: ": ".join(filter(None, (row.verdict, row.why))) or NOTHING,
     }
     if any("AUC" in row.test for row in rows):
         del columns["validation AUC"]
@@ -215,6 +215,8 @@ def _notes(rows: Sequence[Row]) -> list[str]:
         f"method against plain, in the control's row for method against control.{needed}",
         f"{PROVEN}: better than plain and than every control, at {LEVEL * 100:.0f} %. {PLACEBO}: better than plain, "
         f"but not than a control. {WORSE}: than plain. {UNPROVEN}: everything else; few seeds prove little.",
+        "Over all backbones: the AUC is averaged over the backbones at each seed, and then compared as above. This "
+        "sees smaller gains than the single rows do; its interval is not corrected, and no verdict rests on it.",
         "relative AUC is AUC / AUC of plain - 1; RelaImpr is (AUC - 0.5) / (AUC of plain - 0.5) - 1.",
         "Training seconds are medians over the seeds; language-model seconds were spent once for all seeds. Inference "
         "is the time of a test row as a multiple of plain's. Runs side by side slow each other down: times are rough.",
