@@ -43,6 +43,7 @@ setup(
         "filelock",
         "matplotlib>=3.9",
         "scikit-learn",
+        "scipy",
         "psutil",
         "rich",
         "tqdm",
