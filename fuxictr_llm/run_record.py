@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import platform
 import resource
 import sys
 import time
@@ -10,13 +11,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.loader import data_files
 from fuxictr_llm.files import digest_of_file, read_json
 
-PACKAGES = ("fuxictr-llm", "fuxictr", "torch", "transformers", "peft", "polars", "numpy", "ray")
+# Some of them only because a row of BARS lists them.
+PACKAGES = ("fuxictr-llm", "fuxictr", "torch", "transformers", "peft", "polars", "numpy", "ray", "pandas", "scipy")
+PACKAGES += ("scikit-learn", "pyyaml", "h5py", "tqdm")
 
 
 class Stages:
@@ -71,6 +75,26 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
+
+
+def hardware(gpu: int) -> dict[str, str | None]:
+    """What the process runs on: processor, the GPU of that index (None: the CPU alone), memory, CUDA."""
+    used = gpu >= 0 and torch.cuda.is_available()
+    gpu_memory = torch.cuda.get_device_properties(gpu).total_memory if used else 0
+    return {
+        "cpu": _processor(),
+        "gpu": f"{torch.cuda.get_device_name(gpu)} {gpu_memory / 2**30:.0f}G" if used else None,
+        "ram": f"{psutil.virtual_memory().total / 2**30:.0f}G",
+        "cuda": torch.version.cuda if used else None,
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def peak_memory() -> dict[str, float]:

@@ -1,0 +1,1 @@
+"""Many experiments -> tables, evidence, plots; published figures beside our own."""
