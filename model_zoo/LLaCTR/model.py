@@ -37,6 +37,8 @@ class LLaCTR(Enhancement):
             large.
     """
 
+    controls = {"random": {"field_vectors": "random"}, "shuffled": {"field_vectors": "shuffled"}}
+
     def __init__(self, config: LLaCTRConfig, anatomy: Anatomy):
         config = config.for_backbone(anatomy.backbone)
         super().__init__(config, anatomy)

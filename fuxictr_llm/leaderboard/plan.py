@@ -1,0 +1,307 @@
+"""What a leaderboard runs: arms (a backbone on a data set, plain or with a method or its placebo) at several seeds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import StrictBool
+
+from fuxictr_llm import registry
+from fuxictr_llm.checkout import use_checkout
+from fuxictr_llm.checks import check_value
+from fuxictr_llm.config import NO_IDENTITY, Experiment, constructor_hints, load_experiment
+from fuxictr_llm.errors import UserError, nearest, unknown
+from fuxictr_llm.files import digest_of
+from fuxictr_llm.keys import DatasetKeys, LongKeys, ModelKeys, Positive, Seed
+from fuxictr_llm.network_store import PLACES
+from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors
+from fuxictr_llm.yamls import dump_yaml, read_yaml
+
+PLAIN = "plain"
+GENERAL = {*ModelKeys.__annotations__, *DatasetKeys.__annotations__, *LongKeys.__annotations__}
+ARM_KEYS = {"backbone": str, "dataset": str, "method": str | None, "control": str | None, "settings": dict[str, Any]}
+NAMES = list[str]
+PLAN_KEYS = {
+    "backbones": NAMES,
+    "methods": NAMES,
+    "datasets": NAMES,
+    "controls": StrictBool,
+    "arms": list[dict[str, Any]],
+    "seeds": Positive | list[Seed],
+    "config": str | None,
+    "zoo": str | None,
+    "set": dict[str, Any],
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared.
+
+    Attributes:
+        backbone, dataset: their names, as in an expid; of an alias (`criteo`) what it stands for.
+        method: its name; None: the plain backbone.
+        control: the placebo of the method that takes its place, one of `Enhancement.controls`.
+        settings: config keys that make it that arm: the control's, tuned values.
+    """
+
+    backbone: str
+    dataset: str
+    method: str | None = None
+    control: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def label(self) -> str:
+        """What tables call it beside its backbone and data set: `plain`, `LLaCTR`, `LLaCTR random`."""
+        return " ".join(filter(None, (self.method or PLAIN, self.control)))
+
+    @property
+    def expid(self) -> str:
+        """The expid that it is a variant of."""
+        return "_".join(filter(None, (self.backbone, self.method, self.dataset)))
+
+    def __str__(self) -> str:
+        return f"{self.backbone} {self.label} on {self.dataset}"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """An arm at a seed.
+
+    Attributes:
+        experiment: what is run.
+        key: digest of what it computes, whatever data lies where, and wherever the results are written.
+        language_model: digest of what it asks of a language model, the same for runs that share the answer;
+            None: nothing.
+    """
+
+    arm: Arm
+    seed: int
+    experiment: Experiment
+    key: str
+    language_model: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        parts = (self.experiment.expid, self.arm.control, f"s{self.seed}", self.key[:8])
+        return "_".join(filter(None, parts))
+
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Arms and seeds, every one of which is known and fits its settings.
+
+    Attributes:
+        arms: no two have the same label, backbone and data set.
+        seeds: each arm runs at every one; empty: each at that of its config.
+        config: as `--config`.
+        zoo: as `--zoo`.
+        overrides: settings of all arms that have such a key.
+        gpu: index of the GPU, -1 for the CPU.
+
+    Raises:
+        UserError: something is unknown, does not fit, or is given twice.
+    """
+
+    arms: Sequence[Arm]
+    seeds: Sequence[int] = ()
+    config: str | None = None
+    zoo: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    gpu: int = -1
+
+    def __post_init__(self) -> None:
+        use_checkout(self.zoo)
+        if not self.arms:
+            raise UserError("the plan has no arms; name --backbones and --datasets")
+        _refuse_twice("seed", self.seeds)
+        if "seed" in self.overrides:
+            raise UserError("seed cannot be changed with --set; give --seeds, or --seed for a single one")
+        bases = [load_experiment(arm.expid, self.config, gpu=self.gpu, threads=1) for arm in self.arms]
+        arms = [replace(arm, dataset=base.params["dataset_id"]) for arm, base in zip(self.arms, bases, strict=True)]
+        _refuse_twice("arm", [f"{arm}" for arm in arms])
+        object.__setattr__(self, "arms", tuple(arms))
+        object.__setattr__(self, "_runs", tuple(self._planned(bases)))
+
+    @classmethod
+    def crossed(
+        cls,
+        backbones: Sequence[str],
+        datasets: Sequence[str],
+        methods: Sequence[str] = (PLAIN,),
+        *,
+        controls: bool = False,
+        **others: Any,
+    ) -> "Plan":
+        """Every backbone with every method on every data set.
+
+        Args:
+            methods: names of methods; `plain` is the backbone without one.
+            controls: whether each method's placebos run as well.
+            others: of the plan itself.
+
+        Raises:
+            UserError: something is unknown, does not fit, or is given twice.
+        """
+        use_checkout(others.get("zoo"))
+        return cls(cross(backbones, datasets, methods, controls), **others)
+
+    @classmethod
+    def read(cls, path: Path | str, gpu: int = -1) -> "Plan":
+        """The plan of a YAML file: with the keys `backbones`, `methods`, `datasets` and `controls`, or `arms`, or both.
+
+        Raises:
+            UserError: it cannot be read, or as above.
+        """
+        given, where = read_yaml(path), repr(str(path))
+        _check_keys(given, PLAN_KEYS, where)
+        use_checkout(given.get("zoo"))
+        arms = [_arm_of(entry, where) for entry in given.get("arms", ())]
+        if given.keys() & {"backbones", "methods", "datasets", "controls"}:
+            names = (given.get("backbones", []), given.get("datasets", []), given.get("methods", [PLAIN]))
+            arms = [*cross(*names, given.get("controls", False)), *arms]
+        seeds = seeds_of(given.get("seeds", []))
+        return cls(arms, seeds, given.get("config"), given.get("zoo"), given.get("set", {}), gpu)
+
+    def to_yaml(self) -> str:
+        """The plan as a file that `read` takes."""
+        arms = []
+        for arm in self.arms:
+            parts = {"backbone": arm.backbone, "method": arm.method, "control": arm.control, "dataset": arm.dataset}
+            declared = controls_of(arm.method).get(arm.control, {})
+            parts["settings"] = {key: value for key, value in arm.settings.items() if declared.get(key) != value}
+            arms.append({key: value for key, value in parts.items() if value})
+        others = {"config": self.config, "zoo": self.zoo, "set": dict(self.overrides), "seeds": list(self.seeds)}
+        return dump_yaml({**{key: value for key, value in others.items() if value}, "arms": arms})
+
+    def runs(self) -> tuple[PlannedRun, ...]:
+        """Every arm at every seed. Where two are one experiment, they have the same key."""
+        return self._runs
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of all that it computes."""
+        return digest_of(sorted(f"{run.arm} {run.key}" for run in self.runs()))
+
+    def _planned(self, bases: Iterable[Experiment]) -> Iterable[PlannedRun]:
+        own = [_own_keys(base) for base in bases]
+        of_any = frozenset().union(*own)
+        for arm, base, keys in zip(self.arms, bases, own, strict=True):
+            # What no arm has is left in: it is an error.
+            common = {k: v for k, v in self.overrides.items() if k in keys or k in GENERAL or k not in of_any}
+            overrides = {**common, **arm.settings}
+            experiment = self._resolved(arm, overrides) if overrides else base
+            # A placebo is drawn anew for each seed, so that no lucky draw decides.
+            redrawn = arm.control and "control_seed" in keys and "control_seed" not in overrides
+            for seed in self.seeds or (base.params["seed"],):
+                params = {**experiment.params, "seed": seed, **({"control_seed": seed} if redrawn else {})}
+                work = _language_model_work(params)
+                yield PlannedRun(arm, seed, replace(experiment, params=params), key_of(params), work)
+
+    def _resolved(self, arm: Arm, overrides: Mapping[str, Any]) -> Experiment:
+        try:
+            return load_experiment(arm.expid, self.config, overrides=overrides, gpu=self.gpu, threads=1)
+        except UserError as error:
+            raise UserError(f"{arm}: {error}") from error
+
+
+def cross(
+    backbones: Sequence[str], datasets: Sequence[str], methods: Sequence[str] = (PLAIN,), controls: bool = False
+) -> list[Arm]:
+    """The arms of every backbone with every method (and its controls) on every data set.
+
+    Raises:
+        UserError: a method is unknown, or a name is given twice or not at all.
+    """
+    for kind, names in (("backbone", backbones), ("method", methods), ("data set", datasets)):
+        _refuse_twice(kind, names)
+        if not names:
+            raise UserError(f"the plan names no {kind}")
+    pairs = [(dataset, backbone) for dataset in datasets for backbone in backbones]
+    return [
+        Arm(backbone, dataset, None if method == PLAIN else method, control, settings)
+        for dataset, backbone in pairs
+        for method in methods
+        for control, settings in [(None, {}), *(controls_of(method).items() if controls else ())]
+    ]
+
+
+def controls_of(method: str | None) -> Mapping[str, Mapping[str, Any]]:
+    """The placebos that a method declares: name -> config keys.
+
+    Raises:
+        UserError: the method is unknown.
+    """
+    if method in (None, PLAIN):
+        return {}
+    if PLAIN in nearest(method, [PLAIN, *registry.method_names()]):
+        raise unknown("method", method, [PLAIN, *registry.method_names()])
+    return registry.find_method(method).model_cls.controls
+
+
+def seeds_of(given: int | Sequence[int]) -> list[int]:
+    """A number N stands for the seeds 1 to N, a list for itself."""
+    return list(range(1, given + 1)) if isinstance(given, int) else list(given)
+
+
+def key_of(params: Mapping[str, Any]) -> str:
+    """Digest of what a run with these settings computes; of files it says only that there are some.
+
+    Their content is compared apart (`Results`), and a run without test data is another run.
+    """
+    kept = {key: value for key, value in params.items() if key not in NO_IDENTITY}
+    return digest_of({key: bool(value) if key in PLACES else value for key, value in kept.items()})
+
+
+def _own_keys(experiment: Experiment) -> frozenset[str]:
+    """Config keys of its backbone and its method."""
+    method = experiment.params["method"]
+    fields = registry.find_method(method).config_cls.__dataclass_fields__ if method else ()
+    vectors = ValueVectorsConfig.__dataclass_fields__ if asks_for_vectors(experiment.params) else ()
+    return frozenset({*constructor_hints(registry.find_backbone(experiment.params["model"])), *fields, *vectors})
+
+
+def _language_model_work(params: Mapping[str, Any]) -> str | None:
+    """A digest of data set, method, and those settings that a language model's work follows; controls share it."""
+    if not params["method"]:
+        return digest_of([params["dataset_id"], PLAIN]) if asks_for_vectors(params) else None
+    method = registry.find_method(params["method"])
+    placebos = {key for settings in method.model_cls.controls.values() for key in settings} | {"control_seed"}
+    of_semantics = [cls for cls in method.config_cls.__mro__ if cls.__module__.startswith("fuxictr_llm.semantics")]
+    keys = {key for cls in of_semantics for key in vars(cls).get("__annotations__", ())} - placebos
+    if not of_semantics:
+        return None
+    return digest_of([params["dataset_id"], params["method"], {key: params.get(key) for key in sorted(keys)}])
+
+
+def _arm_of(entry: Mapping[str, Any], where: str) -> Arm:
+    where = f"an arm of {where}"
+    _check_keys(entry, ARM_KEYS, where)
+    if missing := [key for key in ("backbone", "dataset") if key not in entry]:
+        raise UserError(f"{where} lacks {missing[0]!r}: {dict(entry)}")
+    method, control = entry.get("method"), entry.get("control")
+    known = controls_of(method)
+    if control is not None and control not in known:
+        raise unknown("control", control, known, where=f"{where} with the method {method or PLAIN}")
+    settings = {**known.get(control, {}), **entry.get("settings", {})}
+    return Arm(entry["backbone"], entry["dataset"], None if method == PLAIN else method, control, settings)
+
+
+def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
+    for key, value in given.items():
+        if key not in known:
+            raise unknown("key", key, known, where)
+        check_value(f"{key} of {where}", value, known[key])
+
+
+def _refuse_twice(kind: str, names: Sequence[Any]) -> None:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise UserError(f"{kind} {str(name)!r} is given twice")
