@@ -48,5 +48,5 @@ setup(
         "tqdm",
         "typing_extensions",
     ],
-    extras_require={"test": ["pytest", "ruff", "setuptools>=77"]},
+    extras_require={"tune": ["optuna>=5"], "test": ["pytest", "ruff", "setuptools>=77", "optuna>=5"]},
 )

@@ -61,7 +61,10 @@ def describe_data(params: Mapping[str, Any], data_dir: Path) -> dict[str, Any]:
     """Digests and row counts of the data a run used."""
     manifest = read_json(data_dir / "build.json")
     if manifest and manifest["made_from"]:
-        return {"dataset_id": params["dataset_id"], "rows": manifest["rows"], "sha256": manifest["made_from"]["raw"]}
+        used = [split for split in SPLITS if params.get(f"{split}_data")]  # it may have been built with more
+        rows, sha256 = manifest["rows"], manifest["made_from"]["raw"]
+        rows, sha256 = ({split: of.get(split) for split in used} for of in (rows, sha256))
+        return {"dataset_id": params["dataset_id"], "rows": rows, "sha256": sha256}
     paths = {split: data_files(params[f"{split}_data"]) for split in SPLITS if params.get(f"{split}_data")}
     paths |= {key: data_files(params[key]) for key in ("user_info", "item_info") if params.get(key)}
     digests = {key: [digest_of_file(path) for path in files] for key, files in paths.items()}

@@ -1,11 +1,11 @@
 """Finished runs -> a row in the folder form of BARS, which its scripts/gen_readme_md.py reads (github.com/reczoo/BARS).
 
-    <Model>/<Model>_<dataset_id>/
-        README.md           made from the others
-        <expid>_config/     dataset_config.yaml and model_config.yaml, in FuxiCTR's form
-        <expid>.log         of the first run; BARS takes the expid from its name
-        environments.txt    [Hardware] and [Software]; BARS takes the last line for FuxiCTR's version
-        results.csv         FuxiCTR's line of each run; several have seed=... in front
+<Model>/<Model>_<dataset_id>/
+    README.md           made from the others
+    <expid>_config/     dataset_config.yaml and model_config.yaml, in FuxiCTR's form
+    <expid>.log         of the first run; BARS takes the expid from its name
+    environments.txt    [Hardware] and [Software]; BARS takes the last line for FuxiCTR's version
+    results.csv         FuxiCTR's line of each run; several have seed=... in front
 """
 
 import csv

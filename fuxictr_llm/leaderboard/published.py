@@ -116,7 +116,9 @@ def _row(cells: Mapping[str | None, str | None], path: Path, line: int) -> Publi
         raise UserError(f"{str(path)!r}, line {line} has more cells than the header")
     for name in NUMBERS | {"runs"}:
         if values[name] is not None:
-            values[name] = _number(values[name], int if name == "runs" else float, f"{str(path)!r}, line {line}: {name}")
+            values[name] = _number(
+                values[name], int if name == "runs" else float, f"{str(path)!r}, line {line}: {name}"
+            )
     return PublishedRow(**values)
 
 

@@ -22,15 +22,12 @@ BARS_SEEDS = (2021, 190034, 992817, 27011, 948432)
 DEAD_ADD_LOSS = ((2, 0, 2), (2, 3, 3))  # the first and the last FuxiCTR whose fit never called a model's add_loss
 NOT_RUN = "not run"
 
-RunPlan = Callable[[Plan], Results]
-
 
 @dataclass(frozen=True)
 class Verified:
     """A row of a board and our runs of it.
 
     Attributes:
-        expid: ours.
         reason: why there is no run; empty where there is one.
         auc, logloss, gauc: of our runs on test, by seed.
         data: whether the data files are the published ones, in words.
@@ -38,7 +35,6 @@ class Verified:
     """
 
     row: PublishedRow
-    expid: str
     reason: str = ""
     auc: Mapping[int, float] = field(default_factory=dict)
     logloss: Mapping[int, float] = field(default_factory=dict)
@@ -72,7 +68,7 @@ class Verified:
 
 def verify(
     board: str,
-    run: RunPlan,
+    run: Callable[[Plan], Results],
     *,
     models: Sequence[str] = (),
     seeds: int | Sequence[int] = 1,
@@ -95,16 +91,17 @@ def verify(
     """
     rows = select(read_board(board, config), models)
     known = set(model_entry_names(Path(config) if config else None))
-    found: dict[str, Experiment | str] = {
-        row.model: _experiment(row, known, config, overrides or {}, gpu) for row in rows
-    }
-    runnable = [(row, experiment) for row in rows if isinstance(experiment := found[row.model], Experiment)]
-    data = {row.model: _data(experiment.params) for row, experiment in runnable}
-    results = {}
-    for chosen, group in _by_seeds(runnable, seeds):
-        arms = [arm_of(row) for row in group]
-        results |= _runs_of(run(Plan(arms, chosen, config, zoo, overrides or {}, gpu)))
-    return [_verified(row, found[row.model], data.get(row.model, ""), results, bool(overrides)) for row in rows]
+    own = {row.model: _experiment(row, known, config, gpu) for row in rows}
+    plans = [
+        Plan([arm_of(row) for row in group], chosen, config, zoo, overrides or {}, gpu)
+        for chosen, group in _by_seeds([(row, own[row.model]) for row in rows], seeds)
+    ]
+    data = _data(plans[0].runs()[0].experiment.params) if plans else ""
+    found: dict[str, _OurRuns] = {}
+    for plan in plans:
+        found |= _our_runs(plan, run(plan))
+    changed = ("settings changed with --set",) if overrides else ()
+    return [_verified(row, own[row.model], found, data, changed) for row in rows]
 
 
 def select(rows: Sequence[PublishedRow], models: Sequence[str]) -> list[PublishedRow]:
@@ -171,17 +168,37 @@ def _has_add_loss(backbone: str) -> bool:
     return registry.find_backbone(backbone).add_loss is not BaseModel.add_loss
 
 
-def _experiment(
-    row: PublishedRow, known: set[str], config: str | None, overrides: Mapping[str, Any], gpu: int
-) -> Experiment | str:
+@dataclass
+class _OurRuns:
+    """What our runs of an arm say."""
+
+    params: Mapping[str, Any]
+    metrics: dict[str, dict[int, float]] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+
+
+def _our_runs(plan: Plan, results: Results) -> dict[str, _OurRuns]:
+    """By the name that `our_name` has."""
+    found = {_name(run.arm): _OurRuns(run.experiment.params) for run in plan.runs()}
+    for result in results.finished():
+        for metric, value in result.metrics["test"].items():
+            found[_name(result.arm)].metrics.setdefault(metric, {})[result.seed] = value
+    for failure in results.failures():
+        found[_name(failure.arm)].failed.append(f"seed {failure.seed} failed: {failure.reason}")
+    return found
+
+
+def _name(arm: Arm) -> str:
+    return "_".join(filter(None, (arm.backbone, arm.method)))
+
+
+def _experiment(row: PublishedRow, known: set[str], config: str | None, gpu: int) -> Experiment | str:
     """The row of ours, or why there is none."""
     if row.our_expid not in known:
         return f"model_config has no {row.our_expid}: its published settings are not written down"
     try:
-        return load_experiment(row.our_expid, config, overrides=overrides, gpu=gpu)
+        return load_experiment(row.our_expid, config, gpu=gpu)
     except UserError as error:
-        if overrides:
-            raise
         return str(error)
 
 
@@ -194,51 +211,25 @@ def _data(params: Mapping[str, Any]) -> str:
 
 
 def _by_seeds(
-    rows: Iterable[tuple[PublishedRow, Experiment]], seeds: int | Sequence[int]
+    rows: Iterable[tuple[PublishedRow, Experiment | str]], seeds: int | Sequence[int]
 ) -> list[tuple[list[int], list[PublishedRow]]]:
-    """Rows that run at the same seeds."""
+    """The rows that can run, those of the same seeds together."""
     groups: dict[tuple[int, ...], list[PublishedRow]] = {}
     for row, experiment in rows:
-        chosen = seeds_for(experiment.params["seed"], seeds) if isinstance(seeds, int) else seeds
-        groups.setdefault(tuple(chosen), []).append(row)
+        if isinstance(experiment, Experiment):
+            chosen = seeds_for(experiment.params["seed"], seeds) if isinstance(seeds, int) else seeds
+            groups.setdefault(tuple(chosen), []).append(row)
     return [(list(chosen), group) for chosen, group in groups.items()]
 
 
-def _runs_of(results: Results) -> dict[tuple[str, str | None], dict[str, Any]]:
-    """(backbone, method) -> metric -> seed -> value, and `failed`: seed -> reason."""
-    found: dict[tuple[str, str | None], dict[str, Any]] = {}
-    for result in results.finished():
-        metrics = found.setdefault((result.arm.backbone, result.arm.method), {})
-        for name, value in result.metrics["test"].items():
-            metrics.setdefault(name, {})[result.seed] = value
-    for failure in results.failures():
-        of_arm = found.setdefault((failure.arm.backbone, failure.arm.method), {})
-        of_arm.setdefault("failed", {})[failure.seed] = failure.reason
-    return found
-
-
 def _verified(
-    row: PublishedRow,
-    experiment: Experiment | str,
-    data: str,
-    results: Mapping[tuple[str, str | None], Mapping[str, Any]],
-    changed: bool,
+    row: PublishedRow, own: Experiment | str, found: Mapping[str, _OurRuns], data: str, changed: tuple[str, ...]
 ) -> Verified:
-    if isinstance(experiment, str):
-        return Verified(row, row.our_expid, experiment, flags=flags_of(row, None))
-    arm = arm_of(row)
-    runs = results.get((arm.backbone, arm.method), {})
-    failed = [f"seed {seed} failed: {reason}" for seed, reason in runs.get("failed", {}).items()]
-    auc = runs.get("AUC", {})
-    flags = flags_of(row, experiment.params, len(auc)) + (("settings changed with --set",) if changed else ())
-    reason = "" if auc else "; ".join(failed) or "not finished"
-    return Verified(
-        row,
-        row.our_expid,
-        reason,
-        auc,
-        runs.get("logloss", {}),
-        runs.get("gAUC", {}),
-        data,
-        (*flags, *(failed if auc else ())),
-    )
+    if isinstance(own, str):
+        return Verified(row, own, flags=flags_of(row, None))
+    runs = found[our_name(row)]
+    auc = runs.metrics.get("AUC", {})
+    flags = (*flags_of(row, runs.params, len(auc)), *changed, *(runs.failed if auc else ()))
+    reason = "" if auc else "; ".join(runs.failed) or "not finished"
+    others = (runs.metrics.get(name, {}) for name in ("logloss", "gAUC"))
+    return Verified(row, reason, auc, *others, data, flags)
