@@ -4,7 +4,9 @@ bars_ctr.csv: all rows of the 13 CTR boards of BARS (Zhu et al., SIGIR 2022; git
 several runs, BARS prints the first. llactr_gift.csv: the six pairs of LLaCTR (github.com/istarryn/LLaCTR).
 """
 
+import contextlib
 import csv
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -103,7 +105,12 @@ def _read(path: Path) -> list[PublishedRow]:
                 raise UserError(f"{str(path)!r} lacks the column {missing[0]!r}; a board has: {', '.join(COLUMNS)}")
             if more := [name for name in reader.fieldnames if name not in COLUMNS]:
                 raise unknown("column", more[0], COLUMNS, repr(str(path)))
-            return [_row(cells, path, reader.line_num) for cells in reader]
+            rows: dict[tuple[str, str], PublishedRow] = {}
+            for cells in reader:
+                row = _row(cells, path, reader.line_num)
+                if rows.setdefault((row.board, row.model), row) is not row:
+                    raise UserError(f"{str(path)!r}, line {reader.line_num}: {row.model!r} is given twice")
+            return list(rows.values())
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read the board {str(path)!r}: {error}") from error
 
@@ -123,7 +130,7 @@ def _row(cells: Mapping[str | None, str | None], path: Path, line: int) -> Publi
 
 
 def _number(text: str, kind: type, where: str) -> float | int:
-    try:
-        return kind(text)
-    except ValueError:
-        raise UserError(f"{where} is {text!r}, which is no {'whole ' * (kind is int)}number") from None
+    with contextlib.suppress(ValueError):
+        if math.isfinite(number := kind(text)):
+            return number
+    raise UserError(f"{where} is {text!r}, which is no {'whole ' * (kind is int)}number")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import digest_of, explain_write_errors, replacing, writable_dir, write_json
 from fuxictr_llm.leaderboard.engine import locked_folder
-from fuxictr_llm.leaderboard.plan import Arm, Plan
+from fuxictr_llm.leaderboard.plan import Arm, Plan, PlannedRun
 from fuxictr_llm.leaderboard.results import OTHER_OUT, Results
 from fuxictr_llm.leaderboard.search_space import Range, Space, Values
 
@@ -45,8 +45,12 @@ def tune(
         UserError: Optuna is not installed, the folder cannot be written, or all trials of an arm failed.
     """
     folder = writable_dir(folder, OTHER_OUT)
+    _warn_of_test_files(plan)
     with locked_folder(folder / STUDIES):  # so what a killed search left half done can be put right
-        searches = [_Search.of(arm, space.of(arm), plan, folder, seed) for arm in plan.arms]
+        bases = trial_plan(plan, plan.arms, [{}] * len(plan.arms)).runs()
+        searches = [
+            _Search.of(base, arm, space.of(arm), folder, seed) for base, arm in zip(bases, plan.arms, strict=True)
+        ]
         write_trials(folder, searches, trials)
         while asking := [search for search in searches if search.done < trials]:
             asked = [(search, *search.ask()) for search in asking]
@@ -73,7 +77,6 @@ def write_trials(folder: Path, searches: Sequence["_Search"], trials: int) -> No
     arms = [
         {
             "arm": str(search.arm),
-            "validation_is_test": search.validation_is_test,
             "space": {key: _told(of) for key, of in search.space.items()},
             "best": search.best(trials),
             "trials": search.tried(trials),
@@ -92,27 +95,18 @@ class _Search:
     space: Mapping[str, Values]
     study: "Study"
     seed: int
-    validation_is_test: bool
 
     @classmethod
-    def of(cls, arm: Arm, space: Mapping[str, Values], plan: Plan, folder: Path, seed: int) -> "_Search":
-        """The study of exactly this search, as far as it has come."""
+    def of(cls, base: PlannedRun, arm: Arm, space: Mapping[str, Values], folder: Path, seed: int) -> "_Search":
+        """The study of exactly this search, as far as it has come; `base` is the arm's trial that changes nothing."""
         optuna = _optuna()
-        # What is searched: the settings that the tried ones change, over which space, with which seed.
-        (planned,) = trial_plan(plan, [arm], [{}]).runs()
-        digest = digest_of([planned.key, {key: _told(of) for key, of in space.items()}, seed])
-        path = folder / STUDIES / f"{arm.expid.replace('/', '-')}_{digest[:16]}.journal"
+        digest = digest_of([base.key, {key: _told(of) for key, of in space.items()}, seed])
+        path = folder / STUDIES / f"{base.experiment.expid}_{digest[:16]}.journal"
         with explain_write_errors(path, OTHER_OUT):
             _mend(path)
-            backend = optuna.storages.journal.JournalFileBackend(str(path))
-            storage = optuna.storages.JournalStorage(backend)
+            storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
             study = optuna.create_study(study_name=str(arm), storage=storage, direction="maximize", load_if_exists=True)
-        # As four boards of BARS have it: what is chosen there is chosen on the test set.
-        (own,) = replace(plan, arms=[arm], seeds=()).runs()
-        is_test = bool(own.experiment.params.get("test_data") == own.experiment.params["valid_data"])
-        if is_test:
-            logging.warning("%s: valid_data is the test file, so this search chooses on the test set", arm)
-        return cls(arm, space, study, seed, is_test)
+        return cls(arm, space, study, seed)
 
     @property
     def done(self) -> int:
@@ -143,6 +137,14 @@ class _Search:
             {"settings": _settings(trial.params, self.space), "valid_auc": trial.value, **trial.user_attrs}
             for trial in ended
         ]
+
+
+def _warn_of_test_files(plan: Plan) -> None:
+    """As on four boards of BARS: what is chosen on validation is chosen on the test set there."""
+    params = {run.arm.dataset: run.experiment.params for run in plan.runs()}
+    for dataset, of in params.items():
+        if of.get("test_data") and of["test_data"] == of.get("valid_data"):
+            logging.warning("%s: valid_data is the test file, so that --tune chooses on the test set", dataset)
 
 
 def _tell(asked: Sequence[tuple[_Search, "Trial", dict[str, Any]]], results: Results) -> None:
