@@ -12,6 +12,8 @@ from fuxictr_llm import registry
 from fuxictr_llm.checkout import use_checkout
 from fuxictr_llm.checks import check_value
 from fuxictr_llm.config import NO_IDENTITY, Experiment, constructor_hints, load_experiment
+from fuxictr_llm.data import SPLITS
+from fuxictr_llm.data.build import DECIDES
 from fuxictr_llm.errors import UserError, nearest, unknown
 from fuxictr_llm.files import digest_of
 from fuxictr_llm.keys import DatasetKeys, LongKeys, ModelKeys, Positive, Seed
@@ -129,6 +131,7 @@ class Plan:
         _refuse_twice("arm", [f"{arm}" for arm in arms])
         object.__setattr__(self, "arms", tuple(arms))
         object.__setattr__(self, "_runs", tuple(self._planned(bases)))
+        _refuse_two_builds(self._runs)
 
     @classmethod
     def crossed(
@@ -299,6 +302,20 @@ def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str) 
         if key not in known:
             raise unknown("key", key, known, where)
         check_value(f"{key} of {where}", value, known[key])
+
+
+def _refuse_two_builds(runs: Iterable[PlannedRun]) -> None:
+    """Runs at the same time cannot have one folder of built data mean two things."""
+    built: dict[tuple, tuple[PlannedRun, dict[str, Any]]] = {}
+    for run in runs:
+        params = run.experiment.params
+        decides = {key: params.get(key) for key in (*DECIDES, *(f"{split}_data" for split in SPLITS))}
+        first, others = built.setdefault((params["data_root"], params["dataset_id"]), (run, decides))
+        if differs := [key for key in decides if decides[key] != others[key]]:
+            raise UserError(
+                f"{run.arm} and {first.arm} would build {params['dataset_id']!r} from another {differs[0]} each; "
+                "give them data sets of different names"
+            )
 
 
 def _refuse_twice(kind: str, names: Sequence[Any]) -> None:

@@ -1,14 +1,14 @@
 """What a leaderboard's folder holds: the plan, a record of each finished run, and why the others failed.
 
     plan.yaml                                what was asked for last
-    runs/<data set>/<run>.run.json, .log     of a finished run; `.model` as well with --keep-weights
+    runs/<data set>/<run>.run.json, .log     of a finished run; `.csv`: FuxiCTR's result line; `.model`: if it is kept
     runs/<data set>/<run>.failure.json       of one that failed, with `.out`: what it said last
 
 Nothing else says which runs are done, so that none is ever lost or counted twice.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,10 @@ class Results:
         for path in sorted((self.folder / "runs").glob("*/*.failure.json")):
             self._keep(path, self._failures, failure_problem)
 
+    def read_run(self, run: PlannedRun) -> str:
+        """Look at a run's record again; what is wrong with it, or an empty string."""
+        return self._keep(Path(f"{self.files_of(run)}.run.json"), self._records, record_problem)
+
     def finished(self) -> list[RunResult]:
         """The runs that are done, in the plan's order; one experiment counts for every arm that names it."""
         runs = [run for run in self.plan.runs() if self.record_of(run)]
@@ -127,7 +131,7 @@ class Results:
     def failure_of(self, run: PlannedRun) -> dict[str, Any] | None:
         """What is noted of a failed run: `reason`, `traceback`, `data`, `time`, `version`."""
         failure = self._failures.get(run.key)
-        is_valid = failure and not self.record_of(run) and self._is_of_data(failure["data"], run)
+        is_valid = failure and not self.record_of(run) and failure["data"] == self.data_of(run)
         return failure if is_valid else None
 
     def data_of(self, run: PlannedRun) -> dict[str, Any] | None:
@@ -163,7 +167,8 @@ class Results:
         record = Path(f"{files}.run.json")
         if record.exists():
             record.replace(f"{record}.old")
-        for path in (Path(f"{files}.{kind}") for kind in ("model", "out")):
+        unfinished = files.parent.glob(f".{files.name}.*.training")
+        for path in (*(Path(f"{files}.{kind}") for kind in ("model", "out", "csv")), *unfinished):
             path.unlink(missing_ok=True)
 
     def note_failure(self, run: PlannedRun, reason: str, traceback: str = "") -> None:
@@ -173,28 +178,28 @@ class Results:
             UserError: it cannot be written.
         """
         path = Path(f"{self.files_of(run)}.failure.json")
-        self.forget_data()
         facts = {"key": run.key, "run": str(run), "reason": reason, "traceback": traceback, "data": self.data_of(run)}
         facts |= {"version": versions().get(OURS), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
         with explain_write_errors(path, OTHER_OUT):
             write_json(path, facts)
+        self._failures[run.key] = facts
 
     def forget_failure(self, run: PlannedRun) -> None:
         """A run is done that failed before."""
         Path(f"{self.files_of(run)}.failure.json").unlink(missing_ok=True)
 
-    def _keep(self, path: Path, found: dict[str, dict[str, Any]], problem_of: Any) -> None:
+    def _keep(self, path: Path, found: dict[str, dict[str, Any]], problem_of: Callable[[Any], str]) -> str:
         content = read_json(path)
         problem = problem_of(content)
         if problem:
             self.ignored.append(f"{path} {problem}; it is ignored")
         else:
             found[content["key"] if "key" in content else key_of(content["config"])] = content
+        return problem
 
     def _is_of_data(self, sha256: Any, run: PlannedRun) -> bool:
         """Data that is not there cannot be compared."""
-        now = self.data_of(run)
-        return now is None or sha256 is None or sha256 == now
+        return self.data_of(run) in (None, sha256)
 
 
 def record_problem(record: Any) -> str:
