@@ -136,7 +136,7 @@ def test_the_published_files_are_known_by_their_md5(configs, board):
     edit(
         configs / "dataset_config.yaml",
         "    data_format: csv\n",
-        "    data_format: csv\n    md5: {train.csv: "00", test.csv: null}\n",
+        "    data_format: csv\n    md5: {train.csv: abc, test.csv: null}\n",
     )
     (row,) = verify("shop", run_here("verified"), models=["FM"], config=board)
     assert row.data == "others than published: train.csv, valid.csv"
