@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from multiprocessing import forkserver, get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -24,12 +23,10 @@ from filelock import FileLock, Timeout
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import read_json, writable_dir, write_json
 from fuxictr_llm.leaderboard.plan import PlannedRun
+from fuxictr_llm.leaderboard.processes import started_server
 from fuxictr_llm.leaderboard.results import OTHER_OUT, Results
 from fuxictr_llm.leaderboard.schedule import Queue, data_set_of
-from fuxictr_llm.leaderboard.worker import DISK_FULL, DONE, FAILED, THREADS, Job, Outcome, serve
-
-# The last is what torch imports with its first optimizer, and takes longer than a small run.
-PRELOADED = ["fuxictr_llm.leaderboard.worker", "fuxictr_llm.experiment", "torch._dynamo"]
+from fuxictr_llm.leaderboard.worker import DISK_FULL, DONE, FAILED, Job, Outcome, serve
 
 
 class Watch:
@@ -75,25 +72,6 @@ def run_plan(
         results.read()
         engine = _Engine(results, jobs, retry_failed, keep_weights, watch or Watch(), serve, context)
         engine.run()
-
-
-def started_server() -> BaseContext:
-    """The context whose processes come from a server with everything imported and one thread a library.
-
-    The server is started at the first call, and imports while the caller goes on.
-    """
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    # The second: asking whether there is a GPU must not start CUDA, which no forked process could use then.
-    changed = {**dict.fromkeys(THREADS, "1"), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-    before = {name: os.environ.get(name) for name in changed}
-    os.environ.update(changed)
-    try:
-        forkserver.ensure_running()
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-    return context
 
 
 @contextlib.contextmanager

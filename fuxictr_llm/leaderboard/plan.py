@@ -11,17 +11,15 @@ from pydantic import StrictBool
 from fuxictr_llm import registry
 from fuxictr_llm.checkout import use_checkout
 from fuxictr_llm.checks import check_value
-from fuxictr_llm.config import NO_IDENTITY, Experiment, constructor_hints, load_experiment
+from fuxictr_llm.config import Experiment, load_experiment
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.build import DECIDES
 from fuxictr_llm.errors import UserError, nearest, unknown
 from fuxictr_llm.files import digest_of
 from fuxictr_llm.keys import DatasetKeys, LongKeys, ModelKeys, Positive, Seed
-from fuxictr_llm.network_store import PLACES
-from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors
+from fuxictr_llm.leaderboard.identity import PLAIN, key_of, language_model_work, own_keys
 from fuxictr_llm.yamls import dump_yaml, read_yaml
 
-PLAIN = "plain"
 GENERAL = {*ModelKeys.__annotations__, *DatasetKeys.__annotations__, *LongKeys.__annotations__}
 ARM_KEYS = {"backbone": str, "dataset": str, "method": str | None, "control": str | None, "settings": dict[str, Any]}
 NAMES = list[str]
@@ -194,7 +192,7 @@ class Plan:
         return digest_of(sorted(f"{run.arm} {run.key}" for run in self.runs()))
 
     def _planned(self, bases: Iterable[Experiment]) -> Iterable[PlannedRun]:
-        own = [_own_keys(base) for base in bases]
+        own = [own_keys(base) for base in bases]
         of_any = frozenset().union(*own)
         for arm, base, keys in zip(self.arms, bases, own, strict=True):
             # What no arm has is left in: it is an error.
@@ -205,7 +203,7 @@ class Plan:
             redrawn = arm.control and "control_seed" in keys and "control_seed" not in overrides
             for seed in self.seeds or (base.params["seed"],):
                 params = {**experiment.params, "seed": seed, **({"control_seed": seed} if redrawn else {})}
-                work = _language_model_work(params)
+                work = language_model_work(params)
                 yield PlannedRun(arm, seed, replace(experiment, params=params), key_of(params), work)
 
     def _resolved(self, arm: Arm, overrides: Mapping[str, Any]) -> Experiment:
@@ -252,36 +250,6 @@ def controls_of(method: str | None) -> Mapping[str, Mapping[str, Any]]:
 def seeds_of(given: int | Sequence[int]) -> list[int]:
     """A number N stands for the seeds 1 to N, a list for itself."""
     return list(range(1, given + 1)) if isinstance(given, int) else list(given)
-
-
-def key_of(params: Mapping[str, Any]) -> str:
-    """Digest of what a run with these settings computes; of files it says only that there are some.
-
-    Their content is compared apart (`Results`), and a run without test data is another run.
-    """
-    kept = {key: value for key, value in params.items() if key not in NO_IDENTITY}
-    return digest_of({key: bool(value) if key in PLACES else value for key, value in kept.items()})
-
-
-def _own_keys(experiment: Experiment) -> frozenset[str]:
-    """Config keys of its backbone and its method."""
-    method = experiment.params["method"]
-    fields = registry.find_method(method).config_cls.__dataclass_fields__ if method else ()
-    vectors = ValueVectorsConfig.__dataclass_fields__ if asks_for_vectors(experiment.params) else ()
-    return frozenset({*constructor_hints(registry.find_backbone(experiment.params["model"])), *fields, *vectors})
-
-
-def _language_model_work(params: Mapping[str, Any]) -> str | None:
-    """A digest of data set, method, and those settings that a language model's work follows; controls share it."""
-    if not params["method"]:
-        return digest_of([params["dataset_id"], PLAIN]) if asks_for_vectors(params) else None
-    method = registry.find_method(params["method"])
-    placebos = {key for settings in method.model_cls.controls.values() for key in settings} | {"control_seed"}
-    of_semantics = [cls for cls in method.config_cls.__mro__ if cls.__module__.startswith("fuxictr_llm.semantics")]
-    keys = {key for cls in of_semantics for key in vars(cls).get("__annotations__", ())} - placebos
-    if not of_semantics:
-        return None
-    return digest_of([params["dataset_id"], params["method"], {key: params.get(key) for key in sorted(keys)}])
 
 
 def _arm_of(entry: Mapping[str, Any], where: str) -> Arm:

@@ -8,24 +8,20 @@ Nothing else says which runs are done, so that none is ever lost or counted twic
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fuxictr_llm.config import NO_IDENTITY
 from fuxictr_llm.data import SPLITS
-from fuxictr_llm.data.raw import raw_files
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import digest_of, digest_of_file, explain_write_errors, read_json, replacing, write_json
+from fuxictr_llm.files import digest_of, explain_write_errors, read_json, replacing, write_json
 from fuxictr_llm.leaderboard.plan import Arm, Plan, PlannedRun, key_of
-from fuxictr_llm.run_record import describe_data, versions
+from fuxictr_llm.leaderboard.records import OURS, digests_now, failure_problem, record_problem
+from fuxictr_llm.leaderboard.seconds import Seconds
+from fuxictr_llm.run_record import versions
 
 OTHER_OUT = "give another folder with --out"
-OURS = "fuxictr-llm"
-# Stages that neither train nor test a network, nor have to do with a language model.
-OF_DATA = ("prepare data", "build data")
-PARTS = {"metrics", "config", "config_sha256", "data", "stages", "parameters", "versions", "seed", "labels"}
 
 
 @dataclass(frozen=True)
@@ -110,7 +106,7 @@ class Results:
     def finished(self) -> list[RunResult]:
         """The runs that are done, in the plan's order; one experiment counts for every arm that names it."""
         runs = [run for run in self.plan.runs() if self.record_of(run)]
-        seconds = _Seconds([(run, self.record_of(run)) for run in runs])
+        seconds = Seconds([(run, self.record_of(run)) for run in runs])
         return [_result(run, self.record_of(run), seconds) for run in runs]
 
     def failures(self) -> list[Failure]:
@@ -202,91 +198,7 @@ class Results:
         return self.data_of(run) in (None, sha256)
 
 
-def record_problem(record: Any) -> str:
-    """Why a run record does not count; empty where it does."""
-    if not isinstance(record, dict) or not record.keys() >= PARTS:
-        return "is damaged"
-    try:
-        settings = {key: value for key, value in record["config"].items() if key not in NO_IDENTITY}
-        values = [value for metrics in record["metrics"].values() for value in metrics.values()]
-        whole = digest_of(settings) == record["config_sha256"] and "sha256" in record["data"]
-        if not whole or not values or not all(isinstance(value, float) for value in values):
-            return "is damaged"
-    except (AttributeError, TypeError):
-        return "is damaged"
-    return _other_version(record["versions"].get(OURS))
-
-
-def failure_problem(failure: Any) -> str:
-    """Why a note on a failure does not count; empty where it does."""
-    if not isinstance(failure, dict) or not failure.keys() >= {"key", "reason", "data", "version"}:
-        return "is damaged"
-    return _other_version(failure["version"])
-
-
-def _other_version(version: str | None) -> str:
-    ours = versions().get(OURS)
-    return "" if version == ours else f"is of {OURS} {version}, and this is {ours}"
-
-
-def digests_now(params: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a run record would say of the data set's files (`describe_data`) as they are now; None: some are missing."""
-    data_dir = Path(params["data_root"]) / params["dataset_id"]
-    is_raw = params["data_format"] == "csv" or (params["data_format"] == "parquet" and params.get("rebuild_dataset"))
-    raw = {split: params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")}
-    try:
-        if not is_raw:
-            return describe_data(params, data_dir)["sha256"]
-        if (data_dir / "feature_map.json").exists() and not (data_dir / "build.json").exists():  # FuxiCTR built it
-            built = {f"{split}_data": str(data_dir / f"{split}.parquet") for split in raw}
-            return describe_data({"dataset_id": params["dataset_id"], **built}, data_dir)["sha256"]
-        files = {split: raw_files(path, params["data_format"]) for split, path in raw.items()}
-        return {split: [digest_of_file(path) for path in paths] for split, paths in files.items()}
-    except (OSError, UserError):
-        return None
-
-
-class _Seconds:
-    """How long stages took, as the run measured them that had to do the work; others found it done."""
-
-    def __init__(self, runs: Iterable[tuple[PlannedRun, Mapping[str, Any]]]):
-        self._measured: dict[tuple, float] = {}
-        for run, record in runs:
-            for name, facts in record["stages"].items():
-                if not facts.get("cached"):
-                    key = self._key(run, name)
-                    self._measured[key] = max(self._measured.get(key, 0.0), facts["seconds"])
-
-    def of(self, run: PlannedRun, record: Mapping[str, Any]) -> dict[str, float]:
-        """Seconds by kind of work."""
-        stages = record["stages"]
-        found = {"train": stages["train"]["seconds"]}
-        for name in stages:
-            if name.startswith("train "):  # a network on the way to the run's own
-                found["train"] += self._measured.get(self._key(run, name), 0.0)
-        if "test" in stages:
-            found["test"] = stages["test"]["seconds"]
-        asked = [self._key(run, name) for name in stages if _kind(name) == "language_model"]
-        if not asked:
-            found["language_model"] = 0.0
-        elif all(key in self._measured for key in asked):
-            of_model = [value for key, value in self._measured.items() if key[0] == run.language_model]
-            found["language_model"] = round(sum(of_model), 3)
-        return found
-
-    def _key(self, run: PlannedRun, stage: str) -> tuple:
-        if _kind(stage) == "language_model":
-            return (run.language_model, stage)
-        return (run.arm.dataset, run.arm.backbone, run.seed, stage)
-
-
-def _kind(stage: str) -> str:
-    if stage in OF_DATA:
-        return "data"
-    return "train" if stage.partition(" ")[0] == "train" else "test" if stage == "test" else "language_model"
-
-
-def _result(run: PlannedRun, record: dict[str, Any], seconds: _Seconds) -> RunResult:
+def _result(run: PlannedRun, record: dict[str, Any], seconds: Seconds) -> RunResult:
     stages = record["stages"]
     rows = dict(record["data"].get("rows") or {})
     rows |= {"test": stages["test"]["rows"]} if "test" in stages else {}

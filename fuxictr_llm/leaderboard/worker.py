@@ -13,9 +13,9 @@ from pathlib import Path
 
 from fuxictr_llm.config import Experiment
 from fuxictr_llm.errors import UserError, reason_of
+from fuxictr_llm.leaderboard.processes import THREADS
 
 DONE, FAILED, DISK_FULL = "done", "failed", "disk full"
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 FULL_SIGNS = ("No space left on device", "Disk quota exceeded", "os error 28")
 
