@@ -1,6 +1,6 @@
 """What the plots of a leaderboard have in common: axes, intervals, looks of arms, legends."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np

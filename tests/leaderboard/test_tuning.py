@@ -10,7 +10,7 @@ from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import read_json
 from fuxictr_llm.leaderboard.search_space import Range, Space
 from fuxictr_llm.leaderboard.tuning import tune
-from support_leaderboard import pretended, run_here
+from runs_here import pretended, run_here
 
 pytest.importorskip("optuna")
 SPACE = Space({"learning_rate": Range(1e-3, 1e-1, log=True)}, {"LLaCTR": {"lambda_fre": (0.01, 0.1)}})

@@ -10,8 +10,8 @@ from fuxictr_llm.errors import UserError
 from fuxictr_llm.leaderboard.published import PublishedRow, read_board
 from fuxictr_llm.leaderboard.verify import Verified, arm_of, flags_of, seeds_for, verify
 from fuxictr_llm.leaderboard.verify_table import to_markdown, to_table
+from runs_here import run_here
 from support import edit
-from support_leaderboard import run_here
 
 ROW = PublishedRow("shop", "FM", None, 0.7, None, 5, 0.702, 0.001, None, None, None, None, None)
 
