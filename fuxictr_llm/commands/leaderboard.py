@@ -54,7 +54,7 @@ def add(commands: Any) -> None:
     text = "so many trials on validation AUC for every arm, plain and controls included; then the seeds at its best"
     tuning.add_argument("--tune", type=int, metavar="N", help=text)
     tuning.add_argument("--space", type=Path, metavar="FILE.yaml", help="what may be tried; FuxiCTR's tuner files too")
-    others = parser.add_subparsers(title="other uses", metavar="")
+    others = parser.add_subparsers(title="other uses", metavar="USE")
     verify.add(others)
     bars.add(others)
 

@@ -40,7 +40,7 @@ def verify_board(args: argparse.Namespace) -> None:
     from fuxictr_llm.leaderboard.plan import Plan
     from fuxictr_llm.leaderboard.results import Results
     from fuxictr_llm.leaderboard.verify import verify
-    from fuxictr_llm.leaderboard.verify_table import to_markdown, to_table, write_markdown
+    from fuxictr_llm.leaderboard.verify_table import to_markdown, to_screen, write_markdown
     from fuxictr_llm.run_record import versions
 
     if args.jobs < 1 or min(args.seeds) < 0 or args.seeds == [0]:
@@ -56,7 +56,7 @@ def verify_board(args: argparse.Namespace) -> None:
 
     options = {"models": args.models, "seeds": seeds, "config": args.config, "zoo": args.zoo}
     rows = verify(args.board, run, **options, overrides=parse_overrides(args.set), gpu=chosen_gpu(args.gpu))
-    Console().print(to_table(args.board, rows))
+    Console(highlight=False).print(to_screen(args.board, rows))
     tools = ", ".join(
         f"{name} {version}" for name, version in versions().items() if name in ("fuxictr-llm", "fuxictr", "torch")
     )

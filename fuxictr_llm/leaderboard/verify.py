@@ -195,7 +195,7 @@ def _name(arm: Arm) -> str:
 def _experiment(row: PublishedRow, known: set[str], config: str | None, gpu: int) -> Experiment | str:
     """The row of ours, or why there is none."""
     if row.our_expid not in known:
-        return f"model_config has no {row.our_expid}: its published settings are not written down"
+        return "its published settings are not in model_config"
     try:
         return load_experiment(row.our_expid, config, gpu=gpu)
     except UserError as error:

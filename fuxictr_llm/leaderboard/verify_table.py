@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -37,14 +39,24 @@ def cells_of(row: Verified) -> list[str]:
     ]
 
 
-def to_table(board: str, rows: Sequence[Verified]) -> Table:
-    """For the screen."""
-    table = Table(title=f"{board}: ours and published", caption=EXPLAINED)
-    for name in HEADER:
-        table.add_column(name, justify="left" if name in ("model", "seeds", "verdict", "flags") else "right")
+def to_screen(board: str, rows: Sequence[Verified]) -> Group:
+    """A table that fits 80 columns, and below it each remark with the rows that it is about."""
+    table = Table(title=f"{board}: published and ours, test AUC", box=box.SIMPLE_HEAD, show_edge=False)
+    for name in ("model", "published", "ours", "difference", "verdict"):
+        table.add_column(name, justify="left" if name in ("model", "verdict") else "right")
+    about: dict[str, list[str]] = {}
     for row in rows:
-        table.add_row(*map(escape, cells_of(row)), style=COLORS[row.verdict])
-    return table
+        ours = "" if row.mean is None else f"{row.mean:.5f}" + ("" if row.sd is None else f" ± {row.sd:.5f}")
+        published = f"{row.row.expected_auc:.5f}" + ("" if row.row.auc_sd is None else f" ± {row.row.auc_sd:.5f}")
+        difference = "" if row.difference is None else f"{row.difference:+.5f}"
+        cells = (row.row.model, published, ours, difference, row.verdict)
+        table.add_row(*map(escape, cells), style=COLORS[row.verdict])
+        for remark in filter(None, [row.reason, *row.flags]):
+            about.setdefault(remark, []).append(row.row.model)
+    remarks = [
+        f"{remark}: {'all' if len(models) == len(rows) else ', '.join(models)}" for remark, models in about.items()
+    ]
+    return Group(table, "", *map(escape, remarks), escape(EXPLAINED))
 
 
 def to_markdown(board: str, rows: Sequence[Verified], facts: Sequence[str] = ()) -> str:
