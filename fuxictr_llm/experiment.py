@@ -293,4 +293,6 @@ def logging_to(path: Path) -> Iterator[None]:
 
 
 def _command() -> str:
-    return " ".join(["python", *sys.argv])
+    script, *args = sys.argv
+    is_ours = Path(script).parts[-2:] == ("fuxictr_llm", "__main__.py")  # python -m fuxictr_llm
+    return " ".join(["python", *(["-m", "fuxictr_llm"] if is_ours else [script]), *args])
