@@ -26,7 +26,7 @@ from fuxictr_llm.leaderboard.plan import PlannedRun
 from fuxictr_llm.leaderboard.processes import started_server
 from fuxictr_llm.leaderboard.results import OTHER_OUT, Results
 from fuxictr_llm.leaderboard.schedule import Queue, data_set_of
-from fuxictr_llm.leaderboard.worker import DISK_FULL, DONE, FAILED, Job, Outcome, serve
+from fuxictr_llm.leaderboard.worker import DISK_FULL, DONE, FAILED, Job, Outcome, serve, work
 
 
 class Watch:
@@ -52,7 +52,7 @@ def run_plan(
     retry_failed: bool = False,
     keep_weights: bool = False,
     watch: Watch | None = None,
-    serve: Callable[[Job, Connection], None] = serve,
+    work: Callable[[Job], None] = work,
     context: BaseContext | None = None,
 ) -> None:
     """Run what is neither done nor failed; the folder is this process's alone meanwhile.
@@ -61,7 +61,7 @@ def run_plan(
         jobs: how many runs at the same time.
         retry_failed: whether those that failed, with the same settings, data and version, are tried again.
         keep_weights: whether the trained weights are left beside the records.
-        serve: what a process does.
+        work: what a process does.
         context: how processes are started; None: by a server that has imported everything once.
 
     Raises:
@@ -70,7 +70,7 @@ def run_plan(
     with locked_folder(results.folder), _terminated_as_interrupted():
         results.write_plan()
         results.read()
-        engine = _Engine(results, jobs, retry_failed, keep_weights, watch or Watch(), serve, context)
+        engine = _Engine(results, jobs, retry_failed, keep_weights, watch or Watch(), work, context)
         engine.run()
 
 
@@ -164,11 +164,11 @@ class _Engine:
         retry_failed: bool,
         keep_weights: bool,
         watch: Watch,
-        serve: Callable,
+        work: Callable[[Job], None],
         context: BaseContext | None,
     ):
         self.results, self.jobs, self.retry_failed, self.keep_weights = results, jobs, retry_failed, keep_weights
-        self.watch, self.serve, self.context = watch, serve, context
+        self.watch, self.work, self.context = watch, work, context
         self.processes: list[_Process] = []
         self.prepared: set[str] = set()
         done = [run for run in results.plan.runs() if results.record_of(run)]
@@ -213,7 +213,7 @@ class _Engine:
         output = Path(f"{files}.data.out" if data_only else f"{files}.out")
         job = Job(experiment, output, data_only, self.keep_weights, str(Path.cwd()), dict(os.environ))
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=self.serve, args=(job, theirs), daemon=False)
+        process = self.context.Process(target=serve, args=(job, theirs, self.work))
         process.start()
         theirs.close()
         self.processes.append(_Process(process, ours, run, data_only, output))

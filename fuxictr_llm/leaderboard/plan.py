@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,6 @@ PLAN_KEYS = {
     "datasets": NAMES,
     "controls": StrictBool,
     "arms": list[dict[str, Any]],
-    "seeds": Positive | list[Seed],
     "config": str | None,
     "zoo": str | None,
     "set": dict[str, Any],
@@ -152,7 +152,7 @@ class Plan:
             UserError: something is unknown, does not fit, or is given twice.
         """
         use_checkout(others.get("zoo"))
-        return cls(cross(backbones, datasets, methods, controls), **others)
+        return cls(cross(backbones, datasets, methods, controls, others.get("config")), **others)
 
     @classmethod
     def read(cls, path: Path | str, gpu: int = -1) -> "Plan":
@@ -162,21 +162,23 @@ class Plan:
             UserError: it cannot be read, or as above.
         """
         given, where = read_yaml(path), repr(str(path))
-        _check_keys(given, PLAN_KEYS, where)
+        seeds = list[Seed] if isinstance(given.get("seeds"), list) else Positive
+        _check_keys(given, {**PLAN_KEYS, "seeds": seeds}, where)
         use_checkout(given.get("zoo"))
-        arms = [_arm_of(entry, where) for entry in given.get("arms", ())]
+        config = given.get("config")
+        arms = [_arm_of(entry, config, where) for entry in given.get("arms", ())]
         if given.keys() & {"backbones", "methods", "datasets", "controls"}:
             names = (given.get("backbones", []), given.get("datasets", []), given.get("methods", [PLAIN]))
-            arms = [*cross(*names, given.get("controls", False)), *arms]
+            arms = [*cross(*names, given.get("controls", False), config), *arms]
         seeds = seeds_of(given.get("seeds", []))
-        return cls(arms, seeds, given.get("config"), given.get("zoo"), given.get("set", {}), gpu)
+        return cls(arms, seeds, config, given.get("zoo"), given.get("set", {}), gpu)
 
     def to_yaml(self) -> str:
         """The plan as a file that `read` takes."""
         arms = []
         for arm in self.arms:
             parts = {"backbone": arm.backbone, "method": arm.method, "control": arm.control, "dataset": arm.dataset}
-            declared = controls_of(arm.method).get(arm.control, {})
+            declared = controls_of(arm.method, arm.expid, self.config).get(arm.control, {}) if arm.control else {}
             parts["settings"] = {key: value for key, value in arm.settings.items() if declared.get(key) != value}
             arms.append({key: value for key, value in parts.items() if value})
         others = {"config": self.config, "zoo": self.zoo, "set": dict(self.overrides), "seeds": list(self.seeds)}
@@ -214,7 +216,11 @@ class Plan:
 
 
 def cross(
-    backbones: Sequence[str], datasets: Sequence[str], methods: Sequence[str] = (PLAIN,), controls: bool = False
+    backbones: Sequence[str],
+    datasets: Sequence[str],
+    methods: Sequence[str] = (PLAIN,),
+    controls: bool = False,
+    config: str | None = None,
 ) -> list[Arm]:
     """The arms of every backbone with every method (and its controls) on every data set.
 
@@ -225,25 +231,33 @@ def cross(
         _refuse_twice(kind, names)
         if not names:
             raise UserError(f"the plan names no {kind}")
-    pairs = [(dataset, backbone) for dataset in datasets for backbone in backbones]
-    return [
-        Arm(backbone, dataset, None if method == PLAIN else method, control, settings)
-        for dataset, backbone in pairs
-        for method in methods
-        for control, settings in [(None, {}), *(controls_of(method).items() if controls else ())]
-    ]
+    arms = []
+    for dataset, backbone, method in product(datasets, backbones, methods):
+        arm = Arm(backbone, dataset, None if method == PLAIN else method)
+        placebos = controls_of(arm.method, arm.expid, config)
+        arms += [arm, *(replace(arm, control=name, settings=of) for name, of in placebos.items() if controls)]
+    return arms
 
 
-def controls_of(method: str | None) -> Mapping[str, Mapping[str, Any]]:
+def controls_of(method: str | None, expid: str = "", config: str | None = None) -> Mapping[str, Mapping[str, Any]]:
     """The placebos that a method declares: name -> config keys.
+
+    Args:
+        method: its name; None: no method.
+        expid, config: an experiment with it; without one, a method that only a config knows has none.
 
     Raises:
         UserError: the method is unknown.
     """
     if method in (None, PLAIN):
         return {}
-    if PLAIN in nearest(method, [PLAIN, *registry.method_names()]):
-        raise unknown("method", method, [PLAIN, *registry.method_names()])
+    names = registry.method_names()
+    if PLAIN in nearest(method, [PLAIN, *names]):
+        raise unknown("method", method, [PLAIN, *names])
+    if method not in names:
+        if not expid:
+            return {}
+        method = load_experiment(expid, config, threads=1).params["method"]
     return registry.find_method(method).model_cls.controls
 
 
@@ -252,17 +266,19 @@ def seeds_of(given: int | Sequence[int]) -> list[int]:
     return list(range(1, given + 1)) if isinstance(given, int) else list(given)
 
 
-def _arm_of(entry: Mapping[str, Any], where: str) -> Arm:
+def _arm_of(entry: Mapping[str, Any], config: str | None, where: str) -> Arm:
     where = f"an arm of {where}"
     _check_keys(entry, ARM_KEYS, where)
     if missing := [key for key in ("backbone", "dataset") if key not in entry]:
         raise UserError(f"{where} lacks {missing[0]!r}: {dict(entry)}")
-    method, control = entry.get("method"), entry.get("control")
-    known = controls_of(method)
-    if control is not None and control not in known:
-        raise unknown("control", control, known, where=f"{where} with the method {method or PLAIN}")
-    settings = {**known.get(control, {}), **entry.get("settings", {})}
-    return Arm(entry["backbone"], entry["dataset"], None if method == PLAIN else method, control, settings)
+    arm = Arm(**entry)
+    arm = replace(arm, method=None if arm.method == PLAIN else arm.method)
+    if arm.control is None:
+        return arm
+    known = controls_of(arm.method, arm.expid, config)
+    if arm.control not in known:
+        raise unknown("control", arm.control, known, where=f"{where} with the method {arm.method or PLAIN}")
+    return replace(arm, settings={**known[arm.control], **arm.settings})
 
 
 def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:

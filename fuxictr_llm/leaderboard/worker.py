@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -49,8 +49,8 @@ class Outcome:
     traceback: str = ""
 
 
-def serve(job: Job, parent: Connection) -> None:
-    """Do a job and tell the parent how it ended. Dies with the parent."""
+def serve(job: Job, parent: Connection, work: Callable[[Job], None]) -> None:
+    """Do a job with `work`, and tell the parent how it ended. Dies with the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the parent decides
     threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
     with contextlib.suppress(OSError):  # where memory runs out, a run ends and not what started it
@@ -70,7 +70,7 @@ def serve(job: Job, parent: Connection) -> None:
 
 
 def work(job: Job) -> None:
-    """The job itself."""
+    """What a job is: a data set made ready, or a run."""
     from fuxictr_llm.experiment import prepare_data, run_experiment
 
     if job.data_only:

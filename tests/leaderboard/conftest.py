@@ -1,4 +1,4 @@
-"""A plan of tiny runs on the data set `shop`."""
+"""Plans of tiny runs on the data set `shop`."""
 
 import pytest
 
