@@ -4,9 +4,11 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fuxictr_llm.commands import bars, verify
 from fuxictr_llm.commands.options import add_zoo, chosen_gpu
 from fuxictr_llm.errors import UserError
 
@@ -48,6 +50,13 @@ def add(commands: Any) -> None:
     how.add_argument("--retry-failed", action="store_true", help="try again what failed with this very plan")
     how.add_argument("--keep-weights", action="store_true", help="keep the trained weights beside the records")
     how.add_argument("--dry-run", action="store_true", help="list what is done, failed and to do, and stop")
+    tuning = parser.add_argument_group("tuning, before")
+    text = "so many trials on validation AUC for every arm, plain and controls included; then the seeds at its best"
+    tuning.add_argument("--tune", type=int, metavar="N", help=text)
+    tuning.add_argument("--space", type=Path, metavar="FILE.yaml", help="what may be tried; FuxiCTR's tuner files too")
+    others = parser.add_subparsers(title="other uses", metavar="USE")
+    verify.add(others)
+    bars.add(others)
 
 
 def leaderboard(args: argparse.Namespace) -> None:
@@ -69,8 +78,12 @@ def leaderboard(args: argparse.Namespace) -> None:
     from fuxictr_llm.leaderboard.results import Results
 
     plan = _plan(args, gpu)
-    results = Results(args.out or _default_folder(args, plan), plan)
+    folder = args.out or _default_folder(args, plan)
     console = Console(highlight=False)
+    facts = {}
+    if args.tune is not None or args.space:
+        plan, facts["tuning"] = _tuned(args, plan, folder, jobs, console, context)
+    results = Results(folder, plan)
     for line in results.ignored:
         console.print(line, markup=False, soft_wrap=True)
     if args.dry_run:
@@ -81,7 +94,7 @@ def leaderboard(args: argparse.Namespace) -> None:
         options = {"jobs": jobs, "retry_failed": args.retry_failed, "keep_weights": args.keep_weights}
         run_plan(results, **options, watch=display, context=context)
     failures = results.failures()
-    console.print(*write_tables(results), sep="\n", markup=False, soft_wrap=True)
+    console.print(*write_tables(results, facts), sep="\n", markup=False, soft_wrap=True)
     for failure in failures:
         console.print(f"FAILED {failure.arm}, seed {failure.seed}: {failure.reason}", markup=False, soft_wrap=True)
     if failures:
@@ -89,8 +102,11 @@ def leaderboard(args: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def write_tables(results: "Results") -> list[Path]:
+def write_tables(results: "Results", facts: Mapping[str, str] | None = None) -> list[Path]:
     """Write the tables and plots of what is there; their paths.
+
+    Args:
+        facts: what else the reader should know.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -99,8 +115,8 @@ def write_tables(results: "Results") -> list[Path]:
     from fuxictr_llm.leaderboard.tables import write_all
 
     finished, failures, plan = results.finished(), results.failures(), results.plan
-    facts = {"command": f"python -m fuxictr_llm {shlex.join(sys.argv[1:])}", "plan": plan.sha256}
-    return write_all(results.folder, summarize(finished, failures, plan.runs()), finished, failures, facts)
+    made = {"command": f"python -m fuxictr_llm {shlex.join(sys.argv[1:])}", "plan": plan.sha256, **(facts or {})}
+    return write_all(results.folder, summarize(finished, failures, plan.runs()), finished, failures, made)
 
 
 def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
@@ -125,6 +141,37 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
         overrides=parse_overrides(args.set),
         gpu=gpu,
     )
+
+
+def _tuned(
+    args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: Any, context: Any
+) -> tuple["Plan", str]:
+    """The plan with each arm at its best settings, and what was done for it, in words."""
+    from fuxictr_llm.leaderboard.engine import run_plan
+    from fuxictr_llm.leaderboard.live import Display
+    from fuxictr_llm.leaderboard.results import Results
+    from fuxictr_llm.leaderboard.search_space import read_space
+    from fuxictr_llm.leaderboard.tuning import tune
+
+    if args.tune is None or not args.space or args.tune < 1:
+        raise UserError("--tune N, with N of 1 or more, and --space FILE.yaml go together")
+    space, place = read_space(args.space, plan), folder / "tuning"
+    told = f"{args.tune} trials on validation AUC for each arm, over {args.space}"
+    if args.dry_run:
+        console.print(
+            f"first {told}: {args.tune * len(plan.arms)} runs; then the plan at the best settings", markup=False
+        )
+        return plan, told
+
+    def run(trials: "Plan") -> Results:
+        results = Results(place, trials)
+        display = Display(results, jobs, console)
+        with display.shown():
+            run_plan(results, jobs=jobs, retry_failed=args.retry_failed, watch=display, context=context)
+        results.read()
+        return results
+
+    return tune(plan, space, args.tune, place, run), told
 
 
 def _default_folder(args: argparse.Namespace, plan: "Plan") -> Path:
