@@ -137,18 +137,22 @@ def _change(run: Run, changes: dict[str, Any]) -> None:
 def prepare_data(experiment: Experiment, model_id: str) -> Run:
     """The run of an experiment, with raw and built data in place."""
     stages = Stages()
-    params = {**experiment.params, "model_id": model_id}
+    params = make_data({**experiment.params, "model_id": model_id}, stages)
+    data_dir = Path(params["data_root"]) / params["dataset_id"]
+    feature_map = load_feature_map(params, data_dir)
+    _check_labels(feature_map, params)
+    return Run(params, data_dir, feature_map, stages)
+
+
+def make_data(params: dict[str, Any], stages: Stages) -> dict[str, Any]:
+    """Raw and built data in place, whatever model they are for; the settings with the built files as their data."""
     torch.set_num_threads(params["num_threads"])
     seed_everything(params["seed"])
     with distributed.first_one_first():
         with stages("prepare data") as facts:
             facts |= prepare_raw_data(params)
         with stages("build data"):
-            params |= built_data(params)
-    data_dir = Path(params["data_root"]) / params["dataset_id"]
-    feature_map = load_feature_map(params, data_dir)
-    _check_labels(feature_map, params)
-    return Run(params, data_dir, feature_map, stages)
+            return {**params, **built_data(params)}
 
 
 def _check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:

@@ -9,9 +9,11 @@ from typing import Any
 from pydantic import StrictBool
 
 from fuxictr_llm.checkout import use_checkout
+from fuxictr_llm.checks import check_value
 from fuxictr_llm.config import Experiment, load_experiment
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.build import DECIDES
+from fuxictr_llm.data.prepare import PREPARERS
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import digest_of
 from fuxictr_llm.keys import DatasetKeys, LongKeys, ModelKeys, Positive, Seed
@@ -19,6 +21,9 @@ from fuxictr_llm.leaderboard.arms import Arm, arm_of, check_keys, controls_of, c
 from fuxictr_llm.leaderboard.identity import PLAIN, key_of, language_model_work, own_keys
 from fuxictr_llm.yamls import dump_yaml, read_yaml
 
+# All that decides about a data set's files.
+OF_DATA = (*DECIDES, "feature_processor", "prepare", "raw_data", *(f"{split}_data" for split in SPLITS))
+OF_DATA += tuple(sorted({key for preparer in PREPARERS.values() for key in preparer.decides}))
 GENERAL = {*ModelKeys.__annotations__, *DatasetKeys.__annotations__, *LongKeys.__annotations__}
 NAMES = list[str]
 PLAN_KEYS = {
@@ -87,9 +92,13 @@ class Plan:
         use_checkout(self.zoo)
         if not self.arms:
             raise UserError("the plan has no arms; name --backbones and --datasets")
+        for seed in self.seeds:
+            check_value("seed", seed, Seed)
         refuse_twice("seed", self.seeds)
         if "seed" in self.overrides:
             raise UserError("seed cannot be changed with --set; give --seeds, or --seed for a single one")
+        if of_one := [arm for arm in self.arms if "seed" in arm.settings]:
+            raise UserError(f"{of_one[0]}: seed is no setting of an arm, all run at the same ones; give them as seeds")
         bases = [load_experiment(arm.expid, self.config, gpu=self.gpu, threads=1) for arm in self.arms]
         arms = [replace(arm, dataset=base.params["dataset_id"]) for arm, base in zip(self.arms, bases, strict=True)]
         refuse_twice("arm", [f"{arm}" for arm in arms])
@@ -145,7 +154,7 @@ class Plan:
         for arm in self.arms:
             parts = {"backbone": arm.backbone, "method": arm.method, "control": arm.control, "dataset": arm.dataset}
             declared = controls_of(arm.method, arm.expid, self.config).get(arm.control, {}) if arm.control else {}
-            parts["settings"] = {key: value for key, value in arm.settings.items() if declared.get(key) != value}
+            parts["settings"] = {k: v for k, v in arm.settings.items() if k not in declared or declared[k] != v}
             arms.append({key: value for key, value in parts.items() if value})
         others = {"config": self.config, "zoo": self.zoo, "set": dict(self.overrides), "seeds": list(self.seeds)}
         return dump_yaml({**{key: value for key, value in others.items() if value}, "arms": arms})
@@ -182,8 +191,16 @@ class Plan:
 
 
 def seeds_of(given: int | Sequence[int]) -> list[int]:
-    """A number N stands for the seeds 1 to N, a list for itself."""
-    return list(range(1, given + 1)) if isinstance(given, int) else list(given)
+    """A number N stands for the seeds 1 to N, a list for itself.
+
+    Raises:
+        UserError: N is less than 1.
+    """
+    if not isinstance(given, int):
+        return list(given)
+    if given < 1:
+        raise UserError(f"--seeds {given} is no number of seeds; for a single seed give --seed")
+    return list(range(1, given + 1))
 
 
 def _refuse_two_builds(runs: Iterable[PlannedRun]) -> None:
@@ -191,7 +208,7 @@ def _refuse_two_builds(runs: Iterable[PlannedRun]) -> None:
     built: dict[tuple, tuple[PlannedRun, dict[str, Any]]] = {}
     for run in runs:
         params = run.experiment.params
-        decides = {key: params.get(key) for key in (*DECIDES, *(f"{split}_data" for split in SPLITS))}
+        decides = {key: params.get(key) for key in OF_DATA}
         first, others = built.setdefault((params["data_root"], params["dataset_id"]), (run, decides))
         if differs := [key for key in decides if decides[key] != others[key]]:
             raise UserError(

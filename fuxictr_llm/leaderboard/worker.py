@@ -71,10 +71,11 @@ def serve(job: Job, parent: Connection, work: Callable[[Job], None]) -> None:
 
 def work(job: Job) -> None:
     """What a job is: a data set made ready, or a run."""
-    from fuxictr_llm.experiment import prepare_data, run_experiment
+    from fuxictr_llm.experiment import make_data, run_experiment
+    from fuxictr_llm.run_record import Stages
 
     if job.data_only:
-        prepare_data(job.experiment, job.experiment.expid)
+        make_data(job.experiment.params, Stages())
         return
     result = run_experiment(job.experiment)
     if not job.keep_weights:

@@ -67,6 +67,13 @@ def test_a_saved_plan_is_the_same_plan(plan_file):
     assert Plan.read(plan_file) == replace(made, seeds=[1, 2]) and Plan.read(plan_file).sha256 == made.sha256
 
 
+def test_a_setting_that_is_null_or_false_is_saved(configs, plan_file):
+    settings = {"net_regularizer": None, "batch_norm": False}
+    made = Plan([Arm("DeepFM", "shop", settings=settings)], config=str(configs))
+    plan_file.write_text(made.to_yaml(), encoding="utf-8")
+    assert Plan.read(plan_file).arms[0].settings == settings
+
+
 def test_without_seeds_each_arm_has_that_of_its_config(configs):
     (run,) = Plan([Arm("FM", "shop")], config=str(configs)).runs()
     assert run.seed == 7 and seeds_of(3) == [1, 2, 3] and seeds_of([5]) == [5]
@@ -85,6 +92,7 @@ def test_without_seeds_each_arm_has_that_of_its_config(configs):
         ({"lambda_fre": 0.1}, "FM plain on shop: unknown config key 'lambda_fre'"),
         ({"epochs": "many"}, "FM plain on shop: config key 'epochs' is 'many'"),
         ({"seed": 3}, "seed cannot be changed with --set; give --seeds"),
+        ({"seeds": [-1]}, "config key 'seed' is -1 (int): input should be greater than or equal to 0"),
     ],
 )
 def test_what_is_unknown_or_given_twice_is_an_error(plan, changes, message):
@@ -109,7 +117,10 @@ def test_what_is_unknown_or_given_twice_is_an_error(plan, changes, message):
         ("backbone: FM", "backbones: FM", "unknown key 'backbones' in an arm of 'plan.yaml'"),
         ("alpha: 0.5", "alpa: 0.5", "FM ELEC noise on shop: unknown config key 'alpa'"),
         ("arms:", "arms:\n- {backbone: DeepFM, dataset: shop}", "arm 'DeepFM plain on shop' is given twice"),
+        ("alpha: 0.5", "seed: 5", "FM ELEC noise on shop: seed is no setting of an arm"),
         ("alpha: 0.5", "min_categr_count: 5", "would build 'shop' from another min_categr_count each"),
+        ("alpha: 0.5", "prepare_split: time", "would build 'shop' from another prepare_split each"),
+        ("alpha: 0.5", "feature_processor: criteo", "would build 'shop' from another feature_processor each"),
     ],
 )
 def test_a_plan_file_is_strict(plan_file, old, new, message):
