@@ -27,10 +27,11 @@ from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.feature_maps import describe_feature_map
 from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.origins import origin_of
-from fuxictr_llm.run_record import Stages, count_parameters, describe_data, hardware, peak_memory, versions
+from fuxictr_llm.run_record import Stages, command, count_parameters, describe_data, hardware, peak_memory, versions
 from fuxictr_llm.semantics import distributed
 from fuxictr_llm.semantics.value_vectors import prepare_value_vectors
 from fuxictr_llm.slices import FrequencySlices
+from fuxictr_llm.sources import sources_of
 from fuxictr_llm.summary import append_result_line, log_summary
 from fuxictr_llm.tasks import labels_of, task_settings
 from fuxictr_llm.training import OTHER_MODEL_ROOT, build, fit
@@ -88,7 +89,7 @@ def run_experiment(experiment: Experiment) -> Result:
     folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
     model_id = choose_model_id(experiment, folder)
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
-    started = datetime.now()
+    started, sources = datetime.now(), sources_of(experiment.params)
     with logging_to(folder / f"{model_id}.log"):
         logging.info("Params: %s", print_to_json(experiment.params))
         run = prepare_run(experiment, model_id)
@@ -99,8 +100,8 @@ def run_experiment(experiment: Experiment) -> Result:
             unfinished.unlink(missing_ok=True)
             raise
         record["model_id"] = model_id = choose_model_id(experiment, folder)  # another run may have ended meanwhile
-        record |= {"time": started.isoformat(timespec="seconds"), "command": _command(), "expid": experiment.expid}
-        record |= {"config": experiment.params, "config_sha256": experiment.sha256}
+        record |= {"time": started.isoformat(timespec="seconds"), "command": command(), "expid": experiment.expid}
+        record |= {"config": experiment.params, "config_sha256": experiment.sha256, "sources": sources}
         with explain_write_errors(folder, OTHER_MODEL_ROOT):
             model.checkpoint = str((folder / f"{model_id}.model").absolute())
             unfinished.replace(model.checkpoint)
@@ -294,9 +295,3 @@ def logging_to(path: Path) -> Iterator[None]:
         root.handlers, root.level = before, level
         for handler in handlers:
             handler.close()
-
-
-def _command() -> str:
-    script, *args = sys.argv
-    is_ours = Path(script).parts[-2:] == ("fuxictr_llm", "__main__.py")  # python -m fuxictr_llm
-    return " ".join(["python", *(["-m", "fuxictr_llm"] if is_ours else [script]), *args])

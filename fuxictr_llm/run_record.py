@@ -107,3 +107,10 @@ def peak_memory() -> dict[str, float]:
     if torch.cuda.is_available():
         peak["gpu_mib"] = round(torch.cuda.max_memory_allocated() / 2**20, 1)
     return peak
+
+
+def command() -> str:
+    """As it was typed, for the run record."""
+    script, *args = sys.argv
+    is_ours = Path(script).parts[-2:] == ("fuxictr_llm", "__main__.py")  # python -m fuxictr_llm
+    return " ".join(["python", *(["-m", "fuxictr_llm"] if is_ours else [script]), *args])

@@ -11,6 +11,7 @@ from fuxictr_llm.leaderboard.identity import key_of
 from fuxictr_llm.leaderboard.plan import Plan
 from fuxictr_llm.leaderboard.results import Results
 from fuxictr_llm.run_record import versions
+from fuxictr_llm.sources import sources_of
 
 
 def made_up_record(experiment, **changes):
@@ -25,6 +26,7 @@ def made_up_record(experiment, **changes):
     return {
         "config": params,
         "config_sha256": experiment.sha256,
+        "sources": sources_of(params),
         "seed": params["seed"],
         "labels": ["click"],
         "metrics": {"valid": metrics, "test": metrics},

@@ -86,8 +86,10 @@ def locked_folder(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        found = read_json(holder) or {}
-        who = "process {pid} on {host} since {since}".format(**found) if found else "another process"
+        found = read_json(holder)
+        who = "another process"
+        if isinstance(found, dict) and found.keys() >= {"pid", "host", "since"}:
+            who = "process {pid} on {host} since {since}".format(**found)
         raise UserError(f"{str(folder)!r} is in use by {who}; wait until it is done, or {OTHER_OUT}") from error
     try:
         facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -135,8 +137,8 @@ class _Process:
             found = self.connection.recv() if self.connection.poll() else None
         except (EOFError, OSError):
             found = None
+        self.process.join(10 if found else None)  # closing the connection first would kill it while it tidies up
         self.connection.close()
-        self.process.join(10 if found else None)
         self.end()
         return found or Outcome(FAILED, self._last_words())
 
@@ -228,7 +230,8 @@ class _Engine:
         if outcome.kind == DONE:
             problem = self.results.read_run(run)
             if self.results.record_of(run) is None:
-                outcome = Outcome(FAILED, f"its record {problem or 'is of other data: that changed while it ran'}")
+                problem = problem or "is of other data, words or code: they changed while it ran"
+                outcome = Outcome(FAILED, f"its record {problem}")
         self.queue.ended(run, well=outcome.kind == DONE)
         if outcome.kind == DONE:
             self.results.forget_failure(run)

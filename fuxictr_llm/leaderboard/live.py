@@ -72,7 +72,7 @@ class Display(Watch):
         done = {result.key for result in self.finished_runs}
         failed = {failure.key for failure in self.results.failures()} - done - self.running.keys()
         left = [run for key, run in self.runs.items() if key not in done | failed]
-        passed = sum(time.monotonic() - since for _, since in self.running.values()) / self.jobs
+        passed = sum(time.monotonic() - since for _, since in list(self.running.values())) / self.jobs
         estimate = self.estimator.of(left, self.jobs)
         estimate = estimate._replace(seconds=max(estimate.seconds - passed, 0.0))
         told = f"{len(done)} of {len(self.runs)} runs done" + (f", {len(failed)} failed" if failed else "")

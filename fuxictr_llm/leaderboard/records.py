@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # pydantic reads the one of typing only from Python 3.12 on
 
 from fuxictr_llm.config import NO_IDENTITY
 from fuxictr_llm.data import SPLITS
@@ -12,29 +15,78 @@ from fuxictr_llm.files import digest_of, digest_of_file
 from fuxictr_llm.run_record import describe_data, versions
 
 OURS = "fuxictr-llm"
-PARTS = {"metrics", "config", "config_sha256", "data", "stages", "parameters", "versions", "seed", "labels"}
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class Stage(TypedDict, total=False):
+    seconds: Required[float]
+    rows: Count
+
+
+class Metrics(TypedDict):
+    valid: Annotated[dict[str, float], Field(min_length=1)]
+    test: dict[str, float]
+
+
+class Parameters(TypedDict):
+    backbone: Count
+    method: Count
+
+
+class Data(TypedDict, total=False):
+    sha256: Required[dict[str, Any]]
+    rows: dict[str, Count | None] | None
+
+
+class Record(TypedDict):
+    """What is read of a run record."""
+
+    metrics: Metrics
+    config: dict[str, Any]
+    config_sha256: str
+    data: Data
+    stages: dict[str, Stage]
+    parameters: Parameters
+    versions: dict[str, str]
+    seed: Count
+    labels: list[str]
+
+
+class Failed(TypedDict):
+    """What is read of a note on a failure."""
+
+    key: str
+    reason: str
+    data: dict[str, Any] | None
+    sources: dict[str, Any]
+    version: str | None
+
+
+RECORD, FAILED = TypeAdapter(Record), TypeAdapter(Failed)
 
 
 def record_problem(record: Any) -> str:
     """Why a run record does not count; empty where it does."""
-    if not isinstance(record, dict) or not record.keys() >= PARTS:
+    if not _is(RECORD, record):
         return "is damaged"
-    try:
-        settings = {key: value for key, value in record["config"].items() if key not in NO_IDENTITY}
-        values = [value for metrics in record["metrics"].values() for value in metrics.values()]
-        whole = digest_of(settings) == record["config_sha256"] and "sha256" in record["data"]
-        if not whole or not values or not all(isinstance(value, float) for value in values):
-            return "is damaged"
-    except (AttributeError, TypeError):
+    settings = {key: value for key, value in record["config"].items() if key not in NO_IDENTITY}
+    if digest_of(settings) != record["config_sha256"] or "train" not in record["stages"]:
         return "is damaged"
     return _other_version(record["versions"].get(OURS))
 
 
 def failure_problem(failure: Any) -> str:
     """Why a note on a failure does not count; empty where it does."""
-    if not isinstance(failure, dict) or not failure.keys() >= {"key", "reason", "data", "version"}:
-        return "is damaged"
-    return _other_version(failure["version"])
+    return _other_version(failure["version"]) if _is(FAILED, failure) else "is damaged"
+
+
+def _is(kind: TypeAdapter, content: Any) -> bool:
+    try:
+        kind.validate_python(content, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def _other_version(version: str | None) -> str:

@@ -20,6 +20,7 @@ from fuxictr_llm.leaderboard.plan import Arm, Plan, PlannedRun, key_of
 from fuxictr_llm.leaderboard.records import OURS, digests_now, failure_problem, record_problem
 from fuxictr_llm.leaderboard.seconds import Seconds
 from fuxictr_llm.run_record import versions
+from fuxictr_llm.sources import sources_of
 
 OTHER_OUT = "give another folder with --out"
 
@@ -63,8 +64,8 @@ class Failure:
 class Results:
     """The state of a plan's runs, as its folder has it at this moment; `read` looks again.
 
-    A run is finished when there is a record of the same key, the same data and our version. A failure counts as
-    long as these are the same too.
+    A run is finished when there is a record of the same key, the same data and sources (`sources_of`), and our
+    version. A failure counts as long as these are the same too.
 
     Args:
         folder: of the leaderboard.
@@ -83,6 +84,7 @@ class Results:
             raise UserError(f"{str(folder)!r} is no leaderboard: it has no {self.plan_file.name}")
         self.plan = plan or Plan.read(self.plan_file)
         self._data: dict[str, dict[str, Any] | None] = {}
+        self._sources: dict[str, dict[str, Any]] = {}
         self.read()
 
     @property
@@ -122,13 +124,15 @@ class Results:
     def record_of(self, run: PlannedRun) -> dict[str, Any] | None:
         """The record of a finished run."""
         record = self._records.get(run.key)
-        return record if record and self._is_of_data(record["data"]["sha256"], run) else None
+        return record if record and self._is_as_now(record, run) else None
 
     def failure_of(self, run: PlannedRun) -> dict[str, Any] | None:
-        """What is noted of a failed run: `reason`, `traceback`, `data`, `time`, `version`."""
+        """What is noted of a failed run: `reason`, `traceback`, `data`, `sources`, `time`, `version`."""
         failure = self._failures.get(run.key)
-        is_valid = failure and not self.record_of(run) and failure["data"] == self.data_of(run)
-        return failure if is_valid else None
+        if not failure or self.record_of(run):
+            return None
+        now = (self.data_of(run), self._sources_of(run))
+        return failure if (failure["data"], failure["sources"]) == now else None
 
     def data_of(self, run: PlannedRun) -> dict[str, Any] | None:
         """Digests of the files of its data set as they are now; None: they are not there (yet)."""
@@ -136,13 +140,20 @@ class Results:
         files = {key: params.get(key) for key in ("dataset_id", "data_root", "data_format", "rebuild_dataset")}
         files |= {split: params.get(f"{split}_data") for split in SPLITS}
         key = digest_of(files)
-        if key not in self._data:
-            self._data[key] = digests_now(params)
-        return self._data[key]
+        known = self._data  # a display asks in a thread of its own
+        if key not in known:
+            known[key] = digests_now(params)
+        return known[key]
 
     def forget_data(self) -> None:
         """The data sets may have changed: look at their files again."""
-        self._data.clear()
+        self._data = {}
+
+    def _sources_of(self, run: PlannedRun) -> dict[str, Any]:
+        arm = f"{run.arm}"
+        if arm not in self._sources:
+            self._sources[arm] = sources_of(run.experiment.params)
+        return self._sources[arm]
 
     def files_of(self, run: PlannedRun) -> Path:
         """The path of a run's files without their endings."""
@@ -175,7 +186,8 @@ class Results:
         """
         path = Path(f"{self.files_of(run)}.failure.json")
         facts = {"key": run.key, "run": str(run), "reason": reason, "traceback": traceback, "data": self.data_of(run)}
-        facts |= {"version": versions().get(OURS), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
+        facts |= {"sources": self._sources_of(run), "version": versions().get(OURS)}
+        facts |= {"time": time.strftime("%Y-%m-%dT%H:%M:%S")}
         with explain_write_errors(path, OTHER_OUT):
             write_json(path, facts)
         self._failures[run.key] = facts
@@ -193,15 +205,16 @@ class Results:
             found[content["key"] if "key" in content else key_of(content["config"])] = content
         return problem
 
-    def _is_of_data(self, sha256: Any, run: PlannedRun) -> bool:
-        """Data that is not there cannot be compared."""
-        return self.data_of(run) in (None, sha256)
+    def _is_as_now(self, record: Mapping[str, Any], run: PlannedRun) -> bool:
+        """Data that is not there cannot be compared, nor can what a record does not tell."""
+        now = self._sources_of(run)
+        return self.data_of(run) in (None, record["data"]["sha256"]) and record.get("sources", now) == now
 
 
 def _result(run: PlannedRun, record: dict[str, Any], seconds: Seconds) -> RunResult:
     stages = record["stages"]
     rows = dict(record["data"].get("rows") or {})
-    rows |= {"test": stages["test"]["rows"]} if "test" in stages else {}
+    rows |= {"test": stages["test"]["rows"]} if "rows" in stages.get("test", {}) else {}
     return RunResult(
         arm=run.arm,
         seed=run.seed,

@@ -14,6 +14,7 @@ from fuxictr_llm.__main__ import main
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.experiment import run_experiment
 from fuxictr_llm.leaderboard.engine import locked_folder, run_plan
+from fuxictr_llm.leaderboard.plan import Arm, Plan
 from fuxictr_llm.leaderboard.processes import started_server
 from fuxictr_llm.leaderboard.results import Results
 from fuxictr_llm.leaderboard.worker import Job, serve
@@ -45,6 +46,12 @@ def test_real_runs_equal_those_of_the_command_run_and_are_skipped_the_next_time(
         assert result.record["config"]["model_root"] == "board/runs"
     again, lines = run(made)
     assert lines == [] and metrics_of(again) == metrics_of(results)
+
+
+def test_what_does_not_fit_the_data_fails_alone(configs):
+    arms = [Arm("LR", "shop", settings={"use_features": ["colour"]}), Arm("FM", "shop")]
+    results, _ = run(Plan(arms, [1], str(configs), overrides={"epochs": 1}))
+    assert [failure.arm.backbone for failure in results.failures()] == ["LR"] and len(results.finished()) == 1
 
 
 def test_what_fails_is_noted_with_its_reason_and_the_others_go_on(plan):
@@ -122,6 +129,9 @@ def test_a_folder_in_use_says_by_whom(plan):
     assert str(error.value).startswith(f"'board' is in use by process {os.getpid()} on ") and "since 2" in str(
         error.value
     )
+    with locked_folder(Path("board")), pytest.raises(UserError, match="in use by another process; wait"):
+        Path("board/.lock.json").write_text('["damaged"]')
+        run(made, work=quick)
     assert len(run(made, work=quick)[0].finished()) == 1
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.leaderboard.estimate import Estimator
 from fuxictr_llm.leaderboard.live import Display
-from fuxictr_llm.leaderboard.plan import Plan
+from fuxictr_llm.leaderboard.plan import Arm, Plan
 from fuxictr_llm.leaderboard.results import Results
 from fuxictr_llm.leaderboard.schedule import Queue
 from support import edit
@@ -58,8 +58,18 @@ def _of_version(path):
     edit(path, '"fuxictr-llm": "', '"fuxictr-llm": "9.')
 
 
-def _without_metrics(path):
-    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": {"valid": None}}))
+def _part(*keys, value=None):
+    """Puts a value in the place of a part of a record."""
+
+    def change(path):
+        content = json.loads(path.read_text())
+        part = content
+        for key in keys[:-1]:
+            part = part[key]
+        part[keys[-1]] = value
+        path.write_text(json.dumps(content))
+
+    return change
 
 
 def _other_seed(path):
@@ -71,7 +81,11 @@ def _other_seed(path):
     [
         (_cut, "is damaged"),
         (_of_version, "is of fuxictr-llm 9."),
-        (_without_metrics, "is damaged"),
+        (_part("metrics", value={"valid": None}), "is damaged"),
+        (_part("stages", value={}), "is damaged"),
+        (_part("stages", "train", "seconds", value="2"), "is damaged"),
+        (_part("versions"), "is damaged"),
+        (_part("data", "rows", value=3), "is damaged"),
         (_other_seed, "is damaged"),
     ],
 )
@@ -95,6 +109,30 @@ def test_other_data_is_another_run_and_absent_data_cannot_be_compared(board, tmp
     assert states(Results("board")) == [2, 0, 0]
     test.write_text(content + content.splitlines()[-1] + "\n")
     assert states(Results("board")) == [0, 0, 2]
+
+
+def test_a_damaged_note_on_a_failure_is_named_and_its_run_is_to_do(plan):
+    results = Results("board", plan(["FM"], seeds=[1]))
+    results.note_failure(results.plan.runs()[0], "too wide")
+    _part("key", value=[])(next(Path("board").rglob("*.failure.json")))
+    results.read()
+    assert states(results) == [0, 0, 1] and results.ignored[0].endswith("is damaged; it is ignored")
+
+
+def test_other_code_of_a_model_or_other_words_of_the_fields_are_another_run(configs, plan, tmp_path):
+    file = Path("mine.py")
+    file.write_text("from fuxictr_llm.registry import find_backbone\n\n\nclass Mine(find_backbone('FM')):\n    pass\n")
+    arms = [Arm("mine.py:Mine", "shop"), Arm("FM", "shop"), Arm("FM", "shop", "LLaCTR")]
+    made = Plan(arms, seeds=[1, 2], config=str(configs))
+    results = Results("board", made)
+    done(results, [run for run in made.runs() if run.seed == 1])
+    results.note_failure(made.runs()[1], "a mistake")
+    assert states(results) == [3, 1, 2]
+    file.write_text(file.read_text() + "# other\n")
+    assert [str(run) for run in Results("board", made).to_do()[:2]] == [str(run) for run in made.runs()[:2]]
+    assert states(Results("board", made)) == [2, 0, 4]
+    edit(tmp_path / "words.yaml", "city of the shop", "where the shop is")
+    assert states(Results("board", made)) == [1, 0, 5]
 
 
 def test_a_failure_counts_until_data_version_or_settings_change(board, plan, tmp_path):
