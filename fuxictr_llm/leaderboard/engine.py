@@ -251,5 +251,6 @@ class _Engine:
         self.queue.replace(data_set_of(run), left)
 
     def _failed(self, run: PlannedRun, outcome: Outcome) -> None:
+        self.results.clear_unfinished(run)
         self.results.note_failure(run, outcome.reason, outcome.traceback)
         self.watch.failed(run, outcome.reason)

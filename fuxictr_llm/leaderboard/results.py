@@ -7,6 +7,7 @@
 Nothing else says which runs are done, so that none is ever lost or counted twice.
 """
 
+import glob
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -174,8 +175,14 @@ class Results:
         record = Path(f"{files}.run.json")
         if record.exists():
             record.replace(f"{record}.old")
-        unfinished = files.parent.glob(f".{files.name}.*.training")
-        for path in (*(Path(f"{files}.{kind}") for kind in ("model", "out", "csv")), *unfinished):
+        for path in (Path(f"{files}.{kind}") for kind in ("model", "out", "csv")):
+            path.unlink(missing_ok=True)
+        self.clear_unfinished(run)
+
+    def clear_unfinished(self, run: PlannedRun) -> None:
+        """A killed run could not take away its weights and half-written files, which may be large."""
+        files = self.files_of(run)
+        for path in files.parent.glob(f".{glob.escape(files.name)}.*"):
             path.unlink(missing_ok=True)
 
     def note_failure(self, run: PlannedRun, reason: str, traceback: str = "") -> None:

@@ -16,20 +16,20 @@ class Seconds:
         self._measured: dict[tuple, float] = {}
         for run, record in runs:
             for name, facts in record["stages"].items():
-                if not facts.get("cached"):
-                    key = self._key(run, name)
+                for key in () if facts.get("cached") else self._keys(run, name):
                     self._measured[key] = max(self._measured.get(key, 0.0), facts["seconds"])
 
     def of(self, run: PlannedRun, record: Mapping[str, Any]) -> dict[str, float]:
         """Seconds by kind of work."""
         stages = record["stages"]
         found = {"train": stages["train"]["seconds"]}
-        for name in stages:
+        for name, facts in stages.items():
             if name.startswith("train "):  # a network on the way to the run's own
-                found["train"] += self._measured.get(self._key(run, name), 0.0)
+                others = (self._measured[key] for key in self._keys(run, name) if key in self._measured)
+                found["train"] += next(others, 0.0) if facts.get("cached") else facts["seconds"]
         if "test" in stages:
             found["test"] = stages["test"]["seconds"]
-        asked = [self._key(run, name) for name in stages if _kind(name) == "language_model"]
+        asked = [self._keys(run, name)[0] for name in stages if _kind(name) == "language_model"]
         if not asked:
             found["language_model"] = 0.0
         elif all(key in self._measured for key in asked):
@@ -37,10 +37,12 @@ class Seconds:
             found["language_model"] = round(sum(of_model), 3)
         return found
 
-    def _key(self, run: PlannedRun, stage: str) -> tuple:
+    def _keys(self, run: PlannedRun, stage: str) -> list[tuple]:
+        """Which runs share the stage, the most alike first."""
         if _kind(stage) == "language_model":
-            return (run.language_model, stage)
-        return (run.arm.dataset, run.arm.backbone, run.seed, stage)
+            return [(run.language_model, stage)]
+        # Some networks are of all backbones: ELEC's text head.
+        return [(run.arm.dataset, backbone, run.seed, stage) for backbone in (run.arm.backbone, None)]
 
 
 def _kind(stage: str) -> str:

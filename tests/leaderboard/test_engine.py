@@ -62,6 +62,7 @@ def test_what_fails_is_noted_with_its_reason_and_the_others_go_on(plan):
     assert reasons[1] == "ValueError: too wide"
     assert reasons[2].startswith("killed by SIGKILL, as the system does when memory runs out")
     assert reasons[3] == "ended with exit code 3; its last words: loading 40 GB"
+    assert not list(Path("board").rglob("*.training"))
     (note,) = Path("board").rglob("LR_shop_s1_*.failure.json")
     assert "in troubled" in json.loads(note.read_text())["traceback"]
     assert run(made, work=quick)[1] == []

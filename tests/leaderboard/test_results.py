@@ -15,6 +15,7 @@ from fuxictr_llm.leaderboard.live import Display
 from fuxictr_llm.leaderboard.plan import Arm, Plan
 from fuxictr_llm.leaderboard.results import Results
 from fuxictr_llm.leaderboard.schedule import Queue
+from fuxictr_llm.leaderboard.seconds import Seconds
 from support import edit
 from support_leaderboard import write_record
 
@@ -165,6 +166,21 @@ def test_a_language_models_seconds_are_those_of_the_run_that_asked_it(plan):
     assert [result.seconds["language_model"] for result in results.finished()] == [0.0] * 2 + [7.0] * 6
 
 
+def test_a_networks_seconds_are_the_runs_own_or_of_the_run_that_trained_it(plan):
+    runs = plan(["FM", "LR"], ["plain", "ELEC"], seeds=[1], controls=True).runs()
+    own = {"FM ELEC": 5.0, "FM ELEC noise": 9.0}
+
+    def record(run):
+        name = f"{run.arm.backbone} {run.arm.label}"
+        network = {"seconds": own[name]} if name in own else {"seconds": 0.1, "cached": True}
+        return {"stages": {"train": {"seconds": 2.0}, **({"train text": network} if run.arm.method else {})}}
+
+    seconds = Seconds([(run, record(run)) for run in runs])
+    train = {f"{run.arm.backbone} {run.arm.label}": seconds.of(run, record(run))["train"] for run in runs}
+    assert train["FM ELEC"] == 7.0 and train["FM ELEC noise"] == 11.0 and train["FM plain"] == 2.0
+    assert train["LR ELEC"] == 11.0  # the text head is of all backbones
+
+
 def test_the_first_of_each_language_model_work_goes_first_and_others_wait_for_it(plan):
     runs = plan(["FM", "LR"], ["plain", "LLMEmb", "LLaCTR"]).runs()
     queue, order = Queue(runs, known=()), []
@@ -219,11 +235,12 @@ def test_the_live_table_shows_what_runs_and_what_is_best(board, plan):
 def test_weights_of_a_killed_run_go_when_it_comes_again(board):
     run = board.plan.runs()[0]
     files = board.files_of(run)
-    left = [files.parent / f".{files.name}.123.training", Path(f"{files}.csv"), Path(f"{files}.log")]
+    left = [files.parent / f".{files.name}.{of}" for of in ("123.training", "run.json.123.tmp")]
+    left += [Path(f"{files}.csv"), Path(f"{files}.log")]
     for path in left:
         path.write_text("x")
     board.make_way(run)
-    assert [path.exists() for path in left] == [False, False, True]
+    assert [path.exists() for path in left] == [False, False, False, True]
 
 
 def test_a_plan_of_other_seeds_keeps_what_is_done(board, plan):
