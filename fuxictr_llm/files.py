@@ -26,7 +26,8 @@ def cache_dir() -> Path:
 
 
 # What safetensors and torch say of a disk that is full: neither raises an OSError.
-WRITE_ERRORS = ("I/O error", "IoError", "os error", "file write failed", "failed writing file", "unexpected pos")
+TORCH_WRITE_ERRORS = ("file write failed", "failed writing file", "unexpected pos", "iostream error")
+WRITE_ERRORS = ("I/O error", "IoError", "os error", *TORCH_WRITE_ERRORS)
 
 
 @contextlib.contextmanager

@@ -214,6 +214,8 @@ class _Engine:
         )
         output = Path(f"{files}.data.out" if data_only else f"{files}.out")
         job = Job(experiment, output, data_only, self.keep_weights, str(Path.cwd()), dict(os.environ))
+        if self.context.get_start_method() == "forkserver":
+            started_server()  # multiprocessing alone would start one with other settings, where it was killed
         ours, theirs = self.context.Pipe()
         process = self.context.Process(target=serve, args=(job, theirs, self.work))
         process.start()

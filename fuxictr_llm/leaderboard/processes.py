@@ -1,6 +1,10 @@
 """How a leaderboard's processes are started: by a server that has imported everything once. Imports nothing heavy."""
 
+import contextlib
 import os
+import signal
+import threading
+from collections.abc import Iterator
 from multiprocessing import forkserver, get_context
 from multiprocessing.context import BaseContext
 
@@ -13,7 +17,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS
 def started_server() -> BaseContext:
     """The context whose processes come from a server with everything imported and one thread a library.
 
-    The server is started at the first call, and imports while the caller goes on.
+    The server is started at the first call, or when it is gone, and imports while the caller goes on.
     """
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -22,8 +26,22 @@ def started_server() -> BaseContext:
     before = {name: os.environ.get(name) for name in changed}
     os.environ.update(changed)
     try:
-        forkserver.ensure_running()
+        with _interrupts_ignored():
+            forkserver.ensure_running()
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
     return context
+
+
+@contextlib.contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """What is started in the block ignores Ctrl-C from the first, or it would show where in its imports it was."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

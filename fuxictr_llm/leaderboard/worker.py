@@ -13,11 +13,13 @@ from pathlib import Path
 
 from fuxictr_llm.config import Experiment
 from fuxictr_llm.errors import UserError, reason_of
+from fuxictr_llm.files import TORCH_WRITE_ERRORS
 from fuxictr_llm.leaderboard.processes import THREADS
 
 DONE, FAILED, DISK_FULL = "done", "failed", "disk full"
 FULL = (errno.ENOSPC, errno.EDQUOT)
-FULL_SIGNS = ("No space left on device", "Disk quota exceeded", "os error 28")
+# torch does not say why it cannot write.
+FULL_SIGNS = ("No space left on device", "Disk quota exceeded", "os error 28", *TORCH_WRITE_ERRORS)
 
 
 @dataclass(frozen=True)

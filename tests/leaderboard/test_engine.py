@@ -13,12 +13,24 @@ import pytest
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.experiment import run_experiment
+from fuxictr_llm.leaderboard import processes
 from fuxictr_llm.leaderboard.engine import locked_folder, run_plan
 from fuxictr_llm.leaderboard.plan import Arm, Plan
 from fuxictr_llm.leaderboard.processes import started_server
 from fuxictr_llm.leaderboard.results import Results
 from fuxictr_llm.leaderboard.worker import Job, serve
-from support_leaderboard import Told, endless, full_disk, no_data, quick, run_board, slow, troubled
+from support_leaderboard import (
+    Told,
+    endless,
+    full_disk,
+    full_disk_of_weights,
+    no_data,
+    quick,
+    run_board,
+    slow,
+    tidying,
+    troubled,
+)
 
 
 def run(plan, **options):
@@ -81,6 +93,32 @@ def test_a_full_disk_is_a_line_and_no_runs_fault(plan):
     with pytest.raises(UserError, match=r"FM plain on shop, seed 1: OSError: .*No space left on device; what was fin"):
         run(plan(), work=full_disk)
     assert Results("board").failures() == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+@pytest.mark.parametrize("seed", [1, 2])  # few weights and a million: torch says something else each time
+def test_a_disk_that_is_full_for_weights_is_a_line_too(plan, seed):
+    with pytest.raises(UserError, match=rf"FM plain on shop, seed {seed}: RuntimeError: .*; what was finished is kept"):
+        run(plan(seeds=[seed]), work=full_disk_of_weights)
+    assert Results("board").failures() == []
+
+
+def test_a_process_that_is_done_may_tidy_up(plan):
+    run(plan(["FM"], seeds=[1]), work=tidying)
+    assert len(list(Path("board").rglob("*.tidied"))) == 2
+
+
+def test_the_server_ignores_interrupts_has_one_thread_a_library_and_is_looked_after(plan, monkeypatch):
+    seen, before = [], signal.getsignal(signal.SIGINT)
+
+    def ensure_running():
+        seen.append((signal.getsignal(signal.SIGINT), os.environ["POLARS_MAX_THREADS"]))
+        ensure()
+
+    ensure = processes.forkserver.ensure_running
+    monkeypatch.setattr(processes.forkserver, "ensure_running", ensure_running)
+    run(plan(["FM"], seeds=[1]), work=quick)
+    assert seen == [(signal.SIG_IGN, "1")] * 3 and signal.getsignal(signal.SIGINT) is before
 
 
 def test_killed_at_any_moment_and_started_again_it_equals_an_uninterrupted_one(plan, tmp_path):
