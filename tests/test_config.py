@@ -117,15 +117,6 @@ def test_a_misspelt_key_in_a_file_of_ours_is_an_error(configs):
         load_experiment("DeepFM_LLaCTR_shop", configs)
 
 
-def test_misspelt_names_of_entries_for_classes_name_the_nearest(configs):
-    (configs / "model_config.yaml").write_text("MyNet: {model: my_net.py:MyNet}\n")
-    (configs / "method_config" / "mine.yaml").write_text("Spread: {method: spread.py:Spread}\n")
-    with pytest.raises(UserError, match="did you mean 'MyNet'"):
-        load_experiment("MyNett_shop", configs)
-    with pytest.raises(UserError, match="did you mean 'Spread'"):
-        load_experiment("DeepFM_Sprad_shop", configs)
-
-
 def test_only_changed_settings_change_the_identity(configs):
     plain = load_experiment("DeepFM_shop", configs)
     same = load_experiment("DeepFM_shop", configs, seed=7, overrides={"epochs": 2, "verbose": 1})
