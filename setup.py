@@ -24,7 +24,7 @@ setup(
     python_requires=">=3.11",
     package_dir={"fuxictr_llm": "fuxictr_llm", **MAPPED},
     packages=packages(),
-    package_data={"fuxictr_llm": ["py.typed"], "fuxictr_llm.benchmark_configs": ["**/*.yaml"]},
+    package_data={"fuxictr_llm": ["py.typed"], "fuxictr_llm.benchmark_configs": ["**/*.yaml", "**/*.csv"]},
     install_requires=[
         "fuxictr>=2.3.10,<2.4",
         "polars<2",  # FuxiCTR 2.3 reads csv with arguments that polars 2 dropped
@@ -43,10 +43,11 @@ setup(
         "filelock",
         "matplotlib>=3.9",
         "scikit-learn",
+        "scipy",
         "psutil",
         "rich",
         "tqdm",
         "typing_extensions",
     ],
-    extras_require={"test": ["pytest", "ruff", "setuptools>=77"]},
+    extras_require={"tune": ["optuna>=5"], "test": ["pytest", "ruff", "setuptools>=77", "optuna>=5"]},
 )

@@ -1,14 +1,14 @@
-"""The command line: `python -m fuxictr_llm {run,prepare,encode,export,doctor,zoo}`; `run` is also `run_expid.py`."""
+"""The command line: `python -m fuxictr_llm {run,prepare,encode,leaderboard,...}`; `run` is also `run_expid.py`."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 import fuxictr_llm
-from fuxictr_llm.commands import doctor, encode, export, prepare, run, zoo
+from fuxictr_llm.commands import doctor, encode, export, leaderboard, prepare, run, zoo
 from fuxictr_llm.errors import UserError
 
-COMMANDS = (run, prepare, encode, export, doctor, zoo)
+COMMANDS = (run, prepare, encode, leaderboard, export, doctor, zoo)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,8 +15,8 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
-from fuxictr_llm.batches import LongBatch
-from fuxictr_llm.errors import UserError, unknown
+from fuxictr_llm.batches import synthetic_batch, synthetic_long_batch
+from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.recorder import Recorder
 from fuxictr_llm.towers import Tower, find_towers
 
@@ -133,42 +133,13 @@ def find_anatomy(
         named=module,
         named_width=width,
         candidates=_candidates(recorder),
-        missing=_missing(recorder, fields, towers, module, logits),
+        missing=_missing(recorder, fields, towers or module, all(made), logits),
     )
 
 
 def tap_keys(params: Mapping[str, Any]) -> dict[str, Any]:
     """Of a config's settings, those that `find_anatomy` takes."""
     return {key: params[key] for key in TAP_KEYS if params.get(key)}
-
-
-def synthetic_batch(feature_map: FeatureMap, rows: int = 4) -> dict[str, Tensor]:
-    """A batch of random ids and values in the form of FuxiCTR's loaders, drawn with a generator of its own."""
-    generator = torch.Generator().manual_seed(0)
-    batch = {name: _column(spec, rows, generator) for name, spec in feature_map.features.items()}
-    for label in feature_map.labels:
-        batch[label] = torch.randint(0, 2, (rows,), generator=generator).double()
-    return batch
-
-
-def synthetic_long_batch(feature_map: FeatureMap, rows: int = 4, length: int = 3) -> LongBatch:
-    """The same in the form of FuxiCTR's LongCTR loader: columns of rows, columns of items, and the mask."""
-    generator = torch.Generator().manual_seed(0)
-    batch = synthetic_batch(feature_map, rows)
-    items = {name: spec for name, spec in feature_map.features.items() if spec.get("source") == "item"}
-    places = rows * (length + 1)
-    columns = {name: _column(spec, places, generator) for name, spec in items.items()}
-    return {name: batch[name] for name in batch if name not in items}, columns, torch.ones(rows, length)
-
-
-def _column(spec: Mapping[str, Any], rows: int, generator: torch.Generator) -> Tensor:
-    kind = spec["type"]
-    if kind in ("categorical", "meta"):
-        return torch.randint(0, max(spec.get("vocab_size", 2), 1), (rows,), generator=generator)
-    if kind == "sequence":
-        shape = (rows, spec["max_len"])
-        return torch.randint(0, spec["vocab_size"], shape, generator=generator, dtype=torch.int32)
-    return torch.rand((rows, spec["pretrain_dim"]) if kind == "embedding" else (rows,), generator=generator)
 
 
 def _check_module(model: nn.Module, key: str, name: str | None) -> None:
@@ -181,14 +152,15 @@ def _outputs_of(model: BaseModel) -> Mapping[str, Any]:
     """What the model returns for a batch of the form that it takes."""
     try:
         outputs = model.forward(synthetic_batch(model.feature_map))
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except Exception as error:  # anyone's class can fail in any way
         try:  # FuxiCTR's LongCTR models unpack a tuple, whose history is at least as long as what they take as short
             length = max(3, getattr(model, "short_seq_len", 3))
             outputs = model.forward(synthetic_long_batch(model.feature_map, length=length))
         except Exception:
-            outputs = None
-        if outputs is None:
-            raise
+            raise UserError(
+                f"{type(model).__name__} cannot be tapped: its forward pass fails on columns like those of data set "
+                f"{model.feature_map.dataset_id!r} ({type(error).__name__}: {reason_of(error)})"
+            ) from error
     if not isinstance(outputs, Mapping):
         raise UserError(f"{type(model).__name__} cannot be tapped: its forward returns no dict with 'y_pred'")
     return outputs
@@ -263,15 +235,17 @@ def _candidates(recorder: Recorder) -> Candidates:
 
 
 def _missing(
-    recorder: Recorder, fields: tuple[str, ...], towers: tuple[Tower, ...], named: str | None, logits: list[Tensor]
+    recorder: Recorder, fields: tuple[str, ...], representation: Any, shows_logit: bool, logits: list[Tensor]
 ) -> dict[str, str]:
     missing = {}
     if not fields and not recorder.embeddings:
         missing["embeddings"] = "it has no module that embeds fields; tap_embedding can name one of another kind"
     elif not fields:
         missing["embeddings"] = "its embeddings are one number a field, not vectors"
-    if not towers and named is None:
+    if not representation:
         reason = "no Linear of width 1 feeds the logit"
+        if not shows_logit:
+            reason = "its prediction is not what self.output_activation returned, so what feeds the logit is not seen"
         missing["representation"] = reason + ("; the field embeddings side by side are taken" if fields else "")
     if any(logit.numel() != len(logit) for logit in logits):
         missing["logit"] = "it is not one number a row"

@@ -4,8 +4,10 @@ Shape symbols: `B` rows, `L` length of a sequence of items.
 """
 
 from collections.abc import Container, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+import torch
+from fuxictr.features import FeatureMap
 from torch import Tensor
 
 Columns: TypeAlias = Mapping[str, Tensor]
@@ -42,3 +44,32 @@ def only_columns(batch: Columns | LongBatch, names: Container[str]) -> dict[str,
 def rows_of(batch: Columns | LongBatch) -> int:
     """`B`, the number of rows."""
     return len(next(iter(batch.values()))) if isinstance(batch, Mapping) else len(batch[2])
+
+
+def synthetic_batch(feature_map: FeatureMap, rows: int = 4) -> dict[str, Tensor]:
+    """A batch of random ids and values in the form of FuxiCTR's loaders, drawn with a generator of its own."""
+    generator = torch.Generator().manual_seed(0)
+    batch = {name: _column(spec, rows, generator) for name, spec in feature_map.features.items()}
+    for label in feature_map.labels:
+        batch[label] = torch.randint(0, 2, (rows,), generator=generator).double()
+    return batch
+
+
+def synthetic_long_batch(feature_map: FeatureMap, rows: int = 4, length: int = 3) -> LongBatch:
+    """The same in the form of FuxiCTR's LongCTR loader: columns of rows, columns of items, and the mask."""
+    generator = torch.Generator().manual_seed(0)
+    batch = synthetic_batch(feature_map, rows)
+    items = {name: spec for name, spec in feature_map.features.items() if spec.get("source") == "item"}
+    places = rows * (length + 1)
+    columns = {name: _column(spec, places, generator) for name, spec in items.items()}
+    return {name: batch[name] for name in batch if name not in items}, columns, torch.ones(rows, length)
+
+
+def _column(spec: Mapping[str, Any], rows: int, generator: torch.Generator) -> Tensor:
+    kind = spec["type"]
+    if kind in ("categorical", "meta"):
+        return torch.randint(0, max(spec.get("vocab_size", 2), 1), (rows,), generator=generator)
+    if kind == "sequence":
+        shape = (rows, spec["max_len"])
+        return torch.randint(0, spec["vocab_size"], shape, generator=generator, dtype=torch.int32)
+    return torch.rand((rows, spec["pretrain_dim"]) if kind == "embedding" else (rows,), generator=generator)

@@ -99,6 +99,7 @@ def load_experiment(
     seed: int | None = None,
     overrides: Mapping[str, Any] | None = None,
     gpu: int = -1,
+    threads: int | None = None,
 ) -> Experiment:
     """Resolve and check an experiment.
 
@@ -108,6 +109,7 @@ def load_experiment(
         seed: replaces the config's.
         overrides: settings that win over all others.
         gpu: index of the GPU, -1 for the CPU.
+        threads: `num_threads` where the settings leave it open; None: one a core.
 
     Raises:
         UserError: something is unknown, missing, of the wrong type or out of range.
@@ -119,7 +121,7 @@ def load_experiment(
             raise UserError(f"{key!r} cannot be changed with --set; {NOT_SET[key]}")
     params = {**source.params, **overrides}
     without_effect = _check(params, source, given=overrides)
-    base, params = _completed(source.params, gpu), _completed(params, gpu)
+    base, params = (_completed(settings, gpu, threads) for settings in (source.params, params))
     name = Path(config or "benchmark_configs").resolve().name.removesuffix(".yaml")
     label = source.expid.replace("/", "-")  # of `LongCTR/DIN_movies`: files are called by it
     found = Experiment(label, params, source.dataset_keys, without_effect, changed=False, config_name=name)
@@ -145,11 +147,12 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
     return overrides
 
 
-def _completed(params: dict[str, Any], gpu: int) -> dict[str, Any]:
+def _completed(params: dict[str, Any], gpu: int, threads: int | None) -> dict[str, Any]:
     """Fill in what depends on the machine and the call, and bring settings that mean the same into one form."""
     # FuxiCTR silently ignores a regularizer that is an integer.
     numbers = {key: float(params[key]) for key in REGULARIZERS if isinstance(params.get(key), int)}
-    return {**moved_to_specs(params), **numbers, "num_threads": params.get("num_threads") or _cores(), "gpu": gpu}
+    threads = params.get("num_threads") or threads or _cores()
+    return {**moved_to_specs(params), **numbers, "num_threads": threads, "gpu": gpu}
 
 
 def _cores() -> int:

@@ -56,6 +56,11 @@ def dataset_names(folder: Path | None = None) -> list[str]:
     return sorted(name for name, entry in entries.items() if not isinstance(entry, str))
 
 
+def model_entry_names(folder: Path | None = None) -> list[str]:
+    """The names that stand in `model_config` of a config directory of ours: backbones and rows."""
+    return sorted(_entries_of_ours(folder or packaged_configs(), "model_config"))
+
+
 def _from_ours(expid: str, folder: Path) -> Source:
     models = _entries_of_ours(folder, "model_config")
     methods = _entries_of_ours(folder, "method_config")

@@ -42,6 +42,8 @@ class Enhancement(nn.Module):
 
     method_name: ClassVar[str] = ""
     config_cls: ClassVar[type | None] = None  # set by register_method
+    # Placebos, which show what of a gain the words are no cause of: name -> the config keys that make one.
+    controls: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     reads_embeddings: ClassVar[bool] = True  # where False, the tap `logit` gets None in the place of `[B, F, D]`
 
     def __init__(self, config: Any, anatomy: Anatomy):

@@ -27,7 +27,7 @@ from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.feature_maps import describe_feature_map
 from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.origins import origin_of
-from fuxictr_llm.run_record import Stages, count_parameters, describe_data, peak_memory, versions
+from fuxictr_llm.run_record import Stages, count_parameters, describe_data, hardware, peak_memory, versions
 from fuxictr_llm.semantics import distributed
 from fuxictr_llm.semantics.value_vectors import prepare_value_vectors
 from fuxictr_llm.slices import FrequencySlices
@@ -235,6 +235,7 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         "feature_map": describe_feature_map(run.feature_map),
         "notes": run.notes,
         "peak_memory": peak_memory(),
+        "hardware": hardware(params["gpu"]),
         "versions": versions(),
     }
     return model, record
@@ -292,4 +293,6 @@ def logging_to(path: Path) -> Iterator[None]:
 
 
 def _command() -> str:
-    return " ".join(["python", *sys.argv])
+    script, *args = sys.argv
+    is_ours = Path(script).parts[-2:] == ("fuxictr_llm", "__main__.py")  # python -m fuxictr_llm
+    return " ".join(["python", *(["-m", "fuxictr_llm"] if is_ours else [script]), *args])

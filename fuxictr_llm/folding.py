@@ -32,8 +32,11 @@ def pair_sums(matrices: Tensor, embeddings: Tensor) -> Tensor:
 
 
 def pair_sum(matrix: Tensor, embeddings: Tensor) -> Tensor:
-    """`sum_{i<j} g_ij <e_bi, e_bj>`, `[K, K], [B, K, D] -> [B, 1]`; `matrix` is symmetric, zero on its diagonal."""
-    return _PairSum.apply(matrix, embeddings)
+    """`sum_{i<j} g_ij <e_bi, e_bj>`, `[K, K], [B, K, D] -> [B, 1]`; `matrix` is symmetric, zero on its diagonal.
+
+    Under autocast, embeddings that come out of a Linear are of half precision and the matrix is not.
+    """
+    return _PairSum.apply(matrix, embeddings.to(matrix.dtype))
 
 
 class _PairSum(torch.autograd.Function):

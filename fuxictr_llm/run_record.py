@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import platform
 import resource
 import sys
 import time
@@ -10,13 +11,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.loader import data_files
 from fuxictr_llm.files import digest_of_file, read_json
 
-PACKAGES = ("fuxictr-llm", "fuxictr", "torch", "transformers", "peft", "polars", "numpy", "ray")
+# Some of them only because a row of BARS lists them.
+PACKAGES = ("fuxictr-llm", "fuxictr", "torch", "transformers", "peft", "polars", "numpy", "ray", "pandas", "scipy")
+PACKAGES += ("scikit-learn", "pyyaml", "h5py", "tqdm")
 
 
 class Stages:
@@ -57,7 +61,10 @@ def describe_data(params: Mapping[str, Any], data_dir: Path) -> dict[str, Any]:
     """Digests and row counts of the data a run used."""
     manifest = read_json(data_dir / "build.json")
     if manifest and manifest["made_from"]:
-        return {"dataset_id": params["dataset_id"], "rows": manifest["rows"], "sha256": manifest["made_from"]["raw"]}
+        used = [split for split in SPLITS if params.get(f"{split}_data")]  # it may have been built with more
+        rows, sha256 = manifest["rows"], manifest["made_from"]["raw"]
+        rows, sha256 = ({split: of.get(split) for split in used} for of in (rows, sha256))
+        return {"dataset_id": params["dataset_id"], "rows": rows, "sha256": sha256}
     paths = {split: data_files(params[f"{split}_data"]) for split in SPLITS if params.get(f"{split}_data")}
     paths |= {key: data_files(params[key]) for key in ("user_info", "item_info") if params.get(key)}
     digests = {key: [digest_of_file(path) for path in files] for key, files in paths.items()}
@@ -71,6 +78,26 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
     return found
+
+
+def hardware(gpu: int) -> dict[str, str | None]:
+    """What the process runs on: processor, the GPU of that index (None: the CPU alone), memory, CUDA."""
+    used = gpu >= 0 and torch.cuda.is_available()
+    gpu_memory = torch.cuda.get_device_properties(gpu).total_memory if used else 0
+    return {
+        "cpu": _processor(),
+        "gpu": f"{torch.cuda.get_device_name(gpu)} {gpu_memory / 2**30:.0f}G" if used else None,
+        "ram": f"{psutil.virtual_memory().total / 2**30:.0f}G",
+        "cuda": torch.version.cuda if used else None,
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def peak_memory() -> dict[str, float]:

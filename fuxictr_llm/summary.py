@@ -19,13 +19,23 @@ OWN = "vanilla"  # what a run that trained other networks on the way calls its o
 
 def append_result_line(path: Path, record: Mapping[str, Any]) -> None:
     """Add a run's line to a result file, in FuxiCTR's form."""
-    valid, test = (print_to_list(record["metrics"][split]) for split in ("valid", "test"))
-    line = (
-        f" {datetime.now():%Y%m%d-%H%M%S},[command] {record['command']},[exp_id] {record['model_id']},"
-        f"[dataset_id] {record['config']['dataset_id']},[train] N.A.,[val] {valid},[test] {test}\n"
-    )
+    line = ",".join(result_cells(record, datetime.now())) + "\n"
     with explain_write_errors(path, "run in a folder that can be written to"), path.open("a", encoding="utf-8") as file:
         file.write(line)
+
+
+def result_cells(record: Mapping[str, Any], time: datetime) -> list[str]:
+    """What stands between the commas of a run's line in a result file."""
+    valid, test = (print_to_list(record["metrics"][split]) for split in ("valid", "test"))
+    return [
+        f" {time:%Y%m%d-%H%M%S}",
+        f"[command] {record['command']}",
+        f"[exp_id] {record['model_id']}",
+        f"[dataset_id] {record['config']['dataset_id']}",
+        "[train] N.A.",
+        f"[val] {valid}",
+        f"[test] {test}",
+    ]
 
 
 def log_summary(record: Mapping[str, Any], stages: Stages, files: Path, pictures: list[Path]) -> None:

@@ -25,6 +25,7 @@ def task_settings(cls: Any, feature_map: FeatureMap, params: Mapping[str, Any]) 
     Raises:
         UserError: `num_tasks`, or a list as `task` or `loss`, does not fit the labels of the data set or the model.
     """
+    cls = _backbone_of(cls)
     labels, name = feature_map.labels, getattr(cls, "__name__", repr(cls))
     lists = {key: params[key] for key in ("task", "loss") if isinstance(params.get(key), list)}
     if not _is_multi_task(cls):
@@ -55,4 +56,10 @@ def truth_of(model: BaseModel, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _is_multi_task(cls: Any) -> bool:
+    cls = _backbone_of(cls)
     return isinstance(cls, type) and issubclass(cls, MultiTaskModel)
+
+
+def _backbone_of(cls: Any) -> Any:
+    """Of a class with a method, and of what builds a backbone in another way, the backbone's class."""
+    return getattr(cls, "backbone_cls", cls)

@@ -1,5 +1,7 @@
 """YAML read safely, with numbers as YAML 1.2 writes them: PyYAML alone takes `1e-3` for text."""
 
+import copy
+import functools
 import re
 from pathlib import Path
 from typing import Any
@@ -37,12 +39,17 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
         UserError: the file is missing, is not YAML, or holds something else than a mapping.
     """
     try:
-        value = parse_yaml(Path(path).read_text(encoding="utf-8"), where=str(path))
+        value = copy.deepcopy(_parsed(str(path), Path(path).read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {str(path)!r}: {error}") from error
     if not isinstance(value or {}, dict):
         raise UserError(f"{str(path)!r} must hold a mapping of names to settings (got {type(value).__name__})")
     return value or {}
+
+
+@functools.lru_cache(maxsize=256)  # a leaderboard reads the same configs for every arm
+def _parsed(path: str, text: str) -> Any:
+    return parse_yaml(text, where=path)
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -9,8 +9,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.torch_utils import seed_everything
 
 from fuxictr_llm import probes
-from fuxictr_llm.anatomy import synthetic_batch
-from fuxictr_llm.batches import rows_of
+from fuxictr_llm.batches import rows_of, synthetic_batch
 from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.exporting import export_run
 from fuxictr_llm.feature_maps import describe_feature_map

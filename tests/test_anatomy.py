@@ -1,4 +1,4 @@
-"""Where the taps sit on models of other forms: several tasks, means, own sigmoids, named modules, tuples, mixed widths."""
+"""Where the taps sit on models of other forms: several tasks, means, own sigmoids, named modules, mixed widths."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from fuxictr.pytorch.layers import FeatureEmbedding
 from fuxictr.pytorch.models import MultiTaskModel
 from torch import nn
 
-from fuxictr_llm.anatomy import find_anatomy, synthetic_long_batch
+from fuxictr_llm.anatomy import find_anatomy
 from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.registry import find_backbone
@@ -109,6 +109,7 @@ def test_a_probability_of_the_models_own_is_turned_back_into_its_logit():
     )
     assert torch.allclose(difference, torch.tensor(0.7), atol=1e-4)
     idle, other = model_of(OwnSigmoid, Idle), build(OwnSigmoid, "DNN")
+    assert "is not what self.output_activation returned" in idle.enhancement.anatomy.missing["representation"]
     assert train(idle, [batch]) == train(other, [batch])
     train(model_of(OwnSigmoid, AllTaps), [batch])
 
@@ -205,35 +206,6 @@ def test_an_idle_method_leaves_a_multi_task_model_as_it_is():
     assert all_taps.enhancement.shapes["logit"] == (all_taps.enhancement.shapes["loss"][0], 2)
 
 
-class Long(DNN):
-    """Takes FuxiCTR's LongCTR tuples: history and target of all rows are embedded at once."""
-
-    def forward(self, inputs):
-        rows, items, mask = inputs
-        user = self.embedding_layer(self.get_inputs(rows))  # [B, 1, D]
-        places = self.embedding_layer(items).view(*mask.shape[:1], mask.shape[1] + 1, -1)
-        target, history = places[:, -1], (places[:, :-1] * mask.unsqueeze(-1)).sum(dim=1)
-        self.target = target.detach()
-        return {"y_pred": self.output_activation(self.mlp(torch.cat([user.flatten(1), target + history], dim=-1)))}
-
-    def get_labels(self, inputs):
-        return inputs[0]["click"].float().view(-1, 1)
-
-
-def test_tuples_show_each_rows_target_among_its_fields():
-    feature_map = small_feature_map("DNN")
-    for name in ("price", "tags", "image"):
-        del feature_map.features[name]
-    feature_map.features["item"]["source"] = "item"
-    feature_map.num_fields = feature_map.get_num_fields()
-    model = enhance(Long, AllTaps)(feature_map, **params("DNN"))
-    assert model.enhancement.anatomy.fields == ("user", "item")
-    batch = synthetic_long_batch(feature_map, rows=5)
-    train(model, [batch])
-    assert model.enhancement.shapes["embeddings"] == (5, 2, 4) and model.enhancement.shapes["loss"] == (5, 1)
-    assert torch.equal(model.watched(batch).embeddings[:, 1], model.target)
-
-
 @pytest.mark.parametrize(
     "keys, message",
     [
@@ -288,9 +260,20 @@ class Nothing(DNN):
         return self.mlp(self.embedding_layer(self.get_inputs(inputs), flatten_emb=True)).sigmoid()
 
 
+class Fails(DNN):
+    """Cannot take the columns."""
+
+    def forward(self, inputs):
+        return {"y_pred": self.mlp(inputs["price"]).sigmoid()}
+
+
 @pytest.mark.parametrize(
     "cls, message",
-    [(Scores, "its prediction is no probability; make it with"), (Nothing, "returns no dict with 'y_pred'")],
+    [
+        (Scores, "its prediction is no probability; make it with"),
+        (Nothing, "returns no dict with 'y_pred'"),
+        (Fails, "cannot be tapped: .* columns like those of data set 'small' .RuntimeError: "),
+    ],
 )
 def test_a_model_without_a_probability_says_so(cls, message):
     with pytest.raises(UserError, match=message):

@@ -1,11 +1,6 @@
 """Resolution order, strictness, identity, and FuxiCTR's own forms of configs."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
-import yaml
 from fuxictr.utils import load_config
 
 from fuxictr_llm.config import load_experiment, parse_overrides
@@ -274,25 +269,3 @@ def test_anyones_model_is_a_backbone(configs, tmp_path, monkeypatch):
         config.write_text(f"mine: {{model: '{name}', dataset_id: shop}}\n")
         with pytest.raises(UserError, match=message):
             load_experiment("mine", configs)
-
-
-def test_fuxictrs_tuner_takes_a_written_directory_and_its_results_run(configs, tmp_path):
-    from fuxictr.autotuner import enumerate_params, load_experiment_ids
-
-    load_experiment("DeepFM_shop", configs).write_directory(tmp_path / "base")
-    space = {"base_config": str(tmp_path / "base"), "base_expid": "DeepFM_shop", "dataset_id": "shop"}
-    space["tuner_space"] = {"learning_rate": [0.01, 0.02], "hidden_units": [[8], [4]]}
-    (tmp_path / "tuner.yaml").write_text(yaml.safe_dump(space))
-    folder = enumerate_params(str(tmp_path / "tuner.yaml"))
-    expids = load_experiment_ids(folder)
-    assert len(expids) == 4
-    settings = [load_experiment(expid, folder).params for expid in expids]
-    assert sorted((s["learning_rate"], s["hidden_units"][0]) for s in settings) == [
-        (0.01, 4), (0.01, 8), (0.02, 4), (0.02, 8)
-    ]  # fmt: skip
-    assert all(s["dataset_id"].startswith("shop_") for s in settings)
-    script = Path(__file__).parents[1] / "run_expid.py"
-    command = [sys.executable, "-u", script, "--config", folder, "--expid", expids[0], "--gpu", "-1"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert f"[exp_id] {expids[0]}," in (tmp_path / "tuner.csv").read_text()

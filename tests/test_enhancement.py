@@ -11,7 +11,7 @@ from fuxictr_llm.enhancement import Enhancement, enhance
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.registry import find_backbone, find_method
 from fuxictr_llm.semantics.vector_file import write_field_vectors
-from support import AllTaps, Idle, batches, build, enhanced, predictions, small_feature_map, train
+from support import AllTaps, Idle, batches, build, enhanced, params, predictions, small_feature_map, train
 
 
 def test_hooks_of_others_do_not_displace_those_of_an_unpickled_model(monkeypatch):
@@ -111,3 +111,16 @@ def test_a_frozen_model_has_the_same_anatomy_and_stays_frozen():
     model.requires_grad_(False)
     assert find_anatomy(model) == expected and expected.towers
     assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_method_that_is_off_projects_no_fields_of_other_widths():
+    def mixed(cls, **changes):
+        feature_map = small_feature_map("DNN")
+        feature_map.features["item"]["embedding_dim"] = 7
+        torch.manual_seed(0)
+        return cls(feature_map, **params("DNN", method_regularizer=0.5, **changes))
+
+    dnn, llactr = find_backbone("DNN"), find_method("LLaCTR").model_cls
+    off = mixed(enhance(dnn, llactr), lambda_fre=0.0, lambda_fie=0.0, field_vectors="not read")
+    assert not [*off.enhancement.parameters()]
+    assert train(off, batches("DNN")) == train(mixed(dnn), batches("DNN"))

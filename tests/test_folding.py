@@ -51,3 +51,17 @@ def test_no_rows_give_no_sums(slices):
     assert total.shape == (0, 1)
     total.sum().backward()
     assert weights.grad.tolist() == [0] * 6
+
+
+@pytest.mark.parametrize("with_gradient", [True, False])
+def test_embeddings_of_half_precision_are_summed_under_autocast(with_gradient):
+    torch.manual_seed(0)
+    layer, weights = torch.nn.Linear(1, 4 * 5), torch.randn(6, requires_grad=with_gradient)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(with_gradient):
+        embeddings = layer(torch.rand(7, 1)).view(7, 4, 5)
+        assert embeddings.dtype == torch.bfloat16
+        total = pair_sum(pair_matrix(weights, 4), embeddings)
+    assert torch.allclose(total, literal(weights, embeddings.float()).unsqueeze(-1), atol=1e-5)
+    if with_gradient:
+        total.sum().backward()
+        assert weights.grad.any() and layer.weight.grad.any()

@@ -10,7 +10,7 @@ from fuxictr_llm import export_run, load_model
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.experiment import run_experiment
+from fuxictr_llm.experiment import prepare_run, run_experiment
 from fuxictr_llm.files import read_json
 from support import edit
 
@@ -36,14 +36,13 @@ def two_labels(configs, tmp_path):
     return configs
 
 
+def load(configs, expid, **changes):
+    overrides = {"slice_by": "color", "epochs": 4, "learning_rate": 0.03, **changes}
+    return load_experiment(expid, configs, overrides=overrides)
+
+
 def run(configs, expid="MMoE_shop", **changes):
-    return run_experiment(
-        load_experiment(
-            expid,
-            configs,
-            overrides={"slice_by": "color", "epochs": 4, "learning_rate": 0.03, **changes},
-        )
-    )
+    return run_experiment(load(configs, expid, **changes))
 
 
 def check_served(result, expected, labels):
@@ -81,6 +80,18 @@ def test_a_run_learns_measures_and_serves_both_tasks(two_labels, changes):
     log = Path(f"checkpoints/shop/{result.record['model_id']}.log").read_text()
     assert f"  test        AUC: {test['AUC']:.6f} - logloss: {test['logloss']:.6f}\n" in log
     assert f"    buy    AUC: {test['buy_AUC']:.6f} - logloss: {test['buy_logloss']:.6f}\n" in log
+
+
+@pytest.mark.parametrize("method", ["LLaCTR", "ELEC"])
+def test_both_tasks_are_served_as_a_method_left_them(two_labels, tiny_settings, llm, method):
+    settings = {"epochs": 1, **(tiny_settings if method == "LLaCTR" else {**llm, "h_hidden": 8, "h_dim": 4})}
+    if method == "ELEC":  # whose text head has one task and is another network
+        prepare_run(load(two_labels, "DeepFM_ELEC_shop", **settings), "unused")
+    result = run(two_labels, f"MMoE_{method}_shop", **settings)
+    predicted = result.model.predict(make_loaders(result.run.feature_map, result.run.params, "test"))
+    check_served(result, np.stack([predicted[label] for label in BOTH], axis=1), BOTH)
+    for network in result.record["networks"].values():
+        assert {f"{label}_AUC" for label in BOTH} <= network["metrics"]["test"].keys()
 
 
 def test_a_model_with_one_task_learns_the_first_label_and_says_so(two_labels):

@@ -33,18 +33,22 @@ class JointTeacher(Teacher):
     ):
         super().__init__(model, add, taps)
         model._max_gradient_norm = max_gradient_norm
+        # FuxiCTR's models of long sequences may sum the gradients of several batches up.
+        self._batches_a_step = getattr(model, "accumulation_steps", 1)
         self.seed, self.steps = seed, 0
         self._best: dict[str, torch.Tensor] | None = None
 
     def learn(self, batch: Batch) -> None:
-        """One step of training on the batch, in training mode, after which the model keeps no gradients."""
+        """One step of training on the batch, in training mode; gradients that are used up are not kept."""
         with preserved_rng(self.model.device), torch.enable_grad():
             torch.manual_seed(self.seed * 1_000_003 + self.steps)
             self.model.train()
+            self.model._batch_index = self.steps  # FuxiCTR's fit counts
             self.model.train_step(self.batch_for_model(batch))
-        self.model.optimizer.zero_grad(set_to_none=True)
         self.model.eval()
         self.steps += 1
+        if self.steps % self._batches_a_step == 0:
+            self.model.optimizer.zero_grad(set_to_none=True)
 
     def kept(self) -> None:
         """Keep a copy of the weights, in the CPU's memory."""

@@ -60,7 +60,7 @@ class Distilled(Enhancement):
         if teacher.anatomy.tasks != self.anatomy.tasks:
             raise UserError(
                 f"the teacher {teacher.name} predicts {', '.join(teacher.anatomy.tasks)}, "
-                f"the student {self.anatomy.backbone} {', '.join(self.anatomy.tasks)}"
+                f"the student {self.anatomy.backbone} {', '.join(self.anatomy.tasks)}; take one of the same labels"
             )
         if self.config.beta > 0:
             problem = self._without_representation(teacher)

@@ -13,6 +13,8 @@ from fuxictr_llm.semantics.config import LoraKeys
 class ClickTuningConfig(LoraKeys):
     """How a language model is tuned on clicks (`tuning: lora`); the defaults fit two CPU cores and a small model.
 
+    Of several labels, the first one is the click.
+
     Attributes:
         click_rows: at most so many train rows, drawn at random, are learnt from.
         click_valid_rows: at most so many validation rows only measure the AUC; the epoch with the best is kept.

@@ -81,7 +81,7 @@ def gain_class(backbone: type[BaseModel], inject: str) -> Any:
 
 class _TappedGain:
     def __init__(self, backbone: type[BaseModel]):
-        self.cls = enhance(backbone, Gain)
+        self.backbone_cls, self.cls = backbone, enhance(backbone, Gain)
         self.__name__ = self.cls.__name__
 
     def __call__(self, feature_map: FeatureMap, **params: Any) -> BaseModel:
@@ -97,11 +97,11 @@ class _TappedGain:
 
 class _InputGain:
     def __init__(self, backbone: type[BaseModel]):
-        self.cls = backbone
+        self.backbone_cls = backbone
         self.__name__ = f"{backbone.__name__} with the column {VECTOR}"
 
     def __call__(self, feature_map: FeatureMap, **params: Any) -> BaseModel:
-        model = self.cls(with_vector(feature_map, params["h_dim"], "embedding"), **params)
+        model = self.backbone_cls(with_vector(feature_map, params["h_dim"], "embedding"), **params)
         _give_projections(model, params["h_dim"])
         model.compile(params["optimizer"], params["loss"], params["learning_rate"])
         return model

@@ -15,6 +15,8 @@ from .config import ELECConfig
 class ELEC(Distilled):
     """The vanilla network's part: two terms of the loss, and nothing at inference."""
 
+    controls = {"self": {"teacher": "self"}, "noise": {"h": "noise"}}
+
     @classmethod
     def encode(cls, config: ELECConfig, run: Any) -> dict[str, Any]:
         """The language model's vectors of the rows' texts."""

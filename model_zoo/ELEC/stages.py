@@ -22,6 +22,7 @@ from fuxictr_llm.semantics.row_texts import RowIndex, index_rows
 from fuxictr_llm.semantics.text_vectors import unit_vectors
 from fuxictr_llm.semantics.vector_store import VectorStore
 from fuxictr_llm.slices import FrequencySlices
+from fuxictr_llm.tasks import labels_of
 from fuxictr_llm.training import build
 
 from . import vectors
@@ -156,6 +157,7 @@ def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, An
     head = MultiTaskTextHead if several else TextHead
     keys = ("h_hidden", "h_dim", "h_dropout")
     shape = {key: getattr(config, key) for key in keys} | {"units": len(raw.stores)}
+    of_fold = {} if fold is None else {"fold": [fold, config.h_crossfit]}
 
     def change(batch: dict) -> dict:
         return {name: column for name, column in raw(batch).items() if name in seen}
@@ -167,7 +169,7 @@ def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, An
         run,
         "text" if fold is None else f"text, fold {fold + 1} of {config.h_crossfit}",
         lambda: build(head, feature_map, {**run.params, **shape}),
-        {**made_from, **shape, **({} if fold is None else {"fold": [fold, config.h_crossfit]})},
+        {**made_from, **shape, "labels": labels_of(head, feature_map), **of_fold},
         change=change,
         keep=None if fold is None else keep,
         leave_out={*run.params} - ({*ModelKeys.__annotations__, *DatasetKeys.__annotations__} - NOT_OF_HEAD),

@@ -26,6 +26,7 @@ class LLMEmb(Enhancement):
         UserError: they do not. `prepare` sees to it; scripts of FuxiCTR's do not call it.
     """
 
+    controls = {"shuffled": {"field_vectors": "shuffled"}}
     reads_embeddings = False
 
     def __init__(self, config: LLMEmbConfig, anatomy: Anatomy):

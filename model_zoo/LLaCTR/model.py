@@ -37,6 +37,8 @@ class LLaCTR(Enhancement):
             large.
     """
 
+    controls = {"random": {"field_vectors": "random"}, "shuffled": {"field_vectors": "shuffled"}}
+
     def __init__(self, config: LLaCTRConfig, anatomy: Anatomy):
         config = config.for_backbone(anatomy.backbone)
         super().__init__(config, anatomy)
@@ -45,6 +47,7 @@ class LLaCTR(Enhancement):
             raise UserError(f"LLaCTR needs field embeddings, and {anatomy.backbone} shows none: {reason}")
         self.fre = self.fie = None
         if not config.is_on:
+            self.field_projections = None  # a regularizer would move them, and with them the norm that is clipped
             return
         # A backbone may leave a field of the data set out of its embeddings.
         vectors = read_field_vectors(config.field_vectors, anatomy.fields, exact=False)

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import torch
 from measuring import criteo_like, in_turn, seconds
 
-from fuxictr_llm.anatomy import synthetic_batch
+from fuxictr_llm.batches import synthetic_batch
 from fuxictr_llm.checks import checked
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.distillation import Teacher
@@ -89,7 +89,7 @@ def cached_vectors(rows: dict[str, torch.Tensor], columns: list[str], folder: st
 def heavy_libraries_of_export() -> int:
     """How many of the libraries of language models a process has imported that has served an exported network."""
     code = (
-        "import sys; from fuxictr_llm import load_model; from fuxictr_llm.anatomy import synthetic_batch; "
+        "import sys; from fuxictr_llm import load_model; from fuxictr_llm.batches import synthetic_batch; "
         "served = load_model(sys.argv[1]); served.predict(synthetic_batch(served.model.feature_map, rows=8)); "
         "print(sum(name in sys.modules for name in ('transformers', 'peft')))"
     )

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fuxictr_llm.distillation import JointTeacher
+from fuxictr_llm.registry import find_backbone
 from support import batches, build, train
 
 WITH_DROPOUT = ["DeepFM", "DCNv2", "FinalMLP", "FM"]
@@ -39,6 +40,29 @@ def test_the_teacher_trains_as_fuxictrs_step_does_once_a_batch(pair):
     alone = copy.deepcopy(teacher.model)
     train(student, steps)
     train(alone, steps)
+    assert all(torch.equal(value, teacher.model.state_dict()[key]) for key, value in alone.state_dict().items())
+
+
+class TwoBatchesAStep(find_backbone("FM")):
+    """Sums gradients up as FuxiCTR's models of long sequences do, by the number of the batch that fit keeps."""
+
+    accumulation_steps = 2
+
+    def train_step(self, batch):
+        loss = self.compute_loss(self.forward(batch), self.get_labels(batch)) / self.accumulation_steps
+        loss.backward()
+        if (self._batch_index + 1) % self.accumulation_steps == 0:
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        return loss
+
+
+def test_a_teacher_that_sums_gradients_up_over_batches_does_so(student_of):
+    teacher, alone, steps = JointTeacher(build(TwoBatchesAStep, "FM")), build(TwoBatchesAStep, "FM"), batches(count=4)
+    train(student_of("FM", teacher, schedule="joint", warmup_epochs=0), steps)
+    alone.train()
+    for alone._batch_index, batch in enumerate(steps):
+        alone.train_step(batch)
     assert all(torch.equal(value, teacher.model.state_dict()[key]) for key, value in alone.state_dict().items())
 
 

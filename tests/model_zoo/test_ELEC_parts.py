@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
+from fuxictr_llm import training
 from fuxictr_llm.anatomy import find_anatomy
 from fuxictr_llm.distillation import Teacher
 from fuxictr_llm.errors import UserError
@@ -97,6 +98,19 @@ def test_a_column_of_vectors_is_the_gain_networks_alone():
     model = gain("DeepFM", "input")
     assert (dict(feature_map.features), feature_map.num_fields) == before
     assert model.feature_map.num_fields == before[1] + 1 and VECTOR in find_anatomy(model).fields
+
+
+@every_place
+def test_a_gain_network_of_several_tasks_has_as_many_as_its_backbone(inject):
+    feature_map = small_feature_map("DeepFM")
+    feature_map.labels = ["click", "like"]
+    settings = {**params("DeepFM"), "num_threads": 1, "seed": 1}
+    settings |= {"task": ["binary_classification"] * 2, "loss": ["binary_crossentropy"] * 2}
+    make = gain_class(find_backbone("ShareBottom"), inject)
+    model = training.build(make, feature_map, {**settings, "inject": inject, "h_dim": WIDTH})
+    steps = [{**batch, "like": 1 - batch["click"]} for batch in with_vectors("DeepFM")]
+    train(model, steps)
+    assert Teacher(model)(steps[0]).logit.shape == (len(steps[0]["click"]), 2)
 
 
 class LinearHead:

@@ -1,0 +1,200 @@
+"""`leaderboard`: backbones x methods x data sets x seeds, run in parallel, as tables with evidence."""
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fuxictr_llm.commands import bars, verify
+from fuxictr_llm.commands.options import add_zoo, chosen_gpu
+from fuxictr_llm.errors import UserError
+
+if TYPE_CHECKING:
+    from fuxictr_llm.leaderboard.plan import Plan
+    from fuxictr_llm.leaderboard.results import Results
+
+MOST_JOBS = 8
+OF_THE_PLAN = ("backbones", "methods", "datasets", "seeds", "seed", "controls", "set", "config", "zoo")
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    text = "run backbones with methods on data sets at several seeds, and make tables with evidence"
+    parser = commands.add_parser("leaderboard", help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=leaderboard)
+    plan = parser.add_argument_group("what is run")
+    plan.add_argument("--backbones", nargs="+", metavar="NAME")
+    plan.add_argument("--methods", nargs="+", metavar="NAME", help="plain: the backbone alone (default: plain)")
+    plan.add_argument("--datasets", nargs="+", metavar="NAME")
+    text = "a number N: the seeds 1 to N; several: these"
+    plan.add_argument("--seeds", nargs="+", type=int, metavar="N", help=text)
+    plan.add_argument("--seed", type=int, metavar="S", help="this seed alone (default: that of the configs)")
+    plan.add_argument("--controls", action="store_true", help="each method's placebos as well")
+    plan.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a setting of all arms that have it (may be given repeatedly); num_threads is 1 unless it is set",
+    )
+    plan.add_argument("--config", help="config directory or YAML file (default: the packaged benchmark_configs)")
+    add_zoo(plan)
+    plan.add_argument("--from", dest="plan_file", metavar="FILE.yaml", help="a saved plan instead: plan.yaml of --out")
+    how = parser.add_argument_group("how")
+    how.add_argument("--out", type=Path, metavar="DIR", help="its folder (default: leaderboards/<data sets>)")
+    how.add_argument("--jobs", type=int, help="runs at the same time (default: one a core, at most 8; on a GPU 1)")
+    how.add_argument("--gpu", type=int, default=-1, help="index of the GPU, -1 for the CPU")
+    how.add_argument("--retry-failed", action="store_true", help="try again what failed with this very plan")
+    how.add_argument("--keep-weights", action="store_true", help="keep the trained weights beside the records")
+    how.add_argument("--dry-run", action="store_true", help="list what is done, failed and to do, and stop")
+    tuning = parser.add_argument_group("tuning, before")
+    text = "so many trials on validation AUC for every arm, plain and controls included; then the seeds at its best"
+    tuning.add_argument("--tune", type=int, metavar="N", help=text)
+    tuning.add_argument("--space", type=Path, metavar="FILE.yaml", help="what may be tried; FuxiCTR's tuner files too")
+    others = parser.add_subparsers(title="other uses", metavar="USE")
+    verify.add(others)
+    bars.add(others)
+
+
+def leaderboard(args: argparse.Namespace) -> None:
+    """Run what is left of the plan, and write the tables.
+
+    Raises:
+        SystemExit: with code 1, where a run failed.
+    """
+    from fuxictr_llm.leaderboard.processes import started_server
+
+    jobs = _jobs(args)
+    gpu = chosen_gpu(args.gpu)
+    context = None if args.dry_run else started_server()  # imports while this process does the same
+
+    from rich.console import Console
+
+    from fuxictr_llm.leaderboard.engine import run_plan
+    from fuxictr_llm.leaderboard.live import Display
+    from fuxictr_llm.leaderboard.results import Results
+
+    plan = _plan(args, gpu)
+    folder = args.out or _default_folder(args, plan)
+    console = Console(highlight=False)
+    facts = {}
+    if args.tune is not None or args.space:
+        plan, facts["tuning"] = _tuned(args, plan, folder, jobs, console, context)
+    results = Results(folder, plan)
+    for line in results.ignored:
+        console.print(line, markup=False, soft_wrap=True)
+    if args.dry_run:
+        _list(results, jobs, args.retry_failed, console)
+        return
+    display = Display(results, jobs, console)
+    with display.shown():
+        options = {"jobs": jobs, "retry_failed": args.retry_failed, "keep_weights": args.keep_weights}
+        run_plan(results, **options, watch=display, context=context)
+    failures = results.failures()
+    console.print(*write_tables(results, facts), sep="\n", markup=False, soft_wrap=True)
+    for failure in failures:
+        console.print(f"FAILED {failure.arm}, seed {failure.seed}: {failure.reason}", markup=False, soft_wrap=True)
+    if failures:
+        console.print(f"{len(failures)} of {len(plan.runs())} runs failed; --retry-failed tries them again")
+        raise SystemExit(1)
+
+
+def write_tables(results: "Results", facts: Mapping[str, str] | None = None) -> list[Path]:
+    """Write the tables and plots of what is there; their paths.
+
+    Args:
+        facts: what else the reader should know.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    from fuxictr_llm.leaderboard.evidence import summarize
+    from fuxictr_llm.leaderboard.tables import write_all
+
+    finished, failures, plan = results.finished(), results.failures(), results.plan
+    made = {"command": f"python -m fuxictr_llm {shlex.join(sys.argv[1:])}", "plan": plan.sha256, **(facts or {})}
+    return write_all(results.folder, summarize(finished, failures, plan.runs()), finished, failures, made)
+
+
+def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
+    from fuxictr_llm.config import parse_overrides
+    from fuxictr_llm.leaderboard.plan import PLAIN, Plan, seeds_of
+
+    if args.plan_file:
+        if given := [name for name in OF_THE_PLAN if getattr(args, name) not in (None, False, [])]:
+            raise UserError(f"--{given[0]} is part of the plan that --from names; change it there")
+        return Plan.read(args.plan_file, gpu)
+    if args.seeds and args.seed is not None:
+        raise UserError("--seeds and --seed are two ways to say the same; give one of them")
+    seeds = [args.seed] if args.seed is not None else args.seeds or []
+    return Plan.crossed(
+        args.backbones or [],
+        args.datasets or [],
+        args.methods or [PLAIN],
+        controls=args.controls,
+        seeds=seeds_of(seeds[0]) if args.seeds and len(seeds) == 1 else seeds,
+        config=args.config,
+        zoo=args.zoo,
+        overrides=parse_overrides(args.set),
+        gpu=gpu,
+    )
+
+
+def _tuned(
+    args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: Any, context: Any
+) -> tuple["Plan", str]:
+    """The plan with each arm at its best settings, and what was done for it, in words."""
+    from fuxictr_llm.leaderboard.engine import run_plan
+    from fuxictr_llm.leaderboard.live import Display
+    from fuxictr_llm.leaderboard.results import Results
+    from fuxictr_llm.leaderboard.search_space import read_space
+    from fuxictr_llm.leaderboard.tuning import tune
+
+    if args.tune is None or not args.space or args.tune < 1:
+        raise UserError("--tune N, with N of 1 or more, and --space FILE.yaml go together")
+    space, place = read_space(args.space, plan), folder / "tuning"
+    told = f"{args.tune} trials on validation AUC for each arm, over {args.space}"
+    if args.dry_run:
+        console.print(
+            f"first {told}: {args.tune * len(plan.arms)} runs; then the plan at the best settings", markup=False
+        )
+        return plan, told
+
+    def run(trials: "Plan") -> Results:
+        results = Results(place, trials)
+        display = Display(results, jobs, console)
+        with display.shown():
+            run_plan(results, jobs=jobs, retry_failed=args.retry_failed, watch=display, context=context)
+        results.read()
+        return results
+
+    return tune(plan, space, args.tune, place, run), told
+
+
+def _default_folder(args: argparse.Namespace, plan: "Plan") -> Path:
+    name = Path(args.plan_file).stem if args.plan_file else "-".join(dict.fromkeys(arm.dataset for arm in plan.arms))
+    return Path("leaderboards") / name
+
+
+def _list(results: "Results", jobs: int, retry_failed: bool, console: Any) -> None:
+    from fuxictr_llm.leaderboard.estimate import Estimator
+    from fuxictr_llm.leaderboard.live import state_table
+
+    console.print(state_table(results, retry_failed))
+    for failure in results.failures():
+        console.print(f"failed: {failure.arm}, seed {failure.seed}: {failure.reason}", markup=False, soft_wrap=True)
+    to_do = results.to_do(retry_failed)
+    estimate = Estimator(results.finished()).of(to_do, jobs)
+    console.print(f"{len(to_do)} runs to do, {jobs} at the same time: {estimate}; in {results.folder}", markup=False)
+
+
+def _jobs(args: argparse.Namespace) -> int:
+    if args.jobs is not None and args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs} is less than 1")
+    if args.jobs is not None or args.gpu >= 0:
+        return args.jobs or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(MOST_JOBS, cores)

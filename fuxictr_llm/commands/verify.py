@@ -1,0 +1,65 @@
+"""`leaderboard verify`: our rows of a board beside the published figures."""
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from fuxictr_llm.commands.options import add_zoo, chosen_gpu
+from fuxictr_llm.errors import UserError
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    text = "run our rows of a board and compare them with the published figures"
+    parser = commands.add_parser("verify", help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=verify_board)
+    parser.add_argument("--board", required=True, help="frappe_x1, criteo_x1, llactr_gift, ...")
+    parser.add_argument("--models", nargs="+", default=[], help="rows of it (default: all)")
+    text = "one number: so many for each row, its published one first; several: these (default: 1)"
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1], metavar="N", help=text)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at the same time")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="folder of the runs (default: leaderboards/BOARD)")
+    parser.add_argument("--retry-failed", action="store_true", help="run those again that failed")
+    parser.add_argument("--config", metavar="DIR", help="config directory with rows and boards of your own")
+    parser.add_argument("--gpu", type=int, default=-1, help="index of the GPU, -1 for the CPU")
+    text = "change a setting of all rows; the comparison says so"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+    add_zoo(parser)
+
+
+def verify_board(args: argparse.Namespace) -> None:
+    """Run what is left to run, print the comparison and write it as verify.md."""
+    from fuxictr_llm.checkout import use_checkout
+
+    use_checkout(args.zoo)
+    from rich.console import Console
+
+    from fuxictr_llm.config import parse_overrides
+    from fuxictr_llm.leaderboard.engine import run_plan
+    from fuxictr_llm.leaderboard.plan import Plan
+    from fuxictr_llm.leaderboard.results import Results
+    from fuxictr_llm.leaderboard.verify import verify
+    from fuxictr_llm.leaderboard.verify_table import to_markdown, to_screen, write_markdown
+    from fuxictr_llm.run_record import versions
+
+    if args.jobs < 1 or min(args.seeds) < 0 or args.seeds == [0]:
+        raise UserError("--jobs must be 1 or more, and --seeds a number of seeds or the seeds themselves")
+    seeds = args.seeds[0] if len(args.seeds) == 1 else args.seeds
+    folder = args.out or Path("leaderboards", args.board)
+
+    def run(plan: Plan) -> Results:
+        results = Results(folder, plan)
+        run_plan(results, jobs=args.jobs, retry_failed=args.retry_failed)
+        results.read()
+        return results
+
+    options = {"models": args.models, "seeds": seeds, "config": args.config, "zoo": args.zoo}
+    rows = verify(args.board, run, **options, overrides=parse_overrides(args.set), gpu=chosen_gpu(args.gpu))
+    Console(highlight=False).print(to_screen(args.board, rows))
+    tools = ", ".join(
+        f"{name} {version}" for name, version in versions().items() if name in ("fuxictr-llm", "fuxictr", "torch")
+    )
+    data = {row.data for row in rows if row.data}
+    facts = [f"{time.strftime('%Y-%m-%d')}, {tools}", *(f"data files: {text}" for text in data)]
+    write_markdown(folder / "verify.md", to_markdown(args.board, rows, facts))

@@ -1,0 +1,134 @@
+"""Arms, the things that a leaderboard compares, and which there are: crossed, or as a plan file has them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+from fuxictr_llm import registry
+from fuxictr_llm.checks import check_value
+from fuxictr_llm.config import load_experiment
+from fuxictr_llm.errors import UserError, nearest, unknown
+from fuxictr_llm.leaderboard.identity import PLAIN
+
+ARM_KEYS = {"backbone": str, "dataset": str, "method": str | None, "control": str | None, "settings": dict[str, Any]}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared.
+
+    Attributes:
+        backbone, dataset: their names, as in an expid; of an alias (`criteo`) what it stands for.
+        method: its name; None: the plain backbone.
+        control: the placebo of the method that takes its place, one of `Enhancement.controls`.
+        settings: config keys that make it that arm: the control's, tuned values.
+    """
+
+    backbone: str
+    dataset: str
+    method: str | None = None
+    control: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    @property
+    def label(self) -> str:
+        """What tables call it beside its backbone and data set: `plain`, `LLaCTR`, `LLaCTR random`."""
+        return " ".join(filter(None, (self.method or PLAIN, self.control)))
+
+    @property
+    def expid(self) -> str:
+        """The expid that it is a variant of."""
+        return "_".join(filter(None, (self.backbone, self.method, self.dataset)))
+
+    def __str__(self) -> str:
+        return f"{self.backbone} {self.label} on {self.dataset}"
+
+
+def cross(
+    backbones: Sequence[str],
+    datasets: Sequence[str],
+    methods: Sequence[str] = (PLAIN,),
+    controls: bool = False,
+    config: str | None = None,
+) -> list[Arm]:
+    """The arms of every backbone with every method (and its controls) on every data set.
+
+    Raises:
+        UserError: a method is unknown, or a name is given twice or not at all.
+    """
+    for kind, names in (("backbone", backbones), ("method", methods), ("data set", datasets)):
+        refuse_twice(kind, names)
+        if not names:
+            raise UserError(f"the plan names no {kind}")
+    arms = []
+    for dataset, backbone, method in product(datasets, backbones, methods):
+        arm = Arm(backbone, dataset, None if method == PLAIN else method)
+        placebos = controls_of(arm.method, arm.expid, config)
+        arms += [arm, *(replace(arm, control=name, settings=of) for name, of in placebos.items() if controls)]
+    return arms
+
+
+def controls_of(method: str | None, expid: str = "", config: str | None = None) -> Mapping[str, Mapping[str, Any]]:
+    """The placebos that a method declares: name -> config keys.
+
+    Args:
+        method: its name; None: no method.
+        expid, config: an experiment with it; without one, a method that only a config knows has none.
+
+    Raises:
+        UserError: the method is unknown.
+    """
+    if method in (None, PLAIN):
+        return {}
+    names = registry.method_names()
+    if PLAIN in nearest(method, [PLAIN, *names]):
+        raise unknown("method", method, [PLAIN, *names])
+    if method not in names:
+        if not expid:
+            return {}
+        method = load_experiment(expid, config, threads=1).params["method"]
+    return registry.find_method(method).model_cls.controls
+
+
+def arm_of(entry: Mapping[str, Any], config: str | None, where: str) -> Arm:
+    """The arm of an entry of a plan file.
+
+    Raises:
+        UserError: a key or the control is unknown, a value is of the wrong type, or a key is missing.
+    """
+    where = f"an arm of {where}"
+    check_keys(entry, ARM_KEYS, where)
+    if missing := [key for key in ("backbone", "dataset") if key not in entry]:
+        raise UserError(f"{where} lacks {missing[0]!r}: {dict(entry)}")
+    arm = Arm(**entry)
+    arm = replace(arm, method=None if arm.method == PLAIN else arm.method)
+    if arm.control is None:
+        return arm
+    known = controls_of(arm.method, arm.expid, config)
+    if arm.control not in known:
+        raise unknown("control", arm.control, known, where=f"{where} with the method {arm.method or PLAIN}")
+    return replace(arm, settings={**known[arm.control], **arm.settings})
+
+
+def check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
+    """Every key is known, and its value of the right type.
+
+    Raises:
+        UserError: one is not.
+    """
+    for key, value in given.items():
+        if key not in known:
+            raise unknown("key", key, known, where)
+        check_value(f"{key} of {where}", value, known[key])
+
+
+def refuse_twice(kind: str, names: Sequence[Any]) -> None:
+    """No name stands twice.
+
+    Raises:
+        UserError: one does.
+    """
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise UserError(f"{kind} {str(name)!r} is given twice")

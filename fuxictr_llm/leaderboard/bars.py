@@ -1,0 +1,140 @@
+"""Finished runs -> a row in the folder form of BARS, which its scripts/gen_readme_md.py reads (github.com/reczoo/BARS).
+
+<Model>/<Model>_<dataset_id>/
+    README.md           made from the others
+    <expid>_config/     dataset_config.yaml and model_config.yaml, in FuxiCTR's form
+    <expid>.log         of the first run; BARS takes the expid from its name
+    environments.txt    [Hardware] and [Software]; BARS takes the last line for FuxiCTR's version
+    results.csv         FuxiCTR's line of each run; several have seed=... in front
+"""
+
+import csv
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fuxictr_llm.config import NO_IDENTITY, Experiment
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.exporting import RECORD, find_run
+from fuxictr_llm.files import explain_write_errors, read_json, replacing_dir, writable_dir
+from fuxictr_llm.keys import DatasetKeys
+from fuxictr_llm.leaderboard.bars_readme import readme
+from fuxictr_llm.summary import result_cells
+
+OTHER_OUT = "name another folder with --out"
+NEEDED = ("model_id", "seed", "metrics", "config", "versions", "command", "time", "data")
+# What may differ between the runs of a row.
+OF_THE_SEED = {*NO_IDENTITY, "seed", "control_seed", "num_threads"}
+# What BARS calls the packages that it lists, in its order; FuxiCTR must be the last.
+SOFTWARE = {
+    "python": "python",
+    "pytorch": "torch",
+    "pandas": "pandas",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "pyyaml": "pyyaml",
+    "h5py": "h5py",
+    "tqdm": "tqdm",
+    "transformers": "transformers",
+    "fuxictr-llm": "fuxictr-llm",
+    "fuxictr": "fuxictr",
+}
+
+
+def write_row(runs: Sequence[Path | str], out: Path | str) -> Path:
+    """Write the row of one experiment, run at one or more seeds; the folder.
+
+    Args:
+        runs: as `export_run` takes them; the first one's log and config are those of the row.
+        out: the folder that holds the models' folders: a checkout of BARS has it as `ranking/ctr`.
+
+    Raises:
+        UserError: a run is missing or damaged, has no test metrics, is of other settings or data than the first, or a
+            row is there already.
+    """
+    files = [find_run(run) for run in runs]
+    records = [_read(file) for file in files]
+    _check_alike(records, files)
+    log = _log_of(files[0])
+    model = model_name(records[0]["config"])
+    target = Path(out) / model / f"{model}_{records[0]['config']['dataset_id']}"
+    if target.exists():
+        raise UserError(f"{str(target)!r} is there already; move it away, or {OTHER_OUT}")
+    writable_dir(target.parent, OTHER_OUT)
+    with explain_write_errors(target, OTHER_OUT), replacing_dir(target) as folder:
+        expid = records[0]["model_id"]
+        _experiment(records[0]).write_directory(folder / f"{expid}_config")
+        (folder / f"{expid}.log").write_text(log, encoding="utf-8")
+        environments = environments_of(records[0])
+        (folder / "environments.txt").write_text(environments, encoding="utf-8")
+        write_results(folder / "results.csv", records)
+        text = readme(target.name, records, environments, log)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+    return target
+
+
+def model_name(config: Mapping[str, Any]) -> str:
+    """`DeepFM`, `DeepFM_LLaCTR`; of `net.py:MyNet` the class."""
+    backbone = config["model"].rpartition(":")[2].replace("/", "-")
+    return "_".join(filter(None, (backbone, (config.get("method") or "").rpartition(":")[2])))
+
+
+def environments_of(record: Mapping[str, Any]) -> str:
+    """What a run ran on and with, in the two sections of BARS."""
+    machine, versions = record.get("hardware") or {}, record["versions"]
+    gpu = machine.get("gpu") or ("none" if machine else None)
+    hardware = {"CPU": machine.get("cpu"), "GPU": gpu, "RAM": machine.get("ram")}
+    software = {name: versions[package] for name, package in SOFTWARE.items() if package in versions}
+    lines = ["[Hardware]", *(f"{name}: {value or 'not recorded'}" for name, value in hardware.items())]
+    lines += ["", "[Software]", f"CUDA: {machine.get('cuda') or 'none'}"]
+    return "\n".join([*lines, *(f"{name}: {value}" for name, value in software.items())]) + "\n"
+
+
+def write_results(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """FuxiCTR's lines; a cell with a comma, as a command with a list in it, is quoted."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        for record in records:
+            cells = result_cells(record, datetime.fromisoformat(record["time"]))
+            writer.writerow([f"seed={record['seed']}", *cells] if len(records) > 1 else cells)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    record = read_json(file)
+    if not isinstance(record, dict) or any(key not in record for key in NEEDED):
+        raise UserError(f"{str(file)!r} is damaged or no run record; run the experiment again")
+    if not record["metrics"].get("test"):
+        raise UserError(f"{str(file)!r} has no test metrics: it ran without test data, and BARS lists test figures")
+    return record
+
+
+def _check_alike(records: Sequence[Mapping[str, Any]], files: Sequence[Path]) -> None:
+    first, seeds = records[0], [record["seed"] for record in records]
+    for index, record in enumerate(records):
+        keys = (first["config"].keys() | record["config"].keys()) - OF_THE_SEED
+        different = sorted(key for key in keys if first["config"].get(key) != record["config"].get(key))
+        different += ["data"] if record["data"] != first["data"] else []
+        if different:
+            where = f"{str(files[index])!r} and {str(files[0])!r}"
+            raise UserError(f"{where} differ in {', '.join(different)}; a row is one experiment at several seeds")
+        if record["seed"] in seeds[:index]:
+            raise UserError(f"{str(files[index])!r}: seed {record['seed']} is given twice")
+
+
+def _log_of(file: Path) -> str:
+    """The last run of a log, which keeps those before."""
+    path = file.with_name(file.name.removesuffix(RECORD) + ".log")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {str(path)!r}, which is part of a row: {error}") from error
+    starts = [number for number, line in enumerate(lines) if " INFO Params: {" in line]
+    return "\n".join(lines[starts[-1] if starts else 0 :]) + "\n"
+
+
+def _experiment(record: Mapping[str, Any]) -> Experiment:
+    config = dict(record["config"])
+    dataset_keys = frozenset(config) & (frozenset(DatasetKeys.__annotations__) - {"dataset_id"})
+    return Experiment(record["model_id"], config, dataset_keys, frozenset(), changed=False, config_name="")

@@ -1,0 +1,42 @@
+"""What a run computes, and what of it others share: digests of its settings."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fuxictr_llm import registry
+from fuxictr_llm.config import NO_IDENTITY, Experiment, constructor_hints
+from fuxictr_llm.files import digest_of
+from fuxictr_llm.network_store import PLACES
+from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors
+
+PLAIN = "plain"
+
+
+def key_of(params: Mapping[str, Any]) -> str:
+    """Digest of what a run with these settings computes; of files it says only that there are some.
+
+    Their content is compared apart (`Results`), and a run without test data is another run.
+    """
+    kept = {key: value for key, value in params.items() if key not in NO_IDENTITY}
+    return digest_of({key: bool(value) if key in PLACES else value for key, value in kept.items()})
+
+
+def own_keys(experiment: Experiment) -> frozenset[str]:
+    """Config keys of its backbone and its method."""
+    method = experiment.params["method"]
+    fields = registry.find_method(method).config_cls.__dataclass_fields__ if method else ()
+    vectors = ValueVectorsConfig.__dataclass_fields__ if asks_for_vectors(experiment.params) else ()
+    return frozenset({*constructor_hints(registry.find_backbone(experiment.params["model"])), *fields, *vectors})
+
+
+def language_model_work(params: Mapping[str, Any]) -> str | None:
+    """A digest of data set, method, and those settings that a language model's work follows; controls share it."""
+    if not params["method"]:
+        return digest_of([params["dataset_id"], PLAIN]) if asks_for_vectors(params) else None
+    method = registry.find_method(params["method"])
+    placebos = {key for settings in method.model_cls.controls.values() for key in settings} | {"control_seed"}
+    of_semantics = [cls for cls in method.config_cls.__mro__ if cls.__module__.startswith("fuxictr_llm.semantics")]
+    keys = {key for cls in of_semantics for key in vars(cls).get("__annotations__", ())} - placebos
+    if not of_semantics:
+        return None
+    return digest_of([params["dataset_id"], params["method"], {key: params.get(key) for key in sorted(keys)}])

@@ -1,0 +1,200 @@
+"""What a leaderboard runs: arms (a backbone on a data set, plain or with a method or its placebo) at several seeds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import StrictBool
+
+from fuxictr_llm.checkout import use_checkout
+from fuxictr_llm.config import Experiment, load_experiment
+from fuxictr_llm.data import SPLITS
+from fuxictr_llm.data.build import DECIDES
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.files import digest_of
+from fuxictr_llm.keys import DatasetKeys, LongKeys, ModelKeys, Positive, Seed
+from fuxictr_llm.leaderboard.arms import Arm, arm_of, check_keys, controls_of, cross, refuse_twice
+from fuxictr_llm.leaderboard.identity import PLAIN, key_of, language_model_work, own_keys
+from fuxictr_llm.yamls import dump_yaml, read_yaml
+
+GENERAL = {*ModelKeys.__annotations__, *DatasetKeys.__annotations__, *LongKeys.__annotations__}
+NAMES = list[str]
+PLAN_KEYS = {
+    "backbones": NAMES,
+    "methods": NAMES,
+    "datasets": NAMES,
+    "controls": StrictBool,
+    "arms": list[dict[str, Any]],
+    "config": str | None,
+    "zoo": str | None,
+    "set": dict[str, Any],
+}
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """An arm at a seed.
+
+    Attributes:
+        experiment: what is run.
+        key: digest of what it computes, whatever data lies where, and wherever the results are written.
+        language_model: digest of what it asks of a language model, the same for runs that share the answer;
+            None: nothing.
+    """
+
+    arm: Arm
+    seed: int
+    experiment: Experiment
+    key: str
+    language_model: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        parts = (self.experiment.expid, self.arm.control, f"s{self.seed}", self.key[:8])
+        return "_".join(filter(None, parts))
+
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Arms and seeds, every one of which is known and fits its settings.
+
+    Attributes:
+        arms: no two have the same label, backbone and data set.
+        seeds: each arm runs at every one; empty: each at that of its config.
+        config: as `--config`.
+        zoo: as `--zoo`.
+        overrides: settings of all arms that have such a key.
+        gpu: index of the GPU, -1 for the CPU.
+
+    Raises:
+        UserError: something is unknown, does not fit, or is given twice.
+    """
+
+    arms: Sequence[Arm]
+    seeds: Sequence[int] = ()
+    config: str | None = None
+    zoo: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    gpu: int = -1
+
+    def __post_init__(self) -> None:
+        use_checkout(self.zoo)
+        if not self.arms:
+            raise UserError("the plan has no arms; name --backbones and --datasets")
+        refuse_twice("seed", self.seeds)
+        if "seed" in self.overrides:
+            raise UserError("seed cannot be changed with --set; give --seeds, or --seed for a single one")
+        bases = [load_experiment(arm.expid, self.config, gpu=self.gpu, threads=1) for arm in self.arms]
+        arms = [replace(arm, dataset=base.params["dataset_id"]) for arm, base in zip(self.arms, bases, strict=True)]
+        refuse_twice("arm", [f"{arm}" for arm in arms])
+        object.__setattr__(self, "arms", tuple(arms))
+        object.__setattr__(self, "_runs", tuple(self._planned(bases)))
+        _refuse_two_builds(self._runs)
+
+    @classmethod
+    def crossed(
+        cls,
+        backbones: Sequence[str],
+        datasets: Sequence[str],
+        methods: Sequence[str] = (PLAIN,),
+        *,
+        controls: bool = False,
+        **others: Any,
+    ) -> "Plan":
+        """Every backbone with every method on every data set.
+
+        Args:
+            methods: names of methods; `plain` is the backbone without one.
+            controls: whether each method's placebos run as well.
+            others: of the plan itself.
+
+        Raises:
+            UserError: something is unknown, does not fit, or is given twice.
+        """
+        use_checkout(others.get("zoo"))
+        return cls(cross(backbones, datasets, methods, controls, others.get("config")), **others)
+
+    @classmethod
+    def read(cls, path: Path | str, gpu: int = -1) -> "Plan":
+        """The plan of a YAML file: with the keys `backbones`, `methods`, `datasets` and `controls`, or `arms`, or both.
+
+        Raises:
+            UserError: it cannot be read, or as above.
+        """
+        given, where = read_yaml(path), repr(str(path))
+        seeds = list[Seed] if isinstance(given.get("seeds"), list) else Positive
+        check_keys(given, {**PLAN_KEYS, "seeds": seeds}, where)
+        use_checkout(given.get("zoo"))
+        config = given.get("config")
+        arms = [arm_of(entry, config, where) for entry in given.get("arms", ())]
+        if given.keys() & {"backbones", "methods", "datasets", "controls"}:
+            names = (given.get("backbones", []), given.get("datasets", []), given.get("methods", [PLAIN]))
+            arms = [*cross(*names, given.get("controls", False), config), *arms]
+        seeds = seeds_of(given.get("seeds", []))
+        return cls(arms, seeds, config, given.get("zoo"), given.get("set", {}), gpu)
+
+    def to_yaml(self) -> str:
+        """The plan as a file that `read` takes."""
+        arms = []
+        for arm in self.arms:
+            parts = {"backbone": arm.backbone, "method": arm.method, "control": arm.control, "dataset": arm.dataset}
+            declared = controls_of(arm.method, arm.expid, self.config).get(arm.control, {}) if arm.control else {}
+            parts["settings"] = {key: value for key, value in arm.settings.items() if declared.get(key) != value}
+            arms.append({key: value for key, value in parts.items() if value})
+        others = {"config": self.config, "zoo": self.zoo, "set": dict(self.overrides), "seeds": list(self.seeds)}
+        return dump_yaml({**{key: value for key, value in others.items() if value}, "arms": arms})
+
+    def runs(self) -> tuple[PlannedRun, ...]:
+        """Every arm at every seed. Where two are one experiment, they have the same key."""
+        return self._runs
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of all that it computes."""
+        return digest_of(sorted(f"{run.arm} {run.key}" for run in self.runs()))
+
+    def _planned(self, bases: Iterable[Experiment]) -> Iterable[PlannedRun]:
+        own = [own_keys(base) for base in bases]
+        of_any = frozenset().union(*own)
+        for arm, base, keys in zip(self.arms, bases, own, strict=True):
+            # What no arm has is left in: it is an error.
+            common = {k: v for k, v in self.overrides.items() if k in keys or k in GENERAL or k not in of_any}
+            overrides = {**common, **arm.settings}
+            experiment = self._resolved(arm, overrides) if overrides else base
+            # A placebo is drawn anew for each seed, so that no lucky draw decides.
+            redrawn = arm.control and "control_seed" in keys and "control_seed" not in overrides
+            for seed in self.seeds or (base.params["seed"],):
+                params = {**experiment.params, "seed": seed, **({"control_seed": seed} if redrawn else {})}
+                work = language_model_work(params)
+                yield PlannedRun(arm, seed, replace(experiment, params=params), key_of(params), work)
+
+    def _resolved(self, arm: Arm, overrides: Mapping[str, Any]) -> Experiment:
+        try:
+            return load_experiment(arm.expid, self.config, overrides=overrides, gpu=self.gpu, threads=1)
+        except UserError as error:
+            raise UserError(f"{arm}: {error}") from error
+
+
+def seeds_of(given: int | Sequence[int]) -> list[int]:
+    """A number N stands for the seeds 1 to N, a list for itself."""
+    return list(range(1, given + 1)) if isinstance(given, int) else list(given)
+
+
+def _refuse_two_builds(runs: Iterable[PlannedRun]) -> None:
+    """Runs at the same time cannot have one folder of built data mean two things."""
+    built: dict[tuple, tuple[PlannedRun, dict[str, Any]]] = {}
+    for run in runs:
+        params = run.experiment.params
+        decides = {key: params.get(key) for key in (*DECIDES, *(f"{split}_data" for split in SPLITS))}
+        first, others = built.setdefault((params["data_root"], params["dataset_id"]), (run, decides))
+        if differs := [key for key in decides if decides[key] != others[key]]:
+            raise UserError(
+                f"{run.arm} and {first.arm} would build {params['dataset_id']!r} from another {differs[0]} each; "
+                "give them data sets of different names"
+            )

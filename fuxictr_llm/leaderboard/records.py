@@ -1,0 +1,59 @@
+"""Whether what lies in a leaderboard's folder counts, and of which data it must be."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fuxictr_llm.config import NO_IDENTITY
+from fuxictr_llm.data import SPLITS
+from fuxictr_llm.data.raw import raw_files
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.files import digest_of, digest_of_file
+from fuxictr_llm.run_record import describe_data, versions
+
+OURS = "fuxictr-llm"
+PARTS = {"metrics", "config", "config_sha256", "data", "stages", "parameters", "versions", "seed", "labels"}
+
+
+def record_problem(record: Any) -> str:
+    """Why a run record does not count; empty where it does."""
+    if not isinstance(record, dict) or not record.keys() >= PARTS:
+        return "is damaged"
+    try:
+        settings = {key: value for key, value in record["config"].items() if key not in NO_IDENTITY}
+        values = [value for metrics in record["metrics"].values() for value in metrics.values()]
+        whole = digest_of(settings) == record["config_sha256"] and "sha256" in record["data"]
+        if not whole or not values or not all(isinstance(value, float) for value in values):
+            return "is damaged"
+    except (AttributeError, TypeError):
+        return "is damaged"
+    return _other_version(record["versions"].get(OURS))
+
+
+def failure_problem(failure: Any) -> str:
+    """Why a note on a failure does not count; empty where it does."""
+    if not isinstance(failure, dict) or not failure.keys() >= {"key", "reason", "data", "version"}:
+        return "is damaged"
+    return _other_version(failure["version"])
+
+
+def _other_version(version: str | None) -> str:
+    ours = versions().get(OURS)
+    return "" if version == ours else f"is of {OURS} {version}, and this is {ours}"
+
+
+def digests_now(params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a run record would say of the data set's files (`describe_data`) as they are now; None: some are missing."""
+    data_dir = Path(params["data_root"]) / params["dataset_id"]
+    is_raw = params["data_format"] == "csv" or (params["data_format"] == "parquet" and params.get("rebuild_dataset"))
+    raw = {split: params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")}
+    try:
+        if not is_raw:
+            return describe_data(params, data_dir)["sha256"]
+        if (data_dir / "feature_map.json").exists() and not (data_dir / "build.json").exists():  # FuxiCTR built it
+            built = {f"{split}_data": str(data_dir / f"{split}.parquet") for split in raw}
+            return describe_data({"dataset_id": params["dataset_id"], **built}, data_dir)["sha256"]
+        files = {split: raw_files(path, params["data_format"]) for split, path in raw.items()}
+        return {split: [digest_of_file(path) for path in paths] for split, paths in files.items()}
+    except (OSError, UserError):
+        return None

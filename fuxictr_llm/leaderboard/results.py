@@ -1,0 +1,215 @@
+"""What a leaderboard's folder holds: the plan, a record of each finished run, and why the others failed.
+
+    plan.yaml                                what was asked for last
+    runs/<data set>/<run>.run.json, .log     of a finished run; `.csv`: FuxiCTR's result line; `.model`: if it is kept
+    runs/<data set>/<run>.failure.json       of one that failed, with `.out`: what it said last
+
+Nothing else says which runs are done, so that none is ever lost or counted twice.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fuxictr_llm.data import SPLITS
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.files import digest_of, explain_write_errors, read_json, replacing, write_json
+from fuxictr_llm.leaderboard.plan import Arm, Plan, PlannedRun, key_of
+from fuxictr_llm.leaderboard.records import OURS, digests_now, failure_problem, record_problem
+from fuxictr_llm.leaderboard.seconds import Seconds
+from fuxictr_llm.run_record import versions
+
+OTHER_OUT = "give another folder with --out"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run of an arm.
+
+    Attributes:
+        key: digest of what it computed.
+        metrics: `valid` and `test` -> metric -> value; test is empty where the data has none.
+        slices: test metrics by item frequency, as in the run record.
+        seconds: `train` (all networks of the run), `test`, and `language_model`: as long as it took the run of this
+            folder that had to ask it (0 where nothing is asked); absent where none had to: the answers were there.
+        rows: of each split, as far as they are known.
+        parameters: trainable ones of `backbone` and `method`.
+        record: the whole run record.
+    """
+
+    arm: Arm
+    seed: int
+    key: str
+    metrics: Mapping[str, Mapping[str, float]]
+    slices: Mapping[str, Any] | None
+    seconds: Mapping[str, float]
+    rows: Mapping[str, int]
+    parameters: Mapping[str, int]
+    record: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that failed, and why."""
+
+    arm: Arm
+    seed: int
+    key: str
+    reason: str
+
+
+class Results:
+    """The state of a plan's runs, as its folder has it at this moment; `read` looks again.
+
+    A run is finished when there is a record of the same key, the same data and our version. A failure counts as
+    long as these are the same too.
+
+    Args:
+        folder: of the leaderboard.
+        plan: None: the folder's own.
+
+    Attributes:
+        ignored: what lies there and does not count, in words.
+
+    Raises:
+        UserError: no plan is given, and the folder has none.
+    """
+
+    def __init__(self, folder: Path | str, plan: Plan | None = None):
+        self.folder = Path(folder)
+        if plan is None and not self.plan_file.is_file():
+            raise UserError(f"{str(folder)!r} is no leaderboard: it has no {self.plan_file.name}")
+        self.plan = plan or Plan.read(self.plan_file)
+        self._data: dict[str, dict[str, Any] | None] = {}
+        self.read()
+
+    @property
+    def plan_file(self) -> Path:
+        return self.folder / "plan.yaml"
+
+    def read(self) -> None:
+        """Look at the folder again."""
+        self.ignored: list[str] = []
+        self._records: dict[str, dict[str, Any]] = {}
+        self._failures: dict[str, dict[str, Any]] = {}
+        for path in sorted((self.folder / "runs").glob("*/*.run.json")):
+            self._keep(path, self._records, record_problem)
+        for path in sorted((self.folder / "runs").glob("*/*.failure.json")):
+            self._keep(path, self._failures, failure_problem)
+
+    def read_run(self, run: PlannedRun) -> str:
+        """Look at a run's record again; what is wrong with it, or an empty string."""
+        return self._keep(Path(f"{self.files_of(run)}.run.json"), self._records, record_problem)
+
+    def finished(self) -> list[RunResult]:
+        """The runs that are done, in the plan's order; one experiment counts for every arm that names it."""
+        runs = [run for run in self.plan.runs() if self.record_of(run)]
+        seconds = Seconds([(run, self.record_of(run)) for run in runs])
+        return [_result(run, self.record_of(run), seconds) for run in runs]
+
+    def failures(self) -> list[Failure]:
+        """The runs that failed and would do so again, in the plan's order."""
+        failed = [(run, self.failure_of(run)) for run in self.plan.runs()]
+        return [Failure(run.arm, run.seed, run.key, found["reason"]) for run, found in failed if found]
+
+    def to_do(self, retry_failed: bool = False) -> list[PlannedRun]:
+        """The runs that are neither done nor failed, identical ones once, in the plan's order."""
+        left = {run.key: run for run in reversed(self.plan.runs()) if not self.record_of(run)}
+        return [run for run in reversed(left.values()) if retry_failed or not self.failure_of(run)]
+
+    def record_of(self, run: PlannedRun) -> dict[str, Any] | None:
+        """The record of a finished run."""
+        record = self._records.get(run.key)
+        return record if record and self._is_of_data(record["data"]["sha256"], run) else None
+
+    def failure_of(self, run: PlannedRun) -> dict[str, Any] | None:
+        """What is noted of a failed run: `reason`, `traceback`, `data`, `time`, `version`."""
+        failure = self._failures.get(run.key)
+        is_valid = failure and not self.record_of(run) and failure["data"] == self.data_of(run)
+        return failure if is_valid else None
+
+    def data_of(self, run: PlannedRun) -> dict[str, Any] | None:
+        """Digests of the files of its data set as they are now; None: they are not there (yet)."""
+        params = run.experiment.params
+        files = {key: params.get(key) for key in ("dataset_id", "data_root", "data_format", "rebuild_dataset")}
+        files |= {split: params.get(f"{split}_data") for split in SPLITS}
+        key = digest_of(files)
+        if key not in self._data:
+            self._data[key] = digests_now(params)
+        return self._data[key]
+
+    def forget_data(self) -> None:
+        """The data sets may have changed: look at their files again."""
+        self._data.clear()
+
+    def files_of(self, run: PlannedRun) -> Path:
+        """The path of a run's files without their endings."""
+        return self.folder / "runs" / run.experiment.params["dataset_id"] / run.name
+
+    def write_plan(self) -> None:
+        """Note the plan in the folder.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with explain_write_errors(self.plan_file, OTHER_OUT), replacing(self.plan_file) as temporary:
+            temporary.write_text(self.plan.to_yaml(), encoding="utf-8")
+
+    def make_way(self, run: PlannedRun) -> None:
+        """Before a run: what is there of it and does not count is put aside (records) or removed."""
+        files = self.files_of(run)
+        record = Path(f"{files}.run.json")
+        if record.exists():
+            record.replace(f"{record}.old")
+        unfinished = files.parent.glob(f".{files.name}.*.training")
+        for path in (*(Path(f"{files}.{kind}") for kind in ("model", "out", "csv")), *unfinished):
+            path.unlink(missing_ok=True)
+
+    def note_failure(self, run: PlannedRun, reason: str, traceback: str = "") -> None:
+        """Record that a run failed.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        path = Path(f"{self.files_of(run)}.failure.json")
+        facts = {"key": run.key, "run": str(run), "reason": reason, "traceback": traceback, "data": self.data_of(run)}
+        facts |= {"version": versions().get(OURS), "time": time.strftime("%Y-%m-%dT%H:%M:%S")}
+        with explain_write_errors(path, OTHER_OUT):
+            write_json(path, facts)
+        self._failures[run.key] = facts
+
+    def forget_failure(self, run: PlannedRun) -> None:
+        """A run is done that failed before."""
+        Path(f"{self.files_of(run)}.failure.json").unlink(missing_ok=True)
+
+    def _keep(self, path: Path, found: dict[str, dict[str, Any]], problem_of: Callable[[Any], str]) -> str:
+        content = read_json(path)
+        problem = problem_of(content)
+        if problem:
+            self.ignored.append(f"{path} {problem}; it is ignored")
+        else:
+            found[content["key"] if "key" in content else key_of(content["config"])] = content
+        return problem
+
+    def _is_of_data(self, sha256: Any, run: PlannedRun) -> bool:
+        """Data that is not there cannot be compared."""
+        return self.data_of(run) in (None, sha256)
+
+
+def _result(run: PlannedRun, record: dict[str, Any], seconds: Seconds) -> RunResult:
+    stages = record["stages"]
+    rows = dict(record["data"].get("rows") or {})
+    rows |= {"test": stages["test"]["rows"]} if "test" in stages else {}
+    return RunResult(
+        arm=run.arm,
+        seed=run.seed,
+        key=run.key,
+        metrics=record["metrics"],
+        slices=record.get("slices"),
+        seconds=seconds.of(run, record),
+        rows=rows,
+        parameters=record["parameters"],
+        record=record,
+    )

@@ -1,0 +1,33 @@
+"""`leaderboard verify`, `leaderboard bars` and `--tune`, as users type them."""
+
+from pathlib import Path
+
+import pytest
+
+from fuxictr_llm.__main__ import main
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["verify", "--board", "frape_x1"], "unknown board 'frape_x1'; did you mean 'frappe_x1'?"),
+        (["verify", "--board", "frappe_x1", "--models", "DeepFM"], "lacks train.csv, valid.csv, test.csv"),
+        (["verify", "--board", "frappe_x1", "--seeds", "0"], "--jobs must be 1 or more"),
+        (["bars", "--run", "checkpoints/shop/FM_shop", "--out", "x"], "unknown run"),
+        (["--backbones", "FM", "--datasets", "frappe_x1", "--tune", "3"], "--tune N, with N of 1 or more, and --space"),
+        (
+            ["--backbones", "FM", "--datasets", "frappe_x1", "--tune", "3", "--space", "none.yaml"],
+            "cannot read 'none.yaml'",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_before_anything_runs(args, message, capsys):
+    assert main(["leaderboard", *args]) == 2
+    assert message in capsys.readouterr().err and not Path("leaderboards").exists()
+
+
+def test_a_dry_run_tells_the_trials(configs, capsys):
+    Path("space.yaml").write_text("learning_rate: [0.1, 0.2]")
+    args = ["--backbones", "FM", "LR", "--datasets", "shop", "--config", str(configs), "--seeds", "2", "--dry-run"]
+    assert main(["leaderboard", *args, "--tune", "3", "--space", "space.yaml"]) == 0
+    assert "first 3 trials on validation AUC for each arm, over space.yaml: 6 runs" in capsys.readouterr().out

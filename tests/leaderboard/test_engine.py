@@ -1,0 +1,162 @@
+"""Plans run in processes: what is skipped, what fails alone, and what a kill leaves behind."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from fuxictr_llm.__main__ import main
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.experiment import run_experiment
+from fuxictr_llm.leaderboard.engine import locked_folder, run_plan
+from fuxictr_llm.leaderboard.processes import started_server
+from fuxictr_llm.leaderboard.results import Results
+from fuxictr_llm.leaderboard.worker import Job, serve
+from support_leaderboard import Told, endless, full_disk, no_data, quick, run_board, slow, troubled
+
+
+def run(plan, **options):
+    results, told = Results("board", plan), Told()
+    run_plan(results, jobs=2, watch=told, **options)
+    return results, told.lines
+
+
+def files():
+    return sorted(path.name.rsplit("_s", 1)[0] + path.suffix for path in Path("board/runs/shop").iterdir())
+
+
+def metrics_of(results):
+    return {result.key: result.metrics for result in results.finished()}
+
+
+def test_real_runs_equal_those_of_the_command_run_and_are_skipped_the_next_time(plan):
+    made = plan(["FM", "DeepFM"], seeds=[1])
+    results, lines = run(made)
+    assert lines == ["started FM plain on shop, seed 1", "started DeepFM plain on shop, seed 1"]
+    assert files() == [f"{name}_shop.{kind}" for name in ("DeepFM", "FM") for kind in ("csv", "json", "log")]
+    assert not Path("my_configs.csv").exists()  # that is of the command `run`
+    for planned, result in zip(made.runs(), results.finished(), strict=True):
+        assert result.metrics == run_experiment(planned.experiment).record["metrics"]
+        assert result.record["config"]["model_root"] == "board/runs"
+    again, lines = run(made)
+    assert lines == [] and metrics_of(again) == metrics_of(results)
+
+
+def test_what_fails_is_noted_with_its_reason_and_the_others_go_on(plan):
+    made = plan(seeds=[1, 2, 3])
+    results, lines = run(made, work=troubled)
+    reasons = {failure.seed: failure.reason for failure in results.failures()}
+    assert len(lines) == 6 and [result.arm.backbone for result in results.finished()] == ["FM"] * 3
+    assert reasons[1] == "ValueError: too wide"
+    assert reasons[2].startswith("killed by SIGKILL, as the system does when memory runs out")
+    assert reasons[3] == "ended with exit code 3; its last words: loading 40 GB"
+    (note,) = Path("board").rglob("LR_shop_s1_*.failure.json")
+    assert "in troubled" in json.loads(note.read_text())["traceback"]
+    assert run(made, work=quick)[1] == []
+    results, lines = run(made, work=quick, retry_failed=True)
+    assert len(lines) == 3 and not results.failures() and len(results.finished()) == 6
+    assert not list(Path("board").rglob("*.failure.json"))
+
+
+def test_without_its_data_all_runs_on_a_data_set_fail_for_one_reason(plan):
+    results, lines = run(plan(), work=no_data)
+    assert lines == [] and {failure.reason for failure in results.failures()} == {"RuntimeError: no network"}
+    assert len(results.failures()) == 4
+
+
+def test_a_full_disk_is_a_line_and_no_runs_fault(plan):
+    with pytest.raises(UserError, match=r"FM plain on shop, seed 1: OSError: .*No space left on device; what was fin"):
+        run(plan(), work=full_disk)
+    assert Results("board").failures() == []
+
+
+def test_killed_at_any_moment_and_started_again_it_equals_an_uninterrupted_one(plan, tmp_path):
+    made = plan(seeds=[1, 2, 3])
+    Path("plan.yaml").write_text(made.to_yaml(), encoding="utf-8")
+    draw = random.Random(5)
+    clean = multiprocessing.get_context("fork")  # the killed process is a young one, which may fork
+    for _ in range(4):
+        parent = started_server().Process(target=_in, args=(tmp_path, "plan.yaml", clean))
+        parent.start()
+        time.sleep(0.25 + 0.3 * draw.random())
+        parent.kill()
+        parent.join()
+    results, _ = run(made, work=slow)
+    other = Results("other", made)
+    run_plan(other, work=quick)
+    assert metrics_of(results) == metrics_of(other) and len(metrics_of(other)) == 6
+    assert sum(1 for _ in Path("board").rglob("*.run.json")) == 6 and results.ignored == []
+
+
+def _in(folder, plan, context):
+    os.chdir(folder)
+    run_board(plan, context, slow, jobs=2)
+
+
+def test_a_process_dies_with_its_parent(plan):
+    results, context = Results("board", plan(["FM"], seeds=[1])), started_server()
+    ours, theirs = context.Pipe()
+    experiment = results.plan.runs()[0].experiment
+    job = Job(experiment, Path("board/out"), False, False, str(Path.cwd()), dict(os.environ))
+    process = context.Process(target=serve, args=(job, theirs, endless))
+    process.start()
+    theirs.close()
+    while not Path("board/out").exists():
+        time.sleep(0.01)
+    process.join(0.2)
+    assert process.is_alive()
+    ours.close()  # what the death of a parent does
+    process.join(10)
+    assert process.exitcode == -signal.SIGKILL
+
+
+def test_a_folder_in_use_says_by_whom(plan):
+    made = plan(["FM"], seeds=[1])
+    with locked_folder(Path("board")), pytest.raises(UserError) as error:
+        run(made, work=quick)
+    assert str(error.value).startswith(f"'board' is in use by process {os.getpid()} on ") and "since 2" in str(
+        error.value
+    )
+    assert len(run(made, work=quick)[0].finished()) == 1
+
+
+def test_the_command_runs_lists_and_writes_tables(configs, plan, capsys):
+    args = ["leaderboard", "--backbones", "FM", "--datasets", "shop", "--seeds", "2", "--config", str(configs)]
+    args += ["--set", "epochs=1", "--out", "board"]
+    assert main([*args, "--dry-run"]) == 0
+    assert "2 runs to do" in capsys.readouterr().out and not Path("board").exists()
+    run(plan(["FM"], seeds=[1]), work=quick)
+    assert main([*args, "--jobs", "1"]) == 0
+    shown = capsys.readouterr().out
+    assert "FM plain on shop, seed 2: test AUC" in shown and "2 of 2 runs done; left: nothing" in shown
+    assert {"table.md", "table.csv", "table.tex", "table.html", "plan.yaml"} <= {
+        path.name for path in Path("board").iterdir()
+    }
+    Results("board", plan(["FM"], seeds=[1, 2, 3])).note_failure(plan(["FM"], seeds=[3]).runs()[0], "too wide")
+    args[args.index("2")] = "3"
+    assert main([*args, "--dry-run"]) == 0
+    assert "failed: FM plain on shop, seed 3: too wide" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        main(args)
+    assert ended.value.code == 1 and "1 of 3 runs failed; --retry-failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--from", "p.yaml", "--seeds", "3"], "--seeds is part of the plan that --from names"),
+        (["--backbones", "FM", "--datasets", "shop", "--seeds", "3", "--seed", "1"], "--seeds and --seed are two ways"),
+        (["--backbones", "FM"], "the plan names no data set"),
+        (["--from", "absent.yaml"], "cannot read 'absent.yaml'"),
+        (["--jobs", "0"], "--jobs 0 is less than 1"),
+    ],
+)
+def test_bad_options_are_a_line(args, message, capsys):
+    assert main(["leaderboard", "--dry-run", *args]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {message}") and error.count("\n") == 1

@@ -1,0 +1,195 @@
+"""Gains against numbers worked out by hand and scipy, Holm's correction against a literal, and every verdict."""
+
+from math import sqrt
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from scipy.stats import t, ttest_rel
+
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.leaderboard.evidence import PLACEBO, PROVEN, UNPROVEN, WORSE, comparisons, summarize
+from fuxictr_llm.leaderboard.gains import compare, holm
+from fuxictr_llm.leaderboard.overall import over_backbones
+from fuxictr_llm.leaderboard.plan import Arm
+from fuxictr_llm.leaderboard.results import Failure
+from support_tables import runs, shifted
+
+BASE = [0.700, 0.712, 0.705, 0.698, 0.709]
+
+
+def test_a_gain_is_that_of_the_paired_t_test_at_the_common_seeds():
+    ours, others = {1: 0.801, 2: 0.702, 3: 0.703, 9: 0.9}, {3: 0.700, 2: 0.700, 1: 0.800, 4: 0.1}
+    gain = compare(ours, others)
+    assert gain.seeds == (1, 2, 3) and gain.mean == pytest.approx(0.002)  # of 0.001, 0.002 and 0.003
+    half = 4.302653 * 0.001 / sqrt(3)  # the quantile of t with two degrees of freedom
+    assert (gain.low, gain.high) == pytest.approx((0.002 - half, 0.002 + half))
+    assert gain.p == pytest.approx(0.0741799) and gain.corrected is None
+    assert gain.relative == pytest.approx(2.206 / 2.2 - 1)
+    assert gain.rela_impr == pytest.approx((2.206 / 3 - 0.5) / (2.2 / 3 - 0.5) - 1)
+    draw = np.random.default_rng(0)
+    a, b = draw.normal(0.70, 0.01, 6), draw.normal(0.71, 0.01, 6)
+    found = compare(dict(enumerate(a)), dict(enumerate(b)))
+    differences = a - b
+    se = differences.std(ddof=1) / sqrt(6)
+    assert found.p == pytest.approx(ttest_rel(a, b).pvalue)
+    assert (found.low, found.high) == pytest.approx(differences.mean() + np.array([-1, 1]) * t.ppf(0.975, 5) * se)
+
+
+@pytest.mark.parametrize(
+    ("ours", "others", "why"),
+    [
+        ({1: 0.8}, {1: 0.7, 2: 0.6}, "one common seed"),
+        ({1: 0.8, 2: 0.9}, {1: 0.7, 2: 0.8}, "the same difference at every seed"),
+        ({1: 0.5, 2: 0.6, 3: 0.7}, {1: 0.5, 2: 0.6, 3: 0.7}, "the same difference at every seed"),
+    ],
+)  # fmt: skip
+def test_without_a_test_there_is_a_gain_and_no_interval(ours, others, why):
+    gain = compare(ours, others)
+    assert (gain.low, gain.high, gain.p, gain.why_no_test) == (None, None, None, why)
+    assert gain.mean == pytest.approx(ours[1] - others[1]) and not gain.is_better and not gain.is_worse
+
+
+def test_gains_of_nothing_and_over_chance():
+    assert compare({1: 0.7}, {2: 0.7}) is None
+    assert compare({1: 0.7}, {1: 0.5}).rela_impr is None and compare({1: 0.6}, {1: 0.4}).rela_impr is None
+    assert compare({1: 0.6}, {1: 0.0}).relative is None
+
+
+@pytest.mark.parametrize(
+    ("p_values", "corrected"),
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.5, 0.4], [0.8, 0.8]),
+        ([0.9, 0.2, 0.6], [1.0, 0.6, 1.0]),
+        ([0.02, 0.02], [0.04, 0.04]),
+        ([0.04], [0.04]),
+        ([], []),
+    ],
+)  # fmt: skip
+def test_holm_steps_down(p_values, corrected):
+    assert holm(p_values) == pytest.approx(corrected)
+
+
+def llactr(gain, random=None, shuffled=None, base=BASE):
+    """Rows of a plain DeepFM and one with LLaCTR, with the gains of its controls; None: not run."""
+    found = [*runs(None, None, base), *runs("LLaCTR", None, shifted(base, gain))]
+    for control, of in {"random": random, "shuffled": shuffled}.items():
+        found += [] if of is None else runs("LLaCTR", control, [auc + of + 1e-6 * i for i, auc in enumerate(base)])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("results", "verdict", "why"),
+    [
+        (llactr(0.01, 0.001, 0.002), PROVEN, "better than plain and than random, shuffled"),
+        (llactr(0.01, 0.001, 0.01), PLACEBO, "shuffled"),
+        (llactr(0.01, 0.02, 0.01), PLACEBO, "random, shuffled"),
+        (llactr(0.01, None, 0.01), PLACEBO, "shuffled"),
+        (llactr(0.01, 0.001, None), UNPROVEN, "better than plain; not compared with control shuffled (not run)"),
+        (llactr(0.01), UNPROVEN, "better than plain; no controls run"),
+        (llactr(0.000005, 0.0, 0.0), UNPROVEN, "within the noise of seeds"),
+        (llactr(0.000005), UNPROVEN, "within the noise of seeds; no controls run"),
+        (llactr(-0.01, 0.001, 0.001), WORSE, "than the plain backbone"),
+        (llactr(0.01, 0.001, 0.001, base=[0.7]), UNPROVEN, "one common seed"),
+        (runs("LLaCTR", None, BASE), UNPROVEN, "no run of the plain backbone at these seeds"),
+        (
+            [*runs(None, None, {1: 0.7, 2: 0.71, 3: 0.72}), *runs("LLaCTR", None, {2: 0.6, 3: 0.61, 4: 0.9})],
+            UNPROVEN,
+            "the same difference at every seed; compared with plain at seed 2, 3 only",
+        ),
+        (
+            [*llactr(0.01), *runs("LLaCTR", "random", {2: 0.71}), *runs("LLaCTR", "shuffled", BASE)],
+            UNPROVEN,
+            "better than plain; not compared with control random (one common seed); compared with random at seed 2 only",
+        ),
+        (
+            [*runs(None, None, [0.7, 0.71]), *runs("LLaCTR", None, BASE[:2], metrics={"valid": {"AUC": 0.7}, "test": {}})],
+            UNPROVEN,
+            "no test AUC",
+        ),
+    ],
+)  # fmt: skip
+def test_verdicts(results, verdict, why):
+    (row,) = [row for row in summarize(results) if row.arm == "LLaCTR"]
+    assert (row.verdict, row.why) == (verdict, why)
+    assert all(not row.verdict for row in summarize(results) if row.arm != "LLaCTR")
+
+
+def test_the_correction_is_over_every_comparison_that_a_verdict_rests_on():
+    aucs = [auc + of for auc, of in zip(BASE, (0.001, 0.003, 0.002, 0.0005, 0.004), strict=True)]
+    alone = [*runs(None, None, BASE), *runs("LLaCTR", None, aucs)]
+    (row,) = [row for row in summarize(alone) if row.verdict]
+    assert row.over_plain.corrected == row.over_plain.p == pytest.approx(ttest_rel(aucs, BASE).pvalue)
+    assert row.over_plain.is_better
+    assert row.why == "better than plain; no controls run"
+    noise = [0.70, 0.73, 0.69, 0.70, 0.71]
+    others = [
+        run for name in ("FM", "DNN") for run in (*runs(None, None, BASE, name), *runs("ELEC", None, noise, name))
+    ]
+    others += runs("LLaCTR", "random", [auc - 0.001 * index for index, auc in enumerate(BASE)])
+    rows = summarize([*alone, *others])
+    by_name = {(row.backbone, row.arm): row for row in rows}
+    row, control = by_name["DeepFM", "LLaCTR"], by_name["DeepFM", "LLaCTR random"]
+    assert len(comparisons(rows)) == 4  # two of LLaCTR, one of each ELEC; the control with plain is none
+    p_values = [gain.p for gain in comparisons(rows)]
+    assert [gain.corrected for gain in comparisons(rows)] == pytest.approx(holm(p_values))
+    assert row.over_plain.corrected > row.over_plain.p and row.over_plain.low > 0
+    assert row.why == "significant only before Holm's correction"
+    assert control.over_plain.p is not None and control.over_plain.corrected is None
+
+
+def test_a_row_has_means_times_and_what_is_not_done():
+    of_two = {"valid": {"AUC": 0.6}, "test": {"AUC": 0.75, "a_AUC": 0.9, "b_AUC": 0.6, "gAUC": 0.65}}
+    results = [*runs(None, None, [0.70, 0.72, 0.77]), *runs("ELEC", None, {2: 0.75}, metrics=of_two)]
+    results += runs("ELEC", None, {1: 0.71}, seconds={"train": 5.0, "test": 1.5}, rows={"test": 500})
+    results += runs("ELEC", None, {4: float("nan")})
+    failed = [Failure(Arm("DeepFM", "shop", "ELEC"), seed, "k", "killed") for seed in (2, 3)]
+    failed += [Failure(Arm("FM", "shop"), 1, "k", "full disk")]
+    planned = [
+        SimpleNamespace(arm=Arm("DeepFM", "shop", method), seed=seed) for method in (None, "ELEC") for seed in range(6)
+    ]
+    fm, *_ = rows = summarize(results, failed, [SimpleNamespace(arm=Arm("FM", "shop"), seed=1), *planned])
+    assert [(row.backbone, row.arm) for row in rows] == [("FM", "plain"), ("DeepFM", "plain"), ("DeepFM", "ELEC")]
+    assert (fm.seeds, fm.failed, fm.missing, fm.test) == ((), (1,), (), {})
+    _, plain, elec = rows
+    assert plain.test["AUC"] == pytest.approx((0.73, sqrt(0.0013), 3)) and plain.inference_ratio == 1
+    assert plain.seconds["train"] == 12 and plain.parameters == {"backbone": 5000, "method": 0}
+    assert (plain.seeds, plain.missing) == ((1, 2, 3), (0, 4, 5))
+    assert (elec.seeds, elec.failed, elec.missing) == ((1, 2, 4), (3,), (0, 5))  # the run at seed 2 is done by now
+    assert elec.test["AUC"] == pytest.approx((0.73, sqrt(0.0008), 2))  # nan is no AUC; of several tasks the mean
+    assert elec.test["gAUC"] == (0.65, None, 1) and elec.over_plain.seeds == (1, 2)
+    assert elec.seconds["language_model"] == 100 and elec.inference_ratio == 1  # the median of 6, 1 and 1
+
+
+def test_rows_stand_as_planned_with_plain_first_and_controls_after_their_method():
+    arms = [
+        ("ELEC", "self"),
+        ("ELEC", None),
+        ("LLaCTR", "shuffled"),
+        ("LLaCTR", None),
+        ("LLaCTR", "random"),
+        (None, None),
+    ]
+    results = [run for name in ("FM", "DNN") for arm in arms for run in runs(*arm, [0.7], name)]
+    expected = ["plain", "ELEC", "ELEC self", "LLaCTR", "LLaCTR shuffled", "LLaCTR random"]
+    assert [(row.backbone, row.arm) for row in summarize(results)] == [(b, a) for b in ("FM", "DNN") for a in expected]
+
+
+def test_two_results_of_one_arm_at_one_seed_are_an_error():
+    with pytest.raises(UserError, match="two results of DeepFM LLaCTR on 'shop' at seed 2"):
+        summarize([*runs("LLaCTR", None, [0.7, 0.7]), *runs("LLaCTR", None, {2: 0.8})])
+
+
+def test_over_all_backbones_seeds_are_those_that_all_have():
+    results = [
+        *runs(None, None, {1: 0.70, 2: 0.72, 3: 0.9}, "FM"),
+        *runs("LLaCTR", None, {1: 0.71, 2: 0.75, 3: 0.1}, "FM"),
+    ]
+    results += [*runs(None, None, {1: 0.60, 2: 0.62}, "DNN"), *runs("LLaCTR", None, {1: 0.63, 2: 0.61}, "DNN")]
+    results += runs("LLaCTR", None, {1: 0.9}, "DeepFM")  # has no plain run
+    (found,) = over_backbones(summarize(results), results)
+    assert (found.backbones, found.better, found.gain.seeds) == (("FM", "DNN"), 1, (1, 2))
+    expected = compare({1: 0.67, 2: 0.68}, {1: 0.65, 2: 0.67})
+    assert (found.gain.mean, found.gain.low, found.gain.p) == pytest.approx((expected.mean, expected.low, expected.p))
+    assert found.verdicts == {PROVEN: 0, PLACEBO: 0, WORSE: 0, UNPROVEN: 3}

@@ -1,0 +1,119 @@
+"""Plans: what they run, what makes two runs the same, and that nothing unknown gets past them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.leaderboard.identity import key_of
+from fuxictr_llm.leaderboard.plan import Arm, Plan, seeds_of
+from support import edit
+
+YAML = """
+backbones: [DeepFM]
+methods: [plain, LLaCTR]
+datasets: [shop]
+seeds: 2
+set: {epochs: 1}
+arms:
+- {backbone: FM, method: ELEC, control: noise, dataset: shop, settings: {alpha: 0.5}}
+"""
+
+
+@pytest.fixture
+def plan_file(configs):
+    Path("plan.yaml").write_text(f"{YAML}config: {configs}\n", encoding="utf-8")
+    return Path("plan.yaml")
+
+
+def test_controls_follow_their_method_and_are_drawn_anew_for_each_seed(plan):
+    made = plan(["FM"], ["plain", "LLMEmb", "LLaCTR", "ELEC"], controls=True)
+    labels = ["plain", "LLMEmb", "LLMEmb shuffled", "LLaCTR", "LLaCTR random", "LLaCTR shuffled"]
+    assert [arm.label for arm in made.arms] == [*labels, "ELEC", "ELEC self", "ELEC noise"]
+    params = {(run.arm.label, run.seed): run.experiment.params for run in made.runs()}
+    assert len({run.key for run in made.runs()}) == len(made.runs()) == 18
+    assert params["LLaCTR random", 2]["field_vectors"] == "random" and params["ELEC self", 1]["teacher"] == "self"
+    assert [params["LLaCTR random", seed]["control_seed"] for seed in (1, 2)] == [1, 2]
+    assert params["LLaCTR", 2]["control_seed"] == params["LLaCTR", 1]["control_seed"]
+    works = {run.arm.label: run.language_model for run in made.runs()}
+    assert works["plain"] is None and works["LLaCTR"] == works["LLaCTR random"] == works["LLaCTR shuffled"]
+    assert len(set(works.values())) == 4
+    assert all(of["num_threads"] == 1 and of["epochs"] == 1 for of in params.values())
+
+
+def test_a_setting_goes_to_the_arms_that_have_it(plan):
+    made = plan(["FM", "DeepFM"], ["plain", "LLaCTR"], seeds=[1], lambda_fre=0.5, hidden_units=[4], num_threads=2)
+    params = {(run.arm.backbone, run.arm.label): run.experiment.params for run in made.runs()}
+    assert ["lambda_fre" in of for of in params.values()] == [False, True, False, True]
+    assert params["DeepFM", "plain"]["hidden_units"] == [4] and "hidden_units" not in params["FM", "plain"]
+    assert all(of["num_threads"] == 2 for of in params.values())
+
+
+def test_a_key_follows_what_is_computed_and_not_where(plan):
+    params = plan().runs()[0].experiment.params
+    key = key_of(params)
+    for same in ({"model_root": "x"}, {"data_root": "y"}, {"train_data": "z.csv"}, {"gpu": 0}, {"pictures": True}):
+        assert key_of({**params, **same}) == key
+    for other in ({"seed": 9}, {"test_data": None}, {"num_threads": 2}, {"learning_rate": 0.1}):
+        assert key_of({**params, **other}) != key
+
+
+def test_a_saved_plan_is_the_same_plan(plan_file):
+    made = Plan.read(plan_file)
+    assert [str(arm) for arm in made.arms] == ["DeepFM plain on shop", "DeepFM LLaCTR on shop", "FM ELEC noise on shop"]
+    assert made.arms[2].settings == {"h": "noise", "alpha": 0.5} and made.seeds == [1, 2]
+    plan_file.write_text(made.to_yaml(), encoding="utf-8")
+    assert Plan.read(plan_file) == replace(made, seeds=[1, 2]) and Plan.read(plan_file).sha256 == made.sha256
+
+
+def test_without_seeds_each_arm_has_that_of_its_config(configs):
+    (run,) = Plan([Arm("FM", "shop")], config=str(configs)).runs()
+    assert run.seed == 7 and seeds_of(3) == [1, 2, 3] and seeds_of([5]) == [5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbones": ["DeepFN"]}, "unknown backbone 'DeepFN' in expid 'DeepFN_shop'; did you mean 'DeepFM'"),
+        ({"methods": ["LLaCTRR"]}, "unknown method 'LLaCTRR' in expid 'FM_LLaCTRR_shop'; did you mean 'LLaCTR'"),
+        ({"methods": ["plian"]}, "unknown method 'plian'; did you mean 'plain'"),
+        ({"backbones": []}, "the plan names no backbone"),
+        ({"backbones": ["FM", "FM"]}, "backbone 'FM' is given twice"),
+        ({"seeds": [3, 3]}, "seed '3' is given twice"),
+        ({"epoch": 3}, "FM plain on shop: unknown config key 'epoch'"),
+        ({"lambda_fre": 0.1}, "FM plain on shop: unknown config key 'lambda_fre'"),
+        ({"epochs": "many"}, "FM plain on shop: config key 'epochs' is 'many'"),
+        ({"seed": 3}, "seed cannot be changed with --set; give --seeds"),
+    ],
+)
+def test_what_is_unknown_or_given_twice_is_an_error(plan, changes, message):
+    with pytest.raises(UserError) as error:
+        plan(**changes)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds: 2", "sedes: 2", "unknown key 'sedes' in 'plan.yaml'; did you mean 'seeds'"),
+        ("seeds: 2", "seeds: [1, -1]", '[1]" is -1 (int): input should be greater than or equal to 0'),
+        ("seeds: 2", "seeds: [4, 4]", "seed '4' is given twice"),
+        ("[shop]", "[shpo]", "unknown data set 'shpo' in expid 'DeepFM_shpo'; did you mean 'shop'"),
+        (
+            "control: noise",
+            "control: nose",
+            "unknown control 'nose' in an arm of 'plan.yaml' with the method ELEC; did",
+        ),
+        ("backbone: FM, ", "", "an arm of 'plan.yaml' lacks 'backbone'"),
+        ("backbone: FM", "backbones: FM", "unknown key 'backbones' in an arm of 'plan.yaml'"),
+        ("alpha: 0.5", "alpa: 0.5", "FM ELEC noise on shop: unknown config key 'alpa'"),
+        ("arms:", "arms:\n- {backbone: DeepFM, dataset: shop}", "arm 'DeepFM plain on shop' is given twice"),
+        ("alpha: 0.5", "min_categr_count: 5", "would build 'shop' from another min_categr_count each"),
+    ],
+)
+def test_a_plan_file_is_strict(plan_file, old, new, message):
+    edit(plan_file, old, new)
+    with pytest.raises(UserError) as error:
+        Plan.read(plan_file)
+    assert message in str(error.value)

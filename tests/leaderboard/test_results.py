@@ -1,0 +1,193 @@
+"""The folder says which runs are done: what counts, what is named and ignored, and what it took."""
+
+import io
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.leaderboard.estimate import Estimator
+from fuxictr_llm.leaderboard.live import Display
+from fuxictr_llm.leaderboard.plan import Plan
+from fuxictr_llm.leaderboard.results import Results
+from fuxictr_llm.leaderboard.schedule import Queue
+from support import edit
+from support_leaderboard import write_record
+
+
+def done(results, runs):
+    """The runs have left records."""
+    for run in runs:
+        params = {**run.experiment.params, "model_root": str(results.folder / "runs")}
+        write_record(replace(run.experiment, expid=run.name, params=params))
+    results.read()
+
+
+@pytest.fixture
+def board(plan):
+    """FM at two seeds, done."""
+    results = Results("board", plan(["FM"]))
+    results.write_plan()
+    done(results, results.plan.runs())
+    return results
+
+
+def states(results):
+    return [len(results.finished()), len(results.failures()), len(results.to_do())]
+
+
+def test_a_folder_is_read_by_its_own_plan(board):
+    results = Results("board")
+    assert results.plan.sha256 == board.plan.sha256 and states(results) == [2, 0, 0] and not results.ignored
+    first = results.finished()[0]
+    assert (str(first.arm), first.seed, first.rows) == ("FM plain on shop", 1, {"train": 900, "test": 150})
+    assert first.seconds == {"train": 2.0, "test": 0.5, "language_model": 0.0}
+    with pytest.raises(UserError, match="'elsewhere' is no leaderboard"):
+        Results("elsewhere")
+
+
+def _cut(path):
+    path.write_text(path.read_text()[:-40])
+
+
+def _of_version(path):
+    edit(path, '"fuxictr-llm": "', '"fuxictr-llm": "9.')
+
+
+def _without_metrics(path):
+    path.write_text(json.dumps({**json.loads(path.read_text()), "metrics": {"valid": None}}))
+
+
+def _other_seed(path):
+    edit(path, '"seed": 1,\n    "num', '"seed": 2,\n    "num')
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_cut, "is damaged"),
+        (_of_version, "is of fuxictr-llm 9."),
+        (_without_metrics, "is damaged"),
+        (_other_seed, "is damaged"),
+    ],
+)
+def test_a_damaged_or_old_record_is_named_and_its_run_is_to_do(board, change, message):
+    run = board.plan.runs()[0]
+    change(Path(f"{board.files_of(run)}.run.json"))
+    results = Results("board")
+    (line,) = results.ignored
+    assert f"{run.name}.run.json {message}" in line and line.endswith("it is ignored")
+    assert results.to_do() == [run] and states(results) == [1, 0, 1]
+    results.make_way(run)
+    assert Path(f"{results.files_of(run)}.run.json.old").exists()
+    results.read()
+    assert not results.ignored
+
+
+def test_other_data_is_another_run_and_absent_data_cannot_be_compared(board, tmp_path):
+    test = tmp_path / "raw" / "test.csv"
+    content = test.read_text()
+    test.unlink()
+    assert states(Results("board")) == [2, 0, 0]
+    test.write_text(content + content.splitlines()[-1] + "\n")
+    assert states(Results("board")) == [0, 0, 2]
+
+
+def test_a_failure_counts_until_data_version_or_settings_change(board, plan, tmp_path):
+    more = Results("board", plan(["FM"], seeds=[1, 2, 3]))
+    run = more.plan.runs()[2]
+    more.note_failure(run, "too wide")
+    assert states(more) == [2, 1, 0] and more.to_do(retry_failed=True) == [run]
+    assert states(Results("board", plan(["FM"], seeds=[1, 2, 3], epochs=2))) == [0, 0, 3]
+    (path,) = Path("board").rglob("*.failure.json")
+    path.write_text(path.read_text().replace('"version": "', '"version": "9.'))
+    assert states(Results("board", more.plan)) == [2, 0, 1]
+
+
+def test_one_experiment_under_two_names_is_run_once_and_counts_for_both(configs, plan):
+    made = plan(["FM"], seeds=[1])
+    twin = replace(made.runs()[0], arm=replace(made.arms[0], backbone="Twin"))
+    object.__setattr__(made, "_runs", (*made.runs(), twin))
+    results = Results("board", made)
+    assert results.to_do() == [made.runs()[0]]
+    done(results, results.to_do())
+    assert [result.arm.backbone for result in results.finished()] == ["FM", "Twin"]
+
+
+def test_a_language_models_seconds_are_those_of_the_run_that_asked_it(plan):
+    results = Results("board", plan(["FM"], ["plain", "LLaCTR"], controls=True))
+    later = [run for run in results.plan.runs() if run.seed == 2]
+    done(results, later)
+    assert ["language_model" in result.seconds for result in results.finished()] == [True, False, False, False]
+    done(results, results.plan.runs())
+    assert [result.seconds["language_model"] for result in results.finished()] == [0.0] * 2 + [7.0] * 6
+
+
+def test_the_first_of_each_language_model_work_goes_first_and_others_wait_for_it(plan):
+    runs = plan(["FM", "LR"], ["plain", "LLMEmb", "LLaCTR"]).runs()
+    queue, order = Queue(runs, known=()), []
+    names = {run.key: f"{run.arm.backbone} {run.arm.label} {run.seed}" for run in runs}
+
+    def take():
+        run = queue.take(lambda run: True)
+        order.append(run and names[run.key])
+        return run
+
+    embeddings, fields = take(), take()
+    assert order == ["FM LLMEmb 1", "FM LLaCTR 1"]
+    for _ in range(2):
+        take()
+    assert order[2:] == ["FM plain 1", "LR plain 1"]
+    queue.ended(fields, well=True)
+    queue.ended(embeddings, well=False)
+    assert take().arm.label == "LLMEmb" and names[take().key] == "LR LLaCTR 1"  # it failed: another one asks
+    assert [names[run.key] for run in [take(), take()]] == ["FM plain 2", "FM LLaCTR 2"]
+    while take():
+        pass
+    assert sorted(order[:-1]) == sorted(names.values())
+    assert queue.take(lambda run: False) is None
+
+
+def test_estimates_go_by_what_is_most_alike(plan):
+    results = Results("board", plan(["FM", "LR"], ["plain", "LLaCTR"]))
+    assert str(Estimator([]).of(results.to_do())) == "no idea how long: nothing like it is done"
+    done(results, [run for run in results.plan.runs() if run.arm.backbone == "FM" and run.seed == 1])
+    estimator = Estimator(results.finished())
+    seconds = [estimator.seconds_of(arm) for arm in results.plan.arms]
+    assert seconds == [2.5, 9.5, 2.5, 9.5]
+    assert str(estimator.of(results.to_do(), jobs=2)) == "about 18 s"
+    assert estimator.seconds_of(replace(results.plan.arms[0], dataset="other", backbone="other")) is None
+
+
+def test_the_live_table_shows_what_runs_and_what_is_best(board, plan):
+    results = Results("board", plan(["FM", "LR"]))
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
+    display = Display(results, jobs=2, console=console)
+    with display.shown():
+        display.started(results.to_do()[0])
+        display.failed(results.to_do()[1], "too [wide]")
+    console.print(display._render())
+    shown = console.file.getvalue()
+    assert "LR plain on shop, seed 2: FAILED: too [wide]" in shown and "2 of 4 runs done; left: about 2 s" in shown
+    assert "  LR plain on shop, seed 1, 0 s" in shown
+    mean = sum(result.metrics["test"]["AUC"] for result in results.finished()) / 2
+    assert re.search(rf"FM plain on shop +2 +{mean:.5f}", shown)
+
+
+def test_weights_of_a_killed_run_go_when_it_comes_again(board):
+    run = board.plan.runs()[0]
+    files = board.files_of(run)
+    left = [files.parent / f".{files.name}.123.training", Path(f"{files}.csv"), Path(f"{files}.log")]
+    for path in left:
+        path.write_text("x")
+    board.make_way(run)
+    assert [path.exists() for path in left] == [False, False, True]
+
+
+def test_a_plan_of_other_seeds_keeps_what_is_done(board, plan):
+    assert states(Results("board", plan(["FM", "LR"], seeds=[2, 3]))) == [1, 0, 3]
+    assert isinstance(Results("board").plan, Plan)

@@ -1,0 +1,107 @@
+"""The search: equally many trials for every arm, on validation, the same however often it is ended."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fuxictr_llm.errors import UserError
+from fuxictr_llm.files import read_json
+from fuxictr_llm.leaderboard.search_space import Range, Space
+from fuxictr_llm.leaderboard.tuning import tune
+from runs_here import pretended, run_here
+
+pytest.importorskip("optuna")
+SPACE = Space({"learning_rate": Range(1e-3, 1e-1, log=True)}, {"LLaCTR": {"lambda_fre": (0.01, 0.1)}})
+
+
+def closeness(run) -> float:
+    """Best at a learning rate of .02, and without FRE."""
+    params = run.experiment.params
+    return 0.8 - abs(params["learning_rate"] - 0.02) - params.get("lambda_fre", 0) / 10
+
+
+def trials_of(folder: str) -> list[list[dict]]:
+    return [[trial["settings"] for trial in arm["trials"]] for arm in read_json(f"{folder}/tuning.json")["arms"]]
+
+
+def test_every_arm_gets_the_same_trials_without_test_data_and_then_its_best(plan):
+    asked, seen = plan(["FM"], ["plain", "LLaCTR"], controls=True, seeds=(5,)), []
+    tuned = tune(asked, SPACE, 3, "tuning", pretended(closeness, seen))
+    assert set(Counter(str(run.arm) for run in seen).values()) == {3}
+    assert len(asked.arms) == 4 and {run.seed for run in seen} == {7}  # that of the config, and none of the plan's
+    assert all(run.experiment.params["test_data"] is None for run in seen)
+    assert all(run.experiment.params["test_data"] for run in tuned.runs())
+    assert [arm.label for arm in tuned.arms] == [arm.label for arm in asked.arms] and tuned.seeds == asked.seeds
+    for arm, facts in zip(tuned.arms, read_json("tuning/tuning.json")["arms"], strict=True):
+        best = max(facts["trials"], key=lambda trial: trial["valid_auc"])
+        assert best["settings"] == facts["best"] and arm.settings.items() >= facts["best"].items()
+        assert len(facts["trials"]) == 3 and all(trial["test_metrics"] == {} for trial in facts["trials"])
+        assert ("lambda_fre" in facts["best"]) == (arm.method == "LLaCTR")
+
+
+def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(plan):
+    asked, seen, again = plan(["FM", "LR"]), [], []
+    space = Space({"learning_rate": (0.001, 0.01, 0.1), "batch_size": Range(32, 256)})
+    tune(asked, space, 3, "whole", pretended(closeness, seen))
+
+    def killed(run):
+        if len(again) == 3:
+            again.append(run)
+            raise KeyboardInterrupt
+        return closeness(run)
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(asked, space, 2, "ended", pretended(killed, again))
+    for journal in Path("ended/studies").glob("*.journal"):  # what a kill may leave in the middle of writing
+        journal.with_name(journal.name + ".lock").symlink_to(journal)
+        with journal.open("a") as file:
+            file.write('{"op_code":5,"wor')
+    tuned = tune(asked, space, 3, "ended", pretended(closeness, again))
+    assert trials_of("ended") == trials_of("whole")
+    assert len(again) == len(seen) + 2  # the round that was under way
+    before = len(again)
+    assert tune(asked, space, 3, "ended", pretended(closeness, again)).arms == tuned.arms and len(again) == before
+
+
+def test_failed_trials_count_and_an_arm_without_a_good_one_is_an_error(plan):
+    asked = plan(["FM"])
+    space = Space({"learning_rate": (0.001, 0.1)})
+
+    def measure(run):
+        return "killed by SIGKILL" if run.experiment.params["learning_rate"] == 0.1 else float("nan")
+
+    with pytest.raises(UserError, match="all 4 trials of FM plain on shop failed"):
+        tune(asked, space, 4, "tuning", pretended(measure, []))
+    trials = read_json("tuning/tuning.json")["arms"][0]["trials"]
+    assert {trial["failed"] for trial in trials} == {"killed by SIGKILL", "no validation AUC"}
+
+
+def test_another_space_or_another_config_is_another_search(plan, caplog):
+    space, seen = Space({"learning_rate": (0.001, 0.1)}), []
+    for asked, of in (
+        (plan(["FM"]), space),
+        (plan(["FM"]), Space({"learning_rate": (0.01,)})),
+        (plan(["FM"], batch_size=64), space),
+    ):
+        tune(asked, of, 1, "tuning", pretended(closeness, seen))
+    assert len(seen) == 3 and "test file" not in caplog.text
+
+
+def test_a_search_on_the_test_file_says_so(plan, tmp_path, caplog):
+    asked = plan(["FM"], valid_data=f"{tmp_path}/raw/test.csv")
+    tune(asked, Space({"learning_rate": (0.1,)}), 1, "tuning", pretended(closeness, []))
+    assert "shop: valid_data is the test file" in caplog.text
+
+
+def test_a_real_trial_tests_nothing_and_the_data_is_not_built_again(plan, caplog):
+    asked = plan(["FM"], seeds=(1,))
+    (whole,) = run_here("board")(asked).finished()
+    tuned = tune(asked, Space({"learning_rate": (0.05,)}), 1, "board/tuning", run_here("board/tuning"))
+    (record,) = map(json.loads, (path.read_text() for path in Path("board/tuning/runs").glob("*/*.run.json")))
+    assert record["metrics"]["test"] == {} and record["config"]["test_data"] is None
+    assert set(record["data"]["sha256"]) == set(record["data"]["rows"]) == {"train", "valid"}
+    assert set(whole.record["data"]["rows"]) == {"train", "valid", "test"} and "Rebuilding" not in caplog.text
+    (result,) = run_here("board")(tuned).finished()
+    assert result.record["config"]["learning_rate"] == 0.05 and result.metrics["test"]

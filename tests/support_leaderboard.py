@@ -1,0 +1,101 @@
+"""Work for a leaderboard's processes that takes no time: records of made-up runs, failures, kills."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from fuxictr_llm.files import digest_of_file, write_json
+from fuxictr_llm.leaderboard.engine import Watch, run_plan
+from fuxictr_llm.leaderboard.identity import key_of
+from fuxictr_llm.leaderboard.plan import Plan
+from fuxictr_llm.leaderboard.results import Results
+from fuxictr_llm.run_record import versions
+
+
+def made_up_record(experiment, **changes):
+    """What the run record of an experiment on `shop` would be; its AUC follows from its seed and its settings."""
+    params = experiment.params
+    auc = 0.5 + int(key_of(params)[:4], 16) / 2**18
+    metrics = {"AUC": auc, "logloss": 0.6}
+    stages = {"train": {"seconds": 2.0, "rows": 900, "epochs": 1}, "test": {"seconds": 0.5, "rows": 150}}
+    if params["method"]:
+        stages = {"tune": {"seconds": 7.0} if params["seed"] == 1 else {"cached": True, "seconds": 0.0}, **stages}
+    digests = {split: [digest_of_file(params[f"{split}_data"])] for split in ("train", "valid", "test")}
+    return {
+        "config": params,
+        "config_sha256": experiment.sha256,
+        "seed": params["seed"],
+        "labels": ["click"],
+        "metrics": {"valid": metrics, "test": metrics},
+        "slices": None,
+        "stages": stages,
+        "parameters": {"backbone": 10, "method": 0},
+        "data": {"dataset_id": "shop", "rows": {"train": 900}, "sha256": digests},
+        "versions": versions(),
+        **changes,
+    }
+
+
+def write_record(experiment, **changes):
+    """The file that a run leaves."""
+    params = experiment.params
+    folder = Path(params["model_root"]) / params["dataset_id"]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{experiment.expid}.run.json", made_up_record(experiment, **changes))
+
+
+def quick(job):
+    """A run in no time."""
+    if not job.data_only:
+        write_record(job.experiment)
+
+
+def slow(job):
+    """A run that may be killed half way."""
+    time.sleep(0.02 if job.data_only else 0.1)
+    quick(job)
+    time.sleep(0.02)
+
+
+def endless(job):
+    """A run that nobody waits for."""
+    time.sleep(60)
+
+
+def troubled(job):
+    """LR fails in different ways, by seed; FM does not."""
+    if job.experiment.params["model"] == "LR" and not job.data_only:
+        seed = job.experiment.params["seed"]
+        if seed == 1:
+            raise ValueError("too wide\nand more")
+        print("loading 40 GB", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL) if seed == 2 else os._exit(3)
+    quick(job)
+
+
+def no_data(job):
+    """The data set cannot be made."""
+    raise RuntimeError("no network")
+
+
+def full_disk(job):
+    """FM finds the disk full."""
+    if job.experiment.params["model"] == "FM" and not job.data_only:
+        raise OSError(28, "No space left on device")
+    quick(job)
+
+
+class Told(Watch):
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.lines = []
+
+    def started(self, run):
+        self.lines.append(f"started {run}")
+
+
+def run_board(plan, context, work, jobs):
+    """A leaderboard in a process of its own, which a test may kill."""
+    run_plan(Results("board", Plan.read(plan)), jobs=jobs, work=work, context=context)
