@@ -253,6 +253,21 @@ def test_overrides_are_typed():
             parse_overrides(wrong)
 
 
+def test_a_key_of_both_backbone_and_method_is_a_warning(configs, tmp_path, caplog):
+    (tmp_path / "my_net.py").write_text(
+        "from fuxictr_llm.registry import find_backbone\n\nclass Net(find_backbone('DNN')):\n"
+        "    def __init__(self, feature_map, alpha=1.0, **kwargs):\n        super().__init__(feature_map, **kwargs)\n"
+    )
+    config = configs / "model_config.yaml"
+    config.write_text(config.read_text() + "Net: {model: my_net.py:Net}\n")
+    load_experiment("Net_ELEC_shop", configs)
+    assert "Net and ELEC both have the config keys 'alpha'; one value goes to both" in caplog.text
+    caplog.clear()
+    load_experiment("DeepFM_ELEC_shop", configs)
+    load_experiment("Net_LLaCTR_shop", configs)
+    assert not caplog.text
+
+
 def test_anyones_model_is_a_backbone(configs, tmp_path, monkeypatch):
     (tmp_path / "my_net.py").write_text(
         "from fuxictr_llm.registry import find_backbone\n\nclass Net(find_backbone('DNN')):\n    pass\n\nclass Other:\n    pass\n"
