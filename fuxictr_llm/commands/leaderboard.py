@@ -44,7 +44,12 @@ def add(commands: Any) -> None:
     add_zoo(plan)
     plan.add_argument("--from", dest="plan_file", metavar="FILE.yaml", help="a saved plan instead: plan.yaml of --out")
     how = parser.add_argument_group("how")
-    how.add_argument("--out", type=Path, metavar="DIR", help="its folder (default: leaderboards/<data sets>)")
+    how.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="its folder (default: that of a saved plan, or leaderboards/<data sets>)",
+    )
     how.add_argument("--jobs", type=int, help="runs at the same time (default: one a core, at most 8; on a GPU 1)")
     how.add_argument("--gpu", type=int, default=-1, help="index of the GPU, -1 for the CPU")
     how.add_argument("--retry-failed", action="store_true", help="try again what failed with this very plan")
@@ -175,6 +180,9 @@ def _tuned(
 
 
 def _default_folder(args: argparse.Namespace, plan: "Plan") -> Path:
+    own = Path(args.plan_file).parent if args.plan_file else None
+    if own and (own / "runs").is_dir() and Path(args.plan_file).name == "plan.yaml":  # a leaderboard's, which goes on
+        return own
     name = Path(args.plan_file).stem if args.plan_file else "-".join(dict.fromkeys(arm.dataset for arm in plan.arms))
     return Path("leaderboards") / name
 

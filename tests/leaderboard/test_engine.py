@@ -186,6 +186,8 @@ def test_the_command_runs_lists_and_writes_tables(configs, plan, capsys):
     assert {"table.md", "table.csv", "table.tex", "table.html", "plan.yaml"} <= {
         path.name for path in Path("board").iterdir()
     }
+    assert main(["leaderboard", "--from", "board/plan.yaml", "--dry-run"]) == 0
+    assert "0 runs to do, " in (shown := capsys.readouterr().out) and shown.endswith("in board\n")
     Results("board", plan(["FM"], seeds=[1, 2, 3])).note_failure(plan(["FM"], seeds=[3]).runs()[0], "too wide")
     args[args.index("2")] = "3"
     assert main([*args, "--dry-run"]) == 0
