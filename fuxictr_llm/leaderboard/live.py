@@ -54,7 +54,7 @@ class Display(Watch):
         _, since = self.running.pop(run.key)
         self._look()
         found = next(result for result in self.finished_runs if result.key == run.key)
-        self._say(f"{run}: {_told(found)}, {tell_seconds(time.monotonic() - since)}; {self._left()}", only_lines=True)
+        self._say(f"{run}: {told(found)}, {tell_seconds(time.monotonic() - since)}; {self._left()}", only_lines=True)
 
     def failed(self, run: PlannedRun, reason: str) -> None:
         self.running.pop(run.key, None)
@@ -86,10 +86,11 @@ class Display(Watch):
 
 def best_so_far(finished: list[RunResult]) -> Table:
     """The arms by mean AUC, the best first."""
-    by_arm: dict[str, list[RunResult]] = {}
+    by_arm: dict[str, list[float]] = {}
     for result in finished:
-        by_arm.setdefault(str(result.arm), []).append(result)
-    rows = [(mean(map(auc_of, results)), arm, len(results)) for arm, results in by_arm.items()]
+        if (auc := auc_of(result)) is not None:
+            by_arm.setdefault(str(result.arm), []).append(auc)
+    rows = [(mean(aucs), arm, len(aucs)) for arm, aucs in by_arm.items()]
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, title="best so far", title_justify="left")
     for column in ("arm", "seeds", "mean AUC"):
         table.add_column(column, justify="left" if column == "arm" else "right")
@@ -100,9 +101,9 @@ def best_so_far(finished: list[RunResult]) -> Table:
     return table
 
 
-def auc_of(result: RunResult) -> float:
-    """AUC on test, or on validation where there is no test data; 0 where AUC is no metric of the run."""
-    return (result.metrics["test"] or result.metrics["valid"]).get("AUC", 0.0)
+def auc_of(result: RunResult) -> float | None:
+    """AUC on test, or on validation where there is no test data; None where AUC is no metric of the run."""
+    return (result.metrics["test"] or result.metrics["valid"]).get("AUC")
 
 
 def state_table(results: Results, retry_failed: bool) -> Table:
@@ -128,6 +129,9 @@ def state_table(results: Results, retry_failed: bool) -> Table:
     return table
 
 
-def _told(result: RunResult) -> str:
+def told(result: RunResult) -> str:
+    """How a run did, in a few words."""
     split = "test" if result.metrics["test"] else "validation"
-    return f"{split} AUC {auc_of(result):.6f}"
+    metrics = result.metrics["test"] or result.metrics["valid"]
+    metric = "AUC" if "AUC" in metrics else next(iter(metrics))
+    return f"{split} {metric} {metrics[metric]:.6f}"

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.leaderboard.estimate import Estimator
-from fuxictr_llm.leaderboard.live import Display
+from fuxictr_llm.leaderboard.live import Display, best_so_far, told
 from fuxictr_llm.leaderboard.plan import Arm, Plan
 from fuxictr_llm.leaderboard.results import Results
 from fuxictr_llm.leaderboard.schedule import Queue
@@ -230,6 +230,13 @@ def test_the_live_table_shows_what_runs_and_what_is_best(board, plan):
     assert "  LR plain on shop, seed 1, 0 s" in shown
     mean = sum(result.metrics["test"]["AUC"] for result in results.finished()) / 2
     assert re.search(rf"FM plain on shop +2 +{mean:.5f}", shown)
+
+
+def test_without_auc_no_auc_is_shown(board):
+    console = Console(file=io.StringIO(), width=100)
+    other = replace(board.finished()[0], metrics={"valid": {"logloss": 0.6}, "test": {"logloss": 0.5}})
+    console.print(best_so_far([other, *board.finished()[1:]]), told(other))
+    assert re.search(r"FM plain on shop +1 ", shown := console.file.getvalue()) and "test logloss 0.500000" in shown
 
 
 def test_weights_of_a_killed_run_go_when_it_comes_again(board):
