@@ -196,6 +196,7 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
             check_value(key, value, own_hints[key])
     if method:
         checked(method.config_cls, params)
+        _warn_of_shared(backbone, own_hints.keys() & method.config_cls.__dataclass_fields__.keys(), method.name)
     if asks_for_vectors(params):
         value_config(params)
     if params.get("user_info"):
@@ -215,6 +216,16 @@ def _check_lengths(backbone: type, params: Mapping[str, Any]) -> None:
     short = params.get("short_seq_len", parameter.default if parameter else 0)
     if isinstance(short, int) and short > longest:
         raise UserError(f"short_seq_len {short} is more than max_len {longest}; {backbone.__name__} takes at most that")
+
+
+def _warn_of_shared(backbone: type, keys: Iterable[str], method: str) -> None:
+    """One value is given to both, and each takes it for its own."""
+    shared = sorted({*keys} - ModelKeys.__annotations__.keys() - DatasetKeys.__annotations__.keys())
+    if shared:
+        names = ", ".join(map(repr, shared))
+        logging.warning(
+            "%s and %s both have the config keys %s; one value goes to both", backbone.__name__, method, names
+        )
 
 
 def constructor_hints(backbone: type) -> dict[str, Any]:

@@ -146,7 +146,10 @@ def _build(cls: type[BaseModel], config: Mapping[str, Any], gpu: int) -> BaseMod
         cls = enhance(cls, FOLDED[folded["class"]])
     # Initializers and the like are code that FuxiCTR evaluates, and the weights come from the file.
     params = {key: value for key, value in config["params"].items() if not key.endswith("initializer")} | UNUSED
-    model = build_backbone(cls, feature_map, params, gpu)
+    try:
+        model = build_backbone(cls, feature_map, params, gpu)
+    except UserError as error:  # what the taps say of a model that its columns do not fit
+        raise ValueError(str(error)) from error
     if folded and list(model.enhancement.anatomy.fields) != folded["fields"]:
         raise ValueError(f"its fields are {model.enhancement.anatomy.fields}")
     return model

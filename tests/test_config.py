@@ -112,15 +112,6 @@ def test_a_misspelt_key_in_a_file_of_ours_is_an_error(configs):
         load_experiment("DeepFM_LLaCTR_shop", configs)
 
 
-def test_misspelt_names_of_entries_for_classes_name_the_nearest(configs):
-    (configs / "model_config.yaml").write_text("MyNet: {model: my_net.py:MyNet}\n")
-    (configs / "method_config" / "mine.yaml").write_text("Spread: {method: spread.py:Spread}\n")
-    with pytest.raises(UserError, match="did you mean 'MyNet'"):
-        load_experiment("MyNett_shop", configs)
-    with pytest.raises(UserError, match="did you mean 'Spread'"):
-        load_experiment("DeepFM_Sprad_shop", configs)
-
-
 def test_only_changed_settings_change_the_identity(configs):
     plain = load_experiment("DeepFM_shop", configs)
     same = load_experiment("DeepFM_shop", configs, seed=7, overrides={"epochs": 2, "verbose": 1})
@@ -260,6 +251,21 @@ def test_overrides_are_typed():
     for wrong in (["a"], ["=1"], ["a=1", "a=2"]):
         with pytest.raises(UserError, match="--set"):
             parse_overrides(wrong)
+
+
+def test_a_key_of_both_backbone_and_method_is_a_warning(configs, tmp_path, caplog):
+    (tmp_path / "my_net.py").write_text(
+        "from fuxictr_llm.registry import find_backbone\n\nclass Net(find_backbone('DNN')):\n"
+        "    def __init__(self, feature_map, alpha=1.0, **kwargs):\n        super().__init__(feature_map, **kwargs)\n"
+    )
+    config = configs / "model_config.yaml"
+    config.write_text(config.read_text() + "Net: {model: my_net.py:Net}\n")
+    load_experiment("Net_ELEC_shop", configs)
+    assert "Net and ELEC both have the config keys 'alpha'; one value goes to both" in caplog.text
+    caplog.clear()
+    load_experiment("DeepFM_ELEC_shop", configs)
+    load_experiment("Net_LLaCTR_shop", configs)
+    assert not caplog.text
 
 
 def test_anyones_model_is_a_backbone(configs, tmp_path, monkeypatch):

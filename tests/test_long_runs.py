@@ -1,14 +1,16 @@
 """Data sets of long sequences (tuple batches) from the command line: what runs on them, and what says why not."""
 
 import re
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from fuxictr_llm import export_run
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import digest_of_file, read_json
-from support_long import long_data
+from fuxictr_llm.files import digest_of_file, read_json, write_json
+from support_long import ITEMS, long_data
 from support_zoo import write_checkout
 
 
@@ -49,10 +51,25 @@ def test_methods_that_need_no_texts_of_rows_train_on_it(data, method, setting):
     assert run(f"LongCTR/DIN_{method}_views", setting, "teacher=self" if method == "ELEC" else setting) == 0
 
 
+def test_elec_tells_the_rows_with_their_target_items(data, tiny_settings, caplog):
+    words = {str(number): number for number in range(1, ITEMS)} | {"__OOV__": ITEMS}
+    write_json("data/views/feature_vocab.json", {"item_id": words, "gender": {"f": 1, "m": 2, "__OOV__": 3}})
+    llm = [f"{key}={tiny_settings[key]}" for key in ("language_model", "llm_dtype")]
+    assert run("LongCTR/DIN_ELEC_views", "text_fields=[item_id, gender]", "h_dim=4", *llm) == 0
+    (path,) = Path("runs/views").glob("*.run.json")
+    record = read_json(path)
+    pairs = {
+        (item, gender)
+        for split in ("train", "valid", "test")
+        for item, gender in pd.read_parquet(data[f"{split}_data"])[["item_index", "gender"]].itertuples(index=False)
+    }
+    assert record["stages"]["texts"]["rows"] == len(pairs) > 20 and {"text", "gain"} <= record["networks"].keys()
+
+
 @pytest.mark.parametrize(
     ("expid", "error"),
     [
-        ("LongCTR/DIN_ELEC_views", "no texts can be made of the rows of data set 'views': it has long sequences"),
+        ("LongCTR/DIN_ELEC_views", "data set 'views' has nothing to read: no column's values are words"),
         ("LongCTR/DIN_LLMEmb_views", "no column of data set 'views' has values that are words"),
         (
             "DeepFM_views",

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from fuxictr_llm import model_zoo, registry
+from fuxictr_llm import load_experiment, model_zoo, registry
 from fuxictr_llm.enhancement import Enhancement
 from fuxictr_llm.errors import UserError
 
@@ -58,3 +58,12 @@ def test_a_registered_method_makes_classes():
         registry.find_method("LLaCTR")
         with pytest.raises(UserError, match=message):
             registry.register_method(name=name, config_cls=config_cls, model_cls=model_cls)
+
+
+def test_misspelt_names_of_entries_for_classes_name_the_nearest(configs):
+    (configs / "model_config.yaml").write_text("MyNet: {model: my_net.py:MyNet}\n")
+    (configs / "method_config" / "mine.yaml").write_text("Spread: {method: spread.py:Spread}\n")
+    with pytest.raises(UserError, match="did you mean 'MyNet'"):
+        load_experiment("MyNett_shop", configs)
+    with pytest.raises(UserError, match="did you mean 'Spread'"):
+        load_experiment("DeepFM_Sprad_shop", configs)

@@ -8,7 +8,7 @@ Shape symbols: `B` rows, `L` length of a history (`max_len`).
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from fuxictr.features import FeatureMap
 from torch import Tensor
 
 from fuxictr_llm.batches import LongBatch
-from fuxictr_llm.data.loader import InMemoryLoader, column_names, narrow, read_columns
+from fuxictr_llm.data.loader import InMemoryLoader, column_names, narrow, read_columns, read_slices
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.keys import MAX_LEN
 
@@ -85,6 +85,15 @@ class Items:
         """Column -> its values for the items, in their order; ids int64, sequences int32."""
         found = {name: column[items] for name, column in self.columns.items()}
         return {name: column.long() if _are_ids(column) else column for name, column in found.items()}
+
+    def read_slices(self, path: str, names: list[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
+        """As `loader.read_slices`, of the columns of rows and of their target items."""
+        own = [name for name in names if name not in self.columns]
+        for part in read_slices(path, [*dict.fromkeys([*own, "item_index"])], rows):
+            targets = torch.from_numpy(part["item_index"].astype(np.int64))
+            _check_range(f"column 'item_index' of {path!r}", targets, len(self))
+            found = self.of(targets)
+            yield {name: part[name] if name in own else found[name].numpy() for name in names}
 
 
 class LongSequenceLoader(InMemoryLoader):

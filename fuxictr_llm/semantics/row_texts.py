@@ -6,9 +6,9 @@ a unit's columns.
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -142,14 +142,8 @@ def index_rows(config: RowTextsConfig, run: Any) -> RowIndex:
     """The index of all distinct rows of the splits; their labels are not read.
 
     Raises:
-        UserError: nothing can be told of a row, a named column or side table is not there, or files are damaged; or
-            the data has long sequences.
+        UserError: nothing can be told of a row, a named column or side table is not there, or files are damaged.
     """
-    if run.params.get("item_info"):
-        raise UserError(
-            f"no texts can be made of the rows of data set {run.params['dataset_id']!r}: it has long sequences, whose "
-            "items stand in item_info; LLaCTR works on it, and ELEC with teacher: self"
-        )
     plan = plan_units(config, run)
     numbers = [name for name, spec in run.feature_map.features.items() if spec["type"] == "numeric"]
     for salt in range(SALTS):
@@ -168,11 +162,12 @@ def index_rows(config: RowTextsConfig, run: Any) -> RowIndex:
 
 def _index(plan: Sequence[Any], row_keys: RowKeys, run: Any) -> RowIndex:
     columns = list(dict.fromkeys(name for unit in plan for name in unit.columns))
+    slices_of = _reader(run)
     rows, units, widths = Distinct(len(plan), np.int64), {}, {}
     train_keys = np.empty(0, np.int64)
     for split in SPLITS:
         path = run.params.get(f"{split}_data")
-        for part in read_slices(path, columns, CHUNK) if path else ():
+        for part in slices_of(path, columns) if path else ():
             batch = {name: torch.from_numpy(values) for name, values in part.items()}
             ids = {name: row_keys.ids_of(name, column).reshape(len(column), -1) for name, column in batch.items()}
             widths = widths or {name: column.shape[1] for name, column in ids.items()}
@@ -196,6 +191,16 @@ def _index(plan: Sequence[Any], row_keys: RowKeys, run: Any) -> RowIndex:
         torch.from_numpy(np.stack(positions, axis=1)),
         torch.from_numpy(np.isin(keys, train_keys, assume_unique=True)),
     )
+
+
+def _reader(run: Any) -> Callable[[str, list[str]], Iterator[dict[str, np.ndarray]]]:
+    """Reads columns of a split in slices; of long sequences, a row has the columns of its target item."""
+    item_info = run.params.get("item_info")
+    if not item_info:
+        return partial(read_slices, rows=CHUNK)
+    from fuxictr_llm.data.long_sequences import Items
+
+    return partial(Items(item_info, run.feature_map).read_slices, rows=CHUNK)
 
 
 def _warn_of_empty(index: RowIndex) -> None:

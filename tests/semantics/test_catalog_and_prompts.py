@@ -1,6 +1,7 @@
 """Words come from the field config, values from the train split; prompts share their beginning."""
 
 import json
+from collections import OrderedDict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -203,3 +204,19 @@ def test_packaged_entities_are_of_columns_that_have_words():
         text = [column for entity in entry["entities"].values() for column in entity["text"]]
         assert len(text) == len(set(text)) and set(text) <= entry["fields"].keys(), name
         assert not set(text) & {entity.get("id") for entity in entry["entities"].values()}
+
+
+def test_columns_that_the_rows_lack_have_the_values_of_their_vocabulary(tmp_path):
+    """Of long sequences, the items' columns stand in a file of their own."""
+    item = {"type": "categorical", "padding_idx": 0, "vocab_size": 4}
+    features = {"item_id": item, "bought_with": item | {"share_embedding": "item_id"}, "price": {"type": "numeric"}}
+    feature_map = FeatureMap("views", "")
+    feature_map.features = OrderedDict(features)
+    described = {"dataset_id": "views", "labels": ["click"]}
+    described["features"] = [{name: spec} for name, spec in features.items()]
+    (tmp_path / "feature_map.json").write_text(json.dumps(described))
+    vocabulary = {"__PAD__": 0, "shirt": 1, "hat": 2, "__OOV__": 3}
+    (tmp_path / "feature_vocab.json").write_text(json.dumps(dict.fromkeys(("item_id", "bought_with"), vocabulary)))
+    pd.DataFrame({"user_index": [0], "click": [1.0]}).to_parquet(tmp_path / "train.parquet")
+    catalog = load_catalog(feature_map, tmp_path, None)
+    assert [field.values for field in catalog.fields] == [("shirt", "hat"), ("shirt", "hat"), ()]
