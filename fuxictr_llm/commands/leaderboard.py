@@ -170,6 +170,8 @@ def _tuned(
 
     def run(trials: "Plan") -> Results:
         results = Results(place, trials)
+        if not results.to_do(args.retry_failed):
+            return results
         display = Display(results, jobs, console)
         with display.shown():
             run_plan(results, jobs=jobs, retry_failed=args.retry_failed, watch=display, context=context)

@@ -16,6 +16,7 @@ from fuxictr_llm.errors import UserError
 from fuxictr_llm.leaderboard.gains import LEVEL, Gain, Spread, compare, holm
 from fuxictr_llm.leaderboard.plan import Arm, controls_of
 from fuxictr_llm.leaderboard.results import Failure, RunResult
+from fuxictr_llm.registry import find_method
 
 PROVEN, PLACEBO, WORSE, UNPROVEN = "proven", "placebo does as well", "worse", "unproven"
 VERDICTS = (PROVEN, PLACEBO, WORSE, UNPROVEN)
@@ -104,7 +105,7 @@ def summarize(
         missing = {run.seed for run in planned if _key(run.arm) == key} - runs[key].keys() - failed
         row = Row(*key[:2], arms[key].label, *key[2:], *(tuple(sorted(of)) for of in (runs[key], failed, missing)))
         seen = [other[3] for other in arms if other[:3] == key[:3] and other[3]]
-        names = dict.fromkeys([*controls_of(row.method), *seen]) if _is_judged(row) else {}
+        names = dict.fromkeys([*_declared_controls(row, runs[key]), *seen]) if _is_judged(row) else {}
         controls = {name: runs.get((*key[:3], name), {}) for name in names}
         rows.append(_measured(row, runs[key], runs.get((*key[:2], None, None), {}), controls))
     return [_judged(row) for row in _corrected(rows)]
@@ -135,6 +136,12 @@ def _in_order(arms: Iterable[ArmKey]) -> list[ArmKey]:
     return sorted(
         arms, key=lambda key: (first[key[:1]], first[key[:2]], key[2] is not None, first[key[:3]], key[3] is not None)
     )
+
+
+def _declared_controls(row: Row, runs: BySeed) -> Iterable[str]:
+    """Those of the method that ran: a config may call it by another name."""
+    ran = [(run.record.get("config") or {}).get("method") for run in runs.values()]
+    return find_method(ran[0]).model_cls.controls if ran and ran[0] else controls_of(row.method)
 
 
 def _is_judged(row: Row) -> bool:
@@ -225,7 +232,7 @@ def _verdict(row: Row) -> tuple[str, str]:
         return UNPROVEN, "better than plain" + none_run
     as_good = [name for name, over in controls.items() if over and over.p is not None and not over.is_better]
     if as_good:
-        return PLACEBO, ", ".join(as_good)
+        return PLACEBO, f"not surely better than {', '.join(as_good)}"
     untold = {
         name: over.why_no_test if over else "not run" for name, over in controls.items() if not over or over.p is None
     }

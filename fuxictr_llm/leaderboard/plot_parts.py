@@ -15,6 +15,7 @@ from fuxictr_llm.pictures import BLUE, DPI, GREY, ORANGE
 
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
 OF_CONTROLS = "sD^v<>"
+PALE = 0.35
 GAINS = FuncFormatter(lambda value, _: f"{value:+.6f}".rstrip("0") if abs(value) > 1e-9 else "0")
 
 
@@ -67,13 +68,18 @@ def draw_interval(
             axis.plot(*spot, marker=head, markersize=5, color=look["color"], clip_on=False, zorder=2)
 
 
+def paleness_of(gain: Gain) -> dict[str, float]:
+    """A point without an interval must not look like one whose interval is too narrow to be seen."""
+    return {"alpha": PALE} if gain.low is None else {}
+
+
 def look_of(row: Row, colours: Mapping[str, str], controls: Mapping[str, str]) -> dict[str, Any]:
-    """Of an arm's marker: controls are hollow, what is proven has a black rim."""
-    colour = colours[row.method]
+    """Of an arm's marker: controls are hollow, what is proven has a black rim, what has no interval is pale."""
+    colour, pale = colours[row.method], paleness_of(row.over_plain)
     if row.control:
-        return {"marker": controls[row.control], "markersize": 5, "color": colour, "markerfacecolor": "white"}
+        return {"marker": controls[row.control], "markersize": 5, "color": colour, "markerfacecolor": "white", **pale}
     rim = {"markeredgecolor": "black", "markeredgewidth": 1.6} if row.verdict == PROVEN else {}
-    return {"marker": "o", "markersize": 7, "color": colour, **rim}
+    return {"marker": "o", "markersize": 7, "color": colour, **rim, **pale}
 
 
 def add_title(
@@ -85,6 +91,7 @@ def add_title(
     plain: bool = False,
     proven: bool = False,
     dots: bool = False,
+    pale: bool = False,
 ) -> None:
     """Above the axes: the title, and what is drawn in which colour and form."""
 
@@ -97,6 +104,8 @@ def add_title(
     handles += [handle(f"control: {name}", GREY, marker, **hollow) for name, marker in (controls or {}).items()]
     if proven:
         handles.append(handle("proven", GREY, markeredgecolor="black", markeredgewidth=1.6))
+    if pale:
+        handles.append(handle("no interval", GREY, alpha=PALE))
     if dots:
         handles.append(handle("one backbone", GREY, markersize=3.5, alpha=0.6))
     # The legend's own title: a title of the figure would lie beneath the legend.

@@ -25,6 +25,7 @@ from fuxictr_llm.leaderboard.plot_parts import (
     markers_of,
     name_points,
     new_figure,
+    paleness_of,
 )
 from fuxictr_llm.leaderboard.results import RunResult
 from fuxictr_llm.pictures import GREY
@@ -88,7 +89,8 @@ def gain_by_backbone(dataset: str, rows: Sequence[Row], colours: Mapping[str, st
     axes[0].set_yticks(range(len(backbones)), backbones, parse_math=False)
     axes[0].set_ylim(len(backbones) - 0.5, -0.5)
     figure.supxlabel("gain in test AUC over the plain backbone, with its 95 % interval", fontsize=10)
-    add_title(figure, dataset, {}, controls, proven=any(row.verdict == PROVEN for row in rows))
+    proven, pale = any(row.verdict == PROVEN for row in rows), any(row.over_plain.low is None for row in rows)
+    add_title(figure, dataset, {}, controls, proven=proven, pale=pale)
     return figure
 
 
@@ -150,7 +152,8 @@ def gain_by_frequency(dataset: str, rows: Sequence[Row], runs: Runs, colours: Ma
             spots = place + np.linspace(-0.06, 0.06, len(single))
             axis.plot(spots, [gain.mean for gain in single], "o", color=colours[method], markersize=3.5, alpha=0.4)
         draw_interval(axis, mean, place, limits, upright=True, color=colours[method], linewidth=2.5)
-        axis.plot(place, mean.mean, "o", color=colours[method], markersize=7, markeredgecolor="white", zorder=3)
+        look = {"color": colours[method], "markeredgecolor": "white", **paleness_of(mean)}
+        axis.plot(place, mean.mean, "o", markersize=7, zorder=3, **look)
     axis.set_ylim(limits)
     axis.set_ylabel("gain in test AUC over plain")
     axis.yaxis.set_major_formatter(GAINS)
@@ -159,7 +162,8 @@ def gain_by_frequency(dataset: str, rows: Sequence[Row], runs: Runs, colours: Ma
     axis.tick_params(axis="x", length=0)
     axis.set_xlabel(f"how often the train split has the row's item ({facts['by']})", parse_math=False)
     axis.grid(axis="y", color="#E5E5E5")
-    add_title(figure, dataset, _of_methods(colours, methods), dots=len({row.backbone for row in rows}) > 1)
+    dots, pale = len({row.backbone for row in rows}) > 1, any(mean.low is None for mean, _ in gains.values())
+    add_title(figure, dataset, _of_methods(colours, methods), dots=dots, pale=pale)
     return figure
 
 

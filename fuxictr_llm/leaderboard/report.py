@@ -78,7 +78,7 @@ def make_report(
     digests = []
     for name, runs in _by_arm(results).items():
         digests.append(f"{name}: " + ", ".join(f"seed {run.seed} {run.key[:12]}" for run in runs))
-    return Report(tables, _troubles(rows, failures), _notes(rows), _facts(results, facts or {}), digests)
+    return Report(tables, _troubles(rows, failures), _notes(rows, results), _facts(results, facts or {}), digests)
 
 
 def _table_of_rows(dataset: str, rows: Sequence[Row]) -> Table:
@@ -198,29 +198,41 @@ def _troubles(rows: Iterable[Row], failures: Iterable[Failure]) -> list[str]:
     return lines
 
 
-def _notes(rows: Sequence[Row]) -> list[str]:
+def _notes(rows: Sequence[Row], results: Iterable[RunResult]) -> list[str]:
     family = comparisons(rows)
     needed = ""
     if family:
         count = Counter(len(gain.seeds) for gain in family).most_common(1)[0][0]
         errors = t.isf(LEVEL / 2 / len(family), count - 1)
         needed = f" With {count} seeds, the surest of them must be {errors:.1f} standard errors from zero."
+    on_test = dict.fromkeys(run.arm.dataset for run in results if _is_validated_on_test(run))
     return [
+        *(
+            f"{name}: validation is the test split, so the epoch was chosen on test: its AUCs are too good, and no "
+            "verdict on them is worth much."
+            for name in on_test
+        ),
         "AUC, gAUC and logloss are of the test split, mean ± standard deviation over the seeds; the epoch was chosen "
         "on validation. Of several tasks they are the mean.",
         "A gain is the mean difference in test AUC at common seeds, with the 95 % interval of the paired t test, not "
-        "corrected. With one common seed there is no interval.",
+        "corrected. With one common seed there is no interval. Seeds vary the training, not the data: intervals and "
+        "verdicts hold for this test split, and do not tell how a gain would vary on another one.",
         f"p is two-sided, of the paired t test, after Holm's correction over the {len(family)} comparisons that "
         "verdicts rest on: each method with plain, and with each of its controls. It stands in the method's row for "
         f"method against plain, in the control's row for method against control.{needed}",
         f"{PROVEN}: better than plain and than every control, at {LEVEL * 100:.0f} %. {PLACEBO}: better than plain, "
-        f"but not than a control. {WORSE}: than plain. {UNPROVEN}: everything else; few seeds prove little.",
+        f"but not surely than a control. {WORSE}: than plain. {UNPROVEN}: everything else; few seeds prove little.",
         "Over all backbones: the AUC is averaged over the backbones at each seed, and then compared as above. This "
         "sees smaller gains than the single rows do; its interval is not corrected, and no verdict rests on it.",
         "relative AUC is AUC / AUC of plain - 1; RelaImpr is (AUC - 0.5) / (AUC of plain - 0.5) - 1.",
         "Training seconds are medians over the seeds; language-model seconds were spent once for all seeds. Inference "
         "is the time of a test row as a multiple of plain's. Runs side by side slow each other down: times are rough.",
     ]
+
+
+def _is_validated_on_test(run: RunResult) -> bool:
+    digests = (run.record.get("data") or {}).get("sha256")
+    return isinstance(digests, Mapping) and "test" in digests and digests.get("valid") == digests["test"]
 
 
 def _facts(results: Sequence[RunResult], facts: Mapping[str, str]) -> dict[str, str]:

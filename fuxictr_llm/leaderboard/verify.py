@@ -207,7 +207,11 @@ def _data(params: Mapping[str, Any]) -> str:
     others = prepare_raw_data(params).get("not_published")
     if others:
         return f"others than published: {', '.join(others)}"
-    return "as published (md5)" if params.get("md5") else "no md5 is published"
+    digests = params.get("md5") or {}
+    if not any(digests.values()):
+        return "no md5 is published"
+    unknown_of = [name for name, digest in digests.items() if not digest]
+    return "as published (md5)" + (f", but no md5 is known of {', '.join(unknown_of)}" if unknown_of else "")
 
 
 def _by_seeds(

@@ -83,9 +83,9 @@ def llactr(gain, random=None, shuffled=None, base=BASE):
     ("results", "verdict", "why"),
     [
         (llactr(0.01, 0.001, 0.002), PROVEN, "better than plain and than random, shuffled"),
-        (llactr(0.01, 0.001, 0.01), PLACEBO, "shuffled"),
-        (llactr(0.01, 0.02, 0.01), PLACEBO, "random, shuffled"),
-        (llactr(0.01, None, 0.01), PLACEBO, "shuffled"),
+        (llactr(0.01, 0.001, 0.01), PLACEBO, "not surely better than shuffled"),
+        (llactr(0.01, 0.02, 0.01), PLACEBO, "not surely better than random, shuffled"),
+        (llactr(0.01, None, 0.01), PLACEBO, "not surely better than shuffled"),
         (llactr(0.01, 0.001, None), UNPROVEN, "better than plain; not compared with control shuffled (not run)"),
         (llactr(0.01), UNPROVEN, "better than plain; no controls run"),
         (llactr(0.000005, 0.0, 0.0), UNPROVEN, "within the noise of seeds"),
@@ -114,6 +114,14 @@ def test_verdicts(results, verdict, why):
     (row,) = [row for row in summarize(results) if row.arm == "LLaCTR"]
     assert (row.verdict, row.why) == (verdict, why)
     assert all(not row.verdict for row in summarize(results) if row.arm != "LLaCTR")
+
+
+def test_a_method_that_a_config_calls_by_another_name_needs_every_control_as_well():
+    record = {"config": {"method": "LLaCTR"}}
+    results = [*runs(None, None, BASE), *runs("Mine", None, shifted(BASE, 0.01), record=record)]
+    results += runs("Mine", "random", BASE, record=record)
+    (row,) = [row for row in summarize(results) if row.arm == "Mine"]
+    assert (row.verdict, row.why) == (UNPROVEN, "better than plain; not compared with control shuffled (not run)")
 
 
 def test_the_correction_is_over_every_comparison_that_a_verdict_rests_on():

@@ -7,7 +7,7 @@ import pytest
 
 from fuxictr_llm.leaderboard.evidence import summarize
 from fuxictr_llm.leaderboard.gains import Gain
-from fuxictr_llm.leaderboard.plot_parts import limits_of
+from fuxictr_llm.leaderboard.plot_parts import PALE, limits_of
 from fuxictr_llm.leaderboard.plots import TOGETHER, figures, png_of
 from support_tables import STRANGE, runs, shifted, slices
 
@@ -51,6 +51,21 @@ def test_gains_stand_at_their_backbones_with_controls_hollow():
     assert [fm.over_plain.low, fm.over_plain.high] in [pytest.approx(of) for of in ends]
     together = [line for line in markers(elec) if round(float(line.get_ydata()[0])) == 2]
     assert [float(line.get_xdata()[0]) for line in together] == pytest.approx([0.0045, 0.001])
+
+
+def test_a_gain_of_one_seed_does_not_look_like_a_sure_one():
+    results = [*runs(None, None, BASE, "FM"), *runs("ELEC", None, shifted(BASE, 0.01), "FM")]
+    results += [*runs(None, None, [0.7], "DNN"), *runs("ELEC", None, [0.71], "DNN")]
+    drawn = figures(summarize(results), results)
+    for name, points in {"gain": {0: None, 1: PALE, 2: PALE}, "frequency": {1: PALE, 2: PALE, 3: PALE}}.items():
+        (axis,) = drawn[f"{name}_shop"].axes
+        big = [line for line in markers(axis) if line.get_markersize() == 7]
+        spots = [line.get_ydata() if name == "gain" else line.get_xdata() for line in big]
+        assert {round(float(spot[0])): line.get_alpha() for spot, line in zip(spots, big, strict=True)} == points
+        (legend,) = drawn[f"{name}_shop"].legends
+        assert "no interval" in [text.get_text() for text in legend.get_texts()]
+    sure = figures(summarize(results[:8]), results[:8])["gain_shop"].legends[0]
+    assert "no interval" not in [text.get_text() for text in sure.get_texts()]
 
 
 def test_cost_is_training_and_language_model():

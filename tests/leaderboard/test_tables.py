@@ -81,6 +81,13 @@ def test_numbers_are_rounded_and_differences_signed(report):
     )
 
 
+def test_a_board_whose_validation_is_its_test_split_says_so(report):
+    same = runs(None, None, BASE, record={"data": {"sha256": {"train": ["a"], "valid": ["b"], "test": ["b"]}}})
+    (told,) = [note for note in make_report(summarize(same), same).notes if "chosen on test" in note]
+    assert told.startswith("shop: validation is the test split")
+    assert not any("chosen on test" in note for note in report.notes)
+
+
 def test_columns_in_which_nothing_would_stand_are_left_out(report):
     assert "gAUC" not in report.tables[0].heads and "validation AUC" not in report.tables[0].heads
     no_test = runs(None, None, BASE, metrics={"valid": {"AUC": 0.7, "logloss": 0.6}, "test": {}})

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import read_json
 from fuxictr_llm.leaderboard.search_space import Range, Space
-from fuxictr_llm.leaderboard.tuning import tune
+from fuxictr_llm.leaderboard.tuning import trial_plan, tune
 from runs_here import pretended, run_here
 
 pytest.importorskip("optuna")
@@ -24,6 +25,13 @@ def closeness(run) -> float:
 
 def trials_of(folder: str) -> list[list[dict]]:
     return [[trial["settings"] for trial in arm["trials"]] for arm in read_json(f"{folder}/tuning.json")["arms"]]
+
+
+def test_no_setting_of_an_arm_brings_test_data_into_a_trial(plan, tmp_path):
+    asked = plan(["FM"])
+    asked = replace(asked, arms=[replace(asked.arms[0], settings={"test_data": f"{tmp_path}/raw/test.csv"})])
+    (trial,) = trial_plan(asked, [{"learning_rate": 0.1}]).runs()
+    assert trial.experiment.params["test_data"] is None and trial.experiment.params["learning_rate"] == 0.1
 
 
 def test_every_arm_gets_the_same_trials_without_test_data_and_then_its_best(plan):
@@ -42,27 +50,37 @@ def test_every_arm_gets_the_same_trials_without_test_data_and_then_its_best(plan
 
 
 def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(plan):
-    asked, seen, again = plan(["FM", "LR"]), [], []
+    """With runs that are kept, as the folder keeps them."""
+    asked, known, most = plan(["FM"]), {}, 3
     space = Space({"learning_rate": (0.001, 0.01, 0.1), "batch_size": Range(32, 256)})
-    tune(asked, space, 3, "whole", pretended(closeness, seen))
+    tune(asked, space, 12, "whole", pretended(closeness, []))  # from the eleventh on, TPE follows what was measured
 
-    def killed(run):
-        if len(again) == 3:
-            again.append(run)
+    def measure(run):
+        if run.key not in known and len(known) == most:
             raise KeyboardInterrupt
-        return closeness(run)
+        return known.setdefault(run.key, closeness(run))
 
     with pytest.raises(KeyboardInterrupt):
-        tune(asked, space, 2, "ended", pretended(killed, again))
-    for journal in Path("ended/studies").glob("*.journal"):  # what a kill may leave in the middle of writing
-        journal.with_name(journal.name + ".lock").symlink_to(journal)
-        with journal.open("a") as file:
-            file.write('{"op_code":5,"wor')
-    tuned = tune(asked, space, 3, "ended", pretended(closeness, again))
-    assert trials_of("ended") == trials_of("whole")
-    assert len(again) == len(seen) + 2  # the round that was under way
-    before = len(again)
-    assert tune(asked, space, 3, "ended", pretended(closeness, again)).arms == tuned.arms and len(again) == before
+        tune(asked, space, 12, "ended", pretended(measure, []))
+    before, most = set(known), 12
+    tune(asked, space, 12, "ended", pretended(measure, []))
+    assert trials_of("ended") == trials_of("whole") and before < known.keys()
+
+
+def test_trials_of_other_data_do_not_count_and_failed_ones_can_be_tried_again(plan):
+    asked, space = plan(["FM"]), Space({"learning_rate": (0.05,)})
+
+    def valid_auc() -> float:
+        tune(asked, space, 1, "tuning", run_here("tuning"))
+        return read_json("tuning/tuning.json")["arms"][0]["trials"][0]["valid_auc"]
+
+    before = valid_auc()
+    valid = Path("raw/valid.csv")
+    valid.write_text("\n".join(valid.read_text().splitlines()[:100]) + "\n")
+    assert valid_auc() != before
+    with pytest.raises(UserError, match="all 1 trials of FM plain on shop failed; the last: killed"):
+        tune(asked, space, 1, "other", pretended(lambda run: "killed", []))
+    tune(asked, space, 1, "other", pretended(closeness, []))
 
 
 def test_failed_trials_count_and_an_arm_without_a_good_one_is_an_error(plan):

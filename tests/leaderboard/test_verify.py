@@ -7,7 +7,9 @@ import pytest
 from rich.console import Console
 
 from fuxictr_llm.errors import UserError
+from fuxictr_llm.files import digest_of_file
 from fuxictr_llm.leaderboard.published import PublishedRow, read_board
+from fuxictr_llm.leaderboard.results import Results
 from fuxictr_llm.leaderboard.verify import Verified, arm_of, flags_of, seeds_for, verify
 from fuxictr_llm.leaderboard.verify_table import to_markdown, to_screen
 from runs_here import run_here
@@ -134,14 +136,19 @@ def test_llactrs_board_asks_for_the_original_files():
         verify("llactr_gift", not_called, models=["DeepFM_LLaCTR"])
 
 
-def test_the_published_files_are_known_by_their_md5(configs, board):
-    edit(
-        configs / "dataset_config.yaml",
-        "    data_format: csv\n",
-        "    data_format: csv\n    md5: {train.csv: abc, test.csv: null}\n",
-    )
-    (row,) = verify("shop", run_here("verified"), models=["FM"], config=board)
-    assert row.data == "others than published: train.csv, valid.csv"
+@pytest.mark.parametrize(
+    ("digests", "told"),
+    [
+        ("{train.csv: abc, test.csv: null}", "others than published: train.csv, valid.csv"),
+        ("{train.csv: %s, valid.csv: null, test.csv: null}", "as published (md5), but no md5 is known of valid.csv, test.csv"),
+        ("{train.csv: null, valid.csv: null, test.csv: null}", "no md5 is published"),
+    ],
+)  # fmt: skip
+def test_the_published_files_are_known_by_their_md5(configs, board, digests, told):
+    digests = digests.replace("%s", digest_of_file("raw/train.csv", "md5"))
+    edit(configs / "dataset_config.yaml", "    data_format: csv\n", f"    data_format: csv\n    md5: {digests}\n")
+    (row,) = verify("shop", lambda plan: Results("verified", plan), models=["FM"], config=board)
+    assert row.data == told and row.verdict == "not run" and row.reason == "not finished"
 
 
 def test_an_unknown_model_names_the_nearest():
