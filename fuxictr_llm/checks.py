@@ -1,5 +1,6 @@
 """Values of config keys, checked against type hints: a wrong one is a line that names key, value and way out."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +33,11 @@ def check_value(key: str, value: Any, hint: Any) -> None:
         UserError: the value has the wrong type or is out of range.
     """
     try:
-        TypeAdapter(hint, config=STRICT).validate_python(value)
+        adapter = _adapter(hint)
+    except TypeError:  # Annotated with something that cannot be hashed
+        adapter = _adapter.__wrapped__(hint)
+    try:
+        adapter.validate_python(value)
     except ValidationError as error:
         problems = error.errors()
         first = problems[0]
@@ -41,6 +46,12 @@ def check_value(key: str, value: Any, hint: Any) -> None:
             parts = [part for part in first["loc"][1:] if isinstance(value, dict)]
             raise _wrong_value(key, value, " ".join([*map(repr, parts[:1]), first["msg"]])) from error
         raise _wrong_value(key, value, " or ".join({problem["msg"]: None for problem in problems})) from error
+
+
+@functools.cache
+def _adapter(hint: Any) -> TypeAdapter:
+    """Made once: a plan of many runs asks for the same hints over and over."""
+    return TypeAdapter(hint, config=STRICT)
 
 
 def check_gpu(gpu: int) -> None:
