@@ -30,7 +30,7 @@ class Seen:
     def __init__(self, anatomy: Anatomy, rows: int, project: Callable[[list[Tensor]], Tensor] | None = None):
         self.anatomy = anatomy
         self.rows = rows  # B
-        self.by_field: dict[str, Tensor] = {}
+        self.embedded: list[tuple[Any, Any]] = []  # what the embedding module gave, and what it was given; one a call
         self.tower_inputs: dict[str, list[Tensor]] = {}  # one a call, [B, width] each
         self.tower_weights: dict[str, Tensor] = {}  # [1, width] each
         self.named: Tensor | None = None  # [B, R], where the config names the module
@@ -41,7 +41,27 @@ class Seen:
         self.stack: Tensor | None = None  # the backbone's own [B, F, D] or [B, F * D]
         self.stack_version = 0
         self._project = project
+        self._by_field: dict[str, Tensor] | None = None
         self._embeddings: Tensor | None = None
+
+    @property
+    def by_field(self) -> dict[str, Tensor]:
+        """Field -> its embedding, `[B, width]`, from the first call that gave one; a sequence's mean over what is real.
+
+        Made when it is asked for: a backbone's own stack spares it.
+        """
+        if self._by_field is not None:
+            return self._by_field
+        found = self._by_field = {}
+        for output, columns in self.embedded:
+            for field, tensor in vectors_by_field(output, self.anatomy.fields).items():
+                if field not in found:
+                    tensor = _of_rows(tensor, self.rows)
+                    if tensor.dim() == 3:
+                        ids = _of_rows(columns[field], self.rows)
+                        tensor = _mean_over_real(tensor, ids, self.anatomy.padding[field])
+                    found[field] = tensor
+        return found
 
     @property
     def embeddings(self) -> Tensor:
@@ -138,15 +158,8 @@ class Taps:
             self.seen = None
 
     def on_embeddings(self, _module: nn.Module, args: tuple, output: Any) -> None:
-        if self.seen is None:
-            return
-        for field, tensor in vectors_by_field(output, self.anatomy.fields).items():
-            if field not in self.seen.by_field:
-                tensor = _of_rows(tensor, self.seen.rows)
-                if tensor.dim() == 3:
-                    ids = _of_rows(args[0][field], self.seen.rows)
-                    tensor = _mean_over_real(tensor, ids, self.anatomy.padding[field])
-                self.seen.by_field[field] = tensor
+        if self.seen is not None:  # copies, because some backbones put other things into these dicts afterwards
+            self.seen.embedded.append((_copied(output), _copied(args[0])))
 
     def on_stack(self, _module: FeatureEmbedding, _args: tuple, output: Tensor) -> None:
         # A compiler cannot ask for versions, and fuses the second stacking anyway.
@@ -231,6 +244,10 @@ def _logit_of(prediction: Tensor, calls: list[tuple[Tensor, Tensor]], model: Bas
 
 def _own_activation(model: BaseModel) -> Callable[[Tensor], Tensor]:
     return model.output_activation if isinstance(model.output_activation, nn.Identity) else torch.sigmoid
+
+
+def _copied(given: Any) -> Any:
+    return dict(given) if isinstance(given, Mapping) else given
 
 
 def _of_rows(tensor: Tensor, rows: int) -> Tensor:

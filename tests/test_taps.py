@@ -150,3 +150,16 @@ def test_embeddings_are_shown_as_they_were_where_a_backbone_changes_its_tensor_i
     expected = model.embedding_layer(model.get_inputs(batch)).detach()
     train(model, [batch])
     assert torch.equal(model.enhancement.shown, expected)
+
+
+def test_embeddings_are_shown_as_the_layer_gave_them_where_a_backbone_puts_others_into_its_dict():
+    class Replaces(find_backbone("DNN")):
+        def forward(self, inputs):
+            embedded = self.embedding_layer.embedding_layer(self.get_inputs(inputs))
+            embedded["user"] = 2 * embedded["user"]
+            return {"y_pred": self.output_activation(self.mlp(torch.cat([*embedded.values()], dim=-1)))}
+
+    model, (batch,) = build(enhance(Replaces, AllTaps), "DNN"), batches("DNN", 1)
+    assert model.enhancement.anatomy.stack is None
+    expected = model.embedding_layer.embedding_layer(model.get_inputs(batch))["user"]
+    assert torch.equal(model.watched(batch).embeddings[:, 0], expected)
