@@ -33,6 +33,7 @@ from fuxictr_llm.model_zoo.ELEC.head import VECTOR
 from fuxictr_llm.probes import AllTaps, Idle
 from fuxictr_llm.registry import find_backbone, find_method
 from fuxictr_llm.semantics.vector_file import write_field_vectors
+from fuxictr_llm.tasks import predictions_of
 
 VECTOR_WIDTH = 8  # of the stand-ins for a language model's vectors
 
@@ -253,9 +254,7 @@ def _predictions(model: BaseModel, case: TinyCase) -> Tensor:
     model.eval()
     seed_everything(3)
     with torch.no_grad():
-        outputs = [model.forward(batch) for batch in case.batches()]
-    keys = sorted(key for key in outputs[0] if key == "y_pred" or key.removesuffix("_pred") in case.feature_map.labels)
-    return torch.cat([torch.stack([output[key].flatten() for key in keys], dim=1) for output in outputs])
+        return torch.cat([predictions_of(model, model.forward(batch)) for batch in case.batches()])
 
 
 def _graph_break(model: BaseModel, case: TinyCase) -> str:

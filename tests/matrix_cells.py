@@ -23,6 +23,7 @@ from fuxictr_llm.model_zoo.ELEC.gain import gain_class
 from fuxictr_llm.model_zoo.ELEC.head import VECTOR
 from fuxictr_llm.registry import find_backbone, find_method
 from fuxictr_llm.semantics.vector_file import write_field_vectors
+from fuxictr_llm.tasks import predictions_of
 from support import AllTaps, Idle
 
 # Each of them switched off is an idle method.
@@ -125,7 +126,7 @@ def predictions(model: BaseModel, steps: list) -> torch.Tensor:
     """`[B, T]` of all rows, in evaluation mode."""
     model.eval()
     with torch.no_grad():
-        return torch.cat([_outputs(model.forward(batch), model.feature_map.labels) for batch in steps])
+        return torch.cat([predictions_of(model, model.forward(batch)) for batch in steps])
 
 
 def some_rows(batch, part: slice):
@@ -135,11 +136,6 @@ def some_rows(batch, part: slice):
     rows, items, mask = batch
     items = {name: column.view(len(mask), -1, *column.shape[1:])[part].flatten(0, 1) for name, column in items.items()}
     return some_rows(rows, part), items, mask[part]
-
-
-def _outputs(returned: Mapping, labels: list[str]) -> torch.Tensor:
-    single = "y_pred" in returned
-    return returned["y_pred"] if single else torch.cat([returned[f"{label}_pred"] for label in labels], dim=-1)
 
 
 def _with_vectors(batch):
