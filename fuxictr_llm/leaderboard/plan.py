@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import StrictBool
 
+from fuxictr_llm import registry
 from fuxictr_llm.checkout import use_checkout
 from fuxictr_llm.checks import check_value
 from fuxictr_llm.config import Experiment, load_experiment
@@ -176,6 +177,7 @@ class Plan:
             common = {k: v for k, v in self.overrides.items() if k in keys or k in GENERAL or k not in of_any}
             overrides = {**common, **arm.settings}
             experiment = self._resolved(arm, overrides) if overrides else base
+            _refuse_disguise(arm, experiment.params)
             # A placebo is drawn anew for each seed, so that no lucky draw decides.
             redrawn = arm.control and "control_seed" in keys and "control_seed" not in overrides
             for seed in self.seeds or (base.params["seed"],):
@@ -201,6 +203,17 @@ def seeds_of(given: int | Sequence[int]) -> list[int]:
     if given < 1:
         raise UserError(f"--seeds {given} is no number of seeds; for a single seed give --seed")
     return list(range(1, given + 1))
+
+
+def _refuse_disguise(arm: Arm, params: Mapping[str, Any]) -> None:
+    """A placebo is called one, and by its own name: verdicts rest on what arms are called."""
+    declared = registry.find_method(params["method"]).model_cls.controls if params["method"] else {}
+    for name, settings in declared.items():
+        is_that = all(params.get(key) == value for key, value in settings.items())
+        if is_that != (name == arm.control):
+            told = ", ".join(f"{key}: {params.get(key)}" for key in settings)
+            does = "makes it the control" if is_that else "is not the control"
+            raise UserError(f"{arm}: {told} {does} {name!r}; leave it out, and have controls run with --controls")
 
 
 def _refuse_two_builds(runs: Iterable[PlannedRun]) -> None:

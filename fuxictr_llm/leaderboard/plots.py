@@ -139,7 +139,8 @@ def gain_by_frequency(dataset: str, rows: Sequence[Row], runs: Runs, colours: Ma
     gains: OnSlices = {}
     for position, (name, of) in enumerate(slices.items()):
         if of["rows"] >= FEWEST_ROWS:
-            gains |= {(position, method): found for method, found in _gains_on_slice(rows, runs, name).items()}
+            found = _gains_on_slice(rows, runs, facts["by"], name)
+            gains |= {(position, method): of_method for method, of_method in found.items()}
     if not gains:
         return None
     figure, (axis,) = new_figure(WIDTH, 4.2)
@@ -171,9 +172,10 @@ def gain_by_frequency(dataset: str, rows: Sequence[Row], runs: Runs, colours: Ma
 OnSlices = dict[tuple[int, str], tuple[Gain, list[Gain]]]
 
 
-def _gains_on_slice(rows: Sequence[Row], runs: Runs, name: str) -> dict[str, tuple[Gain, list[Gain]]]:
+def _gains_on_slice(rows: Sequence[Row], runs: Runs, by: str, name: str) -> dict[str, tuple[Gain, list[Gain]]]:
     def aucs(of: Mapping[int, RunResult]) -> dict[int, float]:
-        found = {seed: (run.slices or {}).get("slices", {}).get(name, {}).get("AUC") for seed, run in of.items()}
+        same = {seed: run.slices["slices"] for seed, run in of.items() if run.slices and run.slices["by"] == by}
+        found = {seed: slices.get(name, {}).get("AUC") for seed, slices in same.items()}
         return {seed: value for seed, value in found.items() if value is not None}
 
     found = {}

@@ -91,6 +91,10 @@ def test_without_seeds_each_arm_has_that_of_its_config(configs):
         ({"epoch": 3}, "FM plain on shop: unknown config key 'epoch'"),
         ({"lambda_fre": 0.1}, "FM plain on shop: unknown config key 'lambda_fre'"),
         ({"epochs": "many"}, "FM plain on shop: config key 'epochs' is 'many'"),
+        (
+            {"methods": ["plain", "LLaCTR"], "field_vectors": "random"},
+            "FM LLaCTR on shop: field_vectors: random makes it the control 'random'; leave it out",
+        ),
         ({"seed": 3}, "seed cannot be changed with --set; give --seeds"),
         ({"seeds": [-1]}, "config key 'seed' is -1 (int): input should be greater than or equal to 0"),
     ],
@@ -117,6 +121,7 @@ def test_what_is_unknown_or_given_twice_is_an_error(plan, changes, message):
         ("backbone: FM", "backbones: FM", "unknown key 'backbones' in an arm of 'plan.yaml'"),
         ("alpha: 0.5", "alpa: 0.5", "FM ELEC noise on shop: unknown config key 'alpa'"),
         ("arms:", "arms:\n- {backbone: DeepFM, dataset: shop}", "arm 'DeepFM plain on shop' is given twice"),
+        ("alpha: 0.5", "h: llm", "FM ELEC noise on shop: h: llm is not the control 'noise'; leave it out"),
         ("alpha: 0.5", "seed: 5", "FM ELEC noise on shop: seed is no setting of an arm"),
         ("alpha: 0.5", "min_categr_count: 5", "would build 'shop' from another min_categr_count each"),
         ("alpha: 0.5", "prepare_split: time", "would build 'shop' from another prepare_split each"),

@@ -83,6 +83,7 @@ def test_gains_on_slices_are_means_over_backbones_and_few_rows_are_not_drawn():
     results = results_of(["FM", "DNN"])
     results += runs(None, None, BASE, "LR", slices=None) + runs("ELEC", None, shifted(BASE, 0.1), "LR", slices=None)
     results += runs(None, None, BASE, "FFM") + runs("ELEC", None, BASE, "FFM", slices=slices(0.9) | {"slices": {}})
+    results += runs(None, None, BASE, "DCN") + runs("ELEC", None, BASE, "DCN", slices=slices(0.9) | {"by": "user_id"})
     (axis,) = figures(summarize(results), results)["frequency_shop"].axes
     big = [line for line in markers(axis) if line.get_markersize() == 7]
     assert len(big) == 3 * 2  # three slices, two methods; 40 rows are too few
