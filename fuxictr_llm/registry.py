@@ -121,7 +121,9 @@ def find_own_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> t
     """
     if name not in _backbones:
         if name not in _zoo_modules("backbones", packages=False):
-            raise unknown("backbone", name, [*backbone_names(), *also], where)
+            error = unknown("backbone", name, [*backbone_names(), *also], where)
+            more = "" if current_checkout() else "; --zoo DIR adds the models of a FuxiCTR checkout"
+            raise UserError(f"{error}{more}")
         module = importlib.import_module(f"{ZOO}.backbones.{name}")
         register_backbone(getattr(module, name))
     return _backbones[name]
