@@ -4,6 +4,7 @@ import contextlib
 import logging
 import platform
 import resource
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -110,7 +111,7 @@ def peak_memory() -> dict[str, float]:
 
 
 def command() -> str:
-    """As it was typed, for the run record."""
+    """As it can be typed again, for records."""
     script, *args = sys.argv
     is_ours = Path(script).parts[-2:] == ("fuxictr_llm", "__main__.py")  # python -m fuxictr_llm
-    return " ".join(["python", *(["-m", "fuxictr_llm"] if is_ours else [script]), *args])
+    return shlex.join(["python", *(["-m", "fuxictr_llm"] if is_ours else [script]), *args])

@@ -2,8 +2,6 @@
 
 import argparse
 import os
-import shlex
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,9 +116,10 @@ def write_tables(results: "Results", facts: Mapping[str, str] | None = None) -> 
     """
     from fuxictr_llm.leaderboard.evidence import summarize
     from fuxictr_llm.leaderboard.tables import write_all
+    from fuxictr_llm.run_record import command
 
     finished, failures, plan = results.finished(), results.failures(), results.plan
-    made = {"command": f"python -m fuxictr_llm {shlex.join(sys.argv[1:])}", "plan": plan.sha256, **(facts or {})}
+    made = {"command": command(), "plan": plan.sha256, **(facts or {})}
     return write_all(results.folder, summarize(finished, failures, plan.runs()), finished, failures, made)
 
 
