@@ -1,6 +1,7 @@
 """Networks that are trained on the way to a run's own, a teacher say: kept in the cache, found by what went in."""
 
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,16 +122,15 @@ def find_or_train(
         "version": VERSION,
     }
     with run.stages(f"train {name}") as stage:
-        found = store.find(KIND, identity, FILE)
-        if found:
-            stage["cached"] = True
-        else:
-            found = store.find_or_make(
-                KIND, identity, FILE, lambda: _train(run, build(), identity, (change, keep), slices)
-            )
-            epochs = found[1]["epochs"]
-            stage |= {"epochs": epochs, "rows": found[1]["rows"] * epochs}
-        path, manifest = found
+        here = []  # or in another process, which is waited for
+
+        def make() -> tuple[Path, dict[str, Any]]:
+            here.append(True)
+            return _train(run, build(), identity, (change, keep), slices)
+
+        path, manifest = store.find_or_make(KIND, identity, FILE, make)
+        done = {"epochs": manifest["epochs"], "rows": manifest["rows"] * manifest["epochs"]}
+        stage |= done if here else {"cached": True, "made_in": manifest.get("seconds")}
         model = build()
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     facts = {key: value for key, value in manifest.items() if key not in ("made_from", "sha256")}
@@ -152,7 +152,7 @@ def _train(
     seen: tuple[Callable[[Batch], Batch], Callable[[Batch], Tensor] | None],
     slices: FrequencySlices | None,
 ) -> tuple[Path, dict[str, Any]]:
-    (change, keep), params = seen, run.params
+    (change, keep), params, started = seen, run.params, time.perf_counter()
     train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
     with tempfile.TemporaryDirectory(dir=writable_dir(cache_dir(), OTHER_CACHE), prefix=".training.") as folder:
         model.checkpoint = str(Path(folder) / FILE)
@@ -160,6 +160,7 @@ def _train(
     facts = {"rows": train_rows.num_samples, "epochs": model._epoch_index + 1, "best_epoch": best_epoch}
     del train_rows
     facts |= measure(run, model, valid_rows, change, slices)
+    facts["seconds"] = round(time.perf_counter() - started, 3)
     return store.save(KIND, identity, FILE, lambda path: model.save_weights(str(path)), facts)
 
 

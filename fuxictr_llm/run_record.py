@@ -7,7 +7,7 @@ import resource
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,11 @@ class Stages:
 
     @contextlib.contextmanager
     def __call__(self, name: str, **facts: Any) -> Iterator[dict[str, Any]]:
-        """Time the block as the stage `name`. Yields its facts: set `rows` there to get rows per second."""
+        """Time the block as the stage `name`. Yields its facts: set `rows` there to get rows per second.
+
+        What was found done is `cached`. Where some was, `made_in` are the seconds that all of it took, whenever that
+        was (None: not known).
+        """
         start = time.perf_counter()
         yield facts
         facts["seconds"] = round(time.perf_counter() - start, 3)
@@ -43,6 +47,17 @@ class Stages:
 
     def __str__(self) -> str:
         return ", ".join(f"{name} {_told(facts)}" for name, facts in self.done.items())
+
+
+def seconds_of(stage: Mapping[str, Any]) -> float | None:
+    """How long a stage's work took, also where runs before did it, or part of it; None where that is not known."""
+    return stage.get("made_in", None if stage.get("cached") else stage["seconds"])
+
+
+def total(seconds: Iterable[float | None]) -> float | None:
+    """The sum; None where one is not known."""
+    seconds = list(seconds)
+    return None if None in seconds else round(sum(seconds), 3)
 
 
 def _told(facts: Mapping[str, Any]) -> str:

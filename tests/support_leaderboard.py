@@ -24,7 +24,10 @@ def made_up_record(experiment, **changes):
     metrics = {"AUC": auc, "logloss": 0.6}
     stages = {"train": {"seconds": 2.0, "rows": 900, "epochs": 1}, "test": {"seconds": 0.5, "rows": 150}}
     if params["method"]:
-        stages = {"tune": {"seconds": 7.0} if params["seed"] == 1 else {"cached": True, "seconds": 0.0}, **stages}
+        stages = {
+            "tune": {"seconds": 7.0} if params["seed"] == 1 else {"cached": True, "seconds": 0.0, "made_in": 7.0},
+            **stages,
+        }
     digests = {split: [digest_of_file(params[f"{split}_data"])] for split in ("train", "valid", "test")}
     return {
         "config": params,

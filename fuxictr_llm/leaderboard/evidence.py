@@ -35,8 +35,8 @@ class Row:
         over_plain: None for a plain row, and where it and the plain row have no seed in common.
         over_controls: of a method's row, each control that the method declares -> the gain over it; None where there
             is no seed in common.
-        seconds: `train` and `test` are medians over seeds; `language_model` is the most of any seed, as what one seed
-            has asked a language model for is there for the next. Stages that ran beside others took longer.
+        seconds: `train`, `test` and `language_model`, medians over the seeds of which they are known. Stages that ran
+            beside others took longer.
         parameters: trainable ones of `backbone` and `method`.
         inference_ratio: seconds a test row, as a multiple of the plain backbone's; medians over seeds.
         verdict: one of VERDICTS; empty in rows of plain backbones and of controls.
@@ -176,7 +176,7 @@ def _measured(row: Row, runs: BySeed, plain: BySeed, controls: Mapping[str, BySe
         valid=_spreads(runs, "valid"),
         over_plain=compare(aucs, aucs_of(plain)) if row.method else None,
         over_controls={name: compare(aucs, aucs_of(of)) for name, of in controls.items()},
-        seconds={stage: max(of) if stage == "language_model" else median(of) for stage, of in stages.items() if of},
+        seconds={stage: median(of) for stage, of in stages.items() if of},
         parameters=next((run.parameters for run in runs.values()), {}),
         inference_ratio=own / others if own and others else None,
     )

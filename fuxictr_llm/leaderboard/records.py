@@ -21,6 +21,7 @@ Count = Annotated[int, Field(ge=0)]
 
 class Stage(TypedDict, total=False):
     seconds: Required[float]
+    made_in: float | None
     rows: Count
 
 

@@ -225,7 +225,8 @@ def _notes(rows: Sequence[Row], results: Iterable[RunResult]) -> list[str]:
         "Over all backbones: the AUC is averaged over the backbones at each seed, and then compared as above. This "
         "sees smaller gains than the single rows do; its interval is not corrected, and no verdict rests on it.",
         "relative AUC is AUC / AUC of plain - 1; RelaImpr is (AUC - 0.5) / (AUC of plain - 0.5) - 1.",
-        "Training seconds are medians over the seeds; language-model seconds were spent once for all seeds. Inference "
+        "Seconds are medians over the seeds. Those of the language model were spent once, for all seeds and backbones, "
+        "and so were those of a gain network, for the arms that share it. Inference "
         "is the time of a test row as a multiple of plain's. Runs side by side slow each other down: times are rough.",
     ]
 

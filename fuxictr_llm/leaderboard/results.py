@@ -19,7 +19,7 @@ from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import digest_of, explain_write_errors, read_json, replacing, write_json
 from fuxictr_llm.leaderboard.plan import Arm, Plan, PlannedRun, key_of
 from fuxictr_llm.leaderboard.records import OURS, digests_now, failure_problem, record_problem
-from fuxictr_llm.leaderboard.seconds import Seconds
+from fuxictr_llm.leaderboard.seconds import seconds_by_kind
 from fuxictr_llm.run_record import versions
 from fuxictr_llm.sources import sources_of
 
@@ -34,8 +34,8 @@ class RunResult:
         key: digest of what it computed.
         metrics: `valid` and `test` -> metric -> value; test is empty where the data has none.
         slices: test metrics by item frequency, as in the run record.
-        seconds: `train` (all networks of the run), `test`, and `language_model`: as long as it took the run of this
-            folder that had to ask it (0 where nothing is asked); absent where none had to: the answers were there.
+        seconds: `train` (all networks of the run), `test`, and `language_model` (0 where nothing is asked), also of
+            work that the run found done; absent where they are not known.
         rows: of each split, as far as they are known.
         parameters: trainable ones of `backbone` and `method`.
         record: the whole run record.
@@ -108,9 +108,8 @@ class Results:
 
     def finished(self) -> list[RunResult]:
         """The runs that are done, in the plan's order; one experiment counts for every arm that names it."""
-        runs = [run for run in self.plan.runs() if self.record_of(run)]
-        seconds = Seconds([(run, self.record_of(run)) for run in runs])
-        return [_result(run, self.record_of(run), seconds) for run in runs]
+        found = [(run, self.record_of(run)) for run in self.plan.runs()]
+        return [_result(run, record) for run, record in found if record]
 
     def failures(self) -> list[Failure]:
         """The runs that failed and would do so again, in the plan's order."""
@@ -218,7 +217,7 @@ class Results:
         return self.data_of(run) in (None, record["data"]["sha256"]) and record.get("sources", now) == now
 
 
-def _result(run: PlannedRun, record: dict[str, Any], seconds: Seconds) -> RunResult:
+def _result(run: PlannedRun, record: dict[str, Any]) -> RunResult:
     stages = record["stages"]
     rows = dict(record["data"].get("rows") or {})
     rows |= {"test": stages["test"]["rows"]} if "rows" in stages.get("test", {}) else {}
@@ -228,7 +227,7 @@ def _result(run: PlannedRun, record: dict[str, Any], seconds: Seconds) -> RunRes
         key=run.key,
         metrics=record["metrics"],
         slices=record.get("slices"),
-        seconds=seconds.of(run, record),
+        seconds=seconds_by_kind(stages),
         rows=rows,
         parameters=record["parameters"],
         record=record,

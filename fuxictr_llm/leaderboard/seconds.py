@@ -1,51 +1,29 @@
 """How long the parts of a run took: training, testing, and what a language model was asked."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from fuxictr_llm.leaderboard.plan import PlannedRun
+from fuxictr_llm.run_record import seconds_of, total
 
 # Stages that neither train nor test a network, nor have to do with a language model.
 OF_DATA = ("prepare data", "build data")
+KINDS = ("train", "test", "language_model")
 
 
-class Seconds:
-    """How long stages took, as the run measured them that had to do the work; others found it done."""
+def seconds_by_kind(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds of each of KINDS, also of work that the run found done; what is not known is left out.
 
-    def __init__(self, runs: Iterable[tuple[PlannedRun, Mapping[str, Any]]]):
-        self._measured: dict[tuple, float] = {}
-        for run, record in runs:
-            for name, facts in record["stages"].items():
-                for key in () if facts.get("cached") else self._keys(run, name):
-                    self._measured[key] = max(self._measured.get(key, 0.0), facts["seconds"])
-
-    def of(self, run: PlannedRun, record: Mapping[str, Any]) -> dict[str, float]:
-        """Seconds by kind of work."""
-        stages = record["stages"]
-        found = {"train": stages["train"]["seconds"]}
-        for name, facts in stages.items():
-            if name.startswith("train "):  # a network on the way to the run's own
-                others = (self._measured[key] for key in self._keys(run, name) if key in self._measured)
-                found["train"] += next(others, 0.0) if facts.get("cached") else facts["seconds"]
-        if "test" in stages:
-            found["test"] = stages["test"]["seconds"]
-        asked = [self._keys(run, name)[0] for name in stages if _kind(name) == "language_model"]
-        if not asked:
-            found["language_model"] = 0.0
-        elif all(key in self._measured for key in asked):
-            of_model = [value for key, value in self._measured.items() if key[0] == run.language_model]
-            found["language_model"] = round(sum(of_model), 3)
-        return found
-
-    def _keys(self, run: PlannedRun, stage: str) -> list[tuple]:
-        """Which runs share the stage, the most alike first."""
-        if _kind(stage) == "language_model":
-            return [(run.language_model, stage)]
-        # Some networks are of all backbones: ELEC's text head.
-        return [(run.arm.dataset, backbone, run.seed, stage) for backbone in (run.arm.backbone, None)]
+    `train` is of all networks that the run needs, `language_model` 0 where none was asked.
+    """
+    kinds: dict[str, list[float | None]] = {kind: [] for kind in KINDS}
+    for name, facts in stages.items():
+        if name not in OF_DATA:
+            kinds[_kind(name)].append(seconds_of(facts))
+    if "test" not in stages:
+        del kinds["test"]
+    found = {kind: total(each) for kind, each in kinds.items()}
+    return {kind: seconds for kind, seconds in found.items() if seconds is not None}
 
 
 def _kind(stage: str) -> str:
-    if stage in OF_DATA:
-        return "data"
     return "train" if stage.partition(" ")[0] == "train" else "test" if stage == "test" else "language_model"

@@ -7,6 +7,7 @@ Shape symbols: `n` rows, `U` units of text of a row.
 
 import logging
 import shutil
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -173,9 +174,11 @@ def _tune(
     from fuxictr_llm.semantics.click_model import learn_clicks
     from fuxictr_llm.semantics.language_model import load_language_model
 
+    started = time.perf_counter()
     model = load_language_model(folder, config.dtype_on(gpu), pooling_of(config), gpu)
     checkpoints = store.entry_dir(CHECKPOINTS, made_from)
     facts = learn_clicks(model, train, valid, config, checkpoints)
+    facts["seconds"] = round(time.perf_counter() - started, 3)
 
     def write(path: Path) -> None:
         adapter.save_adapter(model.model, path, config.language_model)

@@ -111,8 +111,8 @@ def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatal
             if found is None:
                 return _compute(config, run, folder, catalog, prompts, made_from)
     logging.info("Field vectors of %s are cached: %s", config.language_model, found[0])
-    for stage in ("tune", "encode"):
-        with run.stages(stage, cached=True):
+    for stage, seconds in (found[1].get("seconds") or {"encode": None}).items():
+        with run.stages(stage, cached=True, made_in=seconds):
             pass
     return found
 
@@ -164,6 +164,8 @@ def _compute(
             stage["rows"] = facts["ssft"]["prompts"] * facts["ssft"]["epochs"]
     with run.stages("encode", rows=len(catalog.fields)):
         vectors = _field_vectors(model, catalog, config)
+    asked = ("load language model", "tune", "encode")
+    facts["seconds"] = {name: run.stages.done[name]["seconds"] for name in asked if name in run.stages.done}
 
     def save() -> tuple[Path, dict[str, Any]]:
         return store.save(

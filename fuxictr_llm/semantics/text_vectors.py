@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from fuxictr_llm.files import digest_of, digest_of_file
+from fuxictr_llm.run_record import total
 from fuxictr_llm.semantics.given_vectors import given_stores
 from fuxictr_llm.semantics.model_folder import digest_of_model, find_language_model
 from fuxictr_llm.semantics.ray_map import ray_map
@@ -38,6 +39,7 @@ class TextEncoder:
     Attributes:
         settings: all that decides about a text's vector, besides the text.
         encoded: how many texts were not in the store.
+        seconds: of each store that was asked for, how long its making took; None: not known.
 
     Raises:
         UserError: there is no such language model.
@@ -54,6 +56,7 @@ class TextEncoder:
         if adapter:
             self.settings["adapter_sha256"] = digest_of({path.name: digest_of_file(path) for path in adapter.iterdir()})
         self.encoded = 0
+        self.seconds: list[float | None] = []
         self._model: Any = None
 
     def __call__(self, values: Sequence[str], head: str = "") -> np.ndarray:
@@ -87,6 +90,7 @@ class TextEncoder:
         if count := self.encoded - before:
             seconds = time.perf_counter() - started
             logging.info("Encoded %d texts in %.1f s (%.1f texts/s)", count, seconds, count / seconds)
+        self.seconds.append(found.seconds)
         return found
 
     def _shared_out(self, write: Callable[[int], Shard], numbers: Iterable[int]) -> Iterator[Shard]:
@@ -150,6 +154,7 @@ def unit_vectors(
             dataset_id = run.params["dataset_id"]
             stores = [encoder.store_of(unit, unit=unit.name, data_set=dataset_id) for unit in index.units]
             stage |= {"rows": encoder.encoded} if encoder.encoded else {"cached": True}
+        stage["made_in"] = total(found.seconds for found in stores)
     run.notes["text_vectors"] = {
         unit.name: {"path": str(found.folder), "texts": found.rows, "dim": found.dim, "sha256": found.sha256}
         for unit, found in zip(index.units, stores, strict=True)

@@ -16,6 +16,7 @@ from sklearn.decomposition import PCA
 
 from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.files import digest_of
+from fuxictr_llm.run_record import total
 from fuxictr_llm.semantics import controls, store
 from fuxictr_llm.semantics.catalog import load_catalog
 from fuxictr_llm.semantics.text_vectors import TextEncoder
@@ -131,6 +132,7 @@ def make_value_vectors(
             files[name] = {"path": str(path), **facts, "oov_idx": column.oov_idx}
             logging.info("Vectors of the %d values of %r: %s", facts["values"], name, path)
         stage |= {"rows": encoder.encoded} if encoder.encoded else {"cached": True}
+        stage["made_in"] = total(of.get("seconds") for of in files.values())
     run.notes["value_vectors"] = {
         "source": config.field_vectors,
         "texts": TEXTS,
@@ -208,7 +210,7 @@ def _file(
             placed = {"random": controls.random_like, "shuffled": controls.shuffled}[config.field_vectors]
             vectors = placed(torch.from_numpy(vectors), config.control_seed).numpy()
         keys = np.array(column.keys)[known]
-        facts = {"values": len(keys), "dim": vectors.shape[1], **facts}
+        facts = {"values": len(keys), "dim": vectors.shape[1], "seconds": encoder.seconds[-1], **facts}
         write = {"npz": _write_npz, "h5": _write_h5}[file_format]
         return store.save(KIND, made_from, file_name, lambda path: write(path, keys, vectors), facts)
 

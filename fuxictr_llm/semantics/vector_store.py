@@ -6,6 +6,7 @@ the shards `vectors-00000.npy`, ... Memory is asked for by what is looked up, no
 
 import io
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -79,6 +80,11 @@ class VectorStore:
     @property
     def dim(self) -> int:
         return self.manifest["dim"]
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the making took; None: not known."""
+        return self.manifest.get("seconds")
 
     @property
     def sha256(self) -> str:
@@ -157,8 +163,11 @@ def _write(
     whole = {name: digest for name, digest in (known.get("shards") or {}).items() if name not in names}
     manifest = {**plan, "dim": known.get("dim", 0) if whole else 0, "shards": whole}
     write_json(writer.folder / MANIFEST, manifest)
+    before, started = known.get("seconds") if whole else 0.0, time.perf_counter()
     for shard in over(writer, missing):
         manifest["dim"], manifest["shards"][shard.name] = shard.dim, shard.sha256
+        if before is not None:
+            manifest["seconds"] = round(before + time.perf_counter() - started, 3)
         write_json(writer.folder / MANIFEST, manifest)
 
 

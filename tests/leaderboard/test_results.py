@@ -15,7 +15,7 @@ from fuxictr_llm.leaderboard.live import Display, best_so_far, told
 from fuxictr_llm.leaderboard.plan import Arm, Plan
 from fuxictr_llm.leaderboard.results import Results
 from fuxictr_llm.leaderboard.schedule import Queue
-from fuxictr_llm.leaderboard.seconds import Seconds
+from fuxictr_llm.leaderboard.seconds import seconds_by_kind
 from support import edit
 from support_leaderboard import write_record
 
@@ -157,28 +157,17 @@ def test_one_experiment_under_two_names_is_run_once_and_counts_for_both(configs,
     assert [result.arm.backbone for result in results.finished()] == ["FM", "Twin"]
 
 
-def test_a_language_models_seconds_are_those_of_the_run_that_asked_it(plan):
-    results = Results("board", plan(["FM"], ["plain", "LLaCTR"], controls=True))
-    later = [run for run in results.plan.runs() if run.seed == 2]
-    done(results, later)
-    assert ["language_model" in result.seconds for result in results.finished()] == [True, False, False, False]
-    done(results, results.plan.runs())
-    assert [result.seconds["language_model"] for result in results.finished()] == [0.0] * 2 + [7.0] * 6
-
-
-def test_a_networks_seconds_are_the_runs_own_or_of_the_run_that_trained_it(plan):
-    runs = plan(["FM", "LR"], ["plain", "ELEC"], seeds=[1], controls=True).runs()
-    own = {"FM ELEC": 5.0, "FM ELEC noise": 9.0}
-
-    def record(run):
-        name = f"{run.arm.backbone} {run.arm.label}"
-        network = {"seconds": own[name]} if name in own else {"seconds": 0.1, "cached": True}
-        return {"stages": {"train": {"seconds": 2.0}, **({"train text": network} if run.arm.method else {})}}
-
-    seconds = Seconds([(run, record(run)) for run in runs])
-    train = {f"{run.arm.backbone} {run.arm.label}": seconds.of(run, record(run))["train"] for run in runs}
-    assert train["FM ELEC"] == 7.0 and train["FM ELEC noise"] == 11.0 and train["FM plain"] == 2.0
-    assert train["LR ELEC"] == 11.0  # the text head is of all backbones
+def test_seconds_are_by_kind_of_work_and_those_of_the_work_whenever_it_was_done():
+    stages = {"prepare data": {"seconds": 50.0}, "encode": {"seconds": 0.1, "cached": True, "made_in": 7.0}}
+    stages |= {"texts": {"seconds": 1.0}, "train gain": {"seconds": 0.2, "cached": True, "made_in": 3.0}}
+    stages |= {"train": {"seconds": 2.0}, "test": {"seconds": 0.5}}
+    assert seconds_by_kind(stages) == {"train": 5.0, "test": 0.5, "language_model": 8.0}
+    partly = {"encode": {"seconds": 2.0, "rows": 10, "made_in": 9.0}, "train": {"seconds": 2.0}}
+    assert seconds_by_kind(partly) == {"train": 2.0, "language_model": 9.0}
+    assert seconds_by_kind({"train": {"seconds": 2.0}}) == {"train": 2.0, "language_model": 0.0}
+    stages["train gain"].pop("made_in")
+    stages["encode"]["made_in"] = None
+    assert seconds_by_kind(stages) == {"test": 0.5}
 
 
 def test_the_first_of_each_language_model_work_goes_first_and_others_wait_for_it(plan):

@@ -14,6 +14,7 @@ from fuxictr_llm.exporting import export_run
 from fuxictr_llm.files import cache_dir
 from fuxictr_llm.model_zoo.ELEC import ELEC
 from fuxictr_llm.registry import find_backbone
+from fuxictr_llm.run_record import seconds_of
 from fuxictr_llm.semantics.model_folder import digest_of_model
 from support import edit
 from support_zoo import NET
@@ -50,7 +51,9 @@ def test_a_run_reports_its_networks_and_serves_the_plain_backbone(run, name):
         assert facts["slices"]["by"] == "color" and sum(s["rows"] for s in facts["slices"]["slices"].values()) == 150
     again = run(f"{name}_ELEC_shop").record
     assert again["metrics"] == record["metrics"] and again["networks"] == record["networks"]
-    assert all(again["stages"][stage].get("cached") for stage in ("encode", "train text", "train gain"))
+    for stage in ("encode", "train text", "train gain"):
+        found, made = again["stages"][stage], record["stages"][stage]
+        assert found["cached"] and 0 < seconds_of(found) <= seconds_of(made) + 0.001
 
 
 @every_backbone

@@ -14,6 +14,7 @@ from fuxictr_llm.__main__ import main
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.experiment import prepare_run
+from fuxictr_llm.run_record import seconds_of
 from fuxictr_llm.semantics import controls
 from fuxictr_llm.semantics.vector_file import read_field_vectors
 from support import as_arguments
@@ -40,7 +41,10 @@ def test_placebos_are_made_of_the_tuned_vectors_and_repeatable(vectors_of):
     assert not torch.allclose(random.matrix, tuned.matrix)
     rows = [int((row == tuned.matrix).all(dim=1).nonzero()) for row in shuffled.matrix]
     assert sorted(rows) == [0, 1, 2, 3] and all(row != field for field, row in enumerate(rows))
-    assert random.stages["tune"]["cached"] and shuffled.notes["source"] == "shuffled"
+    assert random.stages["tune"]["cached"] and all(
+        seconds_of(random.stages[stage]) == tuned.stages[stage]["seconds"] > 0 for stage in ("tune", "encode")
+    )
+    assert shuffled.notes["source"] == "shuffled"
     for source, first in (("random", random), ("shuffled", shuffled)):
         assert torch.equal(vectors_of(field_vectors=source).matrix, first.matrix)
     assert not torch.equal(vectors_of(field_vectors="random", control_seed=1).matrix, random.matrix)

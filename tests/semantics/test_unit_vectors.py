@@ -61,6 +61,7 @@ def test_stages_and_notes_say_what_was_done(shop):
     assert notes["user"] == {"path": str(stores[0].folder), "texts": 6, "dim": 16, "sha256": stores[0].sha256}
     again, _, _ = shop()
     assert again.stages.done["encode"]["cached"] and again.notes == run.notes
+    assert again.stages.done["encode"]["made_in"] == run.stages.done["encode"]["made_in"] > 0
     other, _, _ = shop(llm_max_text_tokens=3)
     assert other.stages.done["encode"]["rows"] and other.notes != run.notes
 

@@ -16,6 +16,7 @@ from fuxictr_llm.experiment import build_model, prepare_data, run_experiment
 from fuxictr_llm.semantics.language_model import LanguageModel, load_language_model
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig
 from fuxictr_llm.semantics.value_vectors import make_value_vectors, shaped
+from fuxictr_llm.semantics.vector_store import VectorStore
 from support import as_arguments, edit, embedding_of, vocabulary
 
 RESERVED = {"__PAD__", "__OOV__"}
@@ -206,6 +207,9 @@ def test_a_damaged_file_is_made_anew(prepared, caplog):
     run = prepared({"color": {}})
     assert "is damaged: it is computed anew" in caplog.text and path.read_bytes() == whole
     assert run.stages.done["encode values"]["cached"]  # the language model's own vectors were whole
+    assert (
+        run.stages.done["encode values"]["made_in"] == VectorStore(next(Path("cache/text_vectors").iterdir())).seconds
+    )
     shutil.rmtree(path.parent)
     (shard,) = Path("cache/text_vectors").glob("*/*.npy")
     shard.write_bytes(b"garbage")

@@ -48,7 +48,7 @@ def test_rows_come_back_in_any_order_and_as_often_as_asked(written):
     assert written.asked == [(0, 4), (4, 8), (8, 11)] and torch.equal(
         written().gather(positions), store.gather(positions)
     )
-    assert written.asked == []
+    assert written.asked == [] and written().seconds == store.seconds > 0
     for wrong in (-1, 11):
         with pytest.raises(IndexError):
             store.gather(torch.tensor([0, wrong]))
@@ -74,8 +74,9 @@ def test_a_kill_loses_one_shard_and_leaves_nothing_half(written, caplog):
     (folder / ".vectors-00002.npy.1.tmp").write_bytes(b"half")
     with pytest.raises(UserError, match="are not whole: vectors-00002.npy is missing"):
         VectorStore(folder)
+    (before,) = (json.loads(path.read_text())["seconds"] for path in folder.glob("manifest.json"))
     store = written()
-    assert written.asked == [(8, 11)] and caplog.text == ""
+    assert written.asked == [(8, 11)] and caplog.text == "" and store.seconds >= before >= 0
     assert sorted(path.name for path in folder.iterdir()) == [
         "manifest.json",
         *(f"vectors-0000{i}.npy" for i in range(3)),
