@@ -29,6 +29,7 @@ from fuxictr_llm.leaderboard.plot_parts import (
 )
 from fuxictr_llm.leaderboard.results import RunResult
 from fuxictr_llm.pictures import GREY
+from fuxictr_llm.run_record import total
 
 FEWEST_ROWS = 100  # of a slice: the AUC of fewer rows is noise that would set the scale of all
 WIDTH = 7.5
@@ -99,7 +100,7 @@ def auc_by_cost(dataset: str, rows: Sequence[Row], colours: Mapping[str, str]) -
     points = {
         (row.backbone, row.method): (_cost(row), row.test["AUC"].mean)
         for row in rows
-        if not row.control and "AUC" in row.test and _cost(row) > 0
+        if not row.control and "AUC" in row.test and _cost(row)
     }
     if not points:
         return None
@@ -198,8 +199,8 @@ def _of_methods(colours: Mapping[str, str], methods: Iterable[str | None]) -> di
     return {method: colour for method, colour in colours.items() if method in methods}
 
 
-def _cost(row: Row) -> float:
-    return row.seconds.get("train", 0.0) + row.seconds.get("language_model", 0.0)
+def _cost(row: Row) -> float | None:
+    return total(row.seconds.get(kind) for kind in ("train", "language_model"))
 
 
 def _told_slice(name: str, facts: Mapping) -> str:
