@@ -151,7 +151,7 @@ def _tuned(
     args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: Any, context: Any
 ) -> tuple["Plan", str]:
     """The plan with each arm at its best settings, and what was done for it, in words."""
-    from fuxictr_llm.leaderboard.engine import run_plan
+    from fuxictr_llm.leaderboard.engine import locked_folder, run_plan
     from fuxictr_llm.leaderboard.live import Display
     from fuxictr_llm.leaderboard.results import Results
     from fuxictr_llm.leaderboard.search_space import read_space
@@ -177,7 +177,8 @@ def _tuned(
         results.read()
         return results
 
-    return tune(plan, space, args.tune, place, run), told
+    with locked_folder(folder):  # each round locks its own
+        return tune(plan, space, args.tune, place, run), told
 
 
 def _default_folder(args: argparse.Namespace, plan: "Plan") -> Path:

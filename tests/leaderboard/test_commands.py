@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fuxictr_llm.__main__ import main
+from fuxictr_llm.leaderboard.engine import locked_folder
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,11 @@ def test_a_dry_run_tells_the_trials(configs, capsys):
     args = ["--backbones", "FM", "LR", "--datasets", "shop", "--config", str(configs), "--seeds", "2", "--dry-run"]
     assert main(["leaderboard", *args, "--tune", "3", "--space", "space.yaml"]) == 0
     assert "first 3 trials on validation AUC for each arm, over space.yaml: 6 runs" in capsys.readouterr().out
+
+
+def test_a_folder_that_another_leaderboard_holds_is_not_tuned_in(configs, capsys):
+    Path("space.yaml").write_text("learning_rate: [0.1, 0.2]")
+    args = ["--backbones", "FM", "--datasets", "shop", "--config", str(configs), "--out", "board"]
+    with locked_folder(Path("board")):
+        assert main(["leaderboard", *args, "--tune", "1", "--space", "space.yaml"]) == 2
+    assert "'board' is in use by process" in capsys.readouterr().err and not Path("board/tuning").exists()
