@@ -2,7 +2,7 @@
 
 Verdicts rest on the two-sided p values of paired t tests of the test AUC, after Holm's correction over all comparisons
 of the table that verdicts rest on: each method with its plain backbone, and with each of its controls. Where there is
-no test, with one common seed say, the verdict is unproven.
+no test, with one common seed say, the verdict is unproven, and no gain is proven by fewer than FEWEST_SEEDS.
 """
 
 import math
@@ -20,6 +20,7 @@ from fuxictr_llm.registry import find_method
 
 PROVEN, PLACEBO, WORSE, UNPROVEN = "proven", "placebo does as well", "worse", "unproven"
 VERDICTS = (PROVEN, PLACEBO, WORSE, UNPROVEN)
+FEWEST_SEEDS = 5  # so few differences do not show whether they are spread as the t test takes for granted
 ONLY_BEFORE = "significant only before Holm's correction"
 METRICS = ("AUC", "gAUC", "logloss")
 
@@ -239,4 +240,7 @@ def _verdict(row: Row) -> tuple[str, str]:
     if untold:
         told = ", ".join(f"{name} ({why})" for name, why in untold.items())
         return UNPROVEN, f"better than plain; not compared with control {told}"
-    return PROVEN, "better than plain and than " + ", ".join(controls)
+    why = "better than plain and than " + ", ".join(controls)
+    if (fewest := min(len(over.seeds) for over in (gain, *controls.values()))) < FEWEST_SEEDS:
+        return UNPROVEN, f"{why}, but over {fewest} seeds; {FEWEST_SEEDS} are needed"
+    return PROVEN, why

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from scipy.stats import t
 
-from fuxictr_llm.leaderboard.evidence import PLACEBO, PROVEN, UNPROVEN, WORSE, Row, comparisons
+from fuxictr_llm.leaderboard.evidence import FEWEST_SEEDS, PLACEBO, PROVEN, UNPROVEN, WORSE, Row, comparisons
 from fuxictr_llm.leaderboard.gains import LEVEL, Gain, Spread
 from fuxictr_llm.leaderboard.overall import Overall, over_backbones
 from fuxictr_llm.leaderboard.results import Failure, RunResult
@@ -220,7 +220,8 @@ def _notes(rows: Sequence[Row], results: Iterable[RunResult]) -> list[str]:
         f"p is two-sided, of the paired t test, after Holm's correction over the {len(family)} comparisons that "
         "verdicts rest on: each method with plain, and with each of its controls. It stands in the method's row for "
         f"method against plain, in the control's row for method against control.{needed}",
-        f"{PROVEN}: better than plain and than every control, at {LEVEL * 100:.0f} %. {PLACEBO}: better than plain, "
+        f"{PROVEN}: better than plain and than every control, at {LEVEL * 100:.0f} %, over {FEWEST_SEEDS} seeds or "
+        f"more. {PLACEBO}: better than plain, "
         f"but not surely than a control. {WORSE}: than plain. {UNPROVEN}: everything else; few seeds prove little.",
         "Over all backbones: the AUC is averaged over the backbones at each seed, and then compared as above. This "
         "sees smaller gains than the single rows do; its interval is not corrected, and no verdict rests on it.",

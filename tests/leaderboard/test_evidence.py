@@ -83,6 +83,11 @@ def llactr(gain, random=None, shuffled=None, base=BASE):
     ("results", "verdict", "why"),
     [
         (llactr(0.01, 0.001, 0.002), PROVEN, "better than plain and than random, shuffled"),
+        (
+            llactr(0.01, 0.001, 0.002, base=BASE[:4]),
+            UNPROVEN,
+            "better than plain and than random, shuffled, but over 4 seeds; 5 are needed",
+        ),
         (llactr(0.01, 0.001, 0.01), PLACEBO, "not surely better than shuffled"),
         (llactr(0.01, 0.02, 0.01), PLACEBO, "not surely better than random, shuffled"),
         (llactr(0.01, None, 0.01), PLACEBO, "not surely better than shuffled"),

@@ -11,7 +11,7 @@ from fuxictr_llm.leaderboard.plot_parts import PALE, limits_of
 from fuxictr_llm.leaderboard.plots import TOGETHER, figures, png_of
 from support_tables import STRANGE, runs, shifted, slices
 
-BASE = [0.700, 0.712, 0.705, 0.698]
+BASE = [0.700, 0.712, 0.705, 0.698, 0.709]
 NAMES = [f"{STRANGE}{index}" for index in range(12)]
 
 
@@ -50,7 +50,7 @@ def test_gains_stand_at_their_backbones_with_controls_hollow():
     ends = [sorted(line.get_xdata()) for line in elec.lines if len(line.get_xdata()) == 2]
     assert [fm.over_plain.low, fm.over_plain.high] in [pytest.approx(of) for of in ends]
     together = [line for line in markers(elec) if round(float(line.get_ydata()[0])) == 2]
-    assert [float(line.get_xdata()[0]) for line in together] == pytest.approx([0.0045, 0.001])
+    assert [float(line.get_xdata()[0]) for line in together] == pytest.approx([0.0045, 0.001], abs=5e-6)
 
 
 def test_a_gain_of_one_seed_does_not_look_like_a_sure_one():
@@ -72,8 +72,8 @@ def test_cost_is_training_and_language_model():
     results = results_of(["FM", "DNN"]) + runs(None, None, BASE, "LR", seconds={"train": 1.0})  # the other: not known
     (axis,) = figures(summarize(results), results)["cost_shop"].axes
     spots = {tuple(map(float, (line.get_xdata()[0], line.get_ydata()[0]))) for line in markers(axis)}
-    assert axis.get_xscale() == "log" and {x for x, _ in spots} == {12.5, 112.5} and len(markers(axis)) == 6
-    assert min(spots) == pytest.approx((12.5, np.mean(BASE))) and [text.get_text() for text in axis.texts] == [
+    assert axis.get_xscale() == "log" and {x for x, _ in spots} == {13.0, 113.0} and len(markers(axis)) == 6
+    assert min(spots) == pytest.approx((13.0, np.mean(BASE))) and [text.get_text() for text in axis.texts] == [
         "FM",
         "DNN",
     ]
@@ -87,7 +87,7 @@ def test_gains_on_slices_are_means_over_backbones_and_few_rows_are_not_drawn():
     (axis,) = figures(summarize(results), results)["frequency_shop"].axes
     big = [line for line in markers(axis) if line.get_markersize() == 7]
     assert len(big) == 3 * 2  # three slices, two methods; 40 rows are too few
-    assert {round(float(line.get_ydata()[0]), 6) for line in big} == {0.0045}
+    assert {round(float(line.get_ydata()[0]), 5) for line in big} == {0.0045}
     unseen, rare, *_ = [label.get_text() for label in axis.get_xticklabels()]
     assert unseen.endswith("40 test rows\n(too few to draw)") and rare == "rare\n1 to 9 in train\n400 test rows"
 

@@ -17,7 +17,7 @@ from fuxictr_llm.leaderboard.results import Failure
 from fuxictr_llm.leaderboard.tables import latex, markdown, to_csv, to_latex, to_markdown, write_all
 from support_tables import STRANGE, runs, shifted
 
-BASE = [0.700, 0.712, 0.705, 0.698]
+BASE = [0.700, 0.712, 0.705, 0.698, 0.709, 0.701]
 FACTS = {"command": f"leaderboard --backbones {STRANGE}", "plan": "a1b2", "date": "2030-01-02 03:04"}
 FAILED = [Failure(Arm(STRANGE, "shop", "LLaCTR", "random"), 3, "k", f"out of\nmemory {STRANGE}")]
 VOID = {"meta", "img"}
@@ -25,8 +25,8 @@ VOID = {"meta", "img"}
 
 def strange_runs():
     found = [*runs(None, None, BASE, STRANGE), *runs("LLaCTR", None, shifted(BASE, 0.01), STRANGE)]
-    found += runs("LLaCTR", "random", {1: 0.7, 2: 0.71, 4: 0.7}, STRANGE)
-    return [*found, *runs("LLaCTR", "shuffled", [0.702, 0.714, 0.708, 0.7], STRANGE), *runs(None, None, [0.7], "FM")]
+    found += runs("LLaCTR", "random", {1: 0.7, 2: 0.71, 4: 0.7, 5: 0.709, 6: 0.7}, STRANGE)
+    return [*found, *runs("LLaCTR", "shuffled", [0.702, 0.714, 0.708, 0.7, 0.711, 0.703], STRANGE), *runs(None, None, [0.7], "FM")]
 
 
 @pytest.fixture
@@ -64,14 +64,14 @@ class Page(HTMLParser):
 def test_numbers_are_rounded_and_differences_signed(report):
     cells = [dict(zip(report.tables[0].heads, line.cells, strict=True)) for line in report.tables[0].lines]
     assert [line.kind for line in report.tables[0].lines] == ["plain", "method", "control", "control", "plain"]
-    assert cells[0]["AUC"] == "0.70375 ± 0.00624" and cells[4]["AUC"] == "0.70000"
+    assert cells[0]["AUC"] == "0.70417 ± 0.00549" and cells[4]["AUC"] == "0.70000"
     assert re.fullmatch(r"\+0\.01000 \[\+0\.0099\d, \+0\.0100\d\]", cells[1]["gain over plain [95 %]"])
-    assert cells[1]["relative AUC"] == "+1.42 %" and cells[1]["RelaImpr"] == "+4.91 %"
-    assert cells[1]["training s"] == "12" and cells[1]["language model s"] == "100" and cells[1]["inference"] == "1.00x"
+    assert cells[1]["relative AUC"] == "+1.42 %" and cells[1]["RelaImpr"] == "+4.90 %"
+    assert cells[1]["training s"] == "14" and cells[1]["language model s"] == "100" and cells[1]["inference"] == "1.00x"
     assert cells[1]["parameters"] == "5,000 + 70" and cells[0]["parameters"] == "5,000"
     assert cells[1]["method over control [95 %]"] == "-"
-    assert re.fullmatch(r"\+0\.00775 \[\+0\.00\d{3}, \+0\.00\d{3}\]", cells[3]["method over control [95 %]"])
-    assert cells[2]["seeds"] == "3 of 4 (1 failed)" and cells[0]["seeds"] == "4"
+    assert re.fullmatch(r"\+0\.00783 \[\+0\.00\d{3}, \+0\.00\d{3}\]", cells[3]["method over control [95 %]"])
+    assert cells[2]["seeds"] == "5 of 6 (1 failed)" and cells[0]["seeds"] == "6"
     assert (tell_p(0.0004), tell_p(0.04567), tell_p(None)) == ("<0.001", "0.046", "-")
     assert (tell_seconds(0), tell_seconds(0.0321), tell_seconds(9.96), tell_seconds(12345.6)) == (
         "0",
@@ -116,7 +116,7 @@ def test_latex_is_escaped_and_its_braces_match(report):
     assert bare.count("{") == bare.count("}") and bare.count("$") % 2 == 0
     rows = [line for line in bare.splitlines() if line.endswith(r"\\")]
     assert {line.count("&") for line in rows} == {len(report.tables[0].heads) - 1}
-    assert "0.70375 $\\pm$ 0.00624" in text and "$+$0.01000 [$+$" in text and text.count("\\midrule") == 2
+    assert "0.70417 $\\pm$ 0.00549" in text and "$+$0.01000 [$+$" in text and text.count("\\midrule") == 2
     assert "% plan: a1b2\n" in text and "% Failed or missing: shop" in text
     assert latex("50 % of\na-b") == r"50 \% of a-b"
 
@@ -129,7 +129,7 @@ def test_csv_has_the_numbers_as_they_are():
     assert float(plain["test_AUC_mean"]) == rows[0].test["AUC"].mean and plain["over_plain_mean"] == ""
     assert float(llactr["over_plain_high"]) == rows[1].over_plain.high and llactr["verdict"] == rows[1].verdict
     assert float(shuffled["method_over_control_mean"]) == rows[1].over_controls["shuffled"].mean
-    assert (random["seeds"], random["failed"], fm["test_AUC_sd"]) == ("1 2 4", "3", "")
+    assert (random["seeds"], random["failed"], fm["test_AUC_sd"]) == ("1 2 4 5 6", "3", "")
     assert to_csv([]) == ""
 
 
