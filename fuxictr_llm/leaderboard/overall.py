@@ -24,6 +24,7 @@ class Overall:
         better: on how many of them its mean is above the plain one's.
         gain: of the AUC averaged over the backbones, at the seeds that all of them have; not corrected. None where
             they have none in common.
+        over_control: of a control, what its method gains over it, likewise; None for a method.
         verdicts: verdict -> how many rows have it; empty for a control.
     """
 
@@ -34,6 +35,7 @@ class Overall:
     backbones: tuple[str, ...]
     better: int
     gain: Gain | None
+    over_control: Gain | None
     verdicts: Mapping[str, int]
 
 
@@ -44,6 +46,10 @@ def over_backbones(rows: Sequence[Row], results: Iterable[RunResult]) -> list[Ov
     for dataset, arm, method, control in arms:
         all_of = [row for row in rows if (row.dataset, row.arm) == (dataset, arm)]
         compared = [row for row in all_of if row.over_plain]
+        judged = [
+            row for row in rows if (row.dataset, row.method) == (dataset, method) and control in row.over_controls
+        ]
+        judged = [row for row in judged if row.over_controls[control]]
         found.append(
             Overall(
                 dataset,
@@ -53,24 +59,26 @@ def over_backbones(rows: Sequence[Row], results: Iterable[RunResult]) -> list[Ov
                 tuple(row.backbone for row in compared),
                 sum(row.over_plain.mean > 0 for row in compared),
                 mean_gain(compared, runs, aucs_of),
+                mean_gain(judged, runs, aucs_of, over=arm) if control else None,
                 {verdict: sum(row.verdict == verdict for row in all_of) for verdict in VERDICTS if not control},
             )
         )
     return found
 
 
-def mean_gain(rows: Sequence[Row], runs: Runs, values_of: ValuesOf) -> Gain | None:
-    """The gain over plain of a value averaged over the backbones of the rows, at the seeds that all of them have.
+def mean_gain(rows: Sequence[Row], runs: Runs, values_of: ValuesOf, over: str = PLAIN) -> Gain | None:
+    """The gain over another arm of a value averaged over the backbones of the rows, at the seeds that all of them have.
 
     Args:
         rows: of one arm on one data set.
         runs: from `runs_by_row`.
         values_of: seed -> run to seed -> value.
+        over: the other arm.
     """
     ours = [values_of(runs[row.dataset, row.backbone, row.arm]) for row in rows]
-    plain = [values_of(runs[row.dataset, row.backbone, PLAIN]) for row in rows]
-    seeds = set.intersection(*(set(of) for of in [*ours, *plain])) if rows else set()
-    return compare(*({seed: fmean(of[seed] for of in arm) for seed in seeds} for arm in (ours, plain)))
+    others = [values_of(runs[row.dataset, row.backbone, over]) for row in rows]
+    seeds = set.intersection(*(set(of) for of in [*ours, *others])) if rows else set()
+    return compare(*({seed: fmean(of[seed] for of in arm) for seed in seeds} for arm in (ours, others)))
 
 
 def runs_by_row(results: Iterable[RunResult]) -> Runs:

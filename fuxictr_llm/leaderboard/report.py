@@ -125,11 +125,12 @@ def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
 
 
 def _table_over_backbones(dataset: str, overall: Sequence[Overall]) -> Table:
-    heads = ["arm", "backbones", "better on", "mean gain over plain [95 %]", "verdicts"]
+    heads = ["arm", "backbones", "better on", "mean gain over plain [95 %]", "method over control [95 %]", "verdicts"]
     lines = []
     for of in overall:
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in of.verdicts.items() if count) or NOTHING
-        cells = [of.arm, str(len(of.backbones)), str(of.better), tell_gain(of.gain), verdicts]
+        gains = tell_gain(of.gain), tell_gain(of.over_control)
+        cells = [of.arm, str(len(of.backbones)), str(of.better), *gains, verdicts]
         lines.append(Line(cells, "", "control" if of.control else "method", of.method))
     return Table(f"{dataset}, over all backbones", heads, lines)
 

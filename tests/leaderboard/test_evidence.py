@@ -201,7 +201,15 @@ def test_over_all_backbones_seeds_are_those_that_all_have():
     ]
     results += [*runs(None, None, {1: 0.60, 2: 0.62}, "DNN"), *runs("LLaCTR", None, {1: 0.63, 2: 0.61}, "DNN")]
     results += runs("LLaCTR", None, {1: 0.9}, "DeepFM")  # has no plain run
-    (found,) = over_backbones(summarize(results), results)
+    results += [
+        *runs("LLaCTR", "random", {1: 0.66, 2: 0.69}, "FM"),
+        *runs("LLaCTR", "random", {2: 0.60, 3: 0.9}, "DNN"),
+    ]
+    found, control = over_backbones(summarize(results), results)
+    assert control.over_control.seeds == (2,) and control.over_control.mean == pytest.approx(
+        (0.75 + 0.61 - 0.69 - 0.60) / 2
+    )
+    assert found.over_control is None and not control.verdicts
     assert (found.backbones, found.better, found.gain.seeds) == (("FM", "DNN"), 1, (1, 2))
     expected = compare({1: 0.67, 2: 0.68}, {1: 0.65, 2: 0.67})
     assert (found.gain.mean, found.gain.low, found.gain.p) == pytest.approx((expected.mean, expected.low, expected.p))

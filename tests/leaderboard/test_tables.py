@@ -26,7 +26,11 @@ VOID = {"meta", "img"}
 def strange_runs():
     found = [*runs(None, None, BASE, STRANGE), *runs("LLaCTR", None, shifted(BASE, 0.01), STRANGE)]
     found += runs("LLaCTR", "random", {1: 0.7, 2: 0.71, 4: 0.7, 5: 0.709, 6: 0.7}, STRANGE)
-    return [*found, *runs("LLaCTR", "shuffled", [0.702, 0.714, 0.708, 0.7, 0.711, 0.703], STRANGE), *runs(None, None, [0.7], "FM")]
+    return [
+        *found,
+        *runs("LLaCTR", "shuffled", [0.702, 0.714, 0.708, 0.7, 0.711, 0.703], STRANGE),
+        *runs(None, None, [0.7], "FM"),
+    ]
 
 
 @pytest.fixture
