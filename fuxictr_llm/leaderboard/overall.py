@@ -46,10 +46,8 @@ def over_backbones(rows: Sequence[Row], results: Iterable[RunResult]) -> list[Ov
     for dataset, arm, method, control in arms:
         all_of = [row for row in rows if (row.dataset, row.arm) == (dataset, arm)]
         compared = [row for row in all_of if row.over_plain]
-        judged = [
-            row for row in rows if (row.dataset, row.method) == (dataset, method) and control in row.over_controls
-        ]
-        judged = [row for row in judged if row.over_controls[control]]
+        of_method = [row for row in rows if (row.dataset, row.method) == (dataset, method)]
+        judged = [row for row in of_method if row.over_controls.get(control)]
         found.append(
             Overall(
                 dataset,
