@@ -222,8 +222,8 @@ def _notes(rows: Sequence[Row], results: Iterable[RunResult]) -> list[str]:
         "verdicts rest on: each method with plain, and with each of its controls. It stands in the method's row for "
         f"method against plain, in the control's row for method against control.{needed}",
         f"{PROVEN}: better than plain and than every control, at {LEVEL * 100:.0f} %, over {FEWEST_SEEDS} seeds or "
-        f"more. {PLACEBO}: better than plain, "
-        f"but not surely than a control. {WORSE}: than plain. {UNPROVEN}: everything else; few seeds prove little.",
+        f"more. {PLACEBO}: better than plain, but not surely than a control. {WORSE}: than plain. {UNPROVEN}: "
+        "everything else; few seeds prove little.",
         "Over all backbones: the AUC is averaged over the backbones at each seed, and then compared as above. This "
         "sees smaller gains than the single rows do; its interval is not corrected, and no verdict rests on it.",
         "relative AUC is AUC / AUC of plain - 1; RelaImpr is (AUC - 0.5) / (AUC of plain - 0.5) - 1.",
