@@ -107,13 +107,17 @@ def test_two_first_runs_at_once_share_the_tuning(configs, tiny_settings):
 def test_ctrl_c_exits_with_130_and_leaves_no_half_weights(configs):
     command = [sys.executable, ROOT / "run_expid.py", "--config", configs, "--expid", "DeepFM_shop"]
     command += ["--set", "epochs=100000", "--set", "early_stop_patience=100000"]
+    # A shell that runs the tests in its background has them ignore Ctrl-C, and what they start would do so as well.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    for line in running.stderr:
-        if "Save best model" in line:
-            running.send_signal(signal.SIGINT)
-            break
-    rest = running.stderr.read()
-    assert running.wait(timeout=60) == 130
+    signal.signal(signal.SIGINT, before)
+    try:
+        next(line for line in running.stderr if "Save best model" in line)
+        running.send_signal(signal.SIGINT)
+        _, rest = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130
     assert "interrupted" in rest and "Traceback" not in rest
     assert [path.suffix for path in Path("checkpoints/shop").iterdir()] == [".log"]
 
