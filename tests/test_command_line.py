@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -131,8 +132,8 @@ def test_importing_the_package_imports_nothing_heavy():
 def test_a_run_with_cached_vectors_imports_no_language_library(configs, tiny_settings):
     settings = as_arguments(tiny_settings)
     args = ["run", "--config", str(configs), "--expid", "FM_LLaCTR_shop", *settings]
+    assert main(args) == 0
     code = f"import sys; from fuxictr_llm.__main__ import main; print(main({args!r})); print('peft' in sys.modules, 'transformers' in sys.modules)"
-    assert python("-c", code).stdout.split() == ["0", "True", "True"]
     assert python("-c", code).stdout.split() == ["0", "False", "False"]
 
 
@@ -169,16 +170,18 @@ print(type(model).__name__, model.evaluate(RankDataLoader(feature_map, stage="te
 
 
 @pytest.mark.ray
-def test_a_script_in_fuxictrs_form_trains_our_models_by_their_name(configs, tiny_settings, capsys):
+def test_a_script_in_fuxictrs_form_trains_our_models_by_their_name(configs, tiny_settings, capsys, monkeypatch):
     settings = as_arguments(tiny_settings)
     assert main(["encode", "--config", str(configs), "--expid", "FM_LLaCTR_shop", *settings]) == 0
     vectors = capsys.readouterr().out.strip()
-    args = ["--config", str(configs), "--expid", "FM_LLaCTR_shop", "--set", f"field_vectors={vectors}"]
+    settings = as_arguments({"field_vectors": vectors, "epochs": 1})
+    args = ["--config", str(configs), "--expid", "FM_LLaCTR_shop", *settings]
     assert main(["run", *args, "--print-config", "--to", "written"]) == 0
     Path("script.py").write_text(FUXICTR_SCRIPT)
-    done = python("script.py", "written", "FM_LLaCTR_shop")
-    assert done.returncode == 0, done.stderr
-    assert "FM_LLaCTR OrderedDict" in done.stdout or "FM_LLaCTR {" in done.stdout
+    monkeypatch.setattr(sys, "argv", ["script.py", "written", "FM_LLaCTR_shop"])
+    runpy.run_path("script.py")
+    printed = capsys.readouterr().out
+    assert "FM_LLaCTR OrderedDict" in printed or "FM_LLaCTR {" in printed
 
 
 def test_an_installed_wheel_works_outside_the_checkout(tmp_path, configs):
