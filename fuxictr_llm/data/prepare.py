@@ -85,7 +85,7 @@ def prepare_raw_data(params: Mapping[str, Any]) -> dict[str, Any]:
     made_from = _made_from(name, params)
     manifest_file = paths["train"].parent / "prepared.json"
     manifest = read_json(manifest_file)
-    if manifest and _is_made(manifest, made_from, params) and all(path.is_file() for path in paths.values()):
+    if manifest and _is_made(manifest, made_from, paths, params):
         for path in _changed(paths, manifest):
             logging.warning("%s was changed since it was prepared; it is used as it is", path)
         return {}
@@ -95,7 +95,7 @@ def prepare_raw_data(params: Mapping[str, Any]) -> dict[str, Any]:
             f"'prepare: {name}' would overwrite {str(in_the_way[0])!r}, which it did not write; "
             "move it away, or set prepare: null to use it as it is"
         )
-    _write(params, paths, manifest_file, made_from)
+    _write(params, paths, manifest_file, made_from, (manifest or {}).get("sha256", {}))
     return {}
 
 
@@ -108,8 +108,12 @@ def _made_from(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, **decides, "raw_data": raw_data and digests, "version": VERSION}
 
 
-def _is_made(manifest: Mapping[str, Any], made_from: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
-    """Whether the manifest is of these files; without `raw_data`, of the originals that were there then."""
+def _is_made(
+    manifest: Mapping[str, Any], made_from: Mapping[str, Any], paths: Mapping[str, Path], params: Mapping[str, Any]
+) -> bool:
+    """Whether all files are there, and of this manifest; without `raw_data`, of the originals that were there then."""
+    if not all(part in manifest.get("rows", {}) and path.is_file() for part, path in paths.items()):
+        return False
     old = manifest.get("made_from")
     if old and not params.get("raw_data"):
         return {**old, "raw_data": None} == {**made_from, "raw_data": None}
@@ -117,8 +121,13 @@ def _is_made(manifest: Mapping[str, Any], made_from: Mapping[str, Any], params: 
 
 
 def _write(
-    params: Mapping[str, Any], paths: Mapping[str, Path], manifest_file: Path, made_from: Mapping[str, Any]
+    params: Mapping[str, Any],
+    paths: Mapping[str, Path],
+    manifest_file: Path,
+    made_from: Mapping[str, Any],
+    before: Mapping[str, str],
 ) -> None:
+    """Write the files and their manifest, which still knows what was written `before` of splits not asked for now."""
     name = params["prepare"]
     preparer = PREPARERS[name]
     files = {} if preparer.downloads else _originals(params)
@@ -130,7 +139,7 @@ def _write(
         for part, path in paths.items():
             with replacing(path) as temporary:
                 rows[part] = _write_csv(tables[part], temporary)
-        sha256 = {part: digest_of_file(path) for part, path in paths.items()}
+        sha256 = {**before, **{part: digest_of_file(path) for part, path in paths.items()}}
         write_json(manifest_file, {"made_from": made_from, "rows": rows, "sha256": sha256})
 
 
@@ -162,7 +171,8 @@ def _originals(params: Mapping[str, Any]) -> dict[str, Path]:
 
 
 def _targets(params: Mapping[str, Any]) -> dict[str, Path]:
-    targets = {part: params.get(f"{part}_data") for part in SPLITS}
+    """The files of the splits that are asked for: a search trains without test data."""
+    targets = {part: params.get(f"{part}_data") for part in SPLITS if part != "test" or params.get("test_data")}
     for part, target in targets.items():
         if not target or not str(target).endswith(".csv"):
             raise UserError(f"{part}_data must name a .csv file for 'prepare' to write (got {target!r})")

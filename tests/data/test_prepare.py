@@ -111,6 +111,20 @@ def test_a_prepared_folder_is_left_alone_and_half_a_folder_is_made_anew(tmp_path
     assert train.read_text() != content and "changed since it was prepared" in caplog.text
 
 
+def test_without_test_data_no_test_file_is_asked_for_and_none_is_taken_for_what_it_is_not(tmp_path, original):
+    raw, other = tmp_path / "raw", {"prepare_split": "time"}
+    prepare_raw_data(settings(tmp_path, original, test_data=None))
+    assert {path.name for path in raw.iterdir()} == {"train.csv", "valid.csv", "prepared.json"}
+    prepare_raw_data(settings(tmp_path, original))
+    old, stamp = (raw / "test.csv").read_text(), (raw / "train.csv").stat().st_mtime_ns
+    prepare_raw_data(settings(tmp_path, original, test_data=None))
+    assert (raw / "train.csv").stat().st_mtime_ns == stamp
+    prepare_raw_data(settings(tmp_path, original, test_data=None, **other))
+    assert (raw / "test.csv").read_text() == old  # it is of the split before, which the next call has to see
+    prepare_raw_data(settings(tmp_path, original, **other))
+    assert (raw / "test.csv").read_text() != old
+
+
 def test_the_files_are_as_pandas_would_write_them(tmp_path, original):
     prepare_raw_data(settings(tmp_path, original))
     for split, table in prepare("random", str(original)).items():
