@@ -30,6 +30,8 @@ from fuxictr_llm.yamls import dump_yaml, parse_yaml
 # computes.
 OF_THE_CALL = ("gpu", "model_id")
 NO_IDENTITY = (*OF_THE_CALL, "verbose", "pictures", "slice_by", "download", "md5")
+# A constructor with `regularizer` passes it on as these two, and takes neither of them.
+OF_REGULARIZER = frozenset({"embedding_regularizer", "net_regularizer"})
 NOT_SET = dict.fromkeys(("model", "method", "dataset_id", "model_id"), "name another --expid") | {"gpu": "use --gpu"}
 
 
@@ -172,21 +174,13 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     backbone = registry.find_backbone(params["model"], source.where)
     method = registry.find_method(params["method"], source.where) if params.get("method") else None
     own_hints = constructor_hints(backbone)
-    hints = {**own_hints, **get_type_hints(ModelKeys, include_extras=True)}
-    hints |= get_type_hints(DatasetKeys, include_extras=True)
-    if params.get("user_info"):
-        hints |= get_type_hints(LongKeys, include_extras=True)
-    known = {*hints, *(method.config_cls.__dataclass_fields__ if method else ())}
-    if asks_for_vectors(params):
-        known |= ValueVectorsConfig.__dataclass_fields__.keys()
-    # A constructor with `regularizer` passes it on as these two, and takes neither of them.
-    own_names = {"embedding_regularizer", "net_regularizer"} if "regularizer" in hints else set()
-    known -= own_names
+    hints = _hints(params, own_hints)
+    known = known_keys(params)
     unknown_keys = frozenset(key for key in params if key not in known)
     for key in sorted(unknown_keys):
         if source.strict or key in given:
             hint = nearest(key, known) or "; it would have no effect"
-            hint = "; did you mean 'regularizer'?" if key in own_names else hint
+            hint = "; did you mean 'regularizer'?" if key in OF_REGULARIZER else hint
             raise UserError(f"unknown config key {key!r} in {source.where}{hint}")
         logging.warning("config key %r of %s has no effect%s", key, source.where, nearest(key, known))
     for key, value in params.items():
@@ -207,6 +201,27 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     if grouped and not params.get("group_id"):
         raise UserError(f"metric {grouped[0]!r} needs group_id: the meta column whose rows are ranked together")
     return unknown_keys
+
+
+def known_keys(params: Mapping[str, Any]) -> frozenset[str]:
+    """The config keys that an experiment with these settings may have.
+
+    Raises:
+        UserError: its backbone or its method is unknown.
+    """
+    known = {*_hints(params, constructor_hints(registry.find_backbone(params["model"])))}
+    if method := params.get("method"):
+        known |= registry.find_method(method).config_cls.__dataclass_fields__.keys()
+    if asks_for_vectors(params):
+        known |= ValueVectorsConfig.__dataclass_fields__.keys()
+    return frozenset(known - OF_REGULARIZER if "regularizer" in known else known)
+
+
+def _hints(params: Mapping[str, Any], own_hints: Mapping[str, Any]) -> dict[str, Any]:
+    """The types of the keys, but for the method's; of what a constructor declares too, the general one."""
+    hints = {**own_hints, **get_type_hints(ModelKeys, include_extras=True)}
+    hints |= get_type_hints(DatasetKeys, include_extras=True)
+    return hints | (get_type_hints(LongKeys, include_extras=True) if params.get("user_info") else {})
 
 
 def _check_lengths(backbone: type, params: Mapping[str, Any]) -> None:

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fuxictr_llm import registry
-from fuxictr_llm.config import NO_IDENTITY, Experiment, constructor_hints
+from fuxictr_llm.config import NO_IDENTITY
 from fuxictr_llm.files import digest_of
 from fuxictr_llm.network_store import PLACES
-from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors
+from fuxictr_llm.semantics.value_config import asks_for_vectors
 
 PLAIN = "plain"
 
@@ -19,14 +19,6 @@ def key_of(params: Mapping[str, Any]) -> str:
     """
     kept = {key: value for key, value in params.items() if key not in NO_IDENTITY}
     return digest_of({key: bool(value) if key in PLACES else value for key, value in kept.items()})
-
-
-def own_keys(experiment: Experiment) -> frozenset[str]:
-    """Config keys of its backbone and its method."""
-    method = experiment.params["method"]
-    fields = registry.find_method(method).config_cls.__dataclass_fields__ if method else ()
-    vectors = ValueVectorsConfig.__dataclass_fields__ if asks_for_vectors(experiment.params) else ()
-    return frozenset({*constructor_hints(registry.find_backbone(experiment.params["model"])), *fields, *vectors})
 
 
 def language_model_work(params: Mapping[str, Any]) -> str | None:

@@ -11,21 +11,20 @@ from pydantic import StrictBool
 from fuxictr_llm import registry
 from fuxictr_llm.checkout import use_checkout
 from fuxictr_llm.checks import check_value
-from fuxictr_llm.config import Experiment, load_experiment
+from fuxictr_llm.config import Experiment, known_keys, load_experiment
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.build import DECIDES
 from fuxictr_llm.data.prepare import PREPARERS
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import digest_of
-from fuxictr_llm.keys import DatasetKeys, LongKeys, ModelKeys, Positive, Seed
+from fuxictr_llm.keys import Positive, Seed
 from fuxictr_llm.leaderboard.arms import Arm, arm_of, check_keys, controls_of, cross, refuse_twice
-from fuxictr_llm.leaderboard.identity import PLAIN, key_of, language_model_work, own_keys
+from fuxictr_llm.leaderboard.identity import PLAIN, key_of, language_model_work
 from fuxictr_llm.yamls import dump_yaml, read_yaml
 
 # All that decides about a data set's files.
 OF_DATA = (*DECIDES, "feature_processor", "prepare", "raw_data", *(f"{split}_data" for split in SPLITS))
 OF_DATA += tuple(sorted({key for preparer in PREPARERS.values() for key in preparer.decides}))
-GENERAL = {*ModelKeys.__annotations__, *DatasetKeys.__annotations__, *LongKeys.__annotations__}
 NAMES = list[str]
 PLAN_KEYS = {
     "backbones": NAMES,
@@ -101,7 +100,9 @@ class Plan:
         if of_one := [arm for arm in self.arms if "seed" in arm.settings]:
             raise UserError(f"{of_one[0]}: seed is no setting of an arm, all run at the same ones; give them as seeds")
         bases = [load_experiment(arm.expid, self.config, gpu=self.gpu, threads=1) for arm in self.arms]
-        arms = [replace(arm, dataset=base.params["dataset_id"]) for arm, base in zip(self.arms, bases, strict=True)]
+        for arm, base in zip(self.arms, bases, strict=True):
+            _refuse_other_name(arm, base)
+        arms = [self._named(arm, base) for arm, base in zip(self.arms, bases, strict=True)]
         refuse_twice("arm", [f"{arm}" for arm in arms])
         object.__setattr__(self, "arms", tuple(arms))
         object.__setattr__(self, "_runs", tuple(self._planned(bases)))
@@ -169,12 +170,27 @@ class Plan:
         """Digest of all that it computes."""
         return digest_of(sorted(f"{run.arm} {run.key}" for run in self.runs()))
 
+    def _named(self, arm: Arm, base: Experiment) -> Arm:
+        """An alias of a data set becomes what it stands for; a label with settings of its own stays."""
+        canonical = replace(arm, dataset=base.params["dataset_id"])
+        if canonical.expid == arm.expid:
+            return arm
+        try:
+            stands_for = load_experiment(canonical.expid, self.config, gpu=self.gpu, threads=1).params
+        except UserError:  # a config in FuxiCTR's form knows its labels alone
+            return arm
+        return canonical if stands_for == base.params else arm
+
     def _planned(self, bases: Iterable[Experiment]) -> Iterable[PlannedRun]:
-        own = [own_keys(base) for base in bases]
-        of_any = frozenset().union(*own)
-        for arm, base, keys in zip(self.arms, bases, own, strict=True):
+        # Some settings, as columns that ask for vectors, decide which others there are.
+        known = [
+            known_keys({**base.params, **self.overrides, **arm.settings})
+            for arm, base in zip(self.arms, bases, strict=True)
+        ]
+        of_any = frozenset().union(*known)
+        for arm, base, keys in zip(self.arms, bases, known, strict=True):
             # What no arm has is left in: it is an error.
-            common = {k: v for k, v in self.overrides.items() if k in keys or k in GENERAL or k not in of_any}
+            common = {k: v for k, v in self.overrides.items() if k in keys or k not in of_any}
             overrides = {**common, **arm.settings}
             experiment = self._resolved(arm, overrides) if overrides else base
             _refuse_disguise(arm, experiment.params)
@@ -203,6 +219,19 @@ def seeds_of(given: int | Sequence[int]) -> list[int]:
     if given < 1:
         raise UserError(f"--seeds {given} is no number of seeds; for a single seed give --seed")
     return list(range(1, given + 1))
+
+
+def _refuse_other_name(arm: Arm, base: Experiment) -> None:
+    """A label may stand for anything, and tables call what it runs by the names of the arm."""
+    for kind, called, known in (
+        ("model", arm.backbone, registry.backbone_names()),
+        ("method", arm.method, registry.method_names()),
+    ):
+        found = base.params[kind]
+        # Names of the user's own, and BARS's (`AutoInt+`), stand for whatever the config says.
+        if found != called and (called is None or (called in known and found in (None, *known))):
+            told = f"{arm}: expid {base.expid!r} has {kind}: {found}"
+            raise UserError(f"{told}, which the table would call {called or PLAIN}; rename it")
 
 
 def _refuse_disguise(arm: Arm, params: Mapping[str, Any]) -> None:

@@ -61,7 +61,8 @@ def value_config(params: Mapping[str, Any]) -> ValueVectorsConfig:
 
 def asks_for_vectors(params: Mapping[str, Any]) -> bool:
     """Whether a column of the settings has `pretrained_emb: llm`."""
-    columns = [*(params.get("feature_cols") or ()), *(params.get("feature_specs") or ())]
+    lists = [params.get(key) for key in ("feature_cols", "feature_specs")]
+    columns = [column for columns in lists if isinstance(columns, list) for column in columns]
     return any(isinstance(column, dict) and column.get("pretrained_emb") == LLM for column in columns)
 
 

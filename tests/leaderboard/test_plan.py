@@ -8,6 +8,8 @@ import pytest
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.leaderboard.identity import key_of
 from fuxictr_llm.leaderboard.plan import Arm, Plan, seeds_of
+from fuxictr_llm.leaderboard.tuning import trial_plan
+from fuxictr_llm.yamls import dump_yaml
 from support import edit
 
 YAML = """
@@ -48,6 +50,51 @@ def test_a_setting_goes_to_the_arms_that_have_it(plan):
     assert ["lambda_fre" in of for of in params.values()] == [False, True, False, True]
     assert params["DeepFM", "plain"]["hidden_units"] == [4] and "hidden_units" not in params["FM", "plain"]
     assert all(of["num_threads"] == 2 for of in params.values())
+
+
+def test_a_setting_goes_to_arms_that_have_it_by_another_setting(plan):
+    specs = [{"name": "color", "pretrained_emb": "llm"}]
+    made = plan(["FM"], ["plain", "LLaCTR"], feature_specs=specs, language_model="some/model")
+    assert {run.experiment.params["language_model"] for run in made.runs()} == {"some/model"}
+
+
+def test_a_constructors_own_name_of_a_setting_is_no_error_beside_others(plan):
+    made = plan(["FM", "DeepFM"], seeds=[1], embedding_regularizer=1e-4)
+    assert [run.experiment.params.get("embedding_regularizer") for run in made.runs()] == [None, 1e-4]
+    with pytest.raises(UserError, match="unknown config key 'embedding_regularizer'.*did you mean 'regularizer'"):
+        plan(["FM"], embedding_regularizer=1e-4)
+
+
+def labels(configs, **entries):
+    with (configs / "model_config.yaml").open("a", encoding="utf-8") as file:
+        file.write(dump_yaml(entries))
+
+
+def test_a_label_keeps_its_settings_in_every_form_of_a_plan(configs, plan):
+    labels(configs, DeepFM_tuned={"model": "DeepFM", "dataset_id": "shop", "hidden_units": [77]})
+    for made in (
+        Plan.crossed(["DeepFM"], ["tuned"], config=str(configs)),
+        Plan.crossed(["DeepFM"], ["tuned"], config=str(configs), overrides={"epochs": 1}),
+        trial_plan(Plan.crossed(["DeepFM"], ["tuned"], config=str(configs)), [{"learning_rate": 0.1}]),
+    ):
+        Path("again.yaml").write_text(made.to_yaml(), encoding="utf-8")
+        for run in (*made.runs(), *Plan.read("again.yaml").runs()):
+            assert run.experiment.params["hidden_units"] == [77] and run.experiment.params["dataset_id"] == "shop"
+            assert str(run.arm) == "DeepFM plain on tuned"
+
+
+@pytest.mark.parametrize(
+    ("expid", "entry", "told"),
+    [
+        ("DeepFM_best", {"model": "DeepFM", "method": "LLaCTR"}, "method: LLaCTR, which the table would call plain"),
+        ("FM_best", {"model": "DeepFM"}, "model: DeepFM, which the table would call FM"),
+    ],
+)
+def test_a_label_of_something_else_than_it_says_is_refused(configs, expid, entry, told):
+    labels(configs, **{expid: {**entry, "dataset_id": "shop"}})
+    backbone, _, name = expid.partition("_")
+    with pytest.raises(UserError, match=f"{backbone} plain on best: expid '{expid}' has {told}; rename it"):
+        Plan.crossed([backbone], [name], config=str(configs))
 
 
 def test_a_key_follows_what_is_computed_and_not_where(plan):
