@@ -2,12 +2,11 @@
 
 import argparse
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fuxictr_llm.commands import bars, verify
-from fuxictr_llm.commands.options import add_zoo, chosen_gpu
+from fuxictr_llm.commands.options import OtherUse, add_zoo, chosen_gpu
 from fuxictr_llm.errors import UserError
 
 if TYPE_CHECKING:
@@ -57,7 +56,7 @@ def add(commands: Any) -> None:
     text = "so many trials on validation AUC for every arm, plain and controls included; then the seeds at its best"
     tuning.add_argument("--tune", type=int, metavar="N", help=text)
     tuning.add_argument("--space", type=Path, metavar="FILE.yaml", help="what may be tried; FuxiCTR's tuner files too")
-    others = parser.add_subparsers(title="other uses", metavar="USE")
+    others = parser.add_subparsers(title="other uses", metavar="USE", action=OtherUse)
     verify.add(others)
     bars.add(others)
 
@@ -83,9 +82,8 @@ def leaderboard(args: argparse.Namespace) -> None:
     plan = _plan(args, gpu)
     folder = args.out or _default_folder(args, plan)
     console = Console(highlight=False)
-    facts = {}
     if args.tune is not None or args.space:
-        plan, facts["tuning"] = _tuned(args, plan, folder, jobs, console, context)
+        plan = _tuned(args, plan, folder, jobs, console, context)
     results = Results(folder, plan)
     for line in results.ignored:
         console.print(line, markup=False, soft_wrap=True)
@@ -97,7 +95,7 @@ def leaderboard(args: argparse.Namespace) -> None:
         options = {"jobs": jobs, "retry_failed": args.retry_failed, "keep_weights": args.keep_weights}
         run_plan(results, **options, watch=display, context=context)
     failures = results.failures()
-    console.print(*write_tables(results, facts), sep="\n", markup=False, soft_wrap=True)
+    console.print(*write_tables(results), sep="\n", markup=False, soft_wrap=True)
     for failure in failures:
         console.print(f"FAILED {failure.arm}, seed {failure.seed}: {failure.reason}", markup=False, soft_wrap=True)
     if failures:
@@ -105,22 +103,24 @@ def leaderboard(args: argparse.Namespace) -> None:
         raise SystemExit(1)
 
 
-def write_tables(results: "Results", facts: Mapping[str, str] | None = None) -> list[Path]:
+def write_tables(results: "Results") -> list[Path]:
     """Write the tables and plots of what is there; their paths.
-
-    Args:
-        facts: what else the reader should know.
 
     Raises:
         UserError: the folder cannot be written to.
     """
+    from fuxictr_llm.leaderboard.arms import own_settings
     from fuxictr_llm.leaderboard.evidence import summarize
     from fuxictr_llm.leaderboard.tables import write_all
+    from fuxictr_llm.leaderboard.tuning import FOLDER, tuned_by
     from fuxictr_llm.run_record import command
 
     finished, failures, plan = results.finished(), results.failures(), results.plan
-    made = {"command": command(), "plan": plan.sha256, **(facts or {})}
-    return write_all(results.folder, summarize(finished, failures, plan.runs()), finished, failures, made)
+    facts = {"command": command(), "plan": plan.sha256, "tuning": tuned_by(results.folder / FOLDER, plan)}
+    for arm in plan.arms:
+        told = (f"{key}: {value}" for key, value in own_settings(arm, plan.config).items())
+        facts[f"settings of {arm}"] = ", ".join(told)
+    return write_all(results.folder, summarize(finished, failures, plan.runs()), finished, failures, facts)
 
 
 def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
@@ -128,7 +128,8 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
     from fuxictr_llm.leaderboard.plan import PLAIN, Plan, seeds_of
 
     if args.plan_file:
-        if given := [name for name in OF_THE_PLAN if getattr(args, name) not in (None, False, [])]:
+        values = {name: getattr(args, name) for name in OF_THE_PLAN}
+        if given := [name for name, value in values.items() if value not in (None, []) and value is not False]:
             raise UserError(f"--{given[0]} is part of the plan that --from names; change it there")
         return Plan.read(args.plan_file, gpu)
     if args.seeds and args.seed is not None:
@@ -147,25 +148,21 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
     )
 
 
-def _tuned(
-    args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: Any, context: Any
-) -> tuple["Plan", str]:
-    """The plan with each arm at its best settings, and what was done for it, in words."""
+def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: Any, context: Any) -> "Plan":
+    """The plan with each arm at its best settings."""
     from fuxictr_llm.leaderboard.engine import locked_folder, run_plan
     from fuxictr_llm.leaderboard.live import Display
     from fuxictr_llm.leaderboard.results import Results
     from fuxictr_llm.leaderboard.search_space import read_space
-    from fuxictr_llm.leaderboard.tuning import tune
+    from fuxictr_llm.leaderboard.tuning import FOLDER, tune
 
     if args.tune is None or not args.space or args.tune < 1:
         raise UserError("--tune N, with N of 1 or more, and --space FILE.yaml go together")
-    space, place = read_space(args.space, plan), folder / "tuning"
-    told = f"{args.tune} trials on validation AUC for each arm, over {args.space}"
+    space, place = read_space(args.space, plan), folder / FOLDER
     if args.dry_run:
-        console.print(
-            f"first {told}: {args.tune * len(plan.arms)} runs; then the plan at the best settings", markup=False
-        )
-        return plan, told
+        told = f"first {args.tune} trials on validation AUC for each arm, over {args.space}"
+        console.print(f"{told}: {args.tune * len(plan.arms)} runs; then the plan at the best settings", markup=False)
+        return plan
 
     def run(trials: "Plan") -> Results:
         results = Results(place, trials)
@@ -178,7 +175,7 @@ def _tuned(
         return results
 
     with locked_folder(folder):  # each round locks its own
-        return tune(plan, space, args.tune, place, run), told
+        return tune(plan, space, args.tune, place, run)
 
 
 def _default_folder(args: argparse.Namespace, plan: "Plan") -> Path:

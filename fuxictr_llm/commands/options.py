@@ -68,3 +68,14 @@ def chosen_gpu(index: int) -> int:
     if index_left >= torch.cuda.device_count():
         raise UserError(f"--gpu {index}: this machine has no such GPU that torch can use; --gpu -1 takes the CPU")
     return index_left
+
+
+class OtherUse(argparse._SubParsersAction):
+    """A command within a command; an option of the outer one before its name would be lost, and is refused."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        for option in parser._actions:
+            if getattr(namespace, option.dest, option.default) != option.default:
+                told = f"{option.option_strings[0]} stands before {values[0]!r}, which has options of its own"
+                raise UserError(f"{told}; give it after {values[0]!r}, if it has such a one")
+        super().__call__(parser, namespace, values)

@@ -50,7 +50,8 @@ def verify_board(args: argparse.Namespace) -> None:
 
     def run(plan: Plan) -> Results:
         results = Results(folder, plan)
-        run_plan(results, jobs=args.jobs, retry_failed=args.retry_failed)
+        # The folder may be a leaderboard's, with runs to share and a plan to keep.
+        run_plan(results, jobs=args.jobs, retry_failed=args.retry_failed, save_plan=False)
         results.read()
         return results
 

@@ -91,6 +91,12 @@ def controls_of(method: str | None, expid: str = "", config: str | None = None) 
     return registry.find_method(method).model_cls.controls
 
 
+def own_settings(arm: Arm, config: str | None) -> dict[str, Any]:
+    """The settings of an arm without those that make it its control."""
+    declared = controls_of(arm.method, arm.expid, config).get(arm.control, {}) if arm.control else {}
+    return {key: value for key, value in arm.settings.items() if key not in declared or declared[key] != value}
+
+
 def arm_of(entry: Mapping[str, Any], config: str | None, where: str) -> Arm:
     """The arm of an entry of a plan file.
 

@@ -51,6 +51,7 @@ def run_plan(
     jobs: int = 1,
     retry_failed: bool = False,
     keep_weights: bool = False,
+    save_plan: bool = True,
     watch: Watch | None = None,
     work: Callable[[Job], None] = work,
     context: BaseContext | None = None,
@@ -61,6 +62,7 @@ def run_plan(
         jobs: how many runs at the same time.
         retry_failed: whether those that failed, with the same settings, data and version, are tried again.
         keep_weights: whether the trained weights are left beside the records.
+        save_plan: whether the plan becomes the folder's own, in place of the one before.
         work: what a process does.
         context: how processes are started; None: by a server that has imported everything once.
 
@@ -68,7 +70,8 @@ def run_plan(
         UserError: another process writes to the folder, or a disk is full. What was finished is kept.
     """
     with locked_folder(results.folder), _terminated_as_interrupted():
-        results.write_plan()
+        if save_plan:
+            results.write_plan()
         results.read()
         engine = _Engine(results, jobs, retry_failed, keep_weights, watch or Watch(), work, context)
         engine.run()

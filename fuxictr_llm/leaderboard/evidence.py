@@ -13,8 +13,8 @@ from statistics import fmean, median, stdev
 from typing import Protocol
 
 from fuxictr_llm.errors import UserError
+from fuxictr_llm.leaderboard.arms import Arm, controls_of
 from fuxictr_llm.leaderboard.gains import LEVEL, Gain, Spread, compare, holm
-from fuxictr_llm.leaderboard.plan import Arm, controls_of
 from fuxictr_llm.leaderboard.results import Failure, RunResult
 from fuxictr_llm.registry import find_method
 
@@ -231,12 +231,10 @@ def _verdict(row: Row) -> tuple[str, str]:
         return UNPROVEN, (ONLY_BEFORE if gain.p <= LEVEL else "within the noise of seeds") + none_run
     if none_run:
         return UNPROVEN, "better than plain" + none_run
-    as_good = [name for name, over in controls.items() if over and over.p is not None and not over.is_better]
+    as_good = [name for name, over in controls.items() if over and _does_as_well(over, gain)]
     if as_good:
         return PLACEBO, f"not surely better than {', '.join(as_good)}"
-    untold = {
-        name: over.why_no_test if over else "not run" for name, over in controls.items() if not over or over.p is None
-    }
+    untold = {name: _why_untold(over, gain) for name, over in controls.items() if not (over and over.is_better)}
     if untold:
         told = ", ".join(f"{name} ({why})" for name, why in untold.items())
         return UNPROVEN, f"better than plain; not compared with control {told}"
@@ -244,3 +242,16 @@ def _verdict(row: Row) -> tuple[str, str]:
     if (fewest := min(len(over.seeds) for over in (gain, *controls.values()))) < FEWEST_SEEDS:
         return UNPROVEN, f"{why}, but over {fewest} seeds; {FEWEST_SEEDS} are needed"
     return PROVEN, why
+
+
+def _does_as_well(over: Gain, gain: Gain) -> bool:
+    """Whether a control can stand in for the method, as far as all seeds of the comparison with plain can tell."""
+    if over.p is None:  # the same difference at every seed
+        return len(over.seeds) > 1 and over.mean <= 0
+    return not over.is_better and len(over.seeds) >= len(gain.seeds)
+
+
+def _why_untold(over: Gain | None, gain: Gain) -> str:
+    if over is None:
+        return "not run"
+    return over.why_no_test if over.p is None else f"{len(over.seeds)} of {len(gain.seeds)} seeds only"

@@ -18,7 +18,7 @@ from fuxictr_llm.data.prepare import PREPARERS
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import digest_of
 from fuxictr_llm.keys import Positive, Seed
-from fuxictr_llm.leaderboard.arms import Arm, arm_of, check_keys, controls_of, cross, refuse_twice
+from fuxictr_llm.leaderboard.arms import Arm, arm_of, check_keys, cross, own_settings, refuse_twice
 from fuxictr_llm.leaderboard.identity import PLAIN, key_of, language_model_work
 from fuxictr_llm.yamls import dump_yaml, read_yaml
 
@@ -155,8 +155,7 @@ class Plan:
         arms = []
         for arm in self.arms:
             parts = {"backbone": arm.backbone, "method": arm.method, "control": arm.control, "dataset": arm.dataset}
-            declared = controls_of(arm.method, arm.expid, self.config).get(arm.control, {}) if arm.control else {}
-            parts["settings"] = {k: v for k, v in arm.settings.items() if k not in declared or declared[k] != v}
+            parts["settings"] = own_settings(arm, self.config)
             arms.append({key: value for key, value in parts.items() if value})
         others = {"config": self.config, "zoo": self.zoo, "set": dict(self.overrides), "seeds": list(self.seeds)}
         return dump_yaml({**{key: value for key, value in others.items() if value}, "arms": arms})

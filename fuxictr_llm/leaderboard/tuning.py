@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import explain_write_errors, writable_dir, write_json
+from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.leaderboard.plan import Arm, Plan
 from fuxictr_llm.leaderboard.results import OTHER_OUT, Results
 from fuxictr_llm.leaderboard.search_space import Range, Space, Values
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 METRIC = "AUC"
+FOLDER, TRIALS = "tuning", "tuning.json"  # of the search in a leaderboard's folder, and in it
 
 
 def tune(
@@ -76,7 +77,18 @@ def write_trials(folder: Path, searches: Sequence["_Search"], trials: int) -> No
         for search in searches
     ]
     with explain_write_errors(folder, OTHER_OUT):
-        write_json(folder / "tuning.json", {"metric": f"validation {METRIC}", "trials": trials, "arms": arms})
+        write_json(folder / TRIALS, {"metric": f"validation {METRIC}", "trials": trials, "arms": arms})
+
+
+def tuned_by(folder: Path, plan: Plan) -> str:
+    """How many trials made the settings of the plan, by what lies in a search's folder; empty: none did."""
+    found = read_json(folder / TRIALS)
+    try:
+        best = {arm["arm"]: arm["best"] for arm in found["arms"]}
+        is_best = all(arm.settings.items() >= best[str(arm)].items() for arm in plan.arms)
+        return f"{found['trials']} trials on {found['metric']} for each arm" if is_best else ""
+    except (AttributeError, KeyError, TypeError):  # not there, damaged, or of other arms
+        return ""
 
 
 class _Search:

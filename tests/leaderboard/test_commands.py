@@ -15,6 +15,8 @@ from fuxictr_llm.leaderboard.engine import locked_folder
         (["verify", "--board", "frappe_x1", "--models", "DeepFM"], "lacks train.csv, valid.csv, test.csv"),
         (["verify", "--board", "frappe_x1", "--seeds", "0"], "--jobs must be 1 or more"),
         (["bars", "--run", "checkpoints/shop/FM_shop", "--out", "x"], "unknown run"),
+        (["--jobs", "4", "verify", "--board", "frappe_x1"], "--jobs stands before 'verify', which has options of"),
+        (["--from", "plan.yaml", "--seed", "0"], "--seed is part of the plan that --from names"),
         (["--backbones", "FM", "--datasets", "frappe_x1", "--tune", "3"], "--tune N, with N of 1 or more, and --space"),
         (
             ["--backbones", "FM", "--datasets", "frappe_x1", "--tune", "3", "--space", "none.yaml"],

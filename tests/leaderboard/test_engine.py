@@ -103,6 +103,12 @@ def test_a_disk_that_is_full_for_weights_is_a_line_too(plan, seed):
     assert Results("board").failures() == []
 
 
+def test_runs_of_a_comparison_are_kept_in_a_folder_and_its_plan_is_too(plan):
+    run(plan(["FM"], seeds=[1]), work=quick)
+    results, _ = run(plan(["FM"], seeds=[2]), work=quick, save_plan=False)
+    assert len(results.finished()) == 1 and Results("board").plan.seeds == [1]
+
+
 def test_a_process_that_is_done_may_tidy_up(plan):
     run(plan(["FM"], seeds=[1]), work=tidying)
     assert len(list(Path("board").rglob("*.tidied"))) == 2

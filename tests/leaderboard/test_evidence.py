@@ -109,6 +109,16 @@ def llactr(gain, random=None, shuffled=None, base=BASE):
             "better than plain; not compared with control random (one common seed); compared with random at seed 2 only",
         ),
         (
+            [*llactr(0.01, None, 0.001), *runs("LLaCTR", "random", {1: 0.70, 2: 0.74})],
+            UNPROVEN,
+            "better than plain; not compared with control random (2 of 5 seeds only); compared with random at seed 1, 2 only",
+        ),
+        (
+            [*llactr(0.01, None, 0.001), *runs("LLaCTR", "random", shifted(BASE, 0.01))],
+            PLACEBO,
+            "not surely better than random",
+        ),
+        (
             [*runs(None, None, [0.7, 0.71]), *runs("LLaCTR", None, BASE[:2], metrics={"valid": {"AUC": 0.7}, "test": {}})],
             UNPROVEN,
             "no test AUC",

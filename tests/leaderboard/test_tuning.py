@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from fuxictr_llm.commands.leaderboard import write_tables
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import read_json
+from fuxictr_llm.leaderboard.results import Results
 from fuxictr_llm.leaderboard.search_space import Range, Space
 from fuxictr_llm.leaderboard.tuning import trial_plan, tune
 from runs_here import pretended, run_here
@@ -123,3 +125,12 @@ def test_a_real_trial_tests_nothing_and_the_data_is_not_built_again(plan, caplog
     assert set(whole.record["data"]["rows"]) == {"train", "valid", "test"} and "Rebuilding" not in caplog.text
     (result,) = run_here("board")(tuned).finished()
     assert result.record["config"]["learning_rate"] == 0.05 and result.metrics["test"]
+    write_tables(run_here("board")(asked))
+    assert (
+        "tuning:" not in Path("board/table.md").read_text() and "settings of" not in Path("board/table.md").read_text()
+    )
+    Path("board/plan.yaml").write_text(tuned.to_yaml(), encoding="utf-8")
+    write_tables(Results("board"))  # as a command that goes on from there, and was not told to tune
+    told = Path("board/table.md").read_text()
+    assert "- tuning: 1 trials on validation AUC for each arm" in told
+    assert "- settings of FM plain on shop: learning\\_rate: 0.05" in told
