@@ -19,10 +19,14 @@ class Arm:
     """What is compared.
 
     Attributes:
-        backbone, dataset: their names, as in an expid; of an alias (`criteo`) what it stands for.
+        backbone, dataset: their names, as in an expid; of an alias (`criteo`) what it stands for. The data set may be
+            the end of a label in the config, which stands for settings of its own.
         method: its name; None: the plain backbone.
         control: the placebo of the method that takes its place, one of `Enhancement.controls`.
         settings: config keys that make it that arm: the control's, tuned values.
+
+    Raises:
+        UserError: the method is an empty name.
     """
 
     backbone: str
@@ -30,6 +34,10 @@ class Arm:
     method: str | None = None
     control: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.method == "":
+            raise unknown("method", "", [PLAIN, *registry.method_names()])
 
     @property
     def label(self) -> str:
