@@ -21,7 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import read_json, writable_dir, write_json
+from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.leaderboard.plan import PlannedRun
 from fuxictr_llm.leaderboard.processes import started_server
 from fuxictr_llm.leaderboard.results import OTHER_OUT, Results
@@ -96,7 +96,8 @@ def locked_folder(folder: Path) -> Iterator[None]:
         raise UserError(f"{str(folder)!r} is in use by {who}; wait until it is done, or {OTHER_OUT}") from error
     try:
         facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        write_json(holder, facts)
+        with explain_write_errors(holder, OTHER_OUT):
+            write_json(holder, facts)
         yield
     finally:
         holder.unlink(missing_ok=True)

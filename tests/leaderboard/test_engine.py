@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import signal
 import time
 from pathlib import Path
@@ -178,6 +179,18 @@ def test_a_folder_in_use_says_by_whom(plan):
         Path("board/.lock.json").write_text('["damaged"]')
         run(made, work=quick)
     assert len(run(made, work=quick)[0].finished()) == 1
+
+
+def test_a_disk_that_is_full_for_the_lock_is_a_line():
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))  # writing anything fails as on a full disk
+    try:
+        with pytest.raises(UserError, match="cannot write to 'board/.lock.json': .*; give another folder with --out"):
+            locked_folder(Path("board")).__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with locked_folder(Path("board")):
+        assert Path("board/.lock.json").exists()
 
 
 def test_the_command_runs_lists_and_writes_tables(configs, plan, capsys):
