@@ -25,6 +25,8 @@ from fuxictr_llm.sources import sources_of
 
 OTHER_OUT = "give another folder with --out"
 
+Contents = dict[str, dict[Path, dict[str, Any]]]  # of files: by the key of the run, and by file
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -66,7 +68,8 @@ class Results:
     """The state of a plan's runs, as its folder has it at this moment; `read` looks again.
 
     A run is finished when there is a record of the same key, the same data and sources (`sources_of`), and our
-    version. A failure counts as long as these are the same too.
+    version. A failure counts as long as these are the same too. Of several with one key, as of an experiment under
+    two names, those that are stale are passed over.
 
     Args:
         folder: of the leaderboard.
@@ -95,8 +98,8 @@ class Results:
     def read(self) -> None:
         """Look at the folder again."""
         self.ignored: list[str] = []
-        self._records: dict[str, dict[str, Any]] = {}
-        self._failures: dict[str, dict[str, Any]] = {}
+        self._records: Contents = {}
+        self._failures: Contents = {}
         for path in sorted((self.folder / "runs").glob("*/*.run.json")):
             self._keep(path, self._records, record_problem)
         for path in sorted((self.folder / "runs").glob("*/*.failure.json")):
@@ -123,16 +126,16 @@ class Results:
 
     def record_of(self, run: PlannedRun) -> dict[str, Any] | None:
         """The record of a finished run."""
-        record = self._records.get(run.key)
-        return record if record and self._is_as_now(record, run) else None
+        own = Path(f"{self.files_of(run)}.run.json")
+        return next((of for of in _own_first(self._records, run, own) if self._is_as_now(of, run)), None)
 
     def failure_of(self, run: PlannedRun) -> dict[str, Any] | None:
         """What is noted of a failed run: `reason`, `traceback`, `data`, `sources`, `time`, `version`."""
-        failure = self._failures.get(run.key)
-        if not failure or self.record_of(run):
+        failures = _own_first(self._failures, run, self._failure_file(run))
+        if not failures or self.record_of(run):
             return None
         now = (self.data_of(run), self._sources_of(run))
-        return failure if (failure["data"], failure["sources"]) == now else None
+        return next((of for of in failures if (of["data"], of["sources"]) == now), None)
 
     def data_of(self, run: PlannedRun) -> dict[str, Any] | None:
         """Digests of the files of its data set as they are now; None: they are not there (yet)."""
@@ -158,6 +161,9 @@ class Results:
     def files_of(self, run: PlannedRun) -> Path:
         """The path of a run's files without their endings."""
         return self.folder / "runs" / run.experiment.params["dataset_id"] / run.name
+
+    def _failure_file(self, run: PlannedRun) -> Path:
+        return Path(f"{self.files_of(run)}.failure.json")
 
     def write_plan(self) -> None:
         """Note the plan in the folder.
@@ -190,31 +196,38 @@ class Results:
         Raises:
             UserError: it cannot be written.
         """
-        path = Path(f"{self.files_of(run)}.failure.json")
+        path = self._failure_file(run)
         facts = {"key": run.key, "run": str(run), "reason": reason, "traceback": traceback, "data": self.data_of(run)}
         facts |= {"sources": self._sources_of(run), "version": versions().get(OURS)}
         facts |= {"time": time.strftime("%Y-%m-%dT%H:%M:%S")}
         with explain_write_errors(path, OTHER_OUT):
             write_json(path, facts)
-        self._failures[run.key] = facts
+        self._failures.setdefault(run.key, {})[path] = facts
 
     def forget_failure(self, run: PlannedRun) -> None:
         """A run is done that failed before."""
-        Path(f"{self.files_of(run)}.failure.json").unlink(missing_ok=True)
+        self._failure_file(run).unlink(missing_ok=True)
 
-    def _keep(self, path: Path, found: dict[str, dict[str, Any]], problem_of: Callable[[Any], str]) -> str:
+    def _keep(self, path: Path, found: Contents, problem_of: Callable[[Any], str]) -> str:
         content = read_json(path)
         problem = problem_of(content)
         if problem:
             self.ignored.append(f"{path} {problem}; it is ignored")
         else:
-            found[content["key"] if "key" in content else key_of(content["config"])] = content
+            key = content["key"] if "key" in content else key_of(content["config"])
+            found.setdefault(key, {})[path] = content
         return problem
 
     def _is_as_now(self, record: Mapping[str, Any], run: PlannedRun) -> bool:
         """Data that is not there cannot be compared, nor can what a record does not tell."""
         now = self._sources_of(run)
         return self.data_of(run) in (None, record["data"]["sha256"]) and record.get("sources", now) == now
+
+
+def _own_first(found: Contents, run: PlannedRun, own: Path) -> list[dict[str, Any]]:
+    """The contents with the key of a run, that of its own file before the others."""
+    contents = list(found.get(run.key, {}).items())  # a display asks in a thread of its own
+    return [content for _, content in sorted(contents, key=lambda item: item[0] != own)]
 
 
 def _result(run: PlannedRun, record: dict[str, Any]) -> RunResult:

@@ -157,6 +157,34 @@ def test_one_experiment_under_two_names_is_run_once_and_counts_for_both(configs,
     assert [result.arm.backbone for result in results.finished()] == ["FM", "Twin"]
 
 
+@pytest.mark.parametrize("name", ["A copy", "Z copy"])  # read before and after the run's own file
+def test_of_several_records_of_a_run_stale_ones_do_not_count_and_its_own_goes_first(board, name):
+    own = Path(f"{board.files_of(board.plan.runs()[0])}.run.json")
+    fresh = json.loads(own.read_text())
+    stale = {**fresh, "data": {"sha256": {"train": ["other"]}}}
+    metrics = {split: {"AUC": 0.9} for split in ("valid", "test")}
+
+    def auc(first, second):
+        own.write_text(json.dumps(first))
+        own.with_name(f"{name}.run.json").write_text(json.dumps({**second, "metrics": metrics}))
+        results = Results("board")
+        return results.finished()[0].metrics["test"]["AUC"] if states(results) == [2, 0, 0] else None
+
+    mine = fresh["metrics"]["test"]["AUC"]
+    assert [auc(fresh, stale), auc(fresh, fresh), auc(stale, fresh), auc(stale, stale)] == [mine, mine, 0.9, None]
+
+
+@pytest.mark.parametrize("name", ["A copy", "Z copy"])
+def test_a_stale_failure_beside_one_that_counts_changes_nothing(plan, name):
+    results = Results("board", plan(["FM"], seeds=[1]))
+    results.note_failure(results.plan.runs()[0], "too wide")
+    (note,) = Path("board").rglob("*.failure.json")
+    stale = {**json.loads(note.read_text()), "data": {"train": ["other"]}, "reason": "too long"}
+    note.with_name(f"{name}.failure.json").write_text(json.dumps(stale))
+    results.read()
+    assert [failure.reason for failure in results.failures()] == ["too wide"] and not results.to_do()
+
+
 def test_seconds_are_by_kind_of_work_and_those_of_the_work_whenever_it_was_done():
     stages = {"prepare data": {"seconds": 50.0}, "encode": {"seconds": 0.1, "cached": True, "made_in": 7.0}}
     stages |= {"texts": {"seconds": 1.0}, "train gain": {"seconds": 0.2, "cached": True, "made_in": 3.0}}
