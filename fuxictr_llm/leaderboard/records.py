@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Required
+from typing import Annotated, Any, NotRequired, Required
 
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict  # pydantic reads the one of typing only from Python 3.12 on
@@ -17,11 +17,12 @@ from fuxictr_llm.run_record import describe_data, versions
 OURS = "fuxictr-llm"
 
 Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Stage(TypedDict, total=False):
-    seconds: Required[float]
-    made_in: float | None
+    seconds: Required[Seconds]
+    made_in: Seconds | None
     rows: Count
 
 
@@ -30,13 +31,24 @@ class Metrics(TypedDict):
     test: dict[str, float]
 
 
+class Slice(TypedDict):
+    train_rows: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
+    rows: Count
+    AUC: Annotated[float, Field(ge=0, le=1)] | None
+
+
+class Slices(TypedDict):
+    by: str
+    slices: dict[str, Slice]
+
+
 class Parameters(TypedDict):
     backbone: Count
     method: Count
 
 
 class Data(TypedDict, total=False):
-    sha256: Required[dict[str, Any]]
+    sha256: Required[dict[str, list[str]]]
     rows: dict[str, Count | None] | None
 
 
@@ -44,6 +56,7 @@ class Record(TypedDict):
     """What is read of a run record."""
 
     metrics: Metrics
+    slices: NotRequired[Slices | None]
     config: dict[str, Any]
     config_sha256: str
     data: Data

@@ -85,8 +85,17 @@ def _other_seed(path):
         (_part("metrics", value={"valid": None}), "is damaged"),
         (_part("stages", value={}), "is damaged"),
         (_part("stages", "train", "seconds", value="2"), "is damaged"),
+        (_part("stages", "train", "seconds", value=float("nan")), "is damaged"),
+        (_part("stages", "train", "made_in", value=-1.0), "is damaged"),
+        (_part("slices", value=[1]), "is damaged"),
+        (_part("slices", value={"by": "a"}), "is damaged"),
+        (
+            _part("slices", value={"by": "a", "slices": {"rare": {"train_rows": [1], "rows": 3, "AUC": 0.5}}}),
+            "is damaged",
+        ),
         (_part("versions"), "is damaged"),
         (_part("data", "rows", value=3), "is damaged"),
+        (_part("data", "sha256", "train"), "is damaged"),
         (_other_seed, "is damaged"),
     ],
 )
