@@ -77,8 +77,13 @@ class Experiment:
         """Write `model_config.yaml` and `dataset_config.yaml` in FuxiCTR's form, which its scripts and tuner take."""
         dataset_id, method = self.params["dataset_id"], self.params["method"]
         model_keys = {key: value for key, value in self._settings().items() if key not in self.dataset_keys}
-        if not method or ":" not in model_keys["model"]:  # FuxiCTR's scripts know a model by one name
-            model_keys["model"] = "_".join(filter(None, (model_keys["model"], model_keys.pop("method"))))
+        if not method:
+            model_keys.pop("method")
+        elif ":" in f"{model_keys['model']}{method}":  # anyone's classes
+            left_out = "FuxiCTR's own scripts leave out 'method: %s' and train the plain %s; ours take both"
+            logging.warning(left_out, method, model_keys["model"])
+        else:  # FuxiCTR's scripts know a model by one name
+            model_keys["model"] = f"{model_keys['model']}_{model_keys.pop('method')}"
         dataset = {key: value for key, value in self._settings().items() if key in self.dataset_keys}
         if asks_for_vectors(self.params):
             logging.warning(

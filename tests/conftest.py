@@ -118,6 +118,37 @@ DeepFM: {hidden_units: [8], net_dropout: 0.1, batch_norm: true, embedding_regula
     return folder
 
 
+METHOD_FILE = """
+from pydantic.dataclasses import dataclass
+
+from fuxictr_llm.checks import STRICT
+from fuxictr_llm.enhancement import Enhancement
+from fuxictr_llm.registry import register_method
+
+
+@dataclass(config=STRICT, kw_only=True)
+class MineConfig:
+    kind: str = "real"
+
+
+class MineModel(Enhancement):
+    controls = {"fake": {"kind": "fake"}}
+
+
+register_method(name="Mine", config_cls=MineConfig, model_cls=MineModel)
+"""
+
+
+@pytest.fixture
+def method_file(tmp_path):
+    """Name of a file in the test's folder with a method that does nothing and has a placebo `fake`; gone afterwards."""
+    from fuxictr_llm import registry
+
+    (tmp_path / "mine.py").write_text(METHOD_FILE)
+    yield "mine.py:MineModel"
+    registry._methods.pop("Mine", None)
+
+
 @pytest.fixture(scope="session")
 def tiny_llm(tmp_path_factory) -> Path:
     """A folder with a random Llama (2 layers, width 16) and a tokenizer trained on a few words, with a BOS token."""

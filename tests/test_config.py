@@ -144,6 +144,20 @@ def test_a_written_directory_is_read_alike_by_fuxictr_and_by_us(configs, tmp_pat
     assert ours == experiment.params and experiment.sha256 == load_experiment("DeepFM_LLaCTR_shop", configs).sha256
 
 
+@pytest.mark.parametrize(("model", "method"), [("FM", "mine.py:MineModel"), ("net.py:Net", "LLaCTR")])
+def test_a_written_directory_of_classes_of_files_is_read_by_us(configs, method_file, tmp_path, caplog, model, method):
+    (tmp_path / "net.py").write_text(
+        "from fuxictr_llm.model_zoo.backbones.FM import FM\n\n\nclass Net(FM):\n    pass\n"
+    )
+    with (configs / "model_config.yaml").open("a") as file:
+        file.write(f"Some: {{model: '{model}', method: '{method}', dataset_id: shop}}\n")
+    experiment = load_experiment("Some", configs)
+    experiment.write_directory(tmp_path / "written")
+    assert f"leave out 'method: {method}' and train the plain {model}" in caplog.text
+    assert load_experiment("Some", tmp_path / "written").params == experiment.params
+    assert load_config(str(tmp_path / "written"), "Some")["model"] == model
+
+
 @pytest.fixture
 def fuxictr_dir(tmp_path, configs):
     folder = tmp_path / "config"

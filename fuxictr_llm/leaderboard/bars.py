@@ -20,6 +20,7 @@ from fuxictr_llm.exporting import RECORD, find_run
 from fuxictr_llm.files import explain_write_errors, read_json, replacing_dir, writable_dir
 from fuxictr_llm.keys import DatasetKeys
 from fuxictr_llm.leaderboard.bars_readme import readme
+from fuxictr_llm.leaderboard.identity import control_of
 from fuxictr_llm.summary import result_cells
 
 OTHER_OUT = "name another folder with --out"
@@ -76,9 +77,13 @@ def write_row(runs: Sequence[Path | str], out: Path | str) -> Path:
 
 
 def model_name(config: Mapping[str, Any]) -> str:
-    """`DeepFM`, `DeepFM_LLaCTR`; of `net.py:MyNet` the class."""
+    """`DeepFM`, `DeepFM_LLaCTR`, of its placebo `DeepFM_LLaCTR_random`; of `net.py:MyNet` the class.
+
+    Raises:
+        UserError: the method is unknown, and so are its placebos.
+    """
     backbone = config["model"].rpartition(":")[2].replace("/", "-")
-    return "_".join(filter(None, (backbone, (config.get("method") or "").rpartition(":")[2])))
+    return "_".join(filter(None, (backbone, (config.get("method") or "").rpartition(":")[2], control_of(config))))
 
 
 def environments_of(record: Mapping[str, Any]) -> str:

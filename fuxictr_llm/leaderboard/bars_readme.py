@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from fuxictr_llm.leaderboard.identity import control_of
+
 PAGE = """## {row}
 
-How to run {model} on {dataset}, and what came out.
+How to run {model} on {dataset}, and what came out.{placebo}
 
 | [Environments](#Environments) | [Dataset](#Dataset) | [Code](#Code) | [Results](#Results) | [Logs](#Logs) |
 |:-----------------------------:|:-------------------:|:-------------:|:-------------------:|:-------------:|
@@ -56,6 +58,7 @@ def readme(row: str, records: Sequence[Mapping[str, Any]], environments: str, lo
         row=row,
         model=row.removesuffix(f"_{dataset}"),
         dataset=dataset,
+        placebo=_placebo(config),
         environments=environments,
         data=_data(config, records[0]["data"]),
         plugin=versions.get("fuxictr-llm", "(version not recorded)"),
@@ -64,6 +67,13 @@ def readme(row: str, records: Sequence[Mapping[str, Any]], environments: str, lo
         results=_results(records),
         log=log,
     )
+
+
+def _placebo(config: Mapping[str, Any]) -> str:
+    name = control_of(config)
+    if name is None:
+        return ""
+    return f"\n\n**A placebo**: the control `{name}` of the method {config['method']}, not the method itself."
 
 
 def _data(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:

@@ -21,6 +21,21 @@ def key_of(params: Mapping[str, Any]) -> str:
     return digest_of({key: bool(value) if key in PLACES else value for key, value in kept.items()})
 
 
+def control_of(params: Mapping[str, Any]) -> str | None:
+    """The placebo of its method (`Enhancement.controls`) that a run with these settings is; None: it is none.
+
+    Raises:
+        UserError: the method is unknown.
+    """
+    declared = registry.find_method(params["method"]).model_cls.controls if params.get("method") else {}
+    are_that = (
+        name
+        for name, settings in declared.items()
+        if settings and all(params.get(key) == value for key, value in settings.items())
+    )
+    return next(are_that, None)
+
+
 def language_model_work(params: Mapping[str, Any]) -> str | None:
     """A digest of data set, method, and those settings that a language model's work follows; controls share it."""
     if not params["method"]:

@@ -79,6 +79,20 @@ def test_its_config_folder_is_that_of_the_run_and_it_has_one_log(runs):
     assert Path("ctr/FM/FM_shop/results.csv").read_text().startswith(" 20")
 
 
+@pytest.mark.parametrize("kind", ["real", "fake"])
+def test_a_placebo_is_called_one_and_the_config_of_a_method_of_a_file_runs(configs, method_file, kind):
+    (configs / "method_config" / "Mine.yaml").write_text(f"Mine: {{method: {method_file}}}\n")
+    run = run_experiment(load_experiment("FM_Mine_shop", configs, overrides={"epochs": 1, "kind": kind}))
+    folder = write_row([f"checkpoints/shop/{run.record['model_id']}"], "ctr")
+    name = "FM_MineModel" + ("_fake" if kind == "fake" else "")
+    assert folder == Path(f"ctr/{name}/{name}_shop")
+    row = read_as_bars_does(folder)
+    assert (row["model"], row["dataset"]) == (name, "shop")
+    assert load_experiment(row["expid"], row["config"]).sha256 == run.record["config_sha256"]
+    told = "**A placebo**: the control `fake` of the method mine.py:MineModel, not the method itself."
+    assert (told in (folder / "README.md").read_text()) == (kind == "fake")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -111,6 +125,7 @@ def test_a_row_that_is_there_is_kept(runs):
 def test_names_and_machines():
     assert model_name({"model": "FM", "method": None}) == "FM"
     assert model_name({"model": "nets/my.py:MyNet", "method": "LLaCTR"}) == "MyNet_LLaCTR"
+    assert model_name({"model": "FM", "method": "ELEC", "teacher": "self"}) == "FM_ELEC_self"
     machine = {"cpu": "x86", "gpu": "H100 80G", "ram": "128G", "cuda": "12.8"}
     lines = environments_of({"hardware": machine, "versions": {"fuxictr": "2.3.10", "torch": "2.13.0"}}).splitlines()
     assert lines[:3] == ["[Hardware]", "CPU: x86", "GPU: H100 80G"]
