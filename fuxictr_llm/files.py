@@ -145,6 +145,13 @@ def digest_of_file(path: Path | str, algorithm: str = "sha256") -> str:
     return known[algorithm]
 
 
+def digest_of_folder(folder: Path) -> str:
+    """One digest over names and content of the files in a folder and below it; hidden ones do not count."""
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    seen = [name for name in names if not any(part.startswith(".") for part in name.parts)]
+    return digest_of({name.as_posix(): digest_of_file(folder / name) for name in seen})
+
+
 def _hash(path: Path, algorithm: str) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()

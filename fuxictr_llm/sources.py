@@ -2,20 +2,33 @@
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fuxictr_llm import registry
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import digest_of, digest_of_file
+from fuxictr_llm.exporting import RECORD
+from fuxictr_llm.files import digest_of, digest_of_file, digest_of_folder
 from fuxictr_llm.origins import identity_of, origin_of
 from fuxictr_llm.semantics.catalog import read_field_config
-from fuxictr_llm.semantics.value_config import asks_for_vectors
+from fuxictr_llm.semantics.model_folder import digest_of_model
+from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors
+
+DigestOfFolder = Callable[[Path], str]
+# Keys that may name a folder. Under others, a folder that is called like a value (`llm`) is so by chance.
+FOLDERS: dict[str, DigestOfFolder] = {
+    "language_model": digest_of_model,
+    "text_vectors": digest_of_folder,
+    "teacher": digest_of_folder,
+}
 
 
 def sources_of(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Digests of the files, as they are now, that a run with these settings goes by; those of our own code left out."""
+    """Digests of what a run with these settings goes by, as it is now on the disk; our own code is left out.
+
+    `files` are those of config keys: files, trained runs, and the folders of FOLDERS, by the name that is given.
+    """
     method = registry.find_method(params["method"]) if params.get("method") else None
     found = identity_of(origin_of(registry.find_backbone(params["model"])).record())
     if method and method.model_cls.__module__.partition(".")[0] != __name__.partition(".")[0]:
@@ -24,15 +37,47 @@ def sources_of(params: Mapping[str, Any]) -> dict[str, Any]:
     if method or asks_for_vectors(params):
         with contextlib.suppress(UserError):  # what reads it says what is wrong
             found["words"] = digest_of(read_field_config(params.get("field_config")))
-    names = [params.get(key) for key in method.config_cls.__dataclass_fields__] if method else []
-    files = {name: digest_of_file(name) for name in [*names, *_given_vectors(params)] if _is_file(name)}
+    files = {name: digest for name, of_folder in _named(params, method) if (digest := _digest(name, of_folder))}
     return {**found, "files": files} if files else found
 
 
-def _given_vectors(params: Mapping[str, Any]) -> Iterator[Any]:
-    for column in (*(params.get("feature_cols") or ()), *(params.get("feature_specs") or ())):
-        yield column.get("pretrained_emb")
+def _named(
+    params: Mapping[str, Any], method: registry.RegisteredMethod | None
+) -> Iterator[tuple[str, DigestOfFolder | None]]:
+    """The texts among the values, which may name something on the disk, and how, if at all, a folder is digested."""
+    fields = dict(ValueVectorsConfig.__dataclass_fields__) if asks_for_vectors(params) else {}
+    fields |= method.config_cls.__dataclass_fields__ if method else {}
+    for key, field in fields.items():
+        value = params.get(key, field.default)
+        of_folder = FOLDERS.get(key) if value != field.default else None  # a default is a word: `teacher: gain`
+        yield from ((text, of_folder) for text in _texts(value))
+    columns, specs = (params.get(key) or () for key in ("feature_cols", "feature_specs"))
+    for text in _texts([column.get("pretrained_emb") for column in (*columns, *specs)]):
+        yield text, None
+    for text in _texts([spec.get("pretrained_emb") for spec in specs]):
+        yield str(Path(params["data_root"], params["dataset_id"], text)), None  # where FuxiCTR looks
 
 
-def _is_file(name: Any) -> bool:
-    return isinstance(name, str) and Path(name).is_file()
+def _texts(value: Any) -> Iterator[str]:
+    """Also those in a list or a mapping, as in `value_texts`."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(part)
+
+
+def _digest(name: str, of_folder: DigestOfFolder | None) -> str | None:
+    """Of what a value names; None: of nothing that is there."""
+    # A text may be too long for a name, `~` be of nobody, a file unreadable: what reads it says what is wrong.
+    with contextlib.suppress(OSError, RuntimeError):
+        run = name.removesuffix(RECORD).removesuffix(".model")  # as `export_run` takes it
+        if Path(f"{run}{RECORD}").is_file():
+            parts = [path for path in (Path(f"{run}{RECORD}"), Path(f"{run}.model")) if path.is_file()]
+            return digest_of({path.name: digest_of_file(path) for path in parts})
+        if Path(name).is_file():
+            return digest_of_file(name)
+        folder = Path(name).expanduser()
+        if of_folder and folder.is_dir():
+            return of_folder(folder)
+    return None
