@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from fuxictr_llm.config_sources import packaged_configs
 from fuxictr_llm.errors import UserError
+from fuxictr_llm.leaderboard.plan import Plan
 from fuxictr_llm.leaderboard.search_space import Range, read_space
 
 
@@ -24,6 +26,13 @@ def test_keys_are_of_all_arms_or_of_a_backbone_or_method(plan):
     assert keys["DeepFM plain on shop"] == ["hidden_units", "learning_rate"]
     assert keys["LR LLaCTR random on shop"] == ["lambda_fre", "learning_rate"]
     assert space.common["learning_rate"] == Range(1e-4, 1e-2, log=True)
+
+
+def test_the_space_of_the_packaged_table_fits_its_plan():
+    methods = ["plain", "LLMEmb", "LLaCTR", "ELEC"]
+    table = Plan.crossed(["DeepFM"], ["movielens100k"], methods, controls=True)
+    space = read_space(packaged_configs() / "leaderboard" / "tuned" / "space.yaml", table)
+    assert len(table.arms) == 9 and {len(space.of(arm)) for arm in table.arms} == {3, 5}
 
 
 def test_fuxictrs_tuner_file_is_read(plan, caplog):
