@@ -84,18 +84,18 @@ def prepare_raw_data(params: Mapping[str, Any]) -> dict[str, Any]:
     paths = _targets(params)
     made_from = _made_from(name, params)
     manifest_file = paths["train"].parent / "prepared.json"
-    manifest = read_json(manifest_file)
+    manifest = read_json(manifest_file) or {}
     if manifest and _is_made(manifest, made_from, paths, params):
         for path in _changed(paths, manifest):
             logging.warning("%s was changed since it was prepared; it is used as it is", path)
         return {}
-    in_the_way = _changed(paths, manifest or {})
+    in_the_way = _changed(paths, manifest)
     if in_the_way and not (manifest and manifest.get("made_from") is None):
         raise UserError(
             f"'prepare: {name}' would overwrite {str(in_the_way[0])!r}, which it did not write; "
             "move it away, or set prepare: null to use it as it is"
         )
-    _write(params, paths, manifest_file, made_from, (manifest or {}).get("sha256", {}))
+    _write(params, paths, manifest_file, made_from, manifest.get("sha256", {}))
     return {}
 
 

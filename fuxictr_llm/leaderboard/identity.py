@@ -22,18 +22,27 @@ def key_of(params: Mapping[str, Any]) -> str:
 
 
 def control_of(params: Mapping[str, Any]) -> str | None:
-    """The placebo of its method (`Enhancement.controls`) that a run with these settings is; None: it is none.
+    """The placebo of its method that a run with these settings is; None: it is none.
 
     Raises:
         UserError: the method is unknown.
     """
-    declared = registry.find_method(params["method"]).model_cls.controls if params.get("method") else {}
-    are_that = (
-        name
-        for name, settings in declared.items()
-        if settings and all(params.get(key) == value for key, value in settings.items())
-    )
-    return next(are_that, None)
+    declared = declared_controls(params)
+    return next((name for name, settings in declared.items() if settings and has_settings(params, settings)), None)
+
+
+def declared_controls(params: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """The placebos of its method, `Enhancement.controls`: name -> config keys.
+
+    Raises:
+        UserError: the method is unknown.
+    """
+    return registry.find_method(params["method"]).model_cls.controls if params.get("method") else {}
+
+
+def has_settings(params: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether all of the settings are so in a run's."""
+    return all(params.get(key) == value for key, value in settings.items())
 
 
 def language_model_work(params: Mapping[str, Any]) -> str | None:

@@ -19,7 +19,7 @@ from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import digest_of
 from fuxictr_llm.keys import Positive, Seed
 from fuxictr_llm.leaderboard.arms import Arm, arm_of, check_keys, cross, own_settings, refuse_twice
-from fuxictr_llm.leaderboard.identity import PLAIN, key_of, language_model_work
+from fuxictr_llm.leaderboard.identity import PLAIN, declared_controls, has_settings, key_of, language_model_work
 from fuxictr_llm.yamls import dump_yaml, read_yaml
 
 # All that decides about a data set's files.
@@ -235,9 +235,8 @@ def _refuse_other_name(arm: Arm, base: Experiment) -> None:
 
 def _refuse_disguise(arm: Arm, params: Mapping[str, Any]) -> None:
     """A placebo is called one, and by its own name: verdicts rest on what arms are called."""
-    declared = registry.find_method(params["method"]).model_cls.controls if params["method"] else {}
-    for name, settings in declared.items():
-        is_that = all(params.get(key) == value for key, value in settings.items())
+    for name, settings in declared_controls(params).items():
+        is_that = has_settings(params, settings)
         if is_that != (name == arm.control):
             told = ", ".join(f"{key}: {params.get(key)}" for key in settings)
             does = "makes it the control" if is_that else "is not the control"
