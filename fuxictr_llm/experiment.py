@@ -1,7 +1,6 @@
 """A resolved experiment -> a trained model, its metrics and its run record."""
 
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,10 +30,13 @@ from fuxictr_llm.run_record import Stages, command, count_parameters, describe_d
 from fuxictr_llm.semantics import distributed
 from fuxictr_llm.semantics.value_vectors import prepare_value_vectors
 from fuxictr_llm.slices import FrequencySlices
-from fuxictr_llm.sources import sources_of
+from fuxictr_llm.sources import code_of, sources_of
 from fuxictr_llm.summary import append_result_line, log_summary
 from fuxictr_llm.tasks import labels_of, task_settings
+from fuxictr_llm.temporaries import own_folder
 from fuxictr_llm.training import OTHER_MODEL_ROOT, build, fit
+
+CHANGED = {"backbone": "changed while it ran"}  # in place of the digests of `sources_of`
 
 
 @dataclass
@@ -90,17 +92,17 @@ def run_experiment(experiment: Experiment) -> Result:
     model_id = choose_model_id(experiment, folder)
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
     started, sources = datetime.now(), sources_of(experiment.params)
-    with logging_to(folder / f"{model_id}.log"):
+    # The folder is there to the end: it goes with the process.
+    with logging_to(folder / f"{model_id}.log"), own_folder(folder / f"{model_id}.model") as own:
         logging.info("Params: %s", print_to_json(experiment.params))
         run = prepare_run(experiment, model_id)
-        unfinished = folder / f".{model_id}.{os.getpid()}.training"
-        try:
-            model, record = _train(run, unfinished)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+        unfinished = own / "weights.model"
+        model, record = _train(run, unfinished)
         record["model_id"] = model_id = choose_model_id(experiment, folder)  # another run may have ended meanwhile
         record |= {"time": started.isoformat(timespec="seconds"), "command": command(), "expid": experiment.expid}
+        if code_of(experiment.params) != sources["code"]:
+            logging.warning("the code of this run was changed while it ran: its record says so")
+            sources["code"] = CHANGED
         record |= {"config": experiment.params, "config_sha256": experiment.sha256, "sources": sources}
         with explain_write_errors(folder, OTHER_MODEL_ROOT):
             model.checkpoint = str((folder / f"{model_id}.model").absolute())

@@ -67,12 +67,6 @@ def _kind_and_name(cls: type, file: str | None) -> tuple[Kind, str]:
     return "module", f"{cls.__module__}:{cls.__qualname__}"
 
 
-def identity_of(described: Mapping[str, Any]) -> dict[str, Any]:
-    """What `Origin.record` gave of a class, as far as it decides what is computed; of ours nothing: versions say it."""
-    kind = described.get("kind", "fuxictr-llm")
-    return {} if kind == "fuxictr-llm" else {"backbone": {"kind": kind, "sha256": described.get("sha256")}}
-
-
 def find_exported(name: str, described: Mapping[str, Any], where: str) -> type:
     """The class of an exported model, from what `Origin.portable` gave. No file that the export names is run.
 
@@ -114,7 +108,7 @@ def _of_checkout(name: str, where: str) -> type:
 
 
 def _warn_of_change(cls: type, name: str, described: Mapping[str, Any], where: str) -> None:
-    if described.get("kind") in ("checkout", "file") and described.get("sha256") != origin_of(cls).sha256:
+    if described.get("sha256") and described["sha256"] != origin_of(cls).sha256:
         logging.warning("%s: the file of %s has changed since the model was trained", where, name)
 
 

@@ -7,7 +7,6 @@ beside the result holds the digests of what went in, so that a changed file or c
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,23 @@ import pyarrow.parquet as pq
 from fuxictr.preprocess import FeatureProcessor, build_dataset
 from fuxictr.preprocess.build_dataset import merge_meta_ddf
 
+from fuxictr_llm.code_digest import digest_of_code
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.field_texts import collecting
-from fuxictr_llm.data.processors import code_of, find_processor
+from fuxictr_llm.data.processors import code_of, find_processor, settings_of
 from fuxictr_llm.data.raw import check_raw, feature_columns, pretrained_files, raw_files
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import (
     digest_of,
     digest_of_file,
+    merged,
     not_as_noted,
     read_json,
     sizes_of,
     writable_dir,
     write_json,
 )
+from fuxictr_llm.temporaries import own_folder, remove_abandoned
 
 SLICE_ROWS = 100_000
 # What decides about the built data, besides the raw files.
@@ -77,6 +79,7 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
                 "feature_map.json; give data_format: csv with raw files, or the folder of a data set FuxiCTR built"
             )
         return {}
+    remove_abandoned(data_dir.parent)
     raw = {split: params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")}
     if "train" not in raw:
         raise UserError(f"data set {params['dataset_id']!r} names no train_data")
@@ -105,13 +108,15 @@ def _check_places(data_dir: Path, params: Mapping[str, Any], files: Iterable[Pat
 def _made_from(params: Mapping[str, Any], files: Mapping[str, list[Path]]) -> dict[str, Any]:
     decides = {key: params.get(key) for key in DECIDES}
     if processor := params.get("feature_processor"):
-        decides |= {"feature_processor": processor, "code": code_of(processor)}
+        own = settings_of(processor, params)
+        decides = merged(decides, {"feature_processor": processor, "code": code_of(processor), "own": own})
     if vectors := pretrained_files(params):
-        decides |= {"pretrained": [digest_of_file(path) for path in vectors]}
+        decides = merged(decides, {"pretrained": [digest_of_file(path) for path in vectors]})
     return {
         "settings": digest_of(decides),
         "raw": {split: [digest_of_file(path) for path in paths] for split, paths in files.items()},
         "fuxictr": fuxictr.__version__,
+        "code": digest_of_code([__name__]),
         "version": VERSION,
     }
 
@@ -158,11 +163,13 @@ def _build(
 ) -> None:
     writable_dir(params["data_root"], "name another folder with --set data_root=DIR")
     logging.info("Building data set %s", data_dir)
-    with tempfile.TemporaryDirectory(prefix=f".{data_dir.name}.", suffix=".tmp", dir=params["data_root"]) as name:
-        folder = Path(name)
+    data_dir.parent.mkdir(parents=True, exist_ok=True)
+    with own_folder(data_dir) as own:
+        folder = own / data_dir.name
+        folder.mkdir()
         try:
             processor = processor_cls(**{**params, "data_root": str(folder.parent), "dataset_id": folder.name})
-            # FuxiCTR writes the id into feature_map.json, and we build in a folder of another name.
+            # FuxiCTR writes the id into feature_map.json; a folder's name may be a part of it.
             processor.feature_map.dataset_id = params["dataset_id"]
             rows = _build_with(processor, params, raw)
         except (UserError, OSError):

@@ -151,6 +151,7 @@ def _made_from(
         "settings": {key: value for key, value in asdict(config).items() if key.startswith(("lora_", "click_"))},
         "train_sha256": train.sha256,
         "valid_sha256": valid.sha256,
+        "code": store.code_of(__name__),
         "version": VERSION,
     }
 

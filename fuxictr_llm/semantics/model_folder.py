@@ -6,6 +6,7 @@ from pathlib import Path
 from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, seal
 from fuxictr_llm.errors import UserError, nearest, reason_of
 from fuxictr_llm.files import cache_dir, digest_of, digest_of_file, locked, replacing_dir
+from fuxictr_llm.temporaries import remove_abandoned
 
 WEIGHTS = (".safetensors", ".bin")
 # What decides about a model's vectors: weights, settings, tokenizer.
@@ -64,6 +65,7 @@ def _from_hub(name: str) -> Path:
 def _converted(name: str) -> Path:
     """A packaged GGUF model as a Hugging Face folder, converted once: reading GGUF takes 25 s, this 1 s."""
     folder = cache_dir() / "models" / f"{name}-{ASSETS[name].sha256[:12]}"
+    remove_abandoned(folder.parent)
     if not is_whole(folder):
         with locked(f"models-{folder.name}"):  # the download it is made of has a lock of its own
             if not is_whole(folder):

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fuxictr_llm.files import digest_of, digest_of_file
+from fuxictr_llm.files import digest_of, digest_of_file, merged
 from fuxictr_llm.run_record import total
+from fuxictr_llm.semantics import store
 from fuxictr_llm.semantics.given_vectors import given_stores
 from fuxictr_llm.semantics.model_folder import digest_of_model, find_language_model
 from fuxictr_llm.semantics.ray_map import ray_map
@@ -48,11 +49,11 @@ class TextEncoder:
     def __init__(self, config: RowTextsConfig | ValueVectorsConfig, gpu: int, adapter: Path | None = None):
         self.config, self.gpu, self.adapter = config, gpu, adapter
         self.folder = find_language_model(config.language_model).absolute()
-        self.settings = {
+        asked = {
             "language_model": {"name": config.language_model, "sha256": digest_of_model(self.folder)},
             "device": "gpu" if gpu >= 0 else "cpu",  # they round differently
-            **_text_settings(config, gpu),
         }
+        self.settings = merged(asked, _text_settings(config, gpu))
         if adapter:
             self.settings["adapter_sha256"] = digest_of({path.name: digest_of_file(path) for path in adapter.iterdir()})
         self.encoded = 0
@@ -83,7 +84,8 @@ class TextEncoder:
         Raises:
             UserError: as above.
         """
-        made_from = {**self.settings, "head": head, "texts_sha256": sha256_of_texts(texts)}
+        keys = {"head": head, "texts_sha256": sha256_of_texts(texts), "code": store.code_of(__name__)}
+        made_from = merged(self.settings, keys)
         before, started = self.encoded, time.perf_counter()
         make = partial(self._make, texts, head)
         found = find_or_write(KIND, made_from, len(texts), make, {"texts": len(texts), **facts}, over=self._shared_out)

@@ -15,7 +15,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from fuxictr_llm.errors import UserError, unknown
-from fuxictr_llm.files import digest_of
+from fuxictr_llm.files import digest_of, merged
 from fuxictr_llm.run_record import total
 from fuxictr_llm.semantics import controls, store
 from fuxictr_llm.semantics.catalog import load_catalog
@@ -185,17 +185,17 @@ def _file(
 ) -> tuple[Path, dict[str, Any]]:
     """The column's file and manifest, from the store where it is there."""
     placebo = {} if config.field_vectors == LLM else {"placebo": config.field_vectors, "seed": config.control_seed}
-    made_from = {
-        **encoder.settings,
+    keys = {
         "head": column.head,
         "keys_sha256": digest_of(column.keys),
         "words_sha256": digest_of(column.words),
         "dim": width,
         "scale": config.value_scale,
-        **placebo,
         "format": file_format,
-        "version": [VERSION, encoder.settings["version"]],
+        "code": store.code_of(__name__),
+        "files_version": VERSION,
     }
+    made_from = merged(encoder.settings, keys, placebo)
     file_name = f"value_vectors.{file_format}"
 
     def make() -> tuple[Path, dict[str, Any]]:

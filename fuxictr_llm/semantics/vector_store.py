@@ -29,6 +29,7 @@ from fuxictr_llm.files import (
     write_json,
 )
 from fuxictr_llm.semantics import store
+from fuxictr_llm.temporaries import remove_abandoned
 
 MANIFEST = "manifest.json"
 # A kill loses at most one shard: minutes of a small language model on two cores.
@@ -144,8 +145,7 @@ def find_or_write(
     if not (folder / MANIFEST).is_file() or _missing(folder, plan):
         with store.alone(kind, made_from):
             writable_dir(folder, OTHER_CACHE)
-            for left in folder.glob(".*.tmp"):  # of a process that was killed
-                left.unlink(missing_ok=True)
+            remove_abandoned(folder, again=True)
             with explain_write_errors(folder, OTHER_CACHE):
                 missing = _missing(folder, plan)
                 for path in (folder / _name(number) for number in missing):
