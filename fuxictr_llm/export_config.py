@@ -18,6 +18,7 @@ LONGEST = 100  # characters of a value that are shown
 
 Width = Annotated[int, Field(ge=1, le=2**24)]  # FuxiCTR makes a list of so many
 Size = Annotated[int, Field(ge=1, lt=2**63)]
+Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=300)]
 Index = Annotated[int, Field(ge=0, lt=2**63)]
 
 
@@ -71,7 +72,7 @@ class ExportedBackbone(TypedDict, total=False):
 class Exported(TypedDict, total=False):
     """What serving and teachers read of config.json; it has more."""
 
-    model: Required[str]
+    model: Required[Name]
     params: Required[dict[str, Any]]
     feature_map: Required[ExportedFeatureMap]
     weights_sha256: Required[str]
