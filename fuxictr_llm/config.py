@@ -12,6 +12,7 @@ from fuxictr_llm import registry
 from fuxictr_llm.checks import check_value, checked
 from fuxictr_llm.config_sources import Source, read_source
 from fuxictr_llm.errors import UserError, nearest
+from fuxictr_llm.evaluated import check_settings
 from fuxictr_llm.files import digest_of, replacing, writable_dir
 from fuxictr_llm.keys import (
     GROUP_METRICS,
@@ -193,6 +194,7 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
             check_value(key, value, hints[key])
         if own_hints.get(key) is not None:  # a constructor may take less than the key allows
             check_value(key, value, own_hints[key])
+    check_settings(params, backbone, source.where)
     if method:
         checked(method.config_cls, params)
         _warn_of_shared(backbone, own_hints.keys() & method.config_cls.__dataclass_fields__.keys(), method.name)

@@ -23,6 +23,7 @@ from fuxictr_llm.data.loader import check_labels, make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError, reason_of, unknown
+from fuxictr_llm.evaluated import check_columns
 from fuxictr_llm.feature_maps import describe_feature_map
 from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.origins import origin_of
@@ -172,7 +173,8 @@ def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:
     """FuxiCTR's feature map of a built data set, with `use_features` and `feature_specs` applied.
 
     Raises:
-        UserError: one of the two names a column that the data set does not have.
+        UserError: one of the two names a column that the data set does not have, or a column has an encoder that
+            FuxiCTR must not evaluate.
     """
     path = data_dir / "feature_map.json"
     built = built_columns(data_dir)
@@ -185,6 +187,7 @@ def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:
         raise unknown("column", error.args[0], built, "use_features or feature_specs") from error
     except RuntimeError as error:
         raise UserError(f"{str(path)!r} is of another data set than {params['dataset_id']!r}") from error
+    check_columns(feature_map.features, repr(str(path)))
     feature_map.num_fields = feature_map.get_num_fields()  # FuxiCTR counts before it applies use_features
     if params.get("group_id") and params["group_id"] not in feature_map.features:
         raise unknown("column", params["group_id"], list(feature_map.features), "group_id")

@@ -97,7 +97,7 @@ def read_json(path: Path | str) -> Any | None:
     """The value in a JSON file; None where the file is absent or damaged, so that it is made anew."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
