@@ -24,6 +24,7 @@ from fuxictr_llm.keys import (
     LongKeys,
     ModelKeys,
 )
+from fuxictr_llm.names import check_label, check_name
 from fuxictr_llm.origins import origin_of
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors, moved_to_specs, value_config
 from fuxictr_llm.yamls import dump_yaml, parse_yaml
@@ -125,6 +126,9 @@ def load_experiment(
     """
     overrides = {**(overrides or {}), **({} if seed is None else {"seed": seed})}
     source = read_source(expid, config)
+    check_label(source.expid)
+    if isinstance(dataset_id := source.params.get("dataset_id"), str):
+        check_name("dataset_id", dataset_id, source.where)
     for key in overrides:
         if key in NOT_SET:
             raise UserError(f"{key!r} cannot be changed with --set; {NOT_SET[key]}")

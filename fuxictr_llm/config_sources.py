@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm import registry
+from fuxictr_llm.checks import check_value
 from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.keys import DatasetKeys
 from fuxictr_llm.yamls import read_yaml
@@ -67,6 +68,8 @@ def _from_ours(expid: str, folder: Path) -> Source:
     datasets = _entries_of_ours(folder, "dataset_config")
     exact = _entry(models, expid) or _entry(methods, expid)
     if {"model", "dataset_id"} <= exact.keys():
+        for key in ("model", "dataset_id", "method"):
+            check_value(key, exact.get(key), str | None if key == "method" else str)
         backbone, method, dataset_id = exact["model"], exact.get("method"), exact["dataset_id"]
         if dataset_id not in datasets:
             raise unknown("data set", dataset_id, datasets, where=f"expid {expid!r}")
@@ -140,6 +143,8 @@ def _entries(folder: Path, kind: str) -> dict[str, Any]:
         for name, entry in read_yaml(path).items():
             if name in entries:
                 raise UserError(f"{name!r} stands twice in {str(folder / kind)!r}, the second time in {path.name}")
+            if not isinstance(name, str):
+                raise UserError(f"entry {name!r} of {str(path)!r} is a {type(name).__name__}; write its name in quotes")
             alias = kind == "dataset_config" and isinstance(entry, str)
             if not (isinstance(entry, dict) or alias or (entry is None and kind != "dataset_config")):
                 raise UserError(f"entry {name!r} of {str(path)!r} must map keys to values (got {entry!r})")
@@ -181,6 +186,7 @@ def _from_fuxictr(expid: str, folder: Path) -> Source:
     dataset_id = params.get("dataset_id")
     if dataset_id is None:
         raise UserError(f"expid {expid!r} in {str(folder)!r} names no dataset_id")
+    check_value("dataset_id", dataset_id, str)
     datasets: dict[str, Any] = {}
     for path in _config_files(folder, "dataset_config"):
         datasets = {**read_yaml(path), **datasets}
