@@ -52,6 +52,15 @@ def check_value(key: str, value: Any, hint: Any) -> None:
         raise _wrong_value(key, value, " or ".join(told)) from error
 
 
+def fits(value: Any, hint: Any) -> bool:
+    """Whether `check_value` finds nothing wrong."""
+    try:
+        check_value("", value, hint)
+    except UserError:
+        return False
+    return True
+
+
 @functools.cache
 def _adapter(hint: Any) -> TypeAdapter:
     """Made once: a plan of many runs asks for the same hints over and over."""

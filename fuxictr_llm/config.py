@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from fuxictr_llm import registry
-from fuxictr_llm.checks import check_value, checked
+from fuxictr_llm.checks import check_value, checked, fits
 from fuxictr_llm.column_keys import RENAMED, Unread, check_columns, without
 from fuxictr_llm.config_sources import Source, read_source
 from fuxictr_llm.errors import UserError, nearest
+from fuxictr_llm.field_tuples import as_lists, as_tuples
 from fuxictr_llm.files import digest_of, replacing, writable_dir
 from fuxictr_llm.keys import (
     GROUP_METRICS,
@@ -80,6 +81,7 @@ class Experiment:
         """Write `model_config.yaml` and `dataset_config.yaml` in FuxiCTR's form, which its scripts and tuner take."""
         dataset_id, method = self.params["dataset_id"], self.params["method"]
         model_keys = {key: value for key, value in self._settings().items() if key not in self.dataset_keys}
+        model_keys = as_tuples(model_keys, registry.find_backbone(model_keys["model"]))
         if not method:
             model_keys.pop("method")
         elif ":" in f"{model_keys['model']}{method}":  # anyone's classes
@@ -124,8 +126,9 @@ def load_experiment(
     Raises:
         UserError: something is unknown, missing, of the wrong type or out of range.
     """
-    overrides = {**(overrides or {}), **({} if seed is None else {"seed": seed})}
+    overrides = as_lists({**(overrides or {}), **({} if seed is None else {"seed": seed})})
     source = read_source(expid, config)
+    source = dataclasses.replace(source, params=as_lists(source.params))
     check_label(source.expid)
     if isinstance(dataset_id := source.params.get("dataset_id"), str):
         check_name("dataset_id", dataset_id, source.where)
@@ -193,18 +196,19 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     hints = _hints(params, own_hints)
     known = known_keys(params)
     unknown_keys = frozenset(key for key in params if key not in known)
-    for key in sorted(unknown_keys):
+    for key in sorted(unknown_keys, key=str):
         if source.strict or key in given:
             hint = _now_called(key, known) or nearest(key, known) or "; it would have no effect"
             hint = "; did you mean 'regularizer'?" if key in OF_REGULARIZER else hint
             raise UserError(f"unknown config key {key!r} in {source.where}{hint}")
         hint = _now_called(key, known) or nearest(key, known)
         logging.warning("config key %r of %s has no effect%s", key, source.where, hint)
+    as_given = as_tuples(params, backbone)
     for key, value in params.items():
         if hints.get(key) is not None:
             check_value(key, value, hints[key])
         if own_hints.get(key) is not None:  # a constructor may take less than the key allows
-            check_value(key, value, own_hints[key])
+            check_value(key, value if fits(value, own_hints[key]) else as_given[key], own_hints[key])
     anyones = {"feature_cols": ":" in (params.get("feature_processor") or "")}
     anyones |= {"label_col": anyones["feature_cols"], "feature_specs": origin_of(backbone).kind in ("file", "module")}
     strict = {key for key, of_anyone in anyones.items() if not of_anyone and (source.strict or key in given)}
