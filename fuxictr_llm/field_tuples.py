@@ -10,9 +10,22 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from fuxictr_llm.errors import UserError
+
 
 def as_lists(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with lists in place of tuples; a tuple of texts on its own is one group of fields: `[[a, b]]`."""
+    """Settings with lists in place of tuples; a tuple of texts on its own is one group of fields: `[[a, b]]`.
+
+    Raises:
+        UserError: a value holds itself.
+    """
+    try:
+        return _all_listed(params)
+    except RecursionError as error:
+        raise UserError("a value of the config holds itself; a YAML anchor must not stand inside of itself") from error
+
+
+def _all_listed(params: Mapping[str, Any]) -> dict[str, Any]:
     alone = {key: [value] for key, value in params.items() if isinstance(value, tuple) and _is_group(value)}
     return {key: _listed(value) for key, value in {**params, **alone}.items()}
 
