@@ -17,17 +17,19 @@ def as_lists(params: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with lists in place of tuples; a tuple of texts on its own is one group of fields: `[[a, b]]`.
 
     Raises:
-        UserError: a value holds itself.
+        UserError: a value holds itself, or half of a character, as a name in another encoding than UTF-8 does.
     """
     try:
         return _all_listed(params)
     except RecursionError as error:
         raise UserError("a value of the config holds itself; a YAML anchor must not stand inside of itself") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"the config holds {error.object[:80]!r}, which cannot be written as text (UTF-8)") from error
 
 
 def _all_listed(params: Mapping[str, Any]) -> dict[str, Any]:
     alone = {key: [value] for key, value in params.items() if isinstance(value, tuple) and _is_group(value)}
-    return {key: _listed(value) for key, value in {**params, **alone}.items()}
+    return _listed({**params, **alone})
 
 
 def as_tuples(params: Mapping[str, Any], cls: type) -> dict[str, Any]:
@@ -60,7 +62,13 @@ def _is_group(value: list | tuple) -> bool:
 def _listed(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_listed(each) for each in value]
-    return {key: _listed(each) for key, each in value.items()} if isinstance(value, dict) else value
+    if isinstance(value, str) and not value.isascii():
+        value.encode("utf-8")
+    if not isinstance(value, dict):
+        return value
+    # A digest sorts keys, and a record has them as texts.
+    sortable = all(isinstance(key, int | float) for key in value)
+    return {key if sortable else _listed(str(key)): _listed(each) for key, each in value.items()}
 
 
 def _defaults(cls: type) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """Fields that a model reads side by side: tuples in FuxiCTR's configs and constructors, lists everywhere else."""
 
+from datetime import date
+
 import pandas as pd
 import pytest
 from fuxictr.utils import load_config
@@ -11,6 +13,7 @@ from fuxictr_llm.errors import UserError
 from fuxictr_llm.experiment import run_experiment
 from fuxictr_llm.exporting import export_run
 from fuxictr_llm.field_tuples import as_lists, as_tuples
+from fuxictr_llm.files import digest_of
 from fuxictr_llm.leaderboard.arms import Arm
 from fuxictr_llm.leaderboard.plan import Plan
 from fuxictr_llm.yamls import dump_yaml, parse_yaml
@@ -101,6 +104,19 @@ def test_settings_have_lists_of_the_same_meaning():
     given = {"a": [("x", "y")], "b": ("x", "y"), "c": (3, 3), "d": ["x", "y"], "e": {"f": ("x", 1)}, "g": 1, "h": ()}
     listed = {"a": [["x", "y"]], "b": [["x", "y"]], "c": [3, 3], "d": ["x", "y"], "e": {"f": ["x", 1]}, "g": 1, "h": []}
     assert as_lists(given) == listed == as_lists(listed)
+
+
+@pytest.mark.parametrize("value", ["\ud800", ["a", "x\udcff"], {"\ud800": 1}, {"a": {"b": ("\ud800",)}}])
+def test_half_a_character_is_one_line(value):
+    with pytest.raises(UserError, match="cannot be written as text") as caught:
+        as_lists({"a": value})
+    assert str(caught.value).isprintable()
+
+
+def test_keys_of_several_kinds_are_texts():
+    given = {1: 2, "a": {None: 1, "b": {2: 3}}, "c": {("x", "y"): 1}, "d": {date(2020, 1, 2): 1, 5: 6}}
+    wanted = {"1": 2, "a": {"None": 1, "b": {2: 3}}, "c": {"('x', 'y')": 1}, "d": {"2020-01-02": 1, "5": 6}}
+    assert as_lists(given) == wanted and digest_of(as_lists(given))
 
 
 class Host:
