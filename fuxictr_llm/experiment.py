@@ -18,7 +18,7 @@ from fuxictr.utils import print_to_json
 from fuxictr_llm import registry
 from fuxictr_llm.checks import check_gpu, checked
 from fuxictr_llm.config import Experiment
-from fuxictr_llm.data.build import built_columns, built_data
+from fuxictr_llm.data.build import built_columns, built_data, check_there
 from fuxictr_llm.data.loader import check_labels, make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.enhancement import enhance
@@ -89,6 +89,7 @@ def run_experiment(experiment: Experiment) -> Result:
         )
     if not experiment.params.get("valid_data"):
         raise UserError(f"data set {experiment.params['dataset_id']!r} names no valid_data; training stops early on it")
+    check_there(experiment.params)
     folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
     model_id = choose_model_id(experiment, folder)
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")

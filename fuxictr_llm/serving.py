@@ -22,6 +22,7 @@ from fuxictr_llm.errors import UserError, nearest, reason_of, unknown
 from fuxictr_llm.evaluated import INITIALIZER, check_columns
 from fuxictr_llm.export_config import AGAIN, CONFIG, FORMAT, read_config
 from fuxictr_llm.feature_maps import make_feature_map, without_pretrained_files
+from fuxictr_llm.field_tuples import as_tuples
 from fuxictr_llm.files import digest_of_file
 from fuxictr_llm.folding import FOLDED
 from fuxictr_llm.origins import find_exported
@@ -111,7 +112,7 @@ def build_backbone(
 ) -> BaseModel:
     """A model of any class with weights of no meaning, built without the files of its embeddings."""
     with without_pretrained_files(feature_map), torch.random.fork_rng(devices=[]):
-        settings = dict(params) | task_settings(cls, feature_map, params)
+        settings = as_tuples(params, cls) | task_settings(cls, feature_map, params)
         return cls(feature_map, **UNUSED | {"model_id": cls.__name__, "gpu": gpu} | settings)
 
 

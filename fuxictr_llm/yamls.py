@@ -25,6 +25,13 @@ class _Loader(_SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _tuple(loader: _Loader, node: yaml.Node) -> tuple:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+# As FuxiCTR's configs name fields that are read side by side; of Python's tags it is the only one that makes no object.
+TUPLE = "tag:yaml.org,2002:python/tuple"
+_Loader.add_constructor(TUPLE, _tuple)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
@@ -66,6 +73,13 @@ def parse_yaml(text: str, where: str) -> Any:
         raise UserError(f"{where}{place} is not valid YAML: {getattr(error, 'problem', error)}") from error
 
 
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper, with tuples as FuxiCTR writes and reads them."""
+
+
+_Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence(TUPLE, value))
+
+
 def dump_yaml(value: Any) -> str:
     """YAML text that reads back as `value`, keys in their order."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)

@@ -23,6 +23,7 @@ from fuxictr_llm.code_digest import digest_of_code
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.field_texts import collecting
 from fuxictr_llm.data.processors import code_of, find_processor, settings_of
+from fuxictr_llm.data.published import check_published_there
 from fuxictr_llm.data.raw import check_raw, feature_columns, pretrained_files, raw_files
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import (
@@ -71,8 +72,39 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
         UserError: a raw file is missing, empty, lacks a declared column or has a label other than 0 and 1;
             a built data set is not there or is of unknown origin and has other columns; the processor is unknown.
     """
-    data_dir = Path(params["data_root"]) / params["dataset_id"]
+    data_dir, files = Path(params["data_root"]) / params["dataset_id"], files_of_splits(params)
+    if not files:
+        return {}
+    raw = {split: params[f"{split}_data"] for split in files}
+    _check_places(data_dir, params, [file for paths in files.values() for file in paths])
+    processor_cls = collecting(find_processor(params))
+    made_from = _made_from(params, files)
+    if not _is_current(data_dir, made_from, params):
+        _build(data_dir, made_from, params, raw, processor_cls)
+    suffix = "" if params.get("data_block_size") else ".parquet"
+    built = {f"{split}_data": str(data_dir / f"{split}{suffix}") for split in raw}
+    return {"valid_data": None, "test_data": None, **built}
+
+
+def check_there(params: Mapping[str, Any]) -> None:
+    """Before anything is made or logged: what is read is there, or will be made.
+
+    Raises:
+        UserError: a file is not.
+    """
+    if not params.get("prepare"):
+        check_published_there(params)
+        files_of_splits(params)
+
+
+def files_of_splits(params: Mapping[str, Any]) -> dict[str, list[Path]]:
+    """The raw files of each split that the settings name; none where the data set is built already.
+
+    Raises:
+        UserError: one is missing or empty, or the built data set is not there.
+    """
     if params["data_format"] == "npz" or (params["data_format"] == "parquet" and not params.get("rebuild_dataset")):
+        data_dir = (Path(params["data_root"]) / params["dataset_id"]).absolute()
         if not (data_dir / "feature_map.json").is_file():
             raise UserError(
                 f"data_format {params['data_format']!r} means a built data set, but {str(data_dir)!r} has no "
@@ -85,15 +117,7 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"data set {params['dataset_id']!r} names no train_data")
     if params.get("valid_size") or params.get("test_size"):
         raise UserError("valid_size and test_size do not work in FuxiCTR 2.3; give valid_data and test_data as files")
-    files = {split: raw_files(path, params["data_format"]) for split, path in raw.items()}
-    _check_places(data_dir, params, [file for paths in files.values() for file in paths])
-    processor_cls = collecting(find_processor(params))
-    made_from = _made_from(params, files)
-    if not _is_current(data_dir, made_from, params):
-        _build(data_dir, made_from, params, raw, processor_cls)
-    suffix = "" if params.get("data_block_size") else ".parquet"
-    built = {f"{split}_data": str(data_dir / f"{split}{suffix}") for split in raw}
-    return {"valid_data": None, "test_data": None, **built}
+    return {split: raw_files(path, params["data_format"]) for split, path in raw.items()}
 
 
 def _check_places(data_dir: Path, params: Mapping[str, Any], files: Iterable[Path]) -> None:
