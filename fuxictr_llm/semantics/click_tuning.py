@@ -24,7 +24,7 @@ from fuxictr_llm.semantics.model_folder import digest_of_model, find_language_mo
 KIND = "click_adapters"
 CHECKPOINTS = "click_tuning"
 # Raise it when the same settings would give another adapter.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

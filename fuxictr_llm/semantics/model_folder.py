@@ -28,6 +28,11 @@ def find_language_model(name: str) -> Path:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         folder = _from_hub(name)
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"language_model {name!r} holds a LoRA adapter (adapter_config.json), no model by itself; merge it into "
+            "its model (peft's merge_and_unload), and name the folder that save_pretrained writes then"
+        )
     has_weights = any(path.suffix in WEIGHTS for path in folder.iterdir())
     if not (folder / "config.json").is_file() or not has_weights:
         raise UserError(
@@ -79,7 +84,7 @@ def _convert(name: str, folder: Path) -> None:
     source = asset_dir(name)
     gguf = Path(ASSETS[name].members[0]).name
     logging.info("Converting %s to safetensors (once)", gguf)
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf, trust_remote_code=False)
     quantized = LlamaForCausalLM.from_pretrained(source, gguf_file=gguf)
     config = quantized.config.to_dict()
     config.pop("quantization_config", None)  # save_pretrained refuses models that carry it

@@ -26,7 +26,7 @@ from fuxictr_llm.semantics.vector_store import Shard, VectorStore, find_or_write
 
 KIND = "text_vectors"
 # Raise it when the same settings would give other vectors.
-VERSION = 1
+VERSION = 2
 
 
 class TextEncoder:
