@@ -20,7 +20,7 @@ from fuxictr_llm.checks import check_gpu
 from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError, nearest, reason_of, unknown
 from fuxictr_llm.evaluated import INITIALIZER, check_columns
-from fuxictr_llm.export_config import AGAIN, CONFIG, FORMAT, read_config
+from fuxictr_llm.export_config import AGAIN, CONFIG, read_config
 from fuxictr_llm.feature_maps import make_feature_map, without_pretrained_files
 from fuxictr_llm.field_tuples import as_tuples
 from fuxictr_llm.files import digest_of_file

@@ -74,7 +74,10 @@ def test_initializers_are_let_through_and_are_what_fuxictr_calls(text):
     [
         *CODE_TEXTS,
         *(f"{call}({CODE})" for call in ("layers.MaskedSumPooling", "nn.Linear", "nn.Identity")),
-        *(f"nn.Linear(4, {inner})" for inner in ("'4'", "4 * 4", "a", "*[4]", "**{'a': 4}", "1j", "b'4'", "...", "{4}")),
+        *(
+            f"nn.Linear(4, {inner})"
+            for inner in ("'4'", "4 * 4", "a", "*[4]", "**{'a': 4}", "1j", "b'4'", "...", "{4}")
+        ),
         f'layers.FeatureEmbedding("x", 4, "{CODE}")',
         f'layers.FeatureEmbeddingDict("x", 4, embedding_initializer="{CODE}")',
         f'layers.get_initializer("{CODE}")',

@@ -9,11 +9,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from fuzz_cases import MISSPELT, Case, cases
 from hypothesis import HealthCheck, event, given, settings
 
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.files import read_json
+from fuzz_cases import MISSPELT, Case, cases
 from support import as_arguments
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
