@@ -22,10 +22,14 @@ ACTIVATIONS = ("relu", "sigmoid", "tanh", "softmax", "prelu", "dice")  # FuxiCTR
 OF_TORCH = ("ReLU", "LeakyReLU", "PReLU", "ELU", "SELU", "GELU", "SiLU", "Softplus", "Sigmoid", "Tanh", "Softmax")
 # Layers that take one tensor, by the names under which FuxiCTR finds them. Others of its layers evaluate arguments.
 LAYERS = {
-    "layers": ("MaskedAveragePooling", "MaskedSumPooling", "KMaxPooling", "Dice", "GELU", "MLP_Block", "CrossNet")
-    + ("CrossNetV2",),
-    "nn": ("Linear", "Identity", "Dropout", "LayerNorm", "BatchNorm1d", "Flatten", "Conv1d", "AvgPool1d", "MaxPool1d")
-    + ("AdaptiveAvgPool1d", "AdaptiveMaxPool1d", *OF_TORCH),
+    "layers": (
+        *("MaskedAveragePooling", "MaskedSumPooling", "KMaxPooling", "Dice", "GELU"),
+        *("MLP_Block", "CrossNet", "CrossNetV2"),
+    ),
+    "nn": (
+        *("Linear", "Identity", "Dropout", "LayerNorm", "BatchNorm1d", "Flatten", "Conv1d"),
+        *("AvgPool1d", "MaxPool1d", "AdaptiveAvgPool1d", "AdaptiveMaxPool1d", *OF_TORCH),
+    ),
 }
 INITIALIZERS = tuple(name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_"))
 WORDS_OF_INITIALIZERS = {

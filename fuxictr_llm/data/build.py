@@ -75,6 +75,7 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
     data_dir, files = Path(params["data_root"]) / params["dataset_id"], files_of_splits(params)
     if not files:
         return {}
+    remove_abandoned(data_dir.parent)
     raw = {split: params[f"{split}_data"] for split in files}
     _check_places(data_dir, params, [file for paths in files.values() for file in paths])
     processor_cls = collecting(find_processor(params))
@@ -111,7 +112,6 @@ def files_of_splits(params: Mapping[str, Any]) -> dict[str, list[Path]]:
                 "feature_map.json; give data_format: csv with raw files, or the folder of a data set FuxiCTR built"
             )
         return {}
-    remove_abandoned(data_dir.parent)
     raw = {split: params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")}
     if "train" not in raw:
         raise UserError(f"data set {params['dataset_id']!r} names no train_data")
