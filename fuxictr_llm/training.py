@@ -32,7 +32,8 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
     _check_constructor(cls, params)
     try:
         with readable_vocabulary(feature_map):
-            model = cls(feature_map, **{**as_tuples(params, cls), **task_settings(cls, feature_map, params)})
+            given = as_tuples(params, getattr(cls, "backbone_cls", cls))
+            model = cls(feature_map, **{**given, **task_settings(cls, feature_map, params)})
         zero_padding(model)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(f"{cls.__name__} has no trainable parameter: there is nothing to train")
