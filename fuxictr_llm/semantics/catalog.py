@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from fuxictr_llm.config_sources import packaged_configs
 from fuxictr_llm.data.build import built_columns
 from fuxictr_llm.data.field_texts import FILE, QUANTILES, RESERVED
+from fuxictr_llm.data.fills import not_a_number
 from fuxictr_llm.errors import UserError, nearest, unknown
 from fuxictr_llm.files import read_json
 from fuxictr_llm.yamls import read_yaml
@@ -148,13 +149,18 @@ class _TrainValues:
 
     def of(self, name: str) -> list[str]:
         """Values in words or numbers, the frequent ones first; of an embedding none."""
+        known = self.texts.get(name, {})
         if self.specs[name]["type"] == "numeric":
-            return _as_texts(self.texts.get(name, {}).get("quantiles") or self._quantiles(name))
-        return self.texts.get(name, {}).get("values") or self._of_vocabulary(name)
+            return _as_texts(known["quantiles"] if "quantiles" in known else self._quantiles(name))
+        return known["values"] if "values" in known else self._of_vocabulary(name)
 
     def vocabulary_of(self, name: str) -> dict[str, int]:
-        """Value -> id, without the ids that FuxiCTR reserves."""
-        return {value: index for value, index in self.vocabulary.get(name, {}).items() if value not in RESERVED}
+        """Value -> id, without the ids that FuxiCTR reserves and those of missing values alone."""
+        ids = self.vocabulary.get(name, {})
+        filled = self.texts.get(name, {}).get("filled", {})
+        missing = [value for value, (_, as_such) in filled.items() if not as_such]
+        none = {*RESERVED, *missing, *([] if filled else not_a_number(ids.keys() - RESERVED))}
+        return {value: index for value, index in ids.items() if value not in none}
 
     def _of_vocabulary(self, name: str) -> list[str]:
         """In FuxiCTR's order. Fields that share an embedding share one vocabulary: there the column itself is asked."""

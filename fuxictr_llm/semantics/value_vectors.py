@@ -152,6 +152,8 @@ def _train_values(run: Any, names: Iterable[str], described: bool) -> dict[str, 
         if name not in columns:
             raise unknown("column", name, columns, f"data set {run.params['dataset_id']!r}")
         keys, oov_idx = vocabulary_of(run, name)
+        if not keys:
+            raise UserError(f"column {name!r} lacks a value in every train row, so there is nothing to make vectors of")
         if not can_be_read(keys):
             raise UserError(
                 f"column {name!r}: FuxiCTR would read its {len(keys):,} values at the length of the longest, "
@@ -165,7 +167,7 @@ def _train_values(run: Any, names: Iterable[str], described: bool) -> dict[str, 
 
 def can_be_read(keys: Sequence[str]) -> bool:
     """Whether FuxiCTR, which reads all keys at the length of the longest, needs no more than 2 GiB for them."""
-    return len(keys) * max(map(len, keys)) * 4 <= MOST_KEY_BYTES
+    return len(keys) * max(map(len, keys), default=0) * 4 <= MOST_KEY_BYTES
 
 
 def _width(config: ValueVectorsConfig, feature_map: Any, name: str) -> int | None:
