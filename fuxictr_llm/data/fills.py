@@ -135,7 +135,14 @@ def not_a_number(values: Iterable[str]) -> list[str]:
 
 
 def is_float(value: str) -> bool:
+    """Whether a text is a float as FuxiCTR writes it into its vocabulary."""
+    return is_number(value) and repr(float(value)) == value
+
+
+def is_number(value: str) -> bool:
+    """Whether a text reads as a number."""
     try:
-        return repr(float(value)) == value
+        float(value)
     except ValueError:
         return False
+    return True
