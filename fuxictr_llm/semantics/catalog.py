@@ -222,9 +222,8 @@ def read_field_config(name: str | None) -> Mapping[str, Any]:
     values = words.get("values") or {}
     told = {"fields": words.get("fields"), **values} if isinstance(values, dict) else {"values": values}
     if odd := [of for of, texts in told.items() if not _are_words(texts or {})]:
-        raise UserError(
-            f"field config {name!r}: 'fields' maps fields to words, 'values' fields to value: words (look at {odd[0]!r})"
-        )
+        problem = f"'fields' maps fields to words, 'values' fields to value: words (look at {odd[0]!r})"
+        raise UserError(f"field config {name!r}: {problem}")
     if not isinstance(words.get("about") or "", str):
         raise UserError(f"field config {name!r}: 'about' must be words (got {words['about']!r})")
     _check_entities(words.get("entities") or {}, name)

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from conftest import WORDS
 
 from fuxictr_llm.checks import checked
 from fuxictr_llm.config import load_experiment
@@ -313,7 +314,7 @@ def test_longer_texts_of_values_are_sentences_of_their_own(described, table):
         (
             {},
             [("Red", "a"), ("1", "b")],
-            "none of the 2 keys with a text in 'texts.csv' \\(Red, 1\\) is a train value of the column",
+            "none of the 2 keys with a text in 'texts.csv' \\('Red', '1'\\) is a train value of the column",
         ),
         ({}, [], "none of the 0 keys"),
     ],
@@ -321,6 +322,19 @@ def test_longer_texts_of_values_are_sentences_of_their_own(described, table):
 def test_wrong_tables_are_named(described, keys, rows, message):
     with pytest.raises(UserError, match=message):
         described(**keys, **({} if rows is None else {"rows": rows}))
+
+
+def test_how_much_of_a_table_matches_is_in_the_log_and_in_the_record(described, shop, caplog):
+    described(rows=[("red", "a"), (" blue", "b"), ("Green", "c"), ("mauve", "d"), ("grey", " ")])
+    assert "value_texts of 'color': 1 of 6 train values have a text in 'texts.csv'; without one: " in caplog.text
+    assert "keys of no train value: 3 (' blue', 'Green', 'mauve')" in caplog.text
+    note = shop.run.notes["value_texts"]["color"]
+    assert (note["train_values"], note["with_text"], note["keys_of_no_train_value"]) == (6, 1, 3)
+    assert set(note["without_text"]) < set(WORDS) - {"red"} and note["such_keys"] == [" blue", "Green", "mauve"]
+    caplog.clear()
+    described(rows=[(word, "a") for word in WORDS])
+    assert shop.run.notes["value_texts"]["color"]["with_text"] == 6
+    assert not [record for record in caplog.records if "value_texts" in record.message and record.levelname != "INFO"]
 
 
 def test_a_table_that_is_none_is_named(described, shop):
