@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from fuxictr_llm import registry
 from fuxictr_llm.checks import check_value, checked
+from fuxictr_llm.column_names import check_declared
 from fuxictr_llm.config_sources import Source, read_source
 from fuxictr_llm.errors import UserError, nearest
 from fuxictr_llm.files import digest_of, replacing, writable_dir
@@ -193,6 +194,8 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
             check_value(key, value, hints[key])
         if own_hints.get(key) is not None:  # a constructor may take less than the key allows
             check_value(key, value, own_hints[key])
+    if params.get("feature_cols") and params.get("label_col"):
+        check_declared(params)
     if method:
         checked(method.config_cls, params)
         _warn_of_shared(backbone, own_hints.keys() & method.config_cls.__dataclass_fields__.keys(), method.name)

@@ -209,9 +209,7 @@ def _file(
             raise UserError(f"column {name!r}: the language model has no token for any of its values")
         if not known.all():
             examples = ", ".join(repr(column.keys[place]) for place in np.flatnonzero(~known)[:3])
-            logging.warning(
-                "%d of %d values of %r have no token and no vector: %s", (~known).sum(), len(known), name, examples
-            )
+            logging.warning("%d values of %r have no token and no vector: %s", (~known).sum(), name, examples)
         vectors, facts = shaped(vectors[known], width, config.value_scale)
         if placebo:
             placed = {"random": controls.random_like, "shuffled": controls.shuffled}[config.field_vectors]
