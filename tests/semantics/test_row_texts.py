@@ -276,6 +276,36 @@ def test_wrong_entities_are_named(shop, entities, message):
         shop()
 
 
+def test_entities_with_several_texts_are_counted_with_an_example(configs, tmp_path, caplog):
+    """Each user has a city of its own, but for two; one of them differs in test alone."""
+    for split in ("train", "valid", "test"):
+        raw = tmp_path / "raw" / f"{split}.csv"
+        table = pd.read_csv(raw, dtype=str).assign(city=lambda t: "City" + (t["user"].astype(int) % 7).astype(str))
+        table.loc[:4, ["user", "city"]] = [
+            ["3", "City3"],
+            ["3", "Elsewhere"],
+            ["4", "City4"],
+            ["new", "A"],
+            ["new", "B"],
+        ]
+        if split == "test":
+            table.loc[5:6, ["user", "city"]] = [["4", "City6"], ["unseen", "City1"]]
+        if split != "test":
+            table = table[table["user"] != "new"]
+        table.to_csv(raw, index=False)
+    (tmp_path / "words.yaml").write_text("entities: {user: {id: user, text: [city]}, item: {text: [color]}}\n")
+    run = prepare_data(load_experiment("DeepFM_shop", configs), "unused")
+    index = index_rows(RowTextsConfig(), run)
+    (warning,) = [record.getMessage() for record in caplog.records if "several texts" in record.getMessage()]
+    assert warning.startswith(
+        "2 of 30 values of 'user', the id of entity 'user', have several texts, and each is encoded"
+    )
+    assert "'3' has 2: 'city is" in warning and "'city is Elsewhere.'" in warning and "city is City3." in warning
+    caplog.clear()
+    assert index_rows(RowTextsConfig(text_units="row"), run).units[0].name == "row" and len(index.units) == 2
+    assert "several texts" not in caplog.text
+
+
 @pytest.fixture
 def described(shop):
     """Colors with longer texts in a table, one of them empty and one of a value that there is not."""
