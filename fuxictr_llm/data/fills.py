@@ -13,7 +13,7 @@ from typing import Any
 import polars as pl
 from fuxictr.preprocess import FeatureProcessor
 
-from fuxictr_llm.errors import reason_of
+from fuxictr_llm.errors import UserError, reason_of
 
 # What FuxiCTR fills in where a column does not say it.
 DEFAULTS = {"str": "", "int": 0, "float": 0.0}
@@ -35,12 +35,13 @@ def filled_values(
         host: the processor's class without what we add to it.
         processor: its columns say what is filled in.
         frames: the raw rows of each split.
+
+    Raises:
+        UserError: a number would be filled up with a text.
     """
     # Lists are of texts, and FuxiCTR pads where one is missing.
     columns = [
-        col
-        for col in processor.feature_cols
-        if col.get("active", True) and col["type"] in ("categorical", "numeric") and _fill_of(col) is not None
+        col for col in processor.feature_cols if col.get("active", True) and col["type"] in ("categorical", "numeric")
     ]
     plain = [col for col in columns if not col.get("preprocess")]
     found = [_of_plain(plain, frame) for frame in frames]
@@ -60,11 +61,15 @@ def _of_plain(columns: Iterable[Mapping[str, Any]], frame: pl.LazyFrame) -> dict
     schema = frame.collect_schema()
     asked, fills = {}, {}
     for col in columns:
-        name = col["name"]
+        name, fill = col["name"], _fill_of(col)
         # An empty text is told of no value anyway.
-        if name not in schema or (fill := _fill_of(col)) == "":
+        if name not in schema or (fill == "" and col["type"] == "categorical"):
             continue
-        filled = pl.select(pl.Series(name, [None], schema[name]).fill_null(fill)).to_series()
+        filled = pl.Series(name, [None], schema[name])
+        if fill is not None:
+            filled = pl.select(filled.fill_null(fill)).to_series()
+        if col["type"] == "numeric" and filled.dtype == pl.String:
+            raise UserError(f"column {name!r} is numeric, and fill_na {fill!r} a text; give a number, or null")
         fills[name] = filled.item()
         known = pl.col(name).cast(filled.dtype, strict=False)
         asked[f"{name}\0missing"] = pl.col(name).null_count()
@@ -78,7 +83,7 @@ def _of_plain(columns: Iterable[Mapping[str, Any]], frame: pl.LazyFrame) -> dict
         missing, such, nans = (counts[f"{name}\0{what}"] for what in ("missing", "such", "nan"))
         is_nan = fill != fill
         values = {"NaN": [nans + missing * is_nan, 0]} if nans or (missing and is_nan) else {}
-        if missing and not is_nan:
+        if missing and fill is not None and not is_nan:
             values[text_of(fill)] = [missing, such]
         if values:
             found[name] = values

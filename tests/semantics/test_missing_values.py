@@ -10,6 +10,7 @@ import pytest
 
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.data.build import built_data
+from fuxictr_llm.errors import UserError
 from fuxictr_llm.experiment import prepare_data
 from fuxictr_llm.semantics.catalog import load_catalog
 from fuxictr_llm.semantics.row_texts import index_rows
@@ -107,11 +108,18 @@ def test_a_column_without_any_value_is_told_nowhere(configs, tmp_path):
     assert catalog_values(run) == () and texts(run) == {""} and vocabulary_of(run, "age")[0] == ()
 
 
-def test_not_a_number_is_no_value_of_a_float_category_but_a_text_is_one(configs, tmp_path):
-    run = shop_with(configs, tmp_path, ["1.5", "nan", "NaN", "2.0"], "float")
+@pytest.mark.parametrize("more", ["", ", fill_na: null", ", fill_na: -1"])
+def test_not_a_number_is_no_value_of_a_float_category(configs, tmp_path, more):
+    run = shop_with(configs, tmp_path, ["1.5", "nan", "NaN", "2.0"], "float", more=more)
     assert set(catalog_values(run)) == {"1.5", "2.0"} and texts(run) == told("1.5", "2.0", "")
     (run.data_dir / "field_texts.json").unlink()  # as of a data set that FuxiCTR built
     assert set(catalog_values(run)) == set(vocabulary_of(run, "age")[0]) == {"1.5", "2.0"}
+
+
+@pytest.mark.parametrize("fill", ["'0'", "''", "none"])
+def test_a_text_for_missing_numbers_is_named(configs, tmp_path, fill):
+    with pytest.raises(UserError, match="column 'age' is numeric, and fill_na .* a text; give a number, or null"):
+        shop_with(configs, tmp_path, AGES, "float", "numeric", f", fill_na: {fill}")
 
 
 def test_a_text_that_reads_nan_is_a_value(configs, tmp_path):
