@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 from fuxictr_llm import registry
 from fuxictr_llm.checks import check_value, checked, fits
 from fuxictr_llm.column_keys import RENAMED, Unread, check_columns, without
+from fuxictr_llm.column_names import check_declared
 from fuxictr_llm.config_sources import Source, read_source
 from fuxictr_llm.errors import UserError, nearest
 from fuxictr_llm.evaluated import check_settings
@@ -215,6 +216,8 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     anyones |= {"label_col": anyones["feature_cols"], "feature_specs": origin_of(backbone).kind in ("file", "module")}
     strict = {key for key, of_anyone in anyones.items() if not of_anyone and (source.strict or key in given)}
     unread = [one for one in check_columns(params, source.where, strict) if not anyones[one.setting]]
+    if params.get("feature_cols") and params.get("label_col"):
+        check_declared(params)
     if method:
         checked(method.config_cls, params)
         _warn_of_shared(backbone, own_hints.keys() & method.config_cls.__dataclass_fields__.keys(), method.name)

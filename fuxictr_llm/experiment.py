@@ -17,6 +17,7 @@ from fuxictr.utils import print_to_json
 
 from fuxictr_llm import registry
 from fuxictr_llm.checks import check_gpu, checked
+from fuxictr_llm.column_names import check_embedded
 from fuxictr_llm.config import Experiment
 from fuxictr_llm.data.build import built_columns, built_data, check_there
 from fuxictr_llm.data.loader import check_labels, make_loaders
@@ -145,6 +146,7 @@ def prepare_data(experiment: Experiment, model_id: str) -> Run:
     params = make_data({**experiment.params, "model_id": model_id}, stages)
     data_dir = Path(params["data_root"]) / params["dataset_id"]
     feature_map = load_feature_map(params, data_dir)
+    check_embedded([name for name, spec in feature_map.features.items() if spec["type"] != "meta"], params)
     _check_labels(feature_map, params)
     return Run(params, data_dir, feature_map, stages)
 

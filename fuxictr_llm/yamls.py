@@ -39,14 +39,28 @@ _Loader.add_implicit_resolver(
 )
 
 
-def read_yaml(path: Path | str) -> dict[str, Any]:
-    """The mapping in a YAML file.
+class _TextLoader(_Loader):
+    """Keys and values are the text that stands in the file, as `NO`, `01` and `2020-01-01`; a value may be null."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
+
+
+for _kind in ("bool", "int", "float", "timestamp"):
+    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _TextLoader.construct_yaml_str)
+
+
+def read_yaml(path: Path | str, as_text: bool = False) -> dict[str, Any]:
+    """The mapping in a YAML file; `as_text`: all keys and values are texts, as they are written there.
 
     Raises:
         UserError: the file is missing, is not YAML, or holds something else than a mapping.
     """
     try:
-        value = copy.deepcopy(_parsed(str(path), Path(path).read_text(encoding="utf-8")))
+        value = copy.deepcopy(_parsed(str(path), Path(path).read_text(encoding="utf-8"), as_text))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {str(path)!r}: {error}") from error
     if not isinstance(value or {}, dict):
@@ -55,18 +69,18 @@ def read_yaml(path: Path | str) -> dict[str, Any]:
 
 
 @functools.lru_cache(maxsize=256)  # a leaderboard reads the same configs for every arm
-def _parsed(path: str, text: str) -> Any:
-    return parse_yaml(text, where=path)
+def _parsed(path: str, text: str, as_text: bool) -> Any:
+    return parse_yaml(text, where=path, as_text=as_text)
 
 
-def parse_yaml(text: str, where: str) -> Any:
-    """The value of a YAML text; `where` names it in an error.
+def parse_yaml(text: str, where: str, as_text: bool = False) -> Any:
+    """The value of a YAML text; `where` names it in an error, `as_text` is as in `read_yaml`.
 
     Raises:
         UserError: the text is not YAML.
     """
     try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        return yaml.load(text, Loader=_TextLoader if as_text else _Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}" if mark else ""

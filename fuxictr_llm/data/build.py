@@ -51,7 +51,7 @@ DECIDES = (
     "data_block_size",
 )
 MANIFEST = "build.json"
-VERSION = 3
+VERSION = 4
 
 
 def fits_in_memory(rows: int, columns: int) -> bool:

@@ -1,22 +1,21 @@
 """A language model, asked for vectors of texts."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.semantics.model_loading import load_folder
 from fuxictr_llm.semantics.model_probe import PROBED_TOKENS, Nature, probe
+from fuxictr_llm.semantics.unfinished import Unfinished
 
 # What configs call the number of tokens that a model has positions for.
 POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
-SHOW_PROGRESS_FROM = 500
 # Tokens a batch: enough to keep all units busy, and on a CPU few enough for its cache.
 CPU_TOKENS, GPU_TOKENS = 512, 16_384
 
@@ -121,11 +120,11 @@ class LanguageModel:
         return pool(hidden.float(), batch["attention_mask"].to(hidden.device), self.pooling)
 
     @torch.no_grad()
-    def encode(self, texts: Iterable[str], limit: int | None = None) -> Tensor:
+    def encode(self, texts: Iterable[str], limit: int | None = None, kept: Unfinished | None = None) -> Tensor:
         """Vectors of texts, each cut at `limit` tokens, `[N, D_llm]`, in float32 on the CPU.
 
-        Texts of one length share a batch, so that there is little padding; those of many show a progress bar. A text
-        of no token at all has zeros.
+        Texts of one length share a batch, so that there is little padding. A text of no token at all has zeros. `kept`
+        has batches that were encoded before, and gets the others; its `cut` is set.
 
         Raises:
             UserError: a text is longer than the language model can read.
@@ -133,14 +132,17 @@ class LanguageModel:
         self.model.eval()
         texts = list(texts)
         whole = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        if cut := sum(len(row) > limit for row in whole) if limit else 0:
-            logging.info("%d of %d texts are longer than %d tokens and are cut", cut, len(whole), limit)
+        if kept and limit:
+            kept.cut = sum(len(row) > limit for row in whole)
         rows = [self.framed(row[:limit]) for row in whole]
         self._check_positions(max(map(len, rows), default=0))
         on_gpu = next(self.model.parameters()).is_cuda
         batches = length_batches([len(row) for row in rows], GPU_TOKENS if on_gpu else CPU_TOKENS)
-        with tqdm(batches, desc="encoding texts", disable=len(rows) < SHOW_PROGRESS_FROM) as shown:
-            parts = [self.embed(self.batch([rows[i] for i in chosen])).cpu() for chosen in shown]
+        parts = []
+        for chosen in batches:
+            tokens = [rows[i] for i in chosen]
+            make = partial(self._vectors, tokens)
+            parts.append(kept(tokens, make) if kept else make())
         vectors = torch.zeros(len(rows), self.nature.width)
         if parts:
             vectors[[i for chosen in batches for i in chosen]] = torch.cat(parts)
@@ -154,6 +156,9 @@ class LanguageModel:
                 f"embeddings for {self.token_embeddings} tokens alone; take the tokenizer that belongs to it, or "
                 "resize its embeddings"
             )
+
+    def _vectors(self, tokens: Sequence[list[int]]) -> Tensor:
+        return self.embed(self.batch(tokens)).cpu()
 
     def _check_positions(self, longest: int) -> None:
         positions = self.positions or longest

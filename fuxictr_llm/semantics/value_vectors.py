@@ -109,7 +109,8 @@ def make_value_vectors(
         file_format: `npz`, or `h5`, which FuxiCTR reads only where all values are ASCII.
 
     Returns:
-        For each column `path`, `sha256`, `dim` (D), `values` (N), `oov_idx` and how much of the variance is kept.
+        For each column `path`, `sha256`, `dim` (D), `values` (N of the `train_values`), `oov_idx` and how much of the
+        variance is kept.
 
     Raises:
         UserError: a column is unknown or has no vocabulary, a value is not ASCII in an h5 file, or the language model
@@ -129,8 +130,9 @@ def make_value_vectors(
             width = _width(config, run.feature_map, name)
             path, manifest = _file(config, encoder, name, column, width, file_format)
             facts = {key: value for key, value in manifest.items() if key != "made_from"}
-            files[name] = {"path": str(path), **facts, "oov_idx": column.oov_idx}
-            logging.info("Vectors of the %d values of %r: %s", facts["values"], name, path)
+            files[name] = {"path": str(path), **facts, "train_values": len(column.keys), "oov_idx": column.oov_idx}
+            count = facts["values"], len(column.keys)
+            logging.info("Vectors of %d of the %d train values of %r: %s", *count, name, path)
         stage |= {"rows": encoder.encoded} if encoder.encoded else {"cached": True}
         stage["made_in"] = total(of.get("seconds") for of in files.values())
     run.notes["value_vectors"] = {
@@ -152,6 +154,8 @@ def _train_values(run: Any, names: Iterable[str], described: bool) -> dict[str, 
         if name not in columns:
             raise unknown("column", name, columns, f"data set {run.params['dataset_id']!r}")
         keys, oov_idx = vocabulary_of(run, name)
+        if not keys:
+            raise UserError(f"column {name!r} lacks a value in every train row, so there is nothing to make vectors of")
         if not can_be_read(keys):
             raise UserError(
                 f"column {name!r}: FuxiCTR would read its {len(keys):,} values at the length of the longest, "
@@ -165,7 +169,7 @@ def _train_values(run: Any, names: Iterable[str], described: bool) -> dict[str, 
 
 def can_be_read(keys: Sequence[str]) -> bool:
     """Whether FuxiCTR, which reads all keys at the length of the longest, needs no more than 2 GiB for them."""
-    return len(keys) * max(map(len, keys)) * 4 <= MOST_KEY_BYTES
+    return len(keys) * max(map(len, keys), default=0) * 4 <= MOST_KEY_BYTES
 
 
 def _width(config: ValueVectorsConfig, feature_map: Any, name: str) -> int | None:
@@ -204,7 +208,8 @@ def _file(
         if not known.any():
             raise UserError(f"column {name!r}: the language model has no token for any of its values")
         if not known.all():
-            logging.warning("%d values of %r have no token and no vector", (~known).sum(), name)
+            examples = ", ".join(repr(column.keys[place]) for place in np.flatnonzero(~known)[:3])
+            logging.warning("%d values of %r have no token and no vector: %s", (~known).sum(), name, examples)
         vectors, facts = shaped(vectors[known], width, config.value_scale)
         if placebo:
             placed = {"random": controls.random_like, "shuffled": controls.shuffled}[config.field_vectors]
