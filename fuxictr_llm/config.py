@@ -27,6 +27,7 @@ from fuxictr_llm.keys import (
     LongKeys,
     ModelKeys,
 )
+from fuxictr_llm.monitor_mode import chosen_mode, monitored, warn_of_mode
 from fuxictr_llm.names import check_label, check_name
 from fuxictr_llm.origins import origin_of
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors, moved_to_specs, value_config
@@ -172,7 +173,8 @@ def _completed(params: dict[str, Any], gpu: int, threads: int | None) -> dict[st
     # FuxiCTR silently ignores a regularizer that is an integer.
     numbers = {key: float(params[key]) for key in REGULARIZERS if isinstance(params.get(key), int)}
     threads = params.get("num_threads") or threads or _cores()
-    return {**moved_to_specs(params), **numbers, "num_threads": threads, "gpu": gpu}
+    mode = chosen_mode(params)
+    return {**moved_to_specs(params), **numbers, "monitor_mode": mode, "num_threads": threads, "gpu": gpu}
 
 
 def _cores() -> int:
@@ -225,8 +227,8 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
         value_config(params)
     if params.get("user_info"):
         _check_lengths(backbone, params)
-    monitor = params.get("monitor") or "AUC"
-    metrics = [*params["metrics"], *([monitor] if isinstance(monitor, str) else monitor)]
+    warn_of_mode(params, source.where)
+    metrics = [*params["metrics"], *monitored(params)]
     grouped = [metric for metric in metrics if metric.startswith(GROUP_METRICS)]
     if grouped and not params.get("group_id"):
         raise UserError(f"metric {grouped[0]!r} needs group_id: the meta column whose rows are ranked together")

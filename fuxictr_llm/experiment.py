@@ -27,6 +27,7 @@ from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.evaluated import check_columns
 from fuxictr_llm.feature_maps import describe_feature_map
 from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
+from fuxictr_llm.monitoring import check_groups
 from fuxictr_llm.origins import origin_of
 from fuxictr_llm.run_record import Stages, command, count_parameters, describe_data, hardware, peak_memory, versions
 from fuxictr_llm.semantics import distributed
@@ -170,6 +171,7 @@ def _check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:
         told = (params["model"], labels[0], ", ".join(map(repr, unused)))
         logging.warning("%s has one task and learns label %r, not %s; MMoE, PLE and ShareBottom learn all", *told)
     check_labels(labels, params)
+    check_groups(labels, params)
 
 
 def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:

@@ -79,8 +79,8 @@ class ModelKeys(TypedDict, total=False):
     net_regularizer: Regularizer
     method_regularizer: Regularizer  # on the method's own parameters, which the two above leave out
     max_gradient_norm: Annotated[float, Field(gt=0)]
-    monitor: Metric | dict[Metric, float]
-    monitor_mode: Literal["max", "min"]
+    monitor: Metric | Annotated[dict[Metric, float], Field(min_length=1)]
+    monitor_mode: Literal["max", "min"] | None  # null: as `monitor` needs it
     save_best_only: bool
     early_stop_patience: Positive
     eval_steps: Positive | None
