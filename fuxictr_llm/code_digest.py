@@ -1,6 +1,7 @@
 """What computes a result: a digest of the Python sources that some modules are and import, ours and anyone's.
 
-Comments and docstrings do not count. Nor do installed libraries, FuxiCTR among them: records have their versions.
+Comments and docstrings of ours do not count. Nor do installed libraries, FuxiCTR among them: records have their
+versions.
 """
 
 import ast
@@ -120,7 +121,6 @@ def _is_of_file(name: str) -> bool:
     return name.startswith((f"{FILES}_", f"{PREFIX}_"))
 
 
-@functools.cache
 def _file_of(name: str) -> Path | None:
     """The file of a module; None of a namespace, a builtin one, or what is no module."""
     file = getattr(sys.modules.get(name), "__file__", None)
@@ -198,7 +198,8 @@ def _read(file: Path, name: str, _mtime: int, _size: int) -> _Source:
     for node in _statements(tree):
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             del node.body[0]
-    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    counted = ast.dump(tree).encode() if _top(name) == OURS else content
+    digest = hashlib.sha256(counted).hexdigest()
     return _Source(file, digest, imported, defined, package == name and "__getattr__" in defined, homes)
 
 

@@ -7,6 +7,7 @@
 Nothing else says which runs are done, so that none is ever lost or counted twice.
 """
 
+import glob
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -193,7 +194,11 @@ class Results:
 
     def clear_unfinished(self, run: PlannedRun) -> None:
         """A killed run could not take away its weights and half-written files, which may be large."""
-        remove_abandoned(self.files_of(run).parent, again=True)
+        files = self.files_of(run)
+        remove_abandoned(files.parent, again=True)
+        for path in files.parent.glob(f".{glob.escape(files.name)}.*"):  # as earlier versions left them
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
     def note_failure(self, run: PlannedRun, reason: str, traceback: str = "") -> None:
         """Record that a run failed.

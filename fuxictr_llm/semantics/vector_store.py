@@ -153,6 +153,9 @@ def find_or_write(
         with store.alone(kind, made_from):
             writable_dir(folder, OTHER_CACHE)
             remove_abandoned(folder, again=True)
+            for left in folder.glob(".*.tmp"):  # as earlier versions left them
+                if left.is_file():
+                    left.unlink(missing_ok=True)
             with explain_write_errors(folder, OTHER_CACHE):
                 missing = _missing(folder, plan)
                 for path in (folder / _name(number) for number in missing):
