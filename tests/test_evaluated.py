@@ -74,7 +74,10 @@ def test_initializers_are_let_through_and_are_what_fuxictr_calls(text):
     [
         *CODE_TEXTS,
         *(f"{call}({CODE})" for call in ("layers.MaskedSumPooling", "nn.Linear", "nn.Identity")),
-        *(f"nn.Linear(4, {inner})" for inner in ("'4'", "4 * 4", "a", "*[4]", "**{'a': 4}", "1j", "b'4'", "...", "{4}")),
+        *(
+            f"nn.Linear(4, {inner})"
+            for inner in ("'4'", "4 * 4", "a", "*[4]", "**{'a': 4}", "1j", "b'4'", "...", "{4}")
+        ),
         f'layers.FeatureEmbedding("x", 4, "{CODE}")',
         f'layers.FeatureEmbeddingDict("x", 4, embedding_initializer="{CODE}")',
         f'layers.get_initializer("{CODE}")',
@@ -161,8 +164,8 @@ def test_losses_and_optimizers_are_those_that_fuxictr_finds():
         get_optimizer(optimizer, [torch.nn.Parameter(torch.zeros(1))], 0.1)
     with pytest.raises(UserError, match="config key 'loss' is 'focal' in it, .* mse_loss"):
         check_settings({"loss": "focal"}, backbone, "it")
-    with pytest.raises(UserError, match="key 'optimizer' is 'Adma' .*did you mean 'Adam'"):
-        check_settings({"optimizer": "Adma"}, backbone, "it")
+    with pytest.raises(UserError, match="key 'optimizer' is 'Adagrd' .*did you mean 'Adagrad'"):
+        check_settings({"optimizer": "Adagrd"}, backbone, "it")
     check_settings({"loss": "focal", "optimizer": "Lion"}, Own, "it")  # what its own compile knows
     for cls in (backbone, Own):
         with pytest.raises(UserError, match="key 'loss' is .*open"):

@@ -136,7 +136,13 @@ def test_an_export_imports_nothing(served, kind):
     net = EVIL + NET.format(name="Net")
     (served / "evil.py").write_text(net)
     Path("evil_net.py").write_text(net)
-    names = ("served.evil:Net", "evil_net:Net", "served/evil.py:Net", "evil_net.py:Net", f"{Path.cwd()}/evil_net.py:Net")
+    names = (
+        "served.evil:Net",
+        "evil_net:Net",
+        "served/evil.py:Net",
+        "evil_net.py:Net",
+        f"{Path.cwd()}/evil_net.py:Net",
+    )
     for name in (*names, "subprocess:Popen", "os:system", "builtins:type", ":", "a:", ":b", "../evil:Net"):
         change(served, model=name, backbone={"kind": kind})
         for door in (load_model, load_network):
@@ -184,7 +190,7 @@ def _exported(cls, name="my_net.py:MyNet"):
     from support import build, save_run
 
     model = build(cls, "DNN")
-    save_run(model, {"model": name, "method": None, "hidden_units": [8], "embedding_dim": 4})
+    save_run(model, {"model": name, "method": None, "hidden_units": [12, 6], "embedding_dim": 4})
     return export_run("runs/a", "served")
 
 
@@ -218,7 +224,12 @@ def test_a_config_that_is_no_json_is_damaged(served, text, message):
 def test_numbers_do_not_fill_the_memory(served):
     config = read_json(served / "config.json")
     for huge in (10**7, 10**9, 2**62, 2**64):
-        for column, key in (("user", "vocab_size"), ("tags", "max_len"), ("image", "pretrain_dim"), ("item", "embedding_dim")):
+        for column, key in (
+            ("user", "vocab_size"),
+            ("tags", "max_len"),
+            ("image", "pretrain_dim"),
+            ("item", "embedding_dim"),
+        ):
             features = copy.deepcopy(config["feature_map"]["features"])
             features[column][key] = huge
             change(served, feature_map=config["feature_map"] | {"features": features}, params=config["params"])
