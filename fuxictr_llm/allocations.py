@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # Beside its weights a model makes masks, indices and what initializers need.
-SPARE_NUMBERS, SPARE_TENSORS = 2**26, 10_000
+SPARE_NUMBERS, SPARE_TENSORS = 2**24, 10_000
 TIMES = 8
 
 

@@ -21,15 +21,12 @@ LONGEST = 300  # characters of a text, so that it is parsed in no time
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "softmax", "prelu", "dice")  # FuxiCTR's own names, in any case
 OF_TORCH = ("ReLU", "LeakyReLU", "PReLU", "ELU", "SELU", "GELU", "SiLU", "Softplus", "Sigmoid", "Tanh", "Softmax")
 # Layers that take one tensor, by the names under which FuxiCTR finds them. Others of its layers evaluate arguments.
+POOLINGS = ("MaskedAveragePooling", "MaskedSumPooling", "KMaxPooling")
+POOLINGS_OF_TORCH = ("AvgPool1d", "MaxPool1d", "AdaptiveAvgPool1d", "AdaptiveMaxPool1d")
+NETWORKS_OF_TORCH = ("Linear", "Identity", "Dropout", "LayerNorm", "BatchNorm1d", "Flatten", "Conv1d")
 LAYERS = {
-    "layers": (
-        *("MaskedAveragePooling", "MaskedSumPooling", "KMaxPooling", "Dice", "GELU"),
-        *("MLP_Block", "CrossNet", "CrossNetV2"),
-    ),
-    "nn": (
-        *("Linear", "Identity", "Dropout", "LayerNorm", "BatchNorm1d", "Flatten", "Conv1d"),
-        *("AvgPool1d", "MaxPool1d", "AdaptiveAvgPool1d", "AdaptiveMaxPool1d", *OF_TORCH),
-    ),
+    "layers": (*POOLINGS, "Dice", "GELU", "MLP_Block", "CrossNet", "CrossNetV2"),
+    "nn": (*NETWORKS_OF_TORCH, *POOLINGS_OF_TORCH, *OF_TORCH),
 }
 INITIALIZERS = tuple(name for name in vars(nn.init) if name.endswith("_") and not name.startswith("_"))
 WORDS_OF_INITIALIZERS = {
@@ -38,7 +35,9 @@ WORDS_OF_INITIALIZERS = {
 }
 SHORT_LOSSES = ("bce", "binary_crossentropy")
 OPTIMIZERS = tuple(
-    name for name, cls in vars(torch.optim).items() if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer)
+    name
+    for name, cls in vars(torch.optim).items()
+    if isinstance(cls, type) and issubclass(cls, torch.optim.Optimizer) and cls is not torch.optim.Optimizer
 )
 
 ENCODERS_ALLOWED = (
@@ -66,7 +65,7 @@ def check_settings(params: Mapping[str, Any], backbone: type, where: str) -> Non
             if isinstance(column, Mapping):
                 _check_encoder(column.get("name"), column.get(ENCODER), f"{key} of {where}")
     _check_names(params, "loss", _losses(), backbone, where)
-    _check_names(params, "optimizer", ("adam", *OPTIMIZERS), backbone, where)
+    _check_names(params, "optimizer", OPTIMIZERS, backbone, where)
 
 
 def check_columns(features: Mapping[str, Mapping[str, Any]], where: str) -> None:

@@ -16,7 +16,7 @@ CONFIG = "config.json"
 AGAIN = "write it anew with 'python -m fuxictr_llm export --run RUN --to DIR'"
 LONGEST = 100  # characters of a value that are shown
 
-Width = Annotated[int, Field(ge=1, le=2**24)]  # FuxiCTR makes a list of so many
+Width = Annotated[int, Field(ge=1, le=2**17)]  # FuxiCTR makes a list of so many
 Size = Annotated[int, Field(ge=1, lt=2**63)]
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=300)]
 Index = Annotated[int, Field(ge=0, lt=2**63)]

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from fuxictr_llm.allocations import AllocatingAtMost
+from fuxictr_llm.batches import synthetic_batch
 from fuxictr_llm.checks import check_gpu
 from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError, nearest, reason_of, unknown
@@ -102,7 +103,9 @@ def load_model(folder: Path | str, gpu: int = -1, backbone: type | str | None = 
     cls = find_exported(config["model"], config.get("backbone") or {}, where, backbone)
     check_columns(config["feature_map"]["features"], where)
     try:
-        return ServedModel(_build(cls, config, load_file(weights), where, gpu), config)
+        served = ServedModel(_build(cls, config, load_file(weights), where, gpu), config)
+        served.predict(synthetic_batch(served.model.feature_map))  # columns that it can be built with may not fit
+        return served
     except Exception as error:  # a constructor fails in many ways on settings that it does not check
         raise UserError(f"{str(folder)!r} does not give a {config['model']} ({reason_of(error)}); {AGAIN}") from error
 

@@ -164,8 +164,8 @@ def test_losses_and_optimizers_are_those_that_fuxictr_finds():
         get_optimizer(optimizer, [torch.nn.Parameter(torch.zeros(1))], 0.1)
     with pytest.raises(UserError, match="config key 'loss' is 'focal' in it, .* mse_loss"):
         check_settings({"loss": "focal"}, backbone, "it")
-    with pytest.raises(UserError, match="key 'optimizer' is 'Adma' .*did you mean 'Adam'"):
-        check_settings({"optimizer": "Adma"}, backbone, "it")
+    with pytest.raises(UserError, match="key 'optimizer' is 'Adagrd' .*did you mean 'Adagrad'"):
+        check_settings({"optimizer": "Adagrd"}, backbone, "it")
     check_settings({"loss": "focal", "optimizer": "Lion"}, Own, "it")  # what its own compile knows
     for cls in (backbone, Own):
         with pytest.raises(UserError, match="key 'loss' is .*open"):

@@ -190,7 +190,7 @@ def _exported(cls, name="my_net.py:MyNet"):
     from support import build, save_run
 
     model = build(cls, "DNN")
-    save_run(model, {"model": name, "method": None, "hidden_units": [8], "embedding_dim": 4})
+    save_run(model, {"model": name, "method": None, "hidden_units": [12, 6], "embedding_dim": 4})
     return export_run("runs/a", "served")
 
 
