@@ -14,6 +14,7 @@ from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr_llm.enhancement import set_weight_decay
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import explain_write_errors, replacing
+from fuxictr_llm.initialization import initialize_skipped, warn_of_uninitialized
 from fuxictr_llm.pretrained import readable_vocabulary, zero_padding
 from fuxictr_llm.tasks import task_settings
 
@@ -32,7 +33,9 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
     try:
         with readable_vocabulary(feature_map):
             model = cls(feature_map, **{**params, **task_settings(cls, feature_map, params)})
+        initialize_skipped(model)
         zero_padding(model)
+        warn_of_uninitialized(model)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(f"{cls.__name__} has no trainable parameter: there is nothing to train")
         if not hasattr(model, "optimizer"):
