@@ -36,8 +36,8 @@ def initialize_skipped(model: BaseModel) -> None:
             module.skipped_are_initialized = True
     if done:
         logging.info(
-            "FuxiCTR leaves embeddings of columns with share_embedding at N(0,1) where the layer has weights of its own "
-            "for them; they start from its initializer like the others: %s",
+            "FuxiCTR leaves a column with share_embedding at N(0,1) where a layer has weights of its own for it; they "
+            "start from the layer's initializer instead: %s",
             ", ".join(done),
         )
 
@@ -56,15 +56,15 @@ def initializing_all(cls: type[BaseModel]) -> type[BaseModel]:
 
 
 def warn_of_uninitialized(model: BaseModel) -> None:
-    """Name each embedding that starts at the scale of one that was never initialized; given vectors are none."""
+    """Name each embedding that starts at the scale of one never initialized; given vectors are none."""
     given = {id(each.pretrain_embedding) for each in model.modules() if isinstance(each, PretrainedEmbedding)}
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and id(module) not in given:
             scale = _scale(module)
             if scale > SUSPICIOUS_SCALE:
                 logging.warning(
-                    "embedding %r of %s starts at N(0,1) or the like (its weights are %.2g in size), as torch makes it; "
-                    "initialize it in the constructor or in an init_weights(), or its noise is what is learnt from",
+                    "embedding %r of %s starts at N(0,1) or the like (weights of size %.2g), as torch makes it: "
+                    "initialize it in the constructor, or in an init_weights() of its module",
                     name,
                     type(model).__name__,
                     scale,

@@ -15,7 +15,7 @@ from fuxictr_llm.enhancement import set_weight_decay
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import explain_write_errors, replacing
 from fuxictr_llm.initialization import initialize_skipped, warn_of_uninitialized
-from fuxictr_llm.pretrained import readable_vocabulary, zero_padding
+from fuxictr_llm.pretrained import readable_vocabulary, warn_of_unused, zero_padding
 from fuxictr_llm.tasks import task_settings
 
 OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
@@ -36,6 +36,7 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
         initialize_skipped(model)
         zero_padding(model)
         warn_of_uninitialized(model)
+        warn_of_unused(model, feature_map)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(f"{cls.__name__} has no trainable parameter: there is nothing to train")
         if not hasattr(model, "optimizer"):

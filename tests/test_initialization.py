@@ -52,7 +52,7 @@ def scales(model):
 def test_no_embedding_starts_at_the_scale_of_one_without_initializer(backbone, caplog):
     caplog.set_level(logging.INFO)
     model = built(find_backbone(backbone), backbone)
-    assert 0 < min(scales(model).values()) and max(scales(model).values()) < 3e-4
+    assert min(scales(model).values()) > 0 and max(scales(model).values()) < 3e-4
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding):
             assert module.weight[0].eq(0).all(), name
@@ -116,9 +116,8 @@ def test_a_class_of_anyones_draws_from_its_own_initializer_and_is_told_of_what_i
     assert dicts["without"]["tags"].weight[1:].std() < 3e-4
     assert dicts["embedding_layer.embedding_layer"]["tags"] is dicts["embedding_layer.embedding_layer"]["item"]
     messages = [record.getMessage() for record in caplog.records]
-    assert [each for each in messages if "share_embedding" in each][0].endswith(
-        "context.embedding_layer.tags, without.tags"
-    )
+    told = [each for each in messages if "share_embedding" in each]
+    assert len(told) == 1 and told[0].endswith("context.embedding_layer.tags, without.tags")
     warned = [each for each in messages if "starts at N(0,1)" in each]
     assert len(warned) == 1 and "embedding 'position' of Other" in warned[0]
     copied = copy.deepcopy(model)
