@@ -1,6 +1,7 @@
 """The command line: `python -m fuxictr_llm {run,prepare,encode,leaderboard,...}`; `run` is also `run_expid.py`."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -22,6 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.command(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"error: {error.strerror}: {error.filename!r}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)

@@ -45,7 +45,20 @@ def check_value(key: str, value: Any, hint: Any) -> None:
             key, value = f"{key}[{first['loc'][0]}]", value[first["loc"][0]]
             parts = [part for part in first["loc"][1:] if isinstance(value, dict)]
             raise _wrong_value(key, value, " ".join([*map(repr, parts[:1]), first["msg"]])) from error
-        raise _wrong_value(key, value, " or ".join({problem["msg"]: None for problem in problems})) from error
+        told = {}
+        for problem in problems:
+            inner = isinstance(value, dict) and len(problem["loc"]) > 1  # of one form of the mapping, a key
+            told[f"{problem['loc'][-1]!r} {problem['msg']}" if inner else problem["msg"]] = None
+        raise _wrong_value(key, value, " or ".join(told)) from error
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether `check_value` finds nothing wrong."""
+    try:
+        check_value("", value, hint)
+    except UserError:
+        return False
+    return True
 
 
 @functools.cache

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from fuxictr_llm import registry
-from fuxictr_llm.checks import check_value, checked
+from fuxictr_llm.checks import check_value, checked, fits
+from fuxictr_llm.column_keys import RENAMED, Unread, check_columns, without
+from fuxictr_llm.column_names import check_declared
 from fuxictr_llm.config_sources import Source, read_source
 from fuxictr_llm.errors import UserError, nearest
+from fuxictr_llm.evaluated import check_settings
+from fuxictr_llm.field_tuples import as_lists, as_tuples
 from fuxictr_llm.files import digest_of, replacing, writable_dir
 from fuxictr_llm.keys import (
     GROUP_METRICS,
@@ -23,6 +27,9 @@ from fuxictr_llm.keys import (
     LongKeys,
     ModelKeys,
 )
+from fuxictr_llm.monitor_mode import chosen_mode, monitored, warn_of_mode
+from fuxictr_llm.names import check_label, check_name
+from fuxictr_llm.origins import origin_of
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors, moved_to_specs, value_config
 from fuxictr_llm.yamls import dump_yaml, parse_yaml
 
@@ -77,6 +84,7 @@ class Experiment:
         """Write `model_config.yaml` and `dataset_config.yaml` in FuxiCTR's form, which its scripts and tuner take."""
         dataset_id, method = self.params["dataset_id"], self.params["method"]
         model_keys = {key: value for key, value in self._settings().items() if key not in self.dataset_keys}
+        model_keys = as_tuples(model_keys, registry.find_backbone(model_keys["model"]))
         if not method:
             model_keys.pop("method")
         elif ":" in f"{model_keys['model']}{method}":  # anyone's classes
@@ -121,14 +129,20 @@ def load_experiment(
     Raises:
         UserError: something is unknown, missing, of the wrong type or out of range.
     """
-    overrides = {**(overrides or {}), **({} if seed is None else {"seed": seed})}
+    overrides = as_lists({**(overrides or {}), **({} if seed is None else {"seed": seed})})
     source = read_source(expid, config)
+    source = dataclasses.replace(source, params=as_lists(source.params))
+    check_label(source.expid)
+    if isinstance(dataset_id := source.params.get("dataset_id"), str):
+        check_name("dataset_id", dataset_id, source.where)
     for key in overrides:
         if key in NOT_SET:
             raise UserError(f"{key!r} cannot be changed with --set; {NOT_SET[key]}")
     params = {**source.params, **overrides}
-    without_effect = _check(params, source, given=overrides)
-    base, params = (_completed(settings, gpu, threads) for settings in (source.params, params))
+    without_effect, unread = _check(params, source, given=overrides)
+    params = without(params, unread)
+    base = without(source.params, (one for one in unread if one.setting not in overrides))
+    base, params = (_completed(settings, gpu, threads) for settings in (base, params))
     name = Path(config or "benchmark_configs").resolve().name.removesuffix(".yaml")
     label = source.expid.replace("/", "-")  # of `LongCTR/DIN_movies`: files are called by it
     found = Experiment(label, params, source.dataset_keys, without_effect, changed=False, config_name=name)
@@ -159,7 +173,8 @@ def _completed(params: dict[str, Any], gpu: int, threads: int | None) -> dict[st
     # FuxiCTR silently ignores a regularizer that is an integer.
     numbers = {key: float(params[key]) for key in REGULARIZERS if isinstance(params.get(key), int)}
     threads = params.get("num_threads") or threads or _cores()
-    return {**moved_to_specs(params), **numbers, "num_threads": threads, "gpu": gpu}
+    mode = chosen_mode(params)
+    return {**moved_to_specs(params), **numbers, "monitor_mode": mode, "num_threads": threads, "gpu": gpu}
 
 
 def _cores() -> int:
@@ -169,8 +184,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> frozenset[str]:
-    """Check that every key is known and every value fits; the keys without effect, which `--set` may not give."""
+def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> tuple[frozenset[str], list[Unread]]:
+    """Check that every key is known and every value fits; the keys without effect, which `--set` may not give.
+
+    Those of columns come apart from the others.
+    """
     needed = (*REQUIRED, *(REQUIRED_OF_CSV if params.get("data_format") == "csv" else ()))
     missing = [key for key in needed if params.get(key) is None]
     if missing:
@@ -182,17 +200,26 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     hints = _hints(params, own_hints)
     known = known_keys(params)
     unknown_keys = frozenset(key for key in params if key not in known)
-    for key in sorted(unknown_keys):
+    for key in sorted(unknown_keys, key=str):
         if source.strict or key in given:
-            hint = nearest(key, known) or "; it would have no effect"
+            hint = _now_called(key, known) or nearest(key, known) or "; it would have no effect"
             hint = "; did you mean 'regularizer'?" if key in OF_REGULARIZER else hint
             raise UserError(f"unknown config key {key!r} in {source.where}{hint}")
-        logging.warning("config key %r of %s has no effect%s", key, source.where, nearest(key, known))
+        hint = _now_called(key, known) or nearest(key, known)
+        logging.warning("config key %r of %s has no effect%s", key, source.where, hint)
+    as_given = as_tuples(params, backbone)
     for key, value in params.items():
         if hints.get(key) is not None:
             check_value(key, value, hints[key])
         if own_hints.get(key) is not None:  # a constructor may take less than the key allows
-            check_value(key, value, own_hints[key])
+            check_value(key, value if fits(value, own_hints[key]) else as_given[key], own_hints[key])
+    check_settings(params, backbone, source.where)
+    anyones = {"feature_cols": ":" in (params.get("feature_processor") or "")}
+    anyones |= {"label_col": anyones["feature_cols"], "feature_specs": origin_of(backbone).kind in ("file", "module")}
+    strict = {key for key, of_anyone in anyones.items() if not of_anyone and (source.strict or key in given)}
+    unread = [one for one in check_columns(params, source.where, strict) if not anyones[one.setting]]
+    if params.get("feature_cols") and params.get("label_col"):
+        check_declared(params)
     if method:
         checked(method.config_cls, params)
         _warn_of_shared(backbone, own_hints.keys() & method.config_cls.__dataclass_fields__.keys(), method.name)
@@ -200,12 +227,16 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
         value_config(params)
     if params.get("user_info"):
         _check_lengths(backbone, params)
-    monitor = params.get("monitor") or "AUC"
-    metrics = [*params["metrics"], *([monitor] if isinstance(monitor, str) else monitor)]
+    warn_of_mode(params, source.where)
+    metrics = [*params["metrics"], *monitored(params)]
     grouped = [metric for metric in metrics if metric.startswith(GROUP_METRICS)]
     if grouped and not params.get("group_id"):
         raise UserError(f"metric {grouped[0]!r} needs group_id: the meta column whose rows are ranked together")
-    return unknown_keys
+    return unknown_keys, unread
+
+
+def _now_called(key: str, known: Iterable[str]) -> str:
+    return f"; FuxiCTR calls it {RENAMED[key]!r} now" if RENAMED.get(key) in known else ""
 
 
 def known_keys(params: Mapping[str, Any]) -> frozenset[str]:

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm import registry
-from fuxictr_llm.errors import UserError, unknown
+from fuxictr_llm.checks import check_value
+from fuxictr_llm.config_strays import warn_of_entries, warn_of_files
+from fuxictr_llm.errors import UserError, nearest, unknown
 from fuxictr_llm.keys import DatasetKeys
 from fuxictr_llm.yamls import read_yaml
 
@@ -65,8 +67,12 @@ def _from_ours(expid: str, folder: Path) -> Source:
     models = _entries_of_ours(folder, "model_config")
     methods = _entries_of_ours(folder, "method_config")
     datasets = _entries_of_ours(folder, "dataset_config")
+    if folder.resolve() != packaged_configs().resolve():
+        _warn_of_strays(folder, models, methods, datasets)
     exact = _entry(models, expid) or _entry(methods, expid)
     if {"model", "dataset_id"} <= exact.keys():
+        for key in ("model", "dataset_id", "method"):
+            check_value(key, exact.get(key), str | None if key == "method" else str)
         backbone, method, dataset_id = exact["model"], exact.get("method"), exact["dataset_id"]
         if dataset_id not in datasets:
             raise unknown("data set", dataset_id, datasets, where=f"expid {expid!r}")
@@ -89,6 +95,17 @@ def _from_ours(expid: str, folder: Path) -> Source:
     return Source(expid, params, frozenset(dataset), strict=True, where=f"expid {expid!r}")
 
 
+def _warn_of_strays(
+    folder: Path, models: Mapping[str, Any], methods: Mapping[str, Any], datasets: Mapping[str, Any]
+) -> None:
+    backbones = {"Base", *registry.backbone_names(), *_names_of(models, "model")}
+    named = {*registry.method_names(), *_names_of(methods, "method")}
+    warn_of_entries(folder, "model_config", _entries(folder, "model_config"), backbones, named, datasets)
+    # A method's entry may also have the whole expid for its name.
+    of_methods = _entries(folder, "method_config")
+    warn_of_entries(folder, "method_config", of_methods, {*named, *backbones} - {"Base"}, named, datasets)
+
+
 def _named(entries: Mapping[str, Any], name: str, key: str) -> str:
     """What finds the class: of `MyNet: {model: my_net.py:MyNet, ...}` the file, and else the name itself."""
     return _entry(entries, name).get(key) or name
@@ -109,6 +126,10 @@ def _parse(
     rest = expid[len(backbone) + 1 :]
     first, _, after = rest.partition("_")
     where = f"expid {expid!r}"
+    if not rest or (first in {*registry.method_names(), *methods} and not after and first not in datasets):
+        raise _names_no_data_set(
+            expid, bool(named) or expid.rstrip("_") in {*registry.backbone_names(), *own}, datasets
+        )
     if rest in datasets:
         method, dataset_id = None, rest
     elif after in datasets:
@@ -121,6 +142,18 @@ def _parse(
     if method:
         registry.find_method(_named(methods, method, "method"), where, _names_of(methods, "method"))
     return backbone, method, dataset_id
+
+
+def _names_no_data_set(expid: str, has_backbone: bool, datasets: Mapping[str, Any]) -> UserError:
+    """The error for an expid of one part, or one that ends where its data set should stand."""
+    form = "an expid is {Backbone}[_{Method}]_{dataset_id}, or a label in the config"
+    if has_backbone:
+        example = f"{expid.rstrip('_')}_{'movielens100k' if 'movielens100k' in datasets else next(iter(datasets))}"
+        return UserError(f"expid {expid!r} names no data set; for example {example}")
+    if expid in datasets:
+        return UserError(f"expid {expid!r} names a data set alone: {form}; for example DeepFM_{expid}")
+    hint = nearest(expid, [*registry.backbone_names(), *datasets])
+    return UserError(f"expid {expid!r} names neither a backbone nor a data set: {form}{hint}")
 
 
 def _entries_of_ours(folder: Path, kind: str) -> dict[str, Any]:
@@ -140,6 +173,8 @@ def _entries(folder: Path, kind: str) -> dict[str, Any]:
         for name, entry in read_yaml(path).items():
             if name in entries:
                 raise UserError(f"{name!r} stands twice in {str(folder / kind)!r}, the second time in {path.name}")
+            if not isinstance(name, str):
+                raise UserError(f"entry {name!r} of {str(path)!r} is a {type(name).__name__}; write its name in quotes")
             alias = kind == "dataset_config" and isinstance(entry, str)
             if not (isinstance(entry, dict) or alias or (entry is None and kind != "dataset_config")):
                 raise UserError(f"entry {name!r} of {str(path)!r} must map keys to values (got {entry!r})")
@@ -148,6 +183,7 @@ def _entries(folder: Path, kind: str) -> dict[str, Any]:
 
 
 def _config_files(folder: Path, kind: str) -> list[Path]:
+    warn_of_files(folder, kind)
     single = folder / f"{kind}.yaml"
     return [single] if single.exists() else sorted((folder / kind).glob("*.yaml"))
 
@@ -181,6 +217,7 @@ def _from_fuxictr(expid: str, folder: Path) -> Source:
     dataset_id = params.get("dataset_id")
     if dataset_id is None:
         raise UserError(f"expid {expid!r} in {str(folder)!r} names no dataset_id")
+    check_value("dataset_id", dataset_id, str)
     datasets: dict[str, Any] = {}
     for path in _config_files(folder, "dataset_config"):
         datasets = {**read_yaml(path), **datasets}

@@ -15,14 +15,14 @@ def reason_of(error: BaseException) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'X'?` for the known name closest to `name`, or an empty string."""
-    by_lower = {candidate.lower(): candidate for candidate in known}
+    by_lower = {str(candidate).lower(): candidate for candidate in known}
     close = difflib.get_close_matches(str(name).lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> UserError:
     """The error for a name that is none of the known ones; `where` says what it was found in."""
-    known = sorted(known)
+    known = sorted(map(str, known))  # YAML reads some names as numbers
     hint = nearest(name, known) or ";"
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
     return UserError(f"unknown {kind} {name!r}{' in ' + where if where else ''}{hint} known: {shown or 'none'}")

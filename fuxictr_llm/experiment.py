@@ -1,7 +1,6 @@
 """A resolved experiment -> a trained model, its metrics and its run record."""
 
 import logging
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,23 +17,29 @@ from fuxictr.utils import print_to_json
 
 from fuxictr_llm import registry
 from fuxictr_llm.checks import check_gpu, checked
+from fuxictr_llm.column_names import check_embedded
 from fuxictr_llm.config import Experiment
-from fuxictr_llm.data.build import built_columns, built_data
+from fuxictr_llm.data.build import built_columns, built_data, check_there
 from fuxictr_llm.data.loader import check_labels, make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError, reason_of, unknown
+from fuxictr_llm.evaluated import check_columns
 from fuxictr_llm.feature_maps import describe_feature_map
 from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
+from fuxictr_llm.monitoring import check_groups
 from fuxictr_llm.origins import origin_of
 from fuxictr_llm.run_record import Stages, command, count_parameters, describe_data, hardware, peak_memory, versions
 from fuxictr_llm.semantics import distributed
 from fuxictr_llm.semantics.value_vectors import prepare_value_vectors
 from fuxictr_llm.slices import FrequencySlices
-from fuxictr_llm.sources import sources_of
+from fuxictr_llm.sources import code_of, sources_of
 from fuxictr_llm.summary import append_result_line, log_summary
 from fuxictr_llm.tasks import labels_of, task_settings
+from fuxictr_llm.temporaries import own_folder
 from fuxictr_llm.training import OTHER_MODEL_ROOT, build, fit
+
+CHANGED = {"backbone": "changed while it ran"}  # in place of the digests of `sources_of`
 
 
 @dataclass
@@ -86,21 +91,22 @@ def run_experiment(experiment: Experiment) -> Result:
         )
     if not experiment.params.get("valid_data"):
         raise UserError(f"data set {experiment.params['dataset_id']!r} names no valid_data; training stops early on it")
+    check_there(experiment.params)
     folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
     model_id = choose_model_id(experiment, folder)
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
     started, sources = datetime.now(), sources_of(experiment.params)
-    with logging_to(folder / f"{model_id}.log"):
+    # The folder is there to the end: it goes with the process.
+    with logging_to(folder / f"{model_id}.log"), own_folder(folder / f"{model_id}.model") as own:
         logging.info("Params: %s", print_to_json(experiment.params))
         run = prepare_run(experiment, model_id)
-        unfinished = folder / f".{model_id}.{os.getpid()}.training"
-        try:
-            model, record = _train(run, unfinished)
-        except BaseException:
-            unfinished.unlink(missing_ok=True)
-            raise
+        unfinished = own / "weights.model"
+        model, record = _train(run, unfinished)
         record["model_id"] = model_id = choose_model_id(experiment, folder)  # another run may have ended meanwhile
         record |= {"time": started.isoformat(timespec="seconds"), "command": command(), "expid": experiment.expid}
+        if code_of(experiment.params) != sources["code"]:
+            logging.warning("the code of this run was changed while it ran: its record says so")
+            sources["code"] = CHANGED
         record |= {"config": experiment.params, "config_sha256": experiment.sha256, "sources": sources}
         with explain_write_errors(folder, OTHER_MODEL_ROOT):
             model.checkpoint = str((folder / f"{model_id}.model").absolute())
@@ -141,6 +147,7 @@ def prepare_data(experiment: Experiment, model_id: str) -> Run:
     params = make_data({**experiment.params, "model_id": model_id}, stages)
     data_dir = Path(params["data_root"]) / params["dataset_id"]
     feature_map = load_feature_map(params, data_dir)
+    check_embedded([name for name, spec in feature_map.features.items() if spec["type"] != "meta"], params)
     _check_labels(feature_map, params)
     return Run(params, data_dir, feature_map, stages)
 
@@ -164,13 +171,15 @@ def _check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:
         told = (params["model"], labels[0], ", ".join(map(repr, unused)))
         logging.warning("%s has one task and learns label %r, not %s; MMoE, PLE and ShareBottom learn all", *told)
     check_labels(labels, params)
+    check_groups(labels, params)
 
 
 def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:
     """FuxiCTR's feature map of a built data set, with `use_features` and `feature_specs` applied.
 
     Raises:
-        UserError: one of the two names a column that the data set does not have.
+        UserError: one of the two names a column that the data set does not have, or a column has an encoder that
+            FuxiCTR must not evaluate.
     """
     path = data_dir / "feature_map.json"
     built = built_columns(data_dir)
@@ -183,6 +192,7 @@ def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:
         raise unknown("column", error.args[0], built, "use_features or feature_specs") from error
     except RuntimeError as error:
         raise UserError(f"{str(path)!r} is of another data set than {params['dataset_id']!r}") from error
+    check_columns(feature_map.features, repr(str(path)))
     feature_map.num_fields = feature_map.get_num_fields()  # FuxiCTR counts before it applies use_features
     if params.get("group_id") and params["group_id"] not in feature_map.features:
         raise unknown("column", params["group_id"], list(feature_map.features), "group_id")

@@ -19,12 +19,14 @@ from fuxictr_llm.checks import checked
 from fuxictr_llm.config import constructor_hints
 from fuxictr_llm.enhancement import Enhancement
 from fuxictr_llm.errors import UserError, reason_of, unknown
+from fuxictr_llm.evaluated import INITIALIZER
+from fuxictr_llm.export_config import CONFIG, FORMAT
 from fuxictr_llm.feature_maps import make_feature_map
 from fuxictr_llm.files import digest_of_file, explain_write_errors, read_json, replacing_dir, writable_dir, write_json
 from fuxictr_llm.keys import ModelKeys
 from fuxictr_llm.origins import find_trained, origin_of
 from fuxictr_llm.run_record import versions
-from fuxictr_llm.serving import CONFIG, FORMAT, WEIGHTS, build_backbone, load_model
+from fuxictr_llm.serving import WEIGHTS, build_backbone, load_model
 
 RECORD = ".run.json"
 METHOD_PART = "enhancement."
@@ -90,7 +92,8 @@ def _files_of_export(config: Any) -> set[str]:
     if not isinstance(config, dict) or "weights_sha256" not in config:
         return set()
     checkpoint = config.get("fuxictr_checkpoint")  # not in exports of earlier versions
-    return {CONFIG, WEIGHTS, checkpoint.get("file")} if isinstance(checkpoint, dict) else {CONFIG, WEIGHTS}
+    file = checkpoint.get("file") if isinstance(checkpoint, dict) else None
+    return {CONFIG, WEIGHTS, file} if isinstance(file, str) else {CONFIG, WEIGHTS}
 
 
 def _fuxictr_checkpoint(network: BaseModel, folder: Path) -> dict[str, str]:
@@ -124,7 +127,7 @@ def _exported(
     method = registry.find_method(settings["method"], where) if settings.get("method") else None
     if settings.get("user_info"):
         raise UserError(f"{where}: a model of long sequences (tuple batches) cannot be served; use FuxiCTR's predict")
-    feature_map = make_feature_map(record["feature_map"])
+    feature_map = make_feature_map(record["feature_map"], where)
     params = _constructor_params(cls, settings)
     backbone = {name: value for name, value in state.items() if not name.startswith(METHOD_PART)}
     model = build_backbone(cls, feature_map, params)
@@ -175,7 +178,7 @@ def _constructor_params(cls: type, settings: Mapping[str, Any]) -> dict[str, Any
     training = ModelKeys.__annotations__.keys() - {"task", "embedding_dim"}
     names = constructor_hints(cls).keys() - training - {"embedding_regularizer", "net_regularizer", "regularizer"}
     kept = {key: value for key, value in settings.items() if key in names}
-    return {key: value for key, value in kept.items() if not key.endswith("initializer")} | tap_keys(settings)
+    return {key: value for key, value in kept.items() if INITIALIZER not in key} | tap_keys(settings)
 
 
 def _without_paths(features: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from fuxictr.features import FeatureMap
 
+from fuxictr_llm.evaluated import check_columns
+
 
 def describe_feature_map(feature_map: FeatureMap) -> dict[str, Any]:
     """What a model's constructor reads of it; JSON takes it."""
@@ -22,8 +24,13 @@ def describe_feature_map(feature_map: FeatureMap) -> dict[str, Any]:
     }
 
 
-def make_feature_map(described: Mapping[str, Any]) -> FeatureMap:
-    """The feature map that was described."""
+def make_feature_map(described: Mapping[str, Any], where: str) -> FeatureMap:
+    """The feature map that was described; `where` says in what, for errors.
+
+    Raises:
+        UserError: a column has an encoder that FuxiCTR must not evaluate.
+    """
+    check_columns(described["features"], where)
     feature_map = FeatureMap(described["dataset_id"], data_dir="")
     feature_map.features = OrderedDict((name, dict(spec)) for name, spec in described["features"].items())
     feature_map.labels = list(described["labels"])

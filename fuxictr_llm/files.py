@@ -4,15 +4,15 @@ import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from fuxictr_llm.errors import UserError, reason_of
+from fuxictr_llm.temporaries import own_folder
 
 # Hashing a gigabyte takes about a second: files above this size are hashed again only when their
 # size or time of change differs from the last time.
@@ -66,15 +66,12 @@ def locked(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; it takes its place when the block ends without an error."""
+    """Yield a temporary path of the same name; it takes the place of `path` when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with own_folder(path) as folder:
+        yield folder / path.name
+        (folder / path.name).replace(path)
 
 
 @contextlib.contextmanager
@@ -82,19 +79,13 @@ def replacing_dir(path: Path | str) -> Iterator[Path]:
     """As `replacing`, for a whole folder: an old folder at `path` goes away only when the new one is whole."""
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
+    with own_folder(path) as folder:
+        temporary = folder / path.name
+        temporary.mkdir()
         yield temporary
-        temporary.chmod(0o755)
-        old = None
         if path.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
-            path.replace(old)
+            path.replace(folder / f"{path.name}.old")
         temporary.replace(path)
-        if old:
-            shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -106,7 +97,7 @@ def read_json(path: Path | str) -> Any | None:
     """The value in a JSON file; None where the file is absent or damaged, so that it is made anew."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -125,6 +116,20 @@ def digest_of(value: Any) -> str:
     """sha256 of the canonical JSON of a value: the same in every process, for every order of the keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
+
+
+def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """One dict of several, for a digest.
+
+    Raises:
+        ValueError: two of them share a key: one value would stand for both.
+    """
+    found: dict[str, Any] = {}
+    for part in parts:
+        if shared := sorted(found.keys() & part.keys()):
+            raise ValueError(f"two parts of a digest have the key {shared[0]!r}")
+        found |= part
+    return found
 
 
 def digest_of_file(path: Path | str, algorithm: str = "sha256") -> str:

@@ -6,6 +6,8 @@ from pydantic import Field
 from typing_extensions import TypedDict  # pydantic reads the one of typing only from Python 3.12 on
 
 Task = Literal["binary_classification"]
+ColumnType = Literal["numeric", "categorical", "sequence", "embedding", "meta"]
+Dtype = Literal["str", "int", "float"]  # FuxiCTR evaluates it as code
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -27,10 +29,24 @@ class GivenVectors(TypedDict, total=False):
     freeze_emb: bool
 
 
-class FeatureSpec(GivenVectors, total=False):
-    """Changes to the columns of a built data set; they may have more keys."""
+class EmbeddedColumn(GivenVectors, total=False):
+    """What FuxiCTR reads of a column's embedding, when the data set is built and when the model is."""
 
-    name: Required[str | list[str]]
+    source: str
+    embedding_dim: Positive
+    emb_output_dim: Positive
+    feature_encoder: str | list[str] | None
+    share_embedding: str
+    vocab_size: Positive
+
+
+class FeatureSpec(EmbeddedColumn, total=False):
+    """Changes to the columns of a built data set."""
+
+    name: Required[str | Annotated[list[str], Field(min_length=1)]]
+    type: ColumnType
+    padding_idx: Count | None
+    oov_idx: Count
 
 
 class ModelKeys(TypedDict, total=False):
@@ -63,8 +79,8 @@ class ModelKeys(TypedDict, total=False):
     net_regularizer: Regularizer
     method_regularizer: Regularizer  # on the method's own parameters, which the two above leave out
     max_gradient_norm: Annotated[float, Field(gt=0)]
-    monitor: Metric | dict[Metric, float]
-    monitor_mode: Literal["max", "min"]
+    monitor: Metric | Annotated[dict[Metric, float], Field(min_length=1)]
+    monitor_mode: Literal["max", "min"] | None  # null: as `monitor` needs it
     save_best_only: bool
     early_stop_patience: Positive
     eval_steps: Positive | None
@@ -84,20 +100,33 @@ class ModelKeys(TypedDict, total=False):
     feature_config: Any
 
 
-class Column(GivenVectors, total=False):
-    """What FuxiCTR reads of every feature column; a column may have more keys."""
+class Column(EmbeddedColumn, total=False):
+    """What FuxiCTR reads of a feature column; which keys of which type says `column_keys`."""
 
-    name: Required[str | list[str]]
+    name: Required[str | Annotated[list[str], Field(min_length=1)]]
     active: Required[bool]
-    dtype: Required[Literal["str", "int", "float"]]  # FuxiCTR evaluates it as code
-    type: Required[Literal["numeric", "categorical", "sequence", "embedding", "meta"]]
+    dtype: Required[Dtype]
+    type: Required[ColumnType]
+    fill_na: str | int | float | None  # null: what is missing stays so
+    preprocess: str | None
+    min_categr_count: Positive
+    remap: bool
+    category_processor: str | None
+    num_buckets: Positive
+    normalizer: Literal["StandardScaler", "MinMaxScaler"]
+    splitter: Annotated[str, Field(min_length=1)]
+    max_len: Count  # 0: as long as the longest of train
+    padding: Literal["pre", "post"]
 
 
 class Label(TypedDict, total=False):
     """What FuxiCTR reads of a label column."""
 
     name: Required[str]
-    dtype: Required[Literal["str", "int", "float"]]
+    dtype: Required[Dtype]
+    active: Literal[True]
+    fill_na: str | int | float | None
+    preprocess: str | None
 
 
 class DatasetKeys(TypedDict, total=False):

@@ -1,6 +1,5 @@
 """Networks that are trained on the way to a run's own, a teacher say: kept in the cache, found by what went in."""
 
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,15 +11,17 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
 from fuxictr_llm.batches import with_columns
+from fuxictr_llm.code_digest import digest_of_code, modules_of
 from fuxictr_llm.config import NO_IDENTITY
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import OTHER_CACHE, cache_dir, writable_dir
-from fuxictr_llm.origins import identity_of, origin_of
+from fuxictr_llm.files import OTHER_CACHE, digest_of_file, merged, writable_dir
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.run_record import describe_data, versions
 from fuxictr_llm.semantics import store
 from fuxictr_llm.slices import FrequencySlices
+from fuxictr_llm.sources import method_modules
+from fuxictr_llm.temporaries import own_folder
 from fuxictr_llm.training import fit
 
 KIND = "networks"
@@ -107,20 +108,7 @@ def find_or_train(
     Raises:
         UserError: as training.
     """
-    params = _settings(run.params, leave_out)
-    # A file of anyone's, or a checkout's, can change under the same settings.
-    origin = identity_of(origin_of(find_backbone(params["model"])).record()) if "model" in params else {}
-    identity = {
-        "network": name,
-        "params": params,
-        **origin,
-        "data": describe_data(run.params, run.data_dir)["sha256"],
-        "columns": run.feature_map.features,
-        "device": "gpu" if run.params["gpu"] >= 0 else "cpu",
-        "versions": {package: version for package, version in versions().items() if package in ("torch", "fuxictr")},
-        **made_from,
-        "version": VERSION,
-    }
+    identity = merged(_identity(run, leave_out), {"network": name}, made_from)
     with run.stages(f"train {name}") as stage:
         here = []  # or in another process, which is waited for
 
@@ -140,6 +128,32 @@ def find_or_train(
     return Network(model.eval(), facts, manifest["sha256"])
 
 
+def _identity(run: Any, leave_out: Iterable[str]) -> dict[str, Any]:
+    """What decides about any network that is trained in a run."""
+    params = _settings(run.params, leave_out)
+    backbone = find_backbone(params["model"]) if "model" in params else None
+    code = [__name__, *(modules_of(backbone) if backbone else ())]
+    code += method_modules(run.params["method"]) if run.params.get("method") else []
+    return {
+        "params": params,
+        "code": digest_of_code(code),
+        "data": describe_data(run.params, run.data_dir)["sha256"],
+        "columns": run.feature_map.features,
+        "labels": run.feature_map.labels,
+        "pretrained": _digests_of_vectors(run),
+        "device": "gpu" if run.params["gpu"] >= 0 else "cpu",
+        "versions": {package: version for package, version in versions().items() if package in ("torch", "fuxictr")},
+        "version": VERSION,
+    }
+
+
+def _digests_of_vectors(run: Any) -> dict[str, str]:
+    """Of the files that columns have their vectors from: a name says nothing about what is in it."""
+    named = {name: spec.get("pretrained_emb") for name, spec in run.feature_map.features.items()}
+    paths = {name: Path(run.data_dir, file) for name, file in named.items() if file}  # as FuxiCTR finds them
+    return {name: digest_of_file(path) for name, path in paths.items() if path.is_file()}
+
+
 def _settings(params: Mapping[str, Any], leave_out: Iterable[str]) -> dict[str, Any]:
     without = {*NO_IDENTITY, *PLACES, *leave_out, "method"}
     return {key: value for key, value in params.items() if key not in without}
@@ -154,8 +168,10 @@ def _train(
 ) -> tuple[Path, dict[str, Any]]:
     (change, keep), params, started = seen, run.params, time.perf_counter()
     train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
-    with tempfile.TemporaryDirectory(dir=writable_dir(cache_dir(), OTHER_CACHE), prefix=".training.") as folder:
-        model.checkpoint = str(Path(folder) / FILE)
+    place = store.entry_dir(KIND, identity)
+    writable_dir(place.parent, OTHER_CACHE)
+    with own_folder(place) as folder:
+        model.checkpoint = str((folder / FILE).absolute())
         best_epoch = fit(model, Seeing(train_rows, change, keep), Seeing(valid_rows, change), params)
     facts = {"rows": train_rows.num_samples, "epochs": model._epoch_index + 1, "best_epoch": best_epoch}
     del train_rows

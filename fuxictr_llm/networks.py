@@ -9,8 +9,9 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.errors import UserError, nearest
+from fuxictr_llm.export_config import CONFIG
 from fuxictr_llm.exporting import export_run
-from fuxictr_llm.serving import CONFIG, load_model
+from fuxictr_llm.serving import load_model
 
 # What of a column decides about the ids and values that a network reads in it.
 DECIDES = {

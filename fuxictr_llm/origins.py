@@ -3,11 +3,13 @@
 import contextlib
 import inspect
 import logging
-import sys
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm import registry
 from fuxictr_llm.checkout import PREFIX, VARIABLE, current_checkout
@@ -67,24 +69,24 @@ def _kind_and_name(cls: type, file: str | None) -> tuple[Kind, str]:
     return "module", f"{cls.__module__}:{cls.__qualname__}"
 
 
-def identity_of(described: Mapping[str, Any]) -> dict[str, Any]:
-    """What `Origin.record` gave of a class, as far as it decides what is computed; of ours nothing: versions say it."""
-    kind = described.get("kind", "fuxictr-llm")
-    return {} if kind == "fuxictr-llm" else {"backbone": {"kind": kind, "sha256": described.get("sha256")}}
+def find_exported(name: str, described: Mapping[str, Any], where: str, given: type | str | None = None) -> type:
+    """The class of an exported model, from what `Origin.portable` gave. Nothing that the export names is run.
 
-
-def find_exported(name: str, described: Mapping[str, Any], where: str) -> type:
-    """The class of an exported model, from what `Origin.portable` gave. No file that the export names is run.
+    Args:
+        name: the model, as the export has it.
+        described: its `backbone`.
+        where: what holds them, for errors.
+        given: the class, or what `registry.find_backbone` takes, where the caller says it.
 
     Raises:
-        UserError: it is of a FuxiCTR checkout and none is given, of a file that is not loaded, or not there.
+        UserError: it is of a FuxiCTR checkout and none is given, anyone's and nobody has named it, or not there.
     """
-    if described.get("kind") == "checkout":
-        cls = _of_checkout(name, where)
-    elif ".py:" in name:
-        cls = _loaded(name, where)
+    if given is not None:
+        cls = _given(given, name, where)
     elif ":" in name:
-        cls = registry.find_backbone(name, where)
+        cls = _known(name, where)
+    elif described.get("kind") == "checkout":
+        cls = _of_checkout(name, where)
     else:
         cls = registry.find_own_backbone(name, where)
     _warn_of_change(cls, name, described, where)
@@ -114,19 +116,26 @@ def _of_checkout(name: str, where: str) -> type:
 
 
 def _warn_of_change(cls: type, name: str, described: Mapping[str, Any], where: str) -> None:
-    if described.get("kind") in ("checkout", "file") and described.get("sha256") != origin_of(cls).sha256:
+    if described.get("sha256") and described["sha256"] != origin_of(cls).sha256:
         logging.warning("%s: the file of %s has changed since the model was trained", where, name)
 
 
-def _loaded(name: str, where: str) -> type:
-    """The class of a `file.py:Class` that this process has loaded."""
-    file, _, class_name = name.rpartition(":")
-    for module_name, module in list(sys.modules.items()):
-        if module_name.startswith(f"{registry.FILES}_") and Path(getattr(module, "__file__", None) or "").name == file:
-            cls = getattr(module, class_name, None)
-            if isinstance(cls, type):
-                return cls
+def _given(given: type | str, name: str, where: str) -> type:
+    """The class that the caller names; another one than the export's would fail deep inside."""
+    cls = registry.find_backbone(given, "backbone") if isinstance(given, str) else given
+    if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
+        raise UserError(f"backbone={given!r} is no class of a FuxiCTR model, nor a name of one")
+    if cls.__qualname__ != re.split("[:/]", name)[-1]:
+        raise UserError(f"{where} holds a {name}, which is no {cls.__qualname__} (backbone={given!r})")
+    return cls
+
+
+def _known(name: str, where: str) -> type:
+    """The class of a `package.module:Class` or `file.py:Class` that the caller has registered or named."""
+    for cls in registry.known_classes():
+        if name in (origin_of(cls).portable()[0], f"{cls.__module__}:{cls.__qualname__}"):
+            return cls
     raise UserError(
-        f"{where} holds a {class_name} of a file {file!r}, which an export does not bring; load it before: "
-        f"fuxictr_llm.registry.find_backbone('path/to/{name}')"
+        f"{where} holds a model {name!r}, which an export does not bring; load it before: give load_model its class "
+        "as backbone=..., or call fuxictr_llm.registry.find_backbone('path/to/file.py:Class')"
     )

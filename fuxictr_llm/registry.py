@@ -22,6 +22,7 @@ ZOO = "fuxictr_llm.model_zoo"
 FILES = "model_file"  # what the modules of `file.py:Class` are called
 
 _backbones: dict[str, type] = {}
+_named: dict[str, type] = {}  # anyone's classes that `find_backbone` has been asked for, by module:Class
 _methods: dict[str, "RegisteredMethod"] = {}
 
 
@@ -99,7 +100,9 @@ def find_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type:
     if ":" in name:
         from fuxictr.pytorch.models import BaseModel
 
-        return import_class(name, "model", BaseModel)
+        cls = import_class(name, "model", BaseModel)
+        _named[f"{cls.__module__}:{cls.__qualname__}"] = cls
+        return cls
     checkout = current_checkout()
     model = checkout and checkout.find(name)
     if model is None:
@@ -111,6 +114,11 @@ def find_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type:
             f"{str(model.file)!r}; call yours another name, or name the other as FILE.py:{name}"
         )
     return checkout.load(model)
+
+
+def known_classes() -> list[type]:
+    """Those registered, and anyone's that this process has named to `find_backbone`."""
+    return [*_backbones.values(), *_named.values()]
 
 
 def find_own_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type:

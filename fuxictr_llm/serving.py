@@ -3,7 +3,6 @@
 Shape symbols: `N` rows, `L` length of a sequence, `T` tasks.
 """
 
-import ast
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,25 +11,24 @@ from typing import Any
 import numpy as np
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch import layers
 from fuxictr.pytorch.models import BaseModel
-from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from fuxictr_llm.allocations import AllocatingAtMost
 from fuxictr_llm.checks import check_gpu
 from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError, nearest, reason_of, unknown
+from fuxictr_llm.evaluated import INITIALIZER, check_columns
+from fuxictr_llm.export_config import AGAIN, CONFIG, read_config
 from fuxictr_llm.feature_maps import make_feature_map, without_pretrained_files
-from fuxictr_llm.files import digest_of_file, read_json
+from fuxictr_llm.field_tuples import as_tuples
+from fuxictr_llm.files import digest_of_file
 from fuxictr_llm.folding import FOLDED
 from fuxictr_llm.origins import find_exported
 from fuxictr_llm.tasks import labels_of, predictions_of, task_settings
 
-FORMAT = 1
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
-AGAIN = "write it anew with 'python -m fuxictr_llm export --run RUN --to DIR'"
-CONTENT = {"model": str, "params": dict, "feature_map": dict, "weights_sha256": str}
+WEIGHTS = "model.safetensors"
 SLICE_ROWS = 8192
 # What FuxiCTR's constructors ask for and serving has no use of.
 UNUSED = {"optimizer": "adam", "loss": "binary_crossentropy", "metrics": ["AUC"], "verbose": 0, "model_root": "unused"}
@@ -81,12 +79,13 @@ class ServedModel:
             return predictions_of(self.model, self.model.forward(batch)).float().cpu().numpy()
 
 
-def load_model(folder: Path | str, gpu: int = -1) -> ServedModel:
-    """The model in a folder that `python -m fuxictr_llm export` wrote.
+def load_model(folder: Path | str, gpu: int = -1, backbone: type | str | None = None) -> ServedModel:
+    """The model in a folder that `python -m fuxictr_llm export` wrote; nothing that the folder names is run.
 
     Args:
         folder: holds config.json and model.safetensors.
         gpu: index of the GPU, -1 for the CPU.
+        backbone: the model's class, or its name as `registry.find_backbone` takes it, where it is one of yours.
 
     Raises:
         UserError: the folder is no export, is damaged, of another format or of a backbone that is not here, or
@@ -94,21 +93,18 @@ def load_model(folder: Path | str, gpu: int = -1) -> ServedModel:
     """
     check_gpu(gpu)
     folder = Path(folder)
-    config = _read_config(folder)
+    config, where = read_config(folder), repr(str(folder / CONFIG))
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise UserError(f"{str(weights)!r} is missing; {AGAIN}")
     if digest_of_file(weights) != config["weights_sha256"]:
         raise UserError(f"{str(weights)!r} is not the file that was exported (its sha256 differs); {AGAIN}")
-    cls = find_exported(config["model"], config.get("backbone") or {}, where=repr(str(folder / CONFIG)))
+    cls = find_exported(config["model"], config.get("backbone") or {}, where, backbone)
+    check_columns(config["feature_map"]["features"], where)
     try:
-        model = _build(cls, config, gpu)
-        model.load_state_dict(load_file(weights))
-    except UserError:
-        raise
-    except (SafetensorError, RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+        return ServedModel(_build(cls, config, load_file(weights), where, gpu), config)
+    except Exception as error:  # a constructor fails in many ways on settings that it does not check
         raise UserError(f"{str(folder)!r} does not give a {config['model']} ({reason_of(error)}); {AGAIN}") from error
-    return ServedModel(model, config)
 
 
 def build_backbone(
@@ -116,60 +112,28 @@ def build_backbone(
 ) -> BaseModel:
     """A model of any class with weights of no meaning, built without the files of its embeddings."""
     with without_pretrained_files(feature_map), torch.random.fork_rng(devices=[]):
-        settings = dict(params) | task_settings(cls, feature_map, params)
+        settings = as_tuples(params, cls) | task_settings(cls, feature_map, params)
         return cls(feature_map, **UNUSED | {"model_id": cls.__name__, "gpu": gpu} | settings)
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / CONFIG
-    if not path.is_file():
-        raise UserError(f"{str(folder)!r} is no exported model: it has no {CONFIG}; {AGAIN}")
-    config = read_json(path)
-    if not isinstance(config, dict) or "format" not in config:
-        raise UserError(f"{str(path)!r} is damaged; {AGAIN}")
-    if config["format"] != FORMAT:
-        raise UserError(f"{str(path)!r} has format {config['format']!r}, this version reads format {FORMAT}; {AGAIN}")
-    for key, kind in CONTENT.items():
-        if not isinstance(config.get(key), kind):
-            raise UserError(f"{str(path)!r} lacks {key!r}, or it is {config.get(key)!r}; {AGAIN}")
-    return config
-
-
-def _build(cls: type[BaseModel], config: Mapping[str, Any], gpu: int) -> BaseModel:
-    feature_map = make_feature_map(config["feature_map"])
-    for name, spec in feature_map.features.items():
-        _check_encoder(name, spec.get("feature_encoder"))
+def _build(
+    cls: type[BaseModel], config: Mapping[str, Any], state: Mapping[str, Tensor], where: str, gpu: int
+) -> BaseModel:
+    feature_map = make_feature_map(config["feature_map"], where)
     folded = config.get("folded")
     if folded:
         if folded["class"] not in FOLDED:
             raise unknown("kind of folded method", folded["class"], FOLDED)
         cls = enhance(cls, FOLDED[folded["class"]])
-    # Initializers and the like are code that FuxiCTR evaluates, and the weights come from the file.
-    params = {key: value for key, value in config["params"].items() if not key.endswith("initializer")} | UNUSED
-    try:
-        model = build_backbone(cls, feature_map, params, gpu)
-    except UserError as error:  # what the taps say of a model that its columns do not fit
-        raise ValueError(str(error)) from error
+    # What FuxiCTR evaluates or finds by name: serving needs none of it, and the weights come from the file.
+    params = {key: value for key, value in config["params"].items() if INITIALIZER not in key}
+    fixed = {**UNUSED, "gpu": gpu, "model_id": cls.__name__}
+    with AllocatingAtMost(state):
+        model = build_backbone(cls, feature_map, params | fixed, gpu)
     if folded and list(model.enhancement.anatomy.fields) != folded["fields"]:
         raise ValueError(f"its fields are {model.enhancement.anatomy.fields}")
+    model.load_state_dict(state)
     return model
-
-
-def _check_encoder(column: str, encoder: Any) -> None:
-    """FuxiCTR evaluates encoders as code: only calls of a layer with plain arguments are let through."""
-    for text in encoder if isinstance(encoder, list) else [encoder] if encoder else []:
-        try:
-            call = ast.parse(text, mode="eval").body
-            for argument in [*call.args, *(keyword.value for keyword in call.keywords)]:
-                ast.literal_eval(argument)
-            home = {"layers": layers, "nn": nn}[call.func.value.id]
-            # Both modules also hold functions, some of which evaluate their arguments as code.
-            layer = getattr(home, call.func.attr)
-            plain = isinstance(layer, type) and issubclass(layer, nn.Module)
-        except (SyntaxError, AttributeError, LookupError, ValueError, TypeError):
-            plain = False
-        if not plain:
-            raise UserError(f"column {column!r}: feature_encoder {text!r} is no call of a layer with plain arguments")
 
 
 def _checked_column(name: str, batch: Mapping[str, Any], spec: Mapping[str, Any]) -> Tensor:

@@ -17,7 +17,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from torch import Tensor
 
 from fuxictr_llm.batches import columns_of
-from fuxictr_llm.data.field_texts import RESERVED
+from fuxictr_llm.data.field_texts import RESERVED, values_for_missing
 from fuxictr_llm.data.loader import data_files
 from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.files import read_json
@@ -221,7 +221,9 @@ def _column_of(path: Path, column: str) -> pl.LazyFrame:
 
 
 def _ids_of_no_item(column: str, feature_map: FeatureMap, data_dir: Path) -> list[int]:
-    """Padding, and the one id that all values out of the vocabulary have."""
+    """Padding, the one id that all values out of the vocabulary have, and those of missing values."""
     vocabulary = (read_json(data_dir / "feature_vocab.json") or {}).get(column, {})
-    ids = {vocabulary.get(name) for name in RESERVED} | {feature_map.features[column].get("padding_idx")}
+    missing = [value for value, (_, as_such) in values_for_missing(data_dir, column).items() if not as_such]
+    names = [*RESERVED, *missing]
+    ids = {vocabulary.get(name) for name in names} | {feature_map.features[column].get("padding_idx")}
     return [index for index in ids if index is not None]

@@ -1,16 +1,15 @@
-"""What decides about a run besides its settings, its data and our version: others' code, words, vectors in files."""
+"""What decides about a run besides its settings and its data: code, ours and anyone's, words, vectors in files."""
 
 import contextlib
-import inspect
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fuxictr_llm import registry
+from fuxictr_llm.code_digest import digest_of_code, modules_of, sources_below
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.exporting import RECORD
 from fuxictr_llm.files import digest_of, digest_of_file, digest_of_folder
-from fuxictr_llm.origins import identity_of, origin_of
 from fuxictr_llm.semantics.catalog import read_field_config
 from fuxictr_llm.semantics.model_folder import digest_of_model
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig, asks_for_vectors
@@ -25,20 +24,39 @@ FOLDERS: dict[str, DigestOfFolder] = {
 
 
 def sources_of(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Digests of what a run with these settings goes by, as it is now on the disk; our own code is left out.
+    """Digests of what a run with these settings goes by, as it is now on the disk.
 
-    `files` are those of config keys: files, trained runs, and the folders of FOLDERS, by the name that is given.
+    `code` is `code_of`. `files` are those of config keys: files, trained runs, and the folders of FOLDERS, by the name
+    that is given.
     """
     method = registry.find_method(params["method"]) if params.get("method") else None
-    found = identity_of(origin_of(registry.find_backbone(params["model"])).record())
-    if method and method.model_cls.__module__.partition(".")[0] != __name__.partition(".")[0]:
-        with contextlib.suppress(OSError, TypeError):  # a class made at a prompt has no file
-            found["method"] = digest_of_file(inspect.getfile(method.model_cls))
+    found: dict[str, Any] = {"code": code_of(params)}
     if method or asks_for_vectors(params):
         with contextlib.suppress(UserError):  # what reads it says what is wrong
             found["words"] = digest_of(read_field_config(params.get("field_config")))
     files = {name: digest for name, of_folder in _named(params, method) if (digest := _digest(name, of_folder))}
     return {**found, "files": files} if files else found
+
+
+def code_of(params: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of what computes: `backbone`, with all that a plain run does, and `method`, where there is one."""
+    # A plain run calls nothing of it, though the modules that could are imported.
+    idle = () if any(column.get("pretrained_emb") for column in _columns(params)) else ("fuxictr_llm.semantics",)
+    backbone = sources_below(modules_of(registry.find_backbone(params["model"])))
+    found = {"backbone": digest_of(backbone | sources_below(["fuxictr_llm.experiment"], without=idle))}
+    if params.get("method"):
+        found["method"] = digest_of_code(method_modules(params["method"]))
+    return found
+
+
+def method_modules(name: str) -> list[str]:
+    """The modules of a method: of its class, and of its config, which has the defaults."""
+    method = registry.find_method(name)
+    return [*modules_of(method.model_cls), *modules_of(method.config_cls)]
+
+
+def _columns(params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [column for key in ("feature_cols", "feature_specs") for column in params.get(key) or ()]
 
 
 def _named(
@@ -51,10 +69,9 @@ def _named(
         value = params.get(key, field.default)
         of_folder = FOLDERS.get(key) if value != field.default else None  # a default is a word: `teacher: gain`
         yield from ((text, of_folder) for text in _texts(value))
-    columns, specs = (params.get(key) or () for key in ("feature_cols", "feature_specs"))
-    for text in _texts([column.get("pretrained_emb") for column in (*columns, *specs)]):
+    for text in _texts([column.get("pretrained_emb") for column in _columns(params)]):
         yield text, None
-    for text in _texts([spec.get("pretrained_emb") for spec in specs]):
+    for text in _texts([spec.get("pretrained_emb") for spec in params.get("feature_specs") or ()]):
         yield str(Path(params["data_root"], params["dataset_id"], text)), None  # where FuxiCTR looks
 
 

@@ -10,7 +10,6 @@ from fuxictr.utils import print_to_list
 
 from fuxictr_llm.config import NO_IDENTITY
 from fuxictr_llm.files import explain_write_errors, read_json
-from fuxictr_llm.origins import identity_of
 from fuxictr_llm.run_record import Stages
 from fuxictr_llm.slices import slices_table
 
@@ -104,7 +103,12 @@ def find_plain(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         config = other.get("config") or {"method": ""}
         compared = config.keys() - {*NO_IDENTITY, "method"}
         same = all(record["config"].get(key) == config[key] for key in compared)
-        same &= identity_of(other.get("backbone") or {}) == identity_of(record["backbone"])
+        same &= _backbone_code(other) == _backbone_code(record)
         if config.get("method") is None and same and other.get("data") == record["data"]:
             return other
     return {}
+
+
+def _backbone_code(record: Mapping[str, Any]) -> str | None:
+    """The digest of the code that a plain run of its backbone goes by; None where the record does not say it."""
+    return ((record.get("sources") or {}).get("code") or {}).get("backbone")

@@ -13,8 +13,10 @@ from fuxictr.pytorch.torch_utils import seed_everything
 
 from fuxictr_llm.enhancement import set_weight_decay
 from fuxictr_llm.errors import UserError, reason_of
+from fuxictr_llm.field_tuples import as_tuples
 from fuxictr_llm.files import explain_write_errors, replacing
 from fuxictr_llm.initialization import initialize_skipped, warn_of_uninitialized
+from fuxictr_llm.monitoring import check_evaluation
 from fuxictr_llm.pretrained import readable_vocabulary, warn_of_unused, zero_padding
 from fuxictr_llm.tasks import task_settings
 
@@ -32,7 +34,8 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
     _check_constructor(cls, params)
     try:
         with readable_vocabulary(feature_map):
-            model = cls(feature_map, **{**params, **task_settings(cls, feature_map, params)})
+            given = as_tuples(params, getattr(cls, "backbone_cls", cls))
+            model = cls(feature_map, **{**given, **task_settings(cls, feature_map, params)})
         initialize_skipped(model)
         zero_padding(model)
         warn_of_uninitialized(model)
@@ -85,7 +88,7 @@ def fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, An
         raise UserError(
             f"eval_steps {params['eval_steps']} is more than all {steps} steps of training: nothing is kept"
         )
-    best = _BestEpoch(model)
+    best = _BestEpoch(model, params)
     try:
         with best.noting():
             model.fit(train_rows, validation_data=valid_rows, **params)
@@ -120,20 +123,24 @@ def _what_went_wrong(model: BaseModel, error: Exception, params: Mapping[str, An
 
 
 class _BestEpoch:
-    """Notes at which epoch the weights were last saved, and has them saved whole or not at all."""
+    """Notes at which epoch the weights were last saved, has them saved whole or not at all, and checks the metrics."""
 
-    def __init__(self, model: BaseModel):
-        self.model, self.epoch = model, 0
+    def __init__(self, model: BaseModel, params: Mapping[str, Any]):
+        self.model, self.params, self.epoch = model, params, 0
 
     def save(self, checkpoint: str) -> None:
         with explain_write_errors(Path(checkpoint), OTHER_MODEL_ROOT), replacing(checkpoint) as temporary:
             type(self.model).save_weights(self.model, str(temporary))
         self.epoch = self.model._epoch_index + 1
 
+    def evaluated(self, metrics: Mapping[str, float], *args: Any, **kwargs: Any) -> None:
+        check_evaluation(self.model, metrics, self.params)
+        type(self.model).checkpoint_and_earlystop(self.model, metrics, *args, **kwargs)
+
     @contextmanager
     def noting(self) -> Iterator[None]:
-        self.model.save_weights = self.save
+        self.model.save_weights, self.model.checkpoint_and_earlystop = self.save, self.evaluated
         try:
             yield
-        finally:
-            del self.model.save_weights  # the model is as its class has it: it can be copied and pickled
+        finally:  # the model is as its class has it: it can be copied and pickled
+            del self.model.save_weights, self.model.checkpoint_and_earlystop

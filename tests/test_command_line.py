@@ -204,3 +204,30 @@ def test_an_installed_wheel_works_outside_the_checkout(tmp_path, configs):
     assert "DeepFM" in done.stdout and "movielens100k" in done.stdout, done.stderr
     done = python("-m", "fuxictr_llm", "run", "--config", configs, "--expid", "FinalMLP_shop", env=environment)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("gone", "message"),
+    [
+        (
+            "raw/test.csv",
+            "error: data file '{place}/raw/test.csv' is missing; check train_data, valid_data and test_data",
+        ),
+        ("raw", "error: data file '{place}/raw/train.csv' is missing"),
+    ],
+)
+def test_a_data_file_that_is_missing_is_named_whole_and_at_once(configs, tmp_path, capsys, gone, message):
+    path = configs / "dataset_config.yaml"
+    path.write_text(path.read_text().replace(f"{tmp_path}/raw", "raw"))  # as the tests run in its folder
+    Path(gone).rename("elsewhere")
+    assert main(["run", "--config", str(configs), "--expid", "FM_shop"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message.format(place=tmp_path)) and error.count("\n") == 1  # no dump of settings before
+    assert not Path("checkpoints").exists() and not Path("data").exists()
+
+
+def test_published_files_that_are_missing_are_named_before_the_settings(capsys, tmp_path):
+    assert main(["run", "--expid", "DeepFM_criteo_x1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: data set 'criteo_x1': '{tmp_path}/data/raw/criteo_x1' lacks train.csv")
+    assert "Params" not in error and not Path("checkpoints").exists()

@@ -59,7 +59,12 @@ def test_a_label_with_model_and_dataset_is_only_a_label(configs):
         ),
         ("DeepFM_LLaCTR_movielens100", "unknown data set 'movielens100' .* did you mean 'movielens100k'?"),
         ("DeepFM_movelens100k", "unknown data set 'movelens100k' .* did you mean 'movielens100k'?"),
-        ("DeepFM", "unknown data set ''"),
+        ("DeepFM", "^expid 'DeepFM' names no data set; for example DeepFM_movielens100k$"),
+        ("DeepFM_LLaCTR_", "^expid 'DeepFM_LLaCTR_' names no data set; for example DeepFM_LLaCTR_movielens100k$"),
+        ("bookcrossing", r"^expid 'bookcrossing' names neither a backbone nor a data set: an expid is {Backbone}\["),
+        ("movielens100k", "'movielens100k' names a data set alone: .*; for example DeepFM_movielens100k$"),
+        ("deepfm", "names neither a backbone nor a data set: .* did you mean 'DeepFM'?"),
+        ("DeepFM_bookcrossing", "unknown data set 'bookcrossing' in expid 'DeepFM_bookcrossing'"),
     ],
 )
 def test_unknown_parts_of_an_expid_name_the_nearest(expid, message):

@@ -60,6 +60,7 @@ def _tiny_case(args: argparse.Namespace) -> "TinyCase":
     from fuxictr_llm.checks import check_value
     from fuxictr_llm.config import parse_overrides
     from fuxictr_llm.data.tiny import tiny_case
+    from fuxictr_llm.evaluated import check_settings
     from fuxictr_llm.registry import find_backbone
 
     cls, changes = find_backbone(args.model, "--model"), parse_overrides(args.set)
@@ -69,6 +70,7 @@ def _tiny_case(args: argparse.Namespace) -> "TinyCase":
             raise unknown("key", key, hints, f"--set, of {cls.__name__}")
         if hints[key] is not None:
             check_value(key, value, hints[key])
+    check_settings(changes, cls, "--set")
     seed = {} if args.seed is None else {"seed": args.seed}
     return tiny_case(cls, **{"gpu": chosen_gpu(args.gpu), **changes, **seed})
 

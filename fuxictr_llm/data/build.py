@@ -7,7 +7,6 @@ beside the result holds the digests of what went in, so that a changed file or c
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,25 @@ import pyarrow.parquet as pq
 from fuxictr.preprocess import FeatureProcessor, build_dataset
 from fuxictr.preprocess.build_dataset import merge_meta_ddf
 
+from fuxictr_llm.code_digest import digest_of_code
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.field_texts import collecting
-from fuxictr_llm.data.processors import code_of, find_processor
+from fuxictr_llm.data.processors import code_of, find_processor, settings_of
+from fuxictr_llm.data.published import check_published_there
 from fuxictr_llm.data.raw import check_raw, feature_columns, pretrained_files, raw_files
 from fuxictr_llm.data.vector_files import check_declared_vectors, with_used_vectors
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import (
     digest_of,
     digest_of_file,
+    merged,
     not_as_noted,
     read_json,
     sizes_of,
     writable_dir,
     write_json,
 )
+from fuxictr_llm.temporaries import own_folder, remove_abandoned
 
 SLICE_ROWS = 100_000
 # What decides about the built data, besides the raw files.
@@ -49,7 +52,7 @@ DECIDES = (
     "data_block_size",
 )
 MANIFEST = "build.json"
-VERSION = 3
+VERSION = 4
 
 
 def fits_in_memory(rows: int, columns: int) -> bool:
@@ -70,8 +73,40 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
         UserError: a raw file is missing, empty, lacks a declared column or has a label other than 0 and 1;
             a built data set is not there or is of unknown origin and has other columns; the processor is unknown.
     """
-    data_dir = Path(params["data_root"]) / params["dataset_id"]
+    data_dir, files = Path(params["data_root"]) / params["dataset_id"], files_of_splits(params)
+    if not files:
+        return {}
+    remove_abandoned(data_dir.parent)
+    raw = {split: params[f"{split}_data"] for split in files}
+    _check_places(data_dir, params, [file for paths in files.values() for file in paths])
+    processor_cls = collecting(find_processor(params))
+    made_from = _made_from(params, files)
+    if not _is_current(data_dir, made_from, params):
+        _build(data_dir, made_from, params, raw, processor_cls)
+    suffix = "" if params.get("data_block_size") else ".parquet"
+    built = {f"{split}_data": str(data_dir / f"{split}{suffix}") for split in raw}
+    return {"valid_data": None, "test_data": None, **built}
+
+
+def check_there(params: Mapping[str, Any]) -> None:
+    """Before anything is made or logged: what is read is there, or will be made.
+
+    Raises:
+        UserError: a file is not.
+    """
+    if not params.get("prepare"):
+        check_published_there(params)
+        files_of_splits(params)
+
+
+def files_of_splits(params: Mapping[str, Any]) -> dict[str, list[Path]]:
+    """The raw files of each split that the settings name; none where the data set is built already.
+
+    Raises:
+        UserError: one is missing or empty, or the built data set is not there.
+    """
     if params["data_format"] == "npz" or (params["data_format"] == "parquet" and not params.get("rebuild_dataset")):
+        data_dir = (Path(params["data_root"]) / params["dataset_id"]).absolute()
         if not (data_dir / "feature_map.json").is_file():
             raise UserError(
                 f"data_format {params['data_format']!r} means a built data set, but {str(data_dir)!r} has no "
@@ -83,15 +118,7 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"data set {params['dataset_id']!r} names no train_data")
     if params.get("valid_size") or params.get("test_size"):
         raise UserError("valid_size and test_size do not work in FuxiCTR 2.3; give valid_data and test_data as files")
-    files = {split: raw_files(path, params["data_format"]) for split, path in raw.items()}
-    _check_places(data_dir, params, [file for paths in files.values() for file in paths])
-    processor_cls = collecting(find_processor(params))
-    made_from = _made_from(params, files)
-    if not _is_current(data_dir, made_from, params):
-        _build(data_dir, made_from, params, raw, processor_cls)
-    suffix = "" if params.get("data_block_size") else ".parquet"
-    built = {f"{split}_data": str(data_dir / f"{split}{suffix}") for split in raw}
-    return {"valid_data": None, "test_data": None, **built}
+    return {split: raw_files(path, params["data_format"]) for split, path in raw.items()}
 
 
 def _check_places(data_dir: Path, params: Mapping[str, Any], files: Iterable[Path]) -> None:
@@ -106,13 +133,15 @@ def _check_places(data_dir: Path, params: Mapping[str, Any], files: Iterable[Pat
 def _made_from(params: Mapping[str, Any], files: Mapping[str, list[Path]]) -> dict[str, Any]:
     decides = {key: params.get(key) for key in DECIDES}
     if processor := params.get("feature_processor"):
-        decides |= {"feature_processor": processor, "code": code_of(processor)}
+        own = settings_of(processor, params)
+        decides = merged(decides, {"feature_processor": processor, "code": code_of(processor), "own": own})
     if vectors := pretrained_files(params):
-        decides |= {"pretrained": [digest_of_file(path) for path in vectors]}
+        decides = merged(decides, {"pretrained": [digest_of_file(path) for path in vectors]})
     return {
         "settings": digest_of(decides),
         "raw": {split: [digest_of_file(path) for path in paths] for split, paths in files.items()},
         "fuxictr": fuxictr.__version__,
+        "code": digest_of_code([__name__]),
         "version": VERSION,
     }
 
@@ -161,11 +190,13 @@ def _build(
     params = {**params, "feature_cols": with_used_vectors(params["feature_cols"])}
     writable_dir(params["data_root"], "name another folder with --set data_root=DIR")
     logging.info("Building data set %s", data_dir)
-    with tempfile.TemporaryDirectory(prefix=f".{data_dir.name}.", suffix=".tmp", dir=params["data_root"]) as name:
-        folder = Path(name)
+    data_dir.parent.mkdir(parents=True, exist_ok=True)
+    with own_folder(data_dir) as own:
+        folder = own / data_dir.name
+        folder.mkdir()
         try:
             processor = processor_cls(**{**params, "data_root": str(folder.parent), "dataset_id": folder.name})
-            # FuxiCTR writes the id into feature_map.json, and we build in a folder of another name.
+            # FuxiCTR writes the id into feature_map.json; a folder's name may be a part of it.
             processor.feature_map.dataset_id = params["dataset_id"]
             rows = _build_with(processor, params, raw)
         except (UserError, OSError):

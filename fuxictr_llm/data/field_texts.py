@@ -6,12 +6,14 @@
      "<numeric>": {"quantiles": [min, ..., max]}}
 
 Values stand as in feature_vocab.json, in descending count: at most `MOST`, half of them the most frequent
-ones, half spread evenly over the others. Fields that share an embedding have their own values.
+ones, half spread evenly over the others. Fields that share an embedding have their own values. A field with missing
+values has also `"filled": {"<value>": [missing, as such]}`: the rows of all splits in which a value stands for a
+missing one, and those in which it was read. Only the latter are counted.
 """
 
+import copy
 import functools
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,9 @@ import numpy as np
 import polars as pl
 from fuxictr.preprocess import FeatureProcessor
 
+from fuxictr_llm.data.fills import Counts, filled_values, summed, text_of
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import write_json
+from fuxictr_llm.files import read_json, write_json
 
 FILE = "field_texts.json"
 MOST = 2000
@@ -33,15 +36,21 @@ class CollectsFieldTexts:
     """Mixed into a FeatureProcessor: `fit` also writes field_texts.json.
 
     The counts are those that FuxiCTR hands to its fit functions, so that the raw file is not read again
-    for them. A pickle or copy is of the processor's own class and needs nothing of this package.
+    for them. What stands for missing values is found out in the raw frames, of which train is the first that
+    FuxiCTR has preprocessed. A pickle or copy is of the processor's own class and needs nothing of this package.
     """
 
     _host: type[FeatureProcessor]
 
+    def preprocess(self, ddf: pl.LazyFrame) -> pl.LazyFrame:
+        vars(self).setdefault("_raw", []).append(ddf)
+        return super().preprocess(ddf)
+
     def fit(self, train_ddf: pl.LazyFrame, *args: Any, **kwargs: Any) -> None:
         self._counts: dict[str, Mapping[Any, int]] = {}
         super().fit(train_ddf, *args, **kwargs)
-        write_json(Path(self.data_dir) / FILE, self._field_texts(train_ddf))
+        filled = filled_values(self._host, copy.copy(self), vars(self).pop("_raw", []))
+        write_json(Path(self.data_dir) / FILE, self._field_texts(train_ddf, filled))
         del self._counts
 
     def fit_categorical_col(self, col: dict, col_series: Any = None, **kwargs: Any) -> None:
@@ -60,22 +69,27 @@ class CollectsFieldTexts:
                     tokenizer.vocab[key.item()] = tokenizer.vocab.pop(key)
         super().save_vocab(vocab_file)
 
-    def _field_texts(self, train_ddf: pl.LazyFrame) -> dict[str, dict[str, Any]]:
-        features = self.feature_map.features
-        quantiles = _quantiles(train_ddf, [name for name, spec in features.items() if spec["type"] == "numeric"])
-        texts = {}
+    def _field_texts(self, train_ddf: pl.LazyFrame, filled: list[dict[str, Counts]]) -> dict[str, dict[str, Any]]:
+        features, in_train = self.feature_map.features, filled[0] if filled else {}
+        numbers = [name for name, spec in features.items() if spec["type"] == "numeric"]
+        quantiles = _quantiles(train_ddf, numbers, in_train)
+        texts: dict[str, dict[str, Any]] = {}
         for name in features:
             if name in quantiles:
                 texts[name] = {"quantiles": quantiles[name]}
             elif name in self._counts:
                 tokenizer = self.processor_dict[f"{name}::tokenizer"]
-                none = {tokenizer._na_value, *RESERVED}
+                none = {tokenizer._na_value, "", *RESERVED}
                 counts = self._counts[name].items()
-                texts[name] = _most((value, n) for value, n in counts if value in tokenizer.vocab and value not in none)
+                known = [(value, n) for value, n in counts if value in tokenizer.vocab and value not in none]
+                texts[name] = _most(_as_such(known, in_train.get(name, {})))
+        for name, values in summed(filled).items():
+            if name in texts:
+                texts[name]["filled"] = values
         return texts
 
     def __reduce__(self):
-        state = {key: value for key, value in vars(self).items() if key != "_counts"}
+        state = {key: value for key, value in vars(self).items() if key not in ("_counts", "_raw")}
         return self._host.__new__, (self._host,), state
 
 
@@ -109,11 +123,19 @@ def _most(counted: Any) -> dict[str, Any]:
     else:
         rest = np.linspace(MOST // 2, len(ranked) - 1, MOST // 2).round().astype(int)
         kept = [*ranked[: MOST // 2], *(ranked[index] for index in rest)]
-    values = [value if isinstance(value, str) else json.dumps(value) for value, _ in kept]
+    values = [text_of(value) for value, _ in kept]
     return {"distinct": len(ranked), "values": values, "counts": [count for _, count in kept]}
 
 
-def _quantiles(train_ddf: pl.LazyFrame, names: list[str]) -> dict[str, list[float]]:
+def _as_such(counted: Iterable[tuple[Any, int]], filled: Counts) -> Iterator[tuple[Any, int]]:
+    """The values with the rows in which they do not stand for a missing one, where there are some."""
+    for value, count in counted:
+        as_such = count - filled.get(text_of(value), [0])[0]
+        if as_such > 0:
+            yield value, as_such
+
+
+def _quantiles(train_ddf: pl.LazyFrame, names: list[str], filled: Mapping[str, Counts]) -> dict[str, list[float]]:
     """Distinct values at evenly spaced ranks of each column, missing ones left out."""
     if not names:
         return {}
@@ -121,7 +143,18 @@ def _quantiles(train_ddf: pl.LazyFrame, names: list[str]) -> dict[str, list[floa
     found = {}
     for name in names:
         values = table.drop_in_place(name)
-        values = values.filter(values.is_finite()).sort()
+        values = values.filter(values.is_finite()).sort().to_numpy()
+        for value, (missing, _) in filled.get(name, {}).items():
+            first = np.searchsorted(values, float(value))
+            values = np.delete(values, slice(first, first + missing))
         ranks = np.linspace(0, max(len(values) - 1, 0), QUANTILES).round().astype(int)
-        found[name] = values.gather(ranks).unique(maintain_order=True).to_list() if len(values) else []
+        found[name] = list(dict.fromkeys(values[ranks].tolist())) if len(values) else []
     return found
+
+
+def values_for_missing(data_dir: Path, name: str) -> Counts:
+    """The values of a field that stand for missing ones: value -> [rows where it does, rows where it was read].
+
+    Of a data set that FuxiCTR built itself nothing is known.
+    """
+    return (read_json(data_dir / FILE) or {}).get(name, {}).get("filled", {})

@@ -14,6 +14,7 @@ from fuxictr_llm.data.originals import find_originals
 from fuxictr_llm.data.published import check_published, how_to_get
 from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.files import digest_of_file, explain_write_errors, read_json, replacing, write_json
+from fuxictr_llm.temporaries import remove_abandoned
 
 VERSION = 1
 
@@ -82,6 +83,7 @@ def prepare_raw_data(params: Mapping[str, Any]) -> dict[str, Any]:
     if name not in PREPARERS:
         raise unknown("data set", name, PREPARERS, where="config key 'prepare'")
     paths = _targets(params)
+    remove_abandoned(paths["train"].parent)
     made_from = _made_from(name, params)
     manifest_file = paths["train"].parent / "prepared.json"
     manifest = read_json(manifest_file) or {}

@@ -7,9 +7,10 @@ from typing import Any
 
 from fuxictr.preprocess import FeatureProcessor
 
+from fuxictr_llm.code_digest import modules_of, sources_below
 from fuxictr_llm.data.raw import feature_columns, label_columns
 from fuxictr_llm.errors import UserError, unknown
-from fuxictr_llm.files import digest_of, digest_of_file
+from fuxictr_llm.files import digest_of
 from fuxictr_llm.registry import import_class
 
 # FuxiCTR's own, by the names of its modules.
@@ -32,16 +33,26 @@ def find_processor(params: Mapping[str, Any]) -> type[FeatureProcessor]:
                 "put the column into buckets in the raw files, or with a preprocess function"
             )
         function = function_of(col)
-        if function and not callable(getattr(cls, function, None)):
+        # FuxiCTR calls whatever its class has of that name: `load_pickle` too.
+        if function and (function not in _functions(cls) or not callable(getattr(cls, function, None))):
             raise _lacks(cls, function, f"preprocess of column {col['name']!r}", name)
     return cls
 
 
 def code_of(name: str) -> str | None:
-    """Digest of the sources of a processor and its base classes, as far as they are not FuxiCTR's."""
-    own = [cls for cls in _find(name).__mro__ if cls.__module__.split(".")[0] not in ("fuxictr", "builtins")]
-    sources = sorted({source for cls in own if (source := inspect.getsourcefile(cls))})
-    return digest_of([digest_of_file(source) for source in sources]) if sources else None
+    """Digest of the sources of a processor and what they import, as far as they are not FuxiCTR's or a library's."""
+    sources = sources_below(modules_of(_find(name)))
+    return digest_of(sources) if sources else None
+
+
+def settings_of(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a processor's own constructor names: it is given all of them."""
+    own = {key for cls in _find(name).__mro__ for key in _keywords(cls)} - {*_keywords(FeatureProcessor)}
+    return {key: params[key] for key in sorted(own) if key in params}
+
+
+def _keywords(cls: type) -> list[str]:
+    return [*inspect.signature(vars(cls)["__init__"]).parameters] if "__init__" in vars(cls) else []
 
 
 def function_of(col: Mapping[str, Any]) -> str | None:

@@ -32,10 +32,7 @@ def check_published(params: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: files are missing; it says where they are to be had.
     """
-    files = published_files(params)
-    missing = [name for name, path in files.items() if not path.is_file()]
-    if missing:
-        raise how_to_get(params, missing, f"{str(files[missing[0]].parent)!r} lacks {', '.join(missing)}")
+    files = check_published_there(params)
     others = [name for name, path in files.items() if not _is_published(name, path, params)]
     if params.get("md5"):
         splits = {Path(path).name for split in SPLITS if (path := params.get(f"{split}_data"))}
@@ -43,6 +40,20 @@ def check_published(params: Mapping[str, Any]) -> dict[str, Any]:
     if others:
         logging.warning("not the published file (another name or md5), used as it is: %s", ", ".join(others))
     return {"not_published": others} if others else {}
+
+
+def check_published_there(params: Mapping[str, Any]) -> dict[str, Path]:
+    """The published files.
+
+    Raises:
+        UserError: some are missing; it says where they are to be had.
+    """
+    files = published_files(params)
+    missing = [name for name, path in files.items() if not path.is_file()]
+    if missing:
+        place = str(files[missing[0]].parent.absolute())
+        raise how_to_get(params, missing, f"{place!r} lacks {', '.join(missing)}")
+    return files
 
 
 def take_published(params: Mapping[str, Any], folder: Path) -> list[dict[str, Any]]:
@@ -89,7 +100,7 @@ def how_to_get(params: Mapping[str, Any], names: Sequence[str], problem: str) ->
     lines += [f"    {name:{width}}" + (f"  md5 {md5[name]}" if md5.get(name) else "") for name in names]
     lines += [f"  then           python -m fuxictr_llm prepare {dataset_id} --raw DIR  (the folder they are in)"]
     if names[0] in files:
-        lines += [f"  or             put them into {str(files[names[0]].parent)!r}"]
+        lines += [f"  or             put them into {str(files[names[0]].parent.absolute())!r}"]
     return UserError("\n".join(lines))
 
 

@@ -21,13 +21,14 @@ def raw_files(path: str, data_format: str) -> list[Path]:
         )
     found = [Path(path)] if path.endswith(data_format) else sorted(Path(path).glob(f"*.{data_format}"))
     found = [file for file in found if file.is_file()]
+    whole = str(Path(path).absolute())  # a relative one is looked for where the command runs
     if not found and Path(path).exists():
-        raise UserError(f"data file {path!r} must end in .{data_format}, or be a folder of such files")
+        raise UserError(f"data file {whole!r} must end in .{data_format}, or be a folder of such files")
     if not found:
-        raise UserError(f"data file {path!r} is missing; check train_data, valid_data and test_data in the data set")
+        raise UserError(f"data file {whole!r} is missing; check train_data, valid_data and test_data in the data set")
     empty = [file for file in found if file.stat().st_size == 0]
     if empty:
-        raise UserError(f"data file {str(empty[0])!r} is empty")
+        raise UserError(f"data file {str(empty[0].absolute())!r} is empty")
     return found
 
 
@@ -40,7 +41,8 @@ def pretrained_files(params: Mapping[str, Any]) -> list[Path]:
     named = [col for col in feature_columns(params) if col.get("pretrained_emb") and col.get("active", True)]
     for col in named:
         if not Path(col["pretrained_emb"]).is_file():
-            raise UserError(f"pretrained_emb {col['pretrained_emb']!r} of column {col['name']!r} is missing")
+            whole = str(Path(col["pretrained_emb"]).absolute())
+            raise UserError(f"pretrained_emb {whole!r} of column {col['name']!r} is missing")
     return list(dict.fromkeys(Path(col["pretrained_emb"]) for col in named))
 
 

@@ -10,6 +10,7 @@ from fuxictr_llm.checks import check_value
 from fuxictr_llm.config import load_experiment
 from fuxictr_llm.errors import UserError, nearest, unknown
 from fuxictr_llm.leaderboard.identity import PLAIN
+from fuxictr_llm.names import check_name
 
 ARM_KEYS = {"backbone": str, "dataset": str, "method": str | None, "control": str | None, "settings": dict[str, Any]}
 
@@ -26,7 +27,7 @@ class Arm:
         settings: config keys that make it that arm: the control's, tuned values.
 
     Raises:
-        UserError: the method is an empty name.
+        UserError: the method is an empty name, or files cannot be called by the control's.
     """
 
     backbone: str
@@ -38,6 +39,8 @@ class Arm:
     def __post_init__(self) -> None:
         if self.method == "":
             raise unknown("method", "", [PLAIN, *registry.method_names()])
+        if self.control is not None:
+            check_name("control", self.control)
 
     @property
     def label(self) -> str:

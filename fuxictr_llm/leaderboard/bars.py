@@ -21,6 +21,7 @@ from fuxictr_llm.files import explain_write_errors, read_json, replacing_dir, wr
 from fuxictr_llm.keys import DatasetKeys
 from fuxictr_llm.leaderboard.bars_readme import readme
 from fuxictr_llm.leaderboard.identity import control_of
+from fuxictr_llm.names import check_name
 from fuxictr_llm.summary import result_cells
 
 OTHER_OUT = "name another folder with --out"
@@ -60,7 +61,10 @@ def write_row(runs: Sequence[Path | str], out: Path | str) -> Path:
     _check_alike(records, files)
     log = _log_of(files[0])
     model = model_name(records[0]["config"])
-    target = Path(out) / model / f"{model}_{records[0]['config']['dataset_id']}"
+    row = f"{model}_{records[0]['config']['dataset_id']}"
+    for kind, name in (("model", model), ("row", row), ("model_id", records[0]["model_id"])):
+        check_name(kind, name, repr(str(files[0])), longest=200)
+    target = Path(out) / model / row
     if target.exists():
         raise UserError(f"{str(target)!r} is there already; move it away, or {OTHER_OUT}")
     writable_dir(target.parent, OTHER_OUT)

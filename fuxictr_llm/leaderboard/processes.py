@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from multiprocessing import forkserver, get_context
 from multiprocessing.context import BaseContext
 
-# The last is what torch imports with its first optimizer, and takes longer than a small run.
+# The third is what torch imports with its first optimizer, and takes longer than a small run.
 PRELOADED = ["fuxictr_llm.leaderboard.worker", "fuxictr_llm.experiment", "torch._dynamo"]
+PRELOADED += ["fuxictr_llm.leaderboard.loaded"]
 # Every library has threads of its own; a run has as many as its `num_threads`, and they are told so before they start.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
 

@@ -22,6 +22,7 @@ from fuxictr_llm.leaderboard.records import OURS, digests_now, failure_problem, 
 from fuxictr_llm.leaderboard.seconds import seconds_by_kind
 from fuxictr_llm.run_record import versions
 from fuxictr_llm.sources import sources_of
+from fuxictr_llm.temporaries import remove_abandoned
 
 OTHER_OUT = "give another folder with --out"
 
@@ -67,9 +68,9 @@ class Failure:
 class Results:
     """The state of a plan's runs, as its folder has it at this moment; `read` looks again.
 
-    A run is finished when there is a record of the same key, the same data and sources (`sources_of`), and our
-    version. A failure counts as long as these are the same too. Of several with one key, as of an experiment under
-    two names, those that are stale are passed over.
+    A run is finished when there is a record of the same key, the same data and sources (`sources_of`: code, words,
+    files), and our version. A failure counts as long as these are the same too. Of several with one key, as of an
+    experiment under two names, those that are stale are passed over.
 
     Args:
         folder: of the leaderboard.
@@ -104,6 +105,12 @@ class Results:
             self._keep(path, self._records, record_problem)
         for path in sorted((self.folder / "runs").glob("*/*.failure.json")):
             self._keep(path, self._failures, failure_problem)
+        records = [record for of_key in self._records.values() for record in of_key.values()]
+        if silent := sum("code" not in (record.get("sources") or {}) for record in records):
+            self.ignored.append(
+                f"{silent} records in {self.folder} are of an earlier version and do not say what code they are of; "
+                "their runs are done again"
+            )
 
     def read_run(self, run: PlannedRun) -> str:
         """Look at a run's record again; what is wrong with it, or an empty string."""
@@ -142,6 +149,7 @@ class Results:
         params = run.experiment.params
         files = {key: params.get(key) for key in ("dataset_id", "data_root", "data_format", "rebuild_dataset")}
         files |= {split: params.get(f"{split}_data") for split in SPLITS}
+        files |= {key: params.get(key) for key in ("user_info", "item_info")}
         key = digest_of(files)
         known = self._data  # a display asks in a thread of its own
         if key not in known:
@@ -187,8 +195,10 @@ class Results:
     def clear_unfinished(self, run: PlannedRun) -> None:
         """A killed run could not take away its weights and half-written files, which may be large."""
         files = self.files_of(run)
-        for path in files.parent.glob(f".{glob.escape(files.name)}.*"):
-            path.unlink(missing_ok=True)
+        remove_abandoned(files.parent, again=True)
+        for path in files.parent.glob(f".{glob.escape(files.name)}.*"):  # as earlier versions left them
+            if path.is_file():
+                path.unlink(missing_ok=True)
 
     def note_failure(self, run: PlannedRun, reason: str, traceback: str = "") -> None:
         """Record that a run failed.
@@ -219,9 +229,9 @@ class Results:
         return problem
 
     def _is_as_now(self, record: Mapping[str, Any], run: PlannedRun) -> bool:
-        """Data that is not there cannot be compared, nor can what a record does not tell."""
+        """Data that is not there cannot be compared; a record that does not say its code is of another."""
         now = self._sources_of(run)
-        return self.data_of(run) in (None, record["data"]["sha256"]) and record.get("sources", now) == now
+        return self.data_of(run) in (None, record["data"]["sha256"]) and record.get("sources") == now
 
 
 def _own_first(found: Contents, run: PlannedRun, own: Path) -> list[dict[str, Any]]:

@@ -74,8 +74,10 @@ def serve(job: Job, parent: Connection, work: Callable[[Job], None]) -> None:
 def work(job: Job) -> None:
     """What a job is: a data set made ready, or a run."""
     from fuxictr_llm.experiment import make_data, run_experiment
+    from fuxictr_llm.leaderboard.loaded import check_unchanged
     from fuxictr_llm.run_record import Stages
 
+    check_unchanged()
     if job.data_only:
         make_data(job.experiment.params, Stages())
         return

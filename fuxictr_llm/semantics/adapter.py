@@ -1,8 +1,9 @@
 """A LoRA adapter as files: peft's weights and config, merged into a language model when it is asked for vectors."""
 
+import warnings
 from copy import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -15,6 +16,19 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 LORA = "lora_"
+
+
+def with_adapter(model: nn.Module, config: Any) -> nn.Module:
+    """peft's `get_peft_model`, without the warning that it asks transformers for something by its old name.
+
+    Raises:
+        ValueError: the config names nothing in the model, or peft knows no default for it.
+    """
+    from peft import get_peft_model
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
+        return get_peft_model(model, config)
 
 
 def save_adapter(tuned: nn.Module, weights: Path, base: str) -> None:
@@ -42,14 +56,14 @@ def load_adapted(language_model: "LanguageModel", adapter: Path) -> None:
     Raises:
         UserError: the files cannot be read, or are of another language model.
     """
-    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    from peft import PeftConfig, set_peft_model_state_dict
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         weights, config = load_file(adapter / WEIGHTS), PeftConfig.from_pretrained(str(adapter))
         config.base_model_name_or_path = None  # peft warns where its folder is not the one that it was tuned in
-        tuned = get_peft_model(language_model.model, config)
+        tuned = with_adapter(language_model.model, config)
         loaded = set_peft_model_state_dict(tuned, weights)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise _unfit(adapter, reason_of(error)) from error

@@ -6,7 +6,7 @@ set that FuxiCTR built has none: there its vocabulary and its train file are ask
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from fuxictr_llm.config_sources import packaged_configs
 from fuxictr_llm.data.build import built_columns
 from fuxictr_llm.data.field_texts import FILE, QUANTILES, RESERVED
+from fuxictr_llm.data.fills import is_float, is_number, not_a_number
 from fuxictr_llm.errors import UserError, nearest, unknown
 from fuxictr_llm.files import read_json
 from fuxictr_llm.yamls import read_yaml
@@ -126,10 +127,17 @@ def _entities(told: Mapping[str, Any], columns: Iterable[str], field_config: str
     return tuple(Entity(name, keys.get("id"), tuple(keys.get("text") or ())) for name, keys in told.items())
 
 
-def in_words_of(texts: Mapping[Any, Any], known: Sequence[str]) -> dict[str, str]:
-    """Words of coded values. YAML reads codes as numbers, FuxiCTR's vocabulary holds texts: `1`, of a float `1.0`."""
-    floats = any(value.endswith(".0") for value in known)
-    return {f"{value}.0" if floats and type(value) is int else str(value): str(text) for value, text in texts.items()}
+def in_words_of(texts: Mapping[str, str | None], known: Iterable[str]) -> dict[str, str]:
+    """Words of coded values, by the value as FuxiCTR's vocabulary has it: of a float `1.0` for what is written `1`."""
+    known = frozenset(known)
+    floats = bool(known) and all(map(is_float, known))
+    found = {}
+    for value, text in texts.items():
+        if value not in known and is_number(value) and (floats or repr(float(value)) in known):
+            value = repr(float(value))
+        if text is not None:
+            found[value] = text
+    return found
 
 
 def mostly_words(values: Iterable[str]) -> bool:
@@ -148,13 +156,18 @@ class _TrainValues:
 
     def of(self, name: str) -> list[str]:
         """Values in words or numbers, the frequent ones first; of an embedding none."""
+        known = self.texts.get(name, {})
         if self.specs[name]["type"] == "numeric":
-            return _as_texts(self.texts.get(name, {}).get("quantiles") or self._quantiles(name))
-        return self.texts.get(name, {}).get("values") or self._of_vocabulary(name)
+            return _as_texts(known["quantiles"] if "quantiles" in known else self._quantiles(name))
+        return known["values"] if "values" in known else self._of_vocabulary(name)
 
     def vocabulary_of(self, name: str) -> dict[str, int]:
-        """Value -> id, without the ids that FuxiCTR reserves."""
-        return {value: index for value, index in self.vocabulary.get(name, {}).items() if value not in RESERVED}
+        """Value -> id, without the ids that FuxiCTR reserves and those of missing values alone."""
+        ids = self.vocabulary.get(name, {})
+        filled = self.texts.get(name, {}).get("filled", {})
+        missing = [value for value, (_, as_such) in filled.items() if not as_such]
+        none = {*RESERVED, *missing, *([] if filled else not_a_number(ids.keys() - RESERVED))}
+        return {value: index for value, index in ids.items() if value not in none}
 
     def _of_vocabulary(self, name: str) -> list[str]:
         """In FuxiCTR's order. Fields that share an embedding share one vocabulary: there the column itself is asked."""
@@ -190,29 +203,38 @@ def _as_texts(numbers: Iterable[float]) -> list[str]:
 def read_field_config(name: str | None) -> Mapping[str, Any]:
     """The entry of that name in the packaged field_config/, or the mapping in a YAML file.
 
+    Names, values and words are texts, as they are written there: the value `NO` is no truth value, `01` no number.
+
     Raises:
         UserError: there is none, or it has other keys than `about`, `fields`, `values`, `entities`, or wrong ones.
     """
     if not name:
         return {}
     if Path(name).suffix in (".yaml", ".yml"):
-        words = read_yaml(name)
+        words = read_yaml(name, as_text=True)
     else:
         entries: dict[str, Any] = {}
         for path in sorted((packaged_configs() / "field_config").glob("*.yaml")):
-            entries |= read_yaml(path)
+            entries |= read_yaml(path, as_text=True)
         if name not in entries:
             raise unknown("field config", name, [*entries, "a .yaml file"])
         words = entries[name]
-    if not all(isinstance(words.get(key) or {}, dict) for key in ("fields", "values")) or not all(
-        isinstance(texts or {}, dict) for texts in (words.get("values") or {}).values()
-    ):
-        raise UserError(f"field config {name!r}: 'fields' maps fields to words, 'values' fields to value: words")
+    values = words.get("values") or {}
+    told = {"fields": words.get("fields"), **values} if isinstance(values, dict) else {"values": values}
+    if odd := [of for of, texts in told.items() if not _are_words(texts or {})]:
+        problem = f"'fields' maps fields to words, 'values' fields to value: words (look at {odd[0]!r})"
+        raise UserError(f"field config {name!r}: {problem}")
+    if not isinstance(words.get("about") or "", str):
+        raise UserError(f"field config {name!r}: 'about' must be words (got {words['about']!r})")
     _check_entities(words.get("entities") or {}, name)
     wrong = [key for key in words if key not in KEYS]
     if wrong:
         raise UserError(f"field config {name!r} has the unknown key {wrong[0]!r}; known: {', '.join(KEYS)}")
     return words
+
+
+def _are_words(texts: Any) -> bool:
+    return isinstance(texts, dict) and all(text is None or isinstance(text, str) for text in texts.values())
 
 
 def _check_entities(entities: Any, name: str) -> None:

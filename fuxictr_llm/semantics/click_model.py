@@ -101,7 +101,7 @@ def learn_clicks(
     set_seed(config.click_seed)
     batches = ClickBatches(language_model, learnt, config.llm_max_text_tokens)
     weight = next(language_model.model.parameters())
-    head = ClickHead(learnt.places.shape[1], language_model.model.config.hidden_size).to(weight.device)
+    head = ClickHead(learnt.places.shape[1], language_model.nature.width).to(weight.device)
     language_model.model.add_module(HEAD, head)
     language_model.model = with_lora(language_model.model, config, also_trained=[HEAD])
 

@@ -24,7 +24,7 @@ from fuxictr_llm.semantics.model_folder import digest_of_model, find_language_mo
 KIND = "click_adapters"
 CHECKPOINTS = "click_tuning"
 # Raise it when the same settings would give another adapter.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -151,6 +151,7 @@ def _made_from(
         "settings": {key: value for key, value in asdict(config).items() if key.startswith(("lora_", "click_"))},
         "train_sha256": train.sha256,
         "valid_sha256": valid.sha256,
+        "code": store.code_of(__name__),
         "version": VERSION,
     }
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from fuxictr_llm.errors import unknown
-from fuxictr_llm.files import digest_of, digest_of_file
-from fuxictr_llm.semantics import controls, distributed, store
+from fuxictr_llm.files import digest_of, digest_of_file, merged
+from fuxictr_llm.semantics import controls, distributed, store, vector_file
 from fuxictr_llm.semantics.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.semantics.config import FieldVectorsConfig
 from fuxictr_llm.semantics.model_folder import digest_of_model, find_language_model
@@ -29,7 +29,7 @@ FILE = "field_vectors.safetensors"
 KIND = "field_vectors"
 SOURCES = tuple(TEXTS)
 # Raise it when the same settings would give other vectors.
-VERSION = 2
+VERSION = 3
 
 
 def prepare_field_vectors(config: FieldVectorsConfig, run: Any) -> Path:
@@ -79,7 +79,8 @@ def prepare_field_vectors(config: FieldVectorsConfig, run: Any) -> Path:
 def _stored_control(
     source: str, of: dict[str, Any], catalog: FieldCatalog, make: Callable[[], Tensor]
 ) -> tuple[Path, dict[str, Any]]:
-    made_from = {"control": source, **of, "version": VERSION}
+    code = store.code_of(controls.__name__, vector_file.__name__)
+    made_from = merged(of, {"control": source, "code": code, "version": VERSION})
 
     def save() -> tuple[Path, dict[str, Any]]:
         return store.save(
@@ -129,16 +130,17 @@ def _made_from(
     tuned_on = [[[prompt.value, prompt.field] for prompt in part] for part in prompts] if config.ssft_epochs else None
     # Processes have dropout masks of their own.
     processes = {"processes": distributed.world_size()} if config.ssft_epochs and distributed.world_size() > 1 else {}
-    return {
-        **processes,
+    keys = {
         "language_model": {"name": config.language_model, "sha256": model_digest},
         "device": "gpu" if on_gpu else "cpu",  # they round differently
         "settings": settings,
         "fields": {field.name: field.text for field in catalog.fields},
         "prompt": common_prefix(catalog),
         "prompts_sha256": digest_of(tuned_on),
+        "code": store.code_of(__name__),
         "version": VERSION,
     }
+    return merged(keys, processes)
 
 
 def _compute(

@@ -1,21 +1,21 @@
 """A language model, asked for vectors of texts."""
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from tqdm import tqdm
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from fuxictr_llm.errors import UserError, reason_of
+from fuxictr_llm.semantics.model_loading import load_folder
+from fuxictr_llm.semantics.model_probe import PROBED_TOKENS, Nature, probe
+from fuxictr_llm.semantics.unfinished import Unfinished
 
-CAUSAL = ("ForCausalLM", "LMHeadModel")
-SHOW_PROGRESS_FROM = 500
+# What configs call the number of tokens that a model has positions for.
+POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
 # Tokens a batch: enough to keep all units busy, and on a CPU few enough for its cache.
 CPU_TOKENS, GPU_TOKENS = 512, 16_384
 
@@ -26,9 +26,11 @@ class LanguageModel:
 
     Attributes:
         model: the network up to its last hidden state.
-        lm_head: hidden state -> logits of the next token; None for encoders.
+        lm_head: hidden state -> logits of the next token; None for encoders, and where the folder has none.
         pooling: `last` (hidden state of the last real token) or `mean` (over the real tokens).
         before, after: the tokens that the tokenizer puts around every text.
+        nature: what it does with texts.
+        token_embeddings: how many tokens it has embeddings for; None where it does not say.
     """
 
     model: nn.Module
@@ -37,16 +39,20 @@ class LanguageModel:
     pooling: str
     before: list[int]
     after: list[int]
+    nature: Nature
+    token_embeddings: int | None
 
     @property
     def dtype(self) -> torch.dtype:
         """What the model computes in; tuned weights beside it may be wider."""
-        return self.model.get_input_embeddings().weight.dtype
+        own = [parameter for parameter in self.model.parameters() if parameter.is_floating_point()]
+        return min(own, key=lambda parameter: parameter.requires_grad).dtype
 
     @property
     def positions(self) -> int | None:
-        """How many tokens the model can read; None where it does not say. RoBERTa counts from its padding id on."""
-        positions = getattr(self.model.config, "max_position_embeddings", None)
+        """How many tokens the model can read; None without a limit. RoBERTa counts from its padding id on."""
+        said = (getattr(self.model.config, key, None) or 0 for key in POSITIONS)
+        positions = next((count for count in said if count > 0), None)  # XLNet says -1: its positions are relative
         table = getattr(getattr(self.model, "embeddings", None), "position_embeddings", None)
         offset = getattr(table, "padding_idx", None)
         return positions - offset - 1 if positions and offset is not None else positions
@@ -54,20 +60,31 @@ class LanguageModel:
     @property
     def padding(self) -> int:
         """A token id to fill up with; a mask hides it, so a tokenizer without a padding token is no problem."""
-        return self.tokenizer.pad_token_id or 0
+        return _padding(self.tokenizer, self.token_embeddings)
 
     def tokens(self, text: str, limit: int | None = None) -> list[int]:
-        """Token ids of a text alone, at most `limit`."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"][:limit]
+        """Token ids of a text alone, at most `limit`.
+
+        Raises:
+            UserError: the model has no embedding for one.
+        """
+        tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"][:limit]
+        self._check_tokens(max(tokens, default=0))
+        return tokens
 
     def framed(self, tokens: list[int]) -> list[int]:
         """The tokens within their frame: what tuning and export both give to the model. A frame of nothing is none."""
         return [*self.before, *tokens, *self.after] if tokens else []
 
     def batch(self, rows: Sequence[list[int]]) -> dict[str, Tensor]:
-        """Token id lists -> `input_ids` and `attention_mask`, padded on the right to `[N, longest]`."""
+        """Token id lists -> `input_ids` and `attention_mask`, padded on the right to `[N, longest]`.
+
+        Raises:
+            UserError: the model has no embedding for a token.
+        """
         longest = max(map(len, rows))
         ids = torch.tensor([[*row, *[self.padding] * (longest - len(row))] for row in rows])
+        self._check_tokens(int(ids.max()))
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
         return {"input_ids": ids, "attention_mask": mask}
 
@@ -76,7 +93,26 @@ class LanguageModel:
         model = self.model if model is None else model
         device = next(model.parameters()).device
         inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
-        return model(**inputs).last_hidden_state
+        try:
+            if self.nature.ignores_padding:
+                return model(**inputs).last_hidden_state
+            return self._hidden_by_length(inputs, model)
+        except (IndexError, RuntimeError) as error:  # a limit that its config does not have, or too little memory
+            texts, longest = inputs["input_ids"].shape
+            raise UserError(
+                f"the language model cannot read {texts} texts of up to {longest} tokens ({reason_of(error)}); lower "
+                "llm_max_value_tokens (of whole texts llm_max_text_tokens), or take another language_model"
+            ) from error
+
+    def _hidden_by_length(self, inputs: dict[str, Tensor], model: nn.Module) -> Tensor:
+        """As `hidden`, texts of one length at a time, which need no padding."""
+        lengths = inputs["attention_mask"].sum(dim=1)
+        hidden = torch.zeros(*inputs["input_ids"].shape, self.nature.width, device=lengths.device, dtype=self.dtype)
+        for length in lengths.unique().tolist():
+            rows = lengths == length
+            part = model(**{name: tensor[rows, :length] for name, tensor in inputs.items()}).last_hidden_state
+            hidden[rows, :length] = part.to(hidden.dtype)
+        return hidden
 
     def embed(self, batch: dict[str, Tensor], model: nn.Module | None = None) -> Tensor:
         """Vectors `[N, D_llm]` in float32, on the model's device."""
@@ -84,11 +120,11 @@ class LanguageModel:
         return pool(hidden.float(), batch["attention_mask"].to(hidden.device), self.pooling)
 
     @torch.no_grad()
-    def encode(self, texts: Iterable[str], limit: int | None = None) -> Tensor:
+    def encode(self, texts: Iterable[str], limit: int | None = None, kept: Unfinished | None = None) -> Tensor:
         """Vectors of texts, each cut at `limit` tokens, `[N, D_llm]`, in float32 on the CPU.
 
-        Texts of one length share a batch, so that there is little padding; those of many show a progress bar. A text
-        of no token at all has zeros.
+        Texts of one length share a batch, so that there is little padding. A text of no token at all has zeros. `kept`
+        has batches that were encoded before, and gets the others; its `cut` is set.
 
         Raises:
             UserError: a text is longer than the language model can read.
@@ -96,18 +132,33 @@ class LanguageModel:
         self.model.eval()
         texts = list(texts)
         whole = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        if cut := sum(len(row) > limit for row in whole) if limit else 0:
-            logging.info("%d of %d texts are longer than %d tokens and are cut", cut, len(whole), limit)
+        if kept and limit:
+            kept.cut = sum(len(row) > limit for row in whole)
         rows = [self.framed(row[:limit]) for row in whole]
         self._check_positions(max(map(len, rows), default=0))
         on_gpu = next(self.model.parameters()).is_cuda
         batches = length_batches([len(row) for row in rows], GPU_TOKENS if on_gpu else CPU_TOKENS)
-        with tqdm(batches, desc="encoding texts", disable=len(rows) < SHOW_PROGRESS_FROM) as shown:
-            parts = [self.embed(self.batch([rows[i] for i in chosen])).cpu() for chosen in shown]
-        vectors = torch.zeros(len(rows), self.model.config.hidden_size)
+        parts = []
+        for chosen in batches:
+            tokens = [rows[i] for i in chosen]
+            make = partial(self._vectors, tokens)
+            parts.append(kept(tokens, make) if kept else make())
+        vectors = torch.zeros(len(rows), self.nature.width)
         if parts:
             vectors[[i for chosen in batches for i in chosen]] = torch.cat(parts)
         return vectors
+
+    def _check_tokens(self, largest: int) -> None:
+        if self.token_embeddings is not None and largest >= self.token_embeddings:
+            token = self.tokenizer.convert_ids_to_tokens(largest)
+            raise UserError(
+                f"the tokenizer of the language model gives the token {token!r} the id {largest}, but the model has "
+                f"embeddings for {self.token_embeddings} tokens alone; take the tokenizer that belongs to it, or "
+                "resize its embeddings"
+            )
+
+    def _vectors(self, tokens: Sequence[list[int]]) -> Tensor:
+        return self.embed(self.batch(tokens)).cpu()
 
     def _check_positions(self, longest: int) -> None:
         positions = self.positions or longest
@@ -149,25 +200,59 @@ def load_language_model(folder: Path, dtype: str, pooling: str, gpu: int) -> Lan
         gpu: index of the GPU, -1 for the CPU.
 
     Raises:
-        UserError: the folder cannot be loaded.
+        UserError: the folder cannot be loaded, or what is in it does not read texts or lacks tokens.
     """
+    loaded = load_folder(folder, dtype)
+    network, tokenizer = loaded.network, loaded.tokenizer
+    network.eval().requires_grad_(False)
+    network.config.use_cache = False  # nothing is generated token by token
+    if loaded.lm_head is not None:
+        loaded.lm_head.requires_grad_(False).to(_device(gpu))
+    network.to(_device(gpu))
+    known = _token_embeddings(network)
+    if known is not None and tokenizer.vocab_size > known:
+        raise UserError(
+            f"language model {str(folder)!r} has a tokenizer of {tokenizer.vocab_size} tokens and embeddings for "
+            f"{known} alone; take the tokenizer that belongs to it, or resize its embeddings"
+        )
+    tokens = _ordinary_tokens(tokenizer, known)
+    if len(tokens) < PROBED_TOKENS:
+        raise UserError(f"language model {str(folder)!r} has a tokenizer without tokens; copy its tokenizer files too")
     try:
-        config = AutoConfig.from_pretrained(folder)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        causal = any(name.endswith(CAUSAL) for name in config.architectures or [])
-        loader = AutoModelForCausalLM if causal else AutoModel
-        model = loader.from_pretrained(folder, dtype=getattr(torch, dtype))
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"language model {str(folder)!r} cannot be loaded: {reason_of(error)}") from error
-    if config.is_encoder_decoder:
-        model = model.get_encoder()
+        nature = probe(network, tokens, _padding(tokenizer, known))
+    except Exception as error:  # models of images, sounds, series: each fails in a way of its own
+        other = "" if dtype == "float32" else "set llm_dtype: float32, "
+        raise UserError(
+            f"language model {str(folder)!r} ({type(network).__name__}) gives no vectors of texts alone: "
+            f"{type(error).__name__}: {reason_of(error)}; {other}take one that reads texts, or copy the folder again"
+        ) from error
     if pooling == "auto":
-        pooling = "last" if causal else "mean"
-    model.eval().requires_grad_(False)
-    model.config.use_cache = False  # nothing is generated token by token
-    model.to(f"cuda:{gpu}" if gpu >= 0 else "cpu")
-    lm_head = model.get_output_embeddings() if causal else None
-    return LanguageModel(model.base_model if causal else model, lm_head, tokenizer, pooling, *_frame(tokenizer))
+        pooling = "last" if nature.causal else "mean"
+    lm_head = loaded.lm_head if nature.causal else None
+    return LanguageModel(network, lm_head, tokenizer, pooling, *_frame(tokenizer), nature, known)
+
+
+def _device(gpu: int) -> str:
+    return f"cuda:{gpu}" if gpu >= 0 else "cpu"
+
+
+def _token_embeddings(network: nn.Module) -> int | None:
+    try:
+        return len(network.get_input_embeddings().weight)
+    except (NotImplementedError, AttributeError):  # one that hashes characters has none
+        return None
+
+
+def _ordinary_tokens(tokenizer: Any, known: int | None) -> list[int]:
+    special = {*tokenizer.all_special_ids, tokenizer.pad_token_id}
+    ordinary = [token for token in range(min(len(tokenizer), known or len(tokenizer))) if token not in special]
+    return ordinary[:: max(1, len(ordinary) // PROBED_TOKENS)][:PROBED_TOKENS]
+
+
+def _padding(tokenizer: Any, known: int | None) -> int:
+    """The padding token, if the model has an embedding for it: a common way to add one leaves the model as it is."""
+    token = tokenizer.pad_token_id
+    return 0 if token is None or (known is not None and token >= known) else token
 
 
 def _frame(tokenizer: Any) -> tuple[list[int], list[int]]:

@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import ProgressCallback, Trainer, TrainingArguments
+from transformers.pytorch_utils import Conv1D
 from transformers.trainer_utils import get_last_checkpoint
 
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import OTHER_CACHE, explain_write_errors, read_json
 from fuxictr_llm.semantics import distributed
+from fuxictr_llm.semantics.adapter import with_adapter
 from fuxictr_llm.semantics.config import LoraKeys
 from fuxictr_llm.semantics.tuning_watch import (
     BestEpoch,
@@ -105,9 +107,14 @@ def with_lora(model: nn.Module, config: LoraKeys, also_trained: list[str] | None
         UserError: there is nothing to tune.
     """
     try:
-        return get_peft_model(model, lora_config(config, also_trained))
+        return with_adapter(model, lora_config(config, also_trained))
     except ValueError as error:
-        raise UserError(f"LoRA finds nothing to tune ({error}); name projections with lora_targets") from error
+        layers = [name.split(".") for name, of in model.named_modules() if isinstance(of, (nn.Linear, Conv1D))]
+        names = sorted({path[-1] for path in layers if path[0] not in (also_trained or ())})
+        raise UserError(
+            f"LoRA finds nothing to tune in {type(model).__name__} ({reason_of(error)}); name projections with "
+            f"lora_targets, of: {', '.join(names) or 'it has none'}"
+        ) from error
 
 
 def train(

@@ -6,6 +6,7 @@ from pathlib import Path
 from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, seal
 from fuxictr_llm.errors import UserError, nearest, reason_of
 from fuxictr_llm.files import cache_dir, digest_of, digest_of_file, locked, replacing_dir
+from fuxictr_llm.temporaries import remove_abandoned
 
 WEIGHTS = (".safetensors", ".bin")
 # What decides about a model's vectors: weights, settings, tokenizer.
@@ -27,6 +28,11 @@ def find_language_model(name: str) -> Path:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         folder = _from_hub(name)
+    if (folder / "adapter_config.json").is_file():
+        raise UserError(
+            f"language_model {name!r} holds a LoRA adapter (adapter_config.json), no model by itself; merge it into "
+            "its model (peft's merge_and_unload), and name the folder that save_pretrained writes then"
+        )
     has_weights = any(path.suffix in WEIGHTS for path in folder.iterdir())
     if not (folder / "config.json").is_file() or not has_weights:
         raise UserError(
@@ -64,6 +70,7 @@ def _from_hub(name: str) -> Path:
 def _converted(name: str) -> Path:
     """A packaged GGUF model as a Hugging Face folder, converted once: reading GGUF takes 25 s, this 1 s."""
     folder = cache_dir() / "models" / f"{name}-{ASSETS[name].sha256[:12]}"
+    remove_abandoned(folder.parent)
     if not is_whole(folder):
         with locked(f"models-{folder.name}"):  # the download it is made of has a lock of its own
             if not is_whole(folder):
@@ -77,7 +84,7 @@ def _convert(name: str, folder: Path) -> None:
     source = asset_dir(name)
     gguf = Path(ASSETS[name].members[0]).name
     logging.info("Converting %s to safetensors (once)", gguf)
-    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf)
+    tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf, trust_remote_code=False)
     quantized = LlamaForCausalLM.from_pretrained(source, gguf_file=gguf)
     config = quantized.config.to_dict()
     config.pop("quantization_config", None)  # save_pretrained refuses models that carry it

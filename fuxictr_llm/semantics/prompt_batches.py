@@ -8,8 +8,7 @@ Shape symbols: `N` prompts, `K` fields, `L` tokens, `D_llm` width of the languag
 
 import inspect
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.semantics.catalog import FieldCatalog
 from fuxictr_llm.semantics.language_model import LanguageModel, pool
+from fuxictr_llm.semantics.model_probe import widened
 from fuxictr_llm.semantics.packing import ROW_TOKENS, attention_mask, pack, pool_packed
 from fuxictr_llm.semantics.prompts import ANSWER, Prompt, common_prefix
 
@@ -25,8 +25,6 @@ from fuxictr_llm.semantics.prompts import ANSWER, Prompt, common_prefix
 IGNORED = -100
 # How far a packed vector may be off the one of a whole prompt, as a share of its length: rounding is, an error is not.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
-# Up to so many parameters are widened to float32 to find out, where rounding does not blur the answer.
-MOST_WIDENED = 10**9
 MOST_SAMPLES = 256
 
 
@@ -150,14 +148,14 @@ class PromptBatches:
     def _can_be_packed(self, catalog: FieldCatalog) -> bool:
         """Whether the language model gives packed prompts the vectors of whole ones, found out on half a row."""
         model = self.language_model
-        if model.lm_head is None or "position_ids" not in inspect.signature(model.model.forward).parameters:
+        if not model.nature.causal or "position_ids" not in inspect.signature(model.model.forward).parameters:
             return False
         model.model.eval()
         samples = [Prompt(field.text, index) for index, field in enumerate(catalog.fields)]
         fill = self.row_tokens // 2 // max(1, sum(len(self.value_tokens(prompt)) for prompt in samples)) + 1
         samples = (samples * fill)[:MOST_SAMPLES]
         far = slice(-2, None)  # errors grow with the distance from the shared beginning
-        with _widened(model.model):
+        with widened(model.model):
             dtype, vectors = model.dtype, []
             for self.packed in (False, True):
                 try:
@@ -171,19 +169,3 @@ class PromptBatches:
         if not same:
             logging.info("Prompts are not packed: the language model would give other vectors (by %.3f)", difference)
         return same
-
-
-@contextmanager
-def _widened(model: nn.Module) -> Iterator[None]:
-    """For the block, the weights of a small model are float32."""
-    narrow = [(parameter, parameter.data) for parameter in model.parameters()]
-    if sum(weights.numel() for _, weights in narrow) > MOST_WIDENED:
-        yield
-        return
-    for parameter, weights in narrow:
-        parameter.data = weights.float()
-    try:
-        yield
-    finally:
-        for parameter, weights in narrow:
-            parameter.data = weights

@@ -18,6 +18,7 @@ from torch import Tensor
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.loader import read_slices
 from fuxictr_llm.errors import UserError
+from fuxictr_llm.semantics.entity_texts import EntityTexts
 from fuxictr_llm.semantics.row_keys import Distinct, KeyCollision, KeyLookup, RowKeys
 from fuxictr_llm.semantics.sentences import Sentence
 from fuxictr_llm.semantics.text_config import RowTextsConfig
@@ -161,14 +162,17 @@ def index_rows(config: RowTextsConfig, run: Any) -> RowIndex:
 
 
 def _index(plan: Sequence[Any], row_keys: RowKeys, run: Any) -> RowIndex:
-    columns = list(dict.fromkeys(name for unit in plan for name in unit.columns))
+    entities = EntityTexts(plan, run)
+    told = list(dict.fromkeys(name for unit in plan for name in unit.columns))
+    columns = list(dict.fromkeys([*told, *entities.columns.values()]))
     slices_of = _reader(run)
     rows, units, widths = Distinct(len(plan), np.int64), {}, {}
     train_keys = np.empty(0, np.int64)
     for split in SPLITS:
         path = run.params.get(f"{split}_data")
         for part in slices_of(path, columns) if path else ():
-            batch = {name: torch.from_numpy(values) for name, values in part.items()}
+            id_columns = {name: part[column] for name, column in entities.columns.items()}
+            batch = {name: torch.from_numpy(part[name]) for name in told}
             ids = {name: row_keys.ids_of(name, column).reshape(len(column), -1) for name, column in batch.items()}
             widths = widths or {name: column.shape[1] for name, column in ids.items()}
             keys = row_keys.of_units(batch)
@@ -176,6 +180,8 @@ def _index(plan: Sequence[Any], row_keys: RowKeys, run: Any) -> RowIndex:
             for unit, key in zip(plan, keys, strict=True):
                 values = torch.cat([ids[name] for name in unit.columns], dim=1).int().numpy()
                 units.setdefault(unit.name, Distinct(values.shape[1], np.int32)).add(key.numpy(), values)
+                if unit.name in id_columns:
+                    entities.add(unit.name, id_columns[unit.name], key.numpy())
         if split == "train":
             train_keys = rows.all()[0]
     keys, unit_keys = rows.all()
@@ -183,7 +189,10 @@ def _index(plan: Sequence[Any], row_keys: RowKeys, run: Any) -> RowIndex:
     for number, unit in enumerate(plan):
         known, ids = units[unit.name].all()
         texts.append(UnitTexts(unit.name, unit.sentences, {name: widths[name] for name in unit.columns}, ids))
-        positions.append(texts[-1].keep_distinct()[np.searchsorted(known, unit_keys[:, number])])
+        places = texts[-1].keep_distinct()
+        positions.append(places[np.searchsorted(known, unit_keys[:, number])])
+        if unit.name in entities.columns:
+            entities.warn(unit.name, known, places, texts[-1])
     return RowIndex(
         tuple(texts),
         row_keys,

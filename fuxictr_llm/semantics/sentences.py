@@ -11,7 +11,7 @@ import numpy as np
 
 from fuxictr_llm.data.raw import feature_columns
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.semantics.vocabulary import train_ids, words_of
+from fuxictr_llm.semantics.vocabulary import missing_values, train_ids, words_of
 
 
 class Sentence(Protocol):
@@ -43,14 +43,20 @@ class ValueSentence:
 
 @dataclass(frozen=True)
 class NumberSentence:
-    """`<words> is <number>.`; ids are the bits of a float32."""
+    """`<words> is <number>.`; ids are the bits of a float32.
+
+    Attributes:
+        missing: numbers that stand for missing ones.
+    """
 
     column: str
     words: str
+    missing: frozenset[float] = frozenset()
 
     def of(self, ids: np.ndarray) -> str:
         number = ids.astype(np.int32).view(np.float32)[0]
-        return f"{self.words} is {as_written(number)}." if np.isfinite(number) else ""
+        told = np.isfinite(number) and float(number) not in self.missing
+        return f"{self.words} is {as_written(number)}." if told else ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,8 @@ def sentence_of(run: Any, column: str, words: str) -> Sentence:
         declared = feature_columns(run.params) if run.params.get("feature_cols") else []  # as it was built
         if any(told["name"] == column and told.get("normalizer") for told in declared):
             raise UserError(f"column {column!r} is normalized, so its numbers cannot be told; name others: text_fields")
-        return NumberSentence(column, words)
+        missing = frozenset(float(np.float32(value)) for value in missing_values(run, column))
+        return NumberSentence(column, words, missing)
     ids, oov_idx = train_ids(run, column)
     in_words = words_of(run, column, list(ids))
     values = [""] * oov_idx

@@ -1,16 +1,20 @@
 """Longer texts of a column's values, from a csv or parquet file: `value_texts` of a config."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
 from fuxictr_llm.errors import UserError, reason_of, unknown
+from fuxictr_llm.semantics.catalog import in_words_of
 from fuxictr_llm.semantics.sentences import SideSentence
 from fuxictr_llm.semantics.vocabulary import train_ids
 
 ENDS = (".", "!", "?")
+# How many values that do not match are named.
+EXAMPLES = 3
 
 
 def side_sentences(tables: Mapping[str, Mapping[str, str]], run: Any) -> dict[str, SideSentence]:
@@ -26,17 +30,37 @@ def _texts(column: str, table: Mapping[str, str], run: Any) -> dict[int, str]:
     if column not in run.feature_map.features:
         raise unknown("column", column, run.feature_map.features, "'value_texts'")
     ids = train_ids(run, column)[0]
-    by_key = _read(column, table)
-    # FuxiCTR's vocabulary has 1.0 for what a table calls 1.
-    floats = any(value.endswith(".0") for value in ids)
-    known = {f"{key}.0" if floats and key.isdigit() else key: text for key, text in by_key.items()}
-    texts = {ids[key]: text if text.endswith(ENDS) else f"{text}." for key, text in known.items() if key in ids}
+    by_value = in_words_of(_read(column, table), ids)
+    texts = {ids[key]: text if text.endswith(ENDS) else f"{text}." for key, text in by_value.items() if key in ids}
+    without, strange = [value for value in ids if value not in by_value], [key for key in by_value if key not in ids]
     if not texts:
         raise UserError(
-            f"value_texts of {column!r}: none of the {len(by_key)} keys with a text in {table['file']!r} "
-            f"({', '.join(list(by_key)[:3])}) is a train value of the column ({', '.join(list(ids)[:3])})"
+            f"value_texts of {column!r}: none of the {len(by_value)} keys with a text in {table['file']!r} "
+            f"({_some(strange)}) is a train value of the column ({_some(without)})"
         )
+    logging.log(
+        logging.WARNING if without else logging.INFO,
+        "value_texts of %r: %d of %d train values have a text in %r%s%s",
+        column,
+        len(texts),
+        len(ids),
+        table["file"],
+        f"; without one: {_some(without)}" if without else "",
+        f"; keys of no train value: {len(strange)} ({_some(strange)})" if strange else "",
+    )
+    run.notes.setdefault("value_texts", {})[column] = {
+        "file": table["file"],
+        "train_values": len(ids),
+        "with_text": len(texts),
+        "without_text": without[:EXAMPLES],
+        "keys_of_no_train_value": len(strange),
+        "such_keys": strange[:EXAMPLES],
+    }
     return texts
+
+
+def _some(values: Sequence[str]) -> str:
+    return ", ".join(map(repr, values[:EXAMPLES]))
 
 
 def _read(column: str, table: Mapping[str, str]) -> dict[str, str]:

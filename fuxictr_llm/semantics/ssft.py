@@ -78,7 +78,10 @@ def tune(
         UserError: there are no prompts, LoRA finds nothing to tune, the loss is no number, or the disk is full.
     """
     if config.ssft_generative and language_model.lm_head is None:
-        raise UserError(f"ssft_generative needs a causal language model; {config.language_model!r} is an encoder")
+        raise UserError(
+            f"ssft_generative needs a causal language model; {config.language_model!r} is an encoder, or has no "
+            "weights of a head"
+        )
     check_device(language_model.model)
     set_seed(config.ssft_seed)
     batches = PromptBatches(language_model, catalog, config.llm_max_value_tokens)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fuxictr_llm.code_digest import digest_of_code
 from fuxictr_llm.files import (
     OTHER_CACHE,
     cache_dir,
@@ -22,6 +23,22 @@ from fuxictr_llm.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.temporaries import remove_abandoned
+
+# What vectors are made of is in their keys by its content, and where it comes from does not matter then.
+IN_KEYS = tuple(
+    f"fuxictr_llm.{name}"
+    for name in (
+        *("data", "batches", "semantics.store", "semantics.model_folder", "semantics.catalog", "semantics.vocabulary"),
+        *("semantics.row_texts", "semantics.row_keys", "semantics.text_units", "semantics.sentences"),
+        *("semantics.side_texts", "semantics.given_vectors", "semantics.ray_map"),
+    )
+)
+
+
+def code_of(*modules: str) -> str:
+    """Digest of the code of these modules and what they import, as far as vectors follow it."""
+    return digest_of_code(modules, without=IN_KEYS)
 
 
 def entry_dir(kind: str, made_from: Mapping[str, Any]) -> Path:
@@ -32,6 +49,7 @@ def entry_dir(kind: str, made_from: Mapping[str, Any]) -> Path:
 def find(kind: str, made_from: Mapping[str, Any], file_name: str) -> tuple[Path, dict[str, Any]] | None:
     """The entry's file and manifest, or None where it has to be made."""
     folder = entry_dir(kind, made_from)
+    remove_abandoned(folder.parent)
     manifest, path = read_json(folder / "manifest.json"), folder / file_name
     if manifest is None and not folder.exists():
         return None

@@ -18,11 +18,12 @@ CONTEXT = "context"
 
 @dataclass(frozen=True)
 class UnitPlan:
-    """A unit of text: its name, the columns whose ids decide about it, and what it says."""
+    """A unit of text: its name, the columns whose ids decide about it, what it says, and of which entity's id."""
 
     name: str
     columns: tuple[str, ...]
     sentences: tuple[Sentence, ...]
+    id: str | None = None
 
 
 def plan_units(config: RowTextsConfig, run: Any) -> list[UnitPlan]:
@@ -41,11 +42,13 @@ def plan_units(config: RowTextsConfig, run: Any) -> list[UnitPlan]:
             "with text_fields, give their values words in the field config, or longer texts with value_texts"
         )
     words = {field.name: field.text for field in catalog.fields}
+    ids = {entity.name: entity.id for entity in catalog.entities}
     units = []
     for name, names in _grouped(config, catalog, columns).items():
         # A meta column has no words: sentence_of says that it cannot be told.
         told = [sentence_of(run, column, words.get(column, column)) for column in names if column in fields]
-        units.append(UnitPlan(name, tuple(names), (*told, *(sides[column] for column in names if column in sides))))
+        sentences = (*told, *(sides[column] for column in names if column in sides))
+        units.append(UnitPlan(name, tuple(names), sentences, ids.get(name)))
         logging.info("Texts of unit %r tell %s", name, ", ".join(names))
     return units
 

@@ -4,6 +4,7 @@ Shape symbols: `N` texts, `D_llm` width of the language model.
 """
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
@@ -12,20 +13,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
-from fuxictr_llm.files import digest_of, digest_of_file
+from fuxictr_llm.files import digest_of, digest_of_file, merged
 from fuxictr_llm.run_record import total
+from fuxictr_llm.semantics import store
 from fuxictr_llm.semantics.given_vectors import given_stores
 from fuxictr_llm.semantics.model_folder import digest_of_model, find_language_model
 from fuxictr_llm.semantics.ray_map import ray_map
 from fuxictr_llm.semantics.row_texts import RowIndex, sha256_of_texts
 from fuxictr_llm.semantics.text_config import RowTextsConfig
+from fuxictr_llm.semantics.unfinished import Unfinished
 from fuxictr_llm.semantics.value_config import ValueVectorsConfig
-from fuxictr_llm.semantics.vector_store import Shard, VectorStore, find_or_write
+from fuxictr_llm.semantics.vector_store import Shard, VectorStore, find_or_write, part_of
 
 KIND = "text_vectors"
+SHOW_PROGRESS_FROM = 500
 # Raise it when the same settings would give other vectors.
-VERSION = 1
+VERSION = 2
 
 
 class TextEncoder:
@@ -48,16 +53,17 @@ class TextEncoder:
     def __init__(self, config: RowTextsConfig | ValueVectorsConfig, gpu: int, adapter: Path | None = None):
         self.config, self.gpu, self.adapter = config, gpu, adapter
         self.folder = find_language_model(config.language_model).absolute()
-        self.settings = {
+        asked = {
             "language_model": {"name": config.language_model, "sha256": digest_of_model(self.folder)},
             "device": "gpu" if gpu >= 0 else "cpu",  # they round differently
-            **_text_settings(config, gpu),
         }
+        self.settings = merged(asked, _text_settings(config, gpu))
         if adapter:
             self.settings["adapter_sha256"] = digest_of({path.name: digest_of_file(path) for path in adapter.iterdir()})
         self.encoded = 0
         self.seconds: list[float | None] = []
         self._model: Any = None
+        self._show: Callable[[int], Any] = _no_one
 
     def __call__(self, values: Sequence[str], head: str = "") -> np.ndarray:
         """Vectors `[N, D_llm]` of the head followed by each value, in float32; zeros where there is no token.
@@ -83,30 +89,38 @@ class TextEncoder:
         Raises:
             UserError: as above.
         """
-        made_from = {**self.settings, "head": head, "texts_sha256": sha256_of_texts(texts)}
+        keys = {"head": head, "texts_sha256": sha256_of_texts(texts), "code": store.code_of(__name__)}
+        made_from = merged(self.settings, keys)
         before, started = self.encoded, time.perf_counter()
-        make = partial(self._make, texts, head)
+        make = partial(self._make, texts, head, store.entry_dir(KIND, made_from).absolute())
         found = find_or_write(KIND, made_from, len(texts), make, {"texts": len(texts), **facts}, over=self._shared_out)
         if count := self.encoded - before:
             seconds = time.perf_counter() - started
             logging.info("Encoded %d texts in %.1f s (%.1f texts/s)", count, seconds, count / seconds)
         self.seconds.append(found.seconds)
+        _warn_of_cut(found, self.config)
         return found
 
-    def _shared_out(self, write: Callable[[int], Shard], numbers: Iterable[int]) -> Iterator[Shard]:
+    def _shared_out(self, write: Any, numbers: Sequence[int]) -> Iterator[Shard]:
+        on_ray = getattr(self.config, "encoder", "local") == "ray"
         shards: Iterable[Shard] = map(write, numbers)
-        if getattr(self.config, "encoder", "local") == "ray":
+        if on_ray:
             shards = (Shard(**row) for row in ray_map(write, numbers, self.config.ray_workers, self.gpu >= 0))
-        for shard in shards:
-            self.encoded += shard.rows
-            yield shard
+        with _bar(write.rows, done=write.rows - sum(map(write.rows_of, numbers))) as bar:
+            self._show = bar.update
+            for shard in shards:
+                self.encoded += shard.rows
+                if on_ray:  # the workers' own bars are not seen
+                    bar.update(shard.rows)
+                yield shard
 
-    def _make(self, texts: Sequence[str], head: str, start: int, stop: int) -> np.ndarray:
+    def _make(self, texts: Sequence[str], head: str, folder: Path, start: int, stop: int) -> tuple[np.ndarray, int]:
         model = self.model
         told = [f"{head} {text}" if head else text for text in texts[start:stop]]
         logging.info("Encoding texts %d to %d of %d with %s", start + 1, stop, len(texts), self.config.language_model)
         limit = len(model.tokens(head)) + self.settings[_limit_key(self.config)]
-        return model.encode(told, limit=limit).numpy()
+        kept = Unfinished(part_of(folder, start), self._show)
+        return model.encode(told, limit=limit, kept=kept).numpy(), kept.cut
 
     @property
     def model(self) -> Any:
@@ -126,7 +140,7 @@ class TextEncoder:
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker loads a model of its own, and sees no GPU but its own.
-        return {**vars(self), "_model": None, "gpu": min(self.gpu, 0)}
+        return {**vars(self), "_model": None, "_show": _no_one, "gpu": min(self.gpu, 0)}
 
 
 def unit_vectors(
@@ -148,6 +162,8 @@ def unit_vectors(
         if config.text_vectors:
             settings = _text_settings(config, run.params["gpu"])
             stores = given_stores(Path(config.text_vectors), config, settings, index.units, tuned)
+            for found in stores:
+                _warn_of_cut(found, config)
             stage |= {"given": True}
         else:
             encoder = TextEncoder(config, run.params["gpu"], adapter)
@@ -156,12 +172,36 @@ def unit_vectors(
             stage |= {"rows": encoder.encoded} if encoder.encoded else {"cached": True}
         stage["made_in"] = total(found.seconds for found in stores)
     run.notes["text_vectors"] = {
-        unit.name: {"path": str(found.folder), "texts": found.rows, "dim": found.dim, "sha256": found.sha256}
+        unit.name: {
+            "path": str(found.folder),
+            "texts": found.rows,
+            **({"cut": found.cut} if found.cut else {}),
+            "dim": found.dim,
+            "sha256": found.sha256,
+        }
         for unit, found in zip(index.units, stores, strict=True)
     }
     for name, note in run.notes["text_vectors"].items():
         logging.info("Vectors of the %d texts of unit %r: %s", note["texts"], name, note["path"])
     return tuple(stores)
+
+
+def _bar(total: int, done: int) -> tqdm:
+    """Rate and time left; in a file, a line now and then."""
+    seconds = 1 if sys.stderr.isatty() else 30
+    off = total < SHOW_PROGRESS_FROM
+    return tqdm(total=total, initial=done, desc="encoding texts", unit=" texts", mininterval=seconds, disable=off)
+
+
+def _no_one(_: int) -> None:
+    pass
+
+
+def _warn_of_cut(found: VectorStore, config: RowTextsConfig | ValueVectorsConfig) -> None:
+    if found.cut:
+        key = _limit_key(config)
+        told = found.cut, found.rows, getattr(config, key), key
+        logging.warning("%d of %d texts are longer than %d tokens and are cut; raise %s to have them read whole", *told)
 
 
 def _text_settings(config: RowTextsConfig | ValueVectorsConfig, gpu: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from sklearn.decomposition import PCA
 
 from fuxictr_llm.errors import UserError, unknown
-from fuxictr_llm.files import digest_of
+from fuxictr_llm.files import digest_of, merged
 from fuxictr_llm.run_record import total
 from fuxictr_llm.semantics import controls, store
 from fuxictr_llm.semantics.catalog import load_catalog
@@ -113,7 +113,8 @@ def make_value_vectors(
         file_format: `npz`, or `h5`, which FuxiCTR reads only where all values are ASCII.
 
     Returns:
-        For each column `path`, `sha256`, `dim` (D), `values` (N), `oov_idx` and how much of the variance is kept.
+        For each column `path`, `sha256`, `dim` (D), `values` (N of the `train_values`), `oov_idx` and how much of the
+        variance is kept.
 
     Raises:
         UserError: a column is unknown or has no vocabulary, a value is not ASCII in an h5 file, or the language model
@@ -133,8 +134,9 @@ def make_value_vectors(
             width = _width(config, run.feature_map, name)
             path, manifest = _file(config, encoder, name, column, width, file_format)
             facts = {key: value for key, value in manifest.items() if key != "made_from"}
-            files[name] = {"path": str(path), **facts, "oov_idx": column.oov_idx}
-            logging.info("Vectors of the %d values of %r: %s", facts["values"], name, path)
+            files[name] = {"path": str(path), **facts, "train_values": len(column.keys), "oov_idx": column.oov_idx}
+            count = facts["values"], len(column.keys)
+            logging.info("Vectors of %d of the %d train values of %r: %s", *count, name, path)
         stage |= {"rows": encoder.encoded} if encoder.encoded else {"cached": True}
         stage["made_in"] = total(of.get("seconds") for of in files.values())
     run.notes["value_vectors"] = {
@@ -156,6 +158,8 @@ def _train_values(run: Any, names: Iterable[str], described: bool) -> dict[str, 
         if name not in columns:
             raise unknown("column", name, columns, f"data set {run.params['dataset_id']!r}")
         keys, oov_idx = vocabulary_of(run, name)
+        if not keys:
+            raise UserError(f"column {name!r} lacks a value in every train row, so there is nothing to make vectors of")
         if not can_be_read(keys):
             raise UserError(
                 f"column {name!r}: FuxiCTR would read its {len(keys):,} values at the length of the longest, "
@@ -169,7 +173,7 @@ def _train_values(run: Any, names: Iterable[str], described: bool) -> dict[str, 
 
 def can_be_read(keys: Sequence[str]) -> bool:
     """Whether FuxiCTR, which reads all keys at the length of the longest, needs no more than 2 GiB for them."""
-    return len(keys) * max(map(len, keys)) * 4 <= MOST_KEY_BYTES
+    return len(keys) * max(map(len, keys), default=0) * 4 <= MOST_KEY_BYTES
 
 
 def _width(config: ValueVectorsConfig, feature_map: Any, name: str) -> int | None:
@@ -189,17 +193,17 @@ def _file(
 ) -> tuple[Path, dict[str, Any]]:
     """The column's file and manifest, from the store where it is there."""
     placebo = {} if config.field_vectors == LLM else {"placebo": config.field_vectors, "seed": config.control_seed}
-    made_from = {
-        **encoder.settings,
+    keys = {
         "head": column.head,
         "keys_sha256": digest_of(column.keys),
         "words_sha256": digest_of(column.words),
         "dim": width,
         "scale": config.value_scale,
-        **placebo,
         "format": file_format,
-        "version": [VERSION, encoder.settings["version"]],
+        "code": store.code_of(__name__),
+        "files_version": VERSION,
     }
+    made_from = merged(encoder.settings, keys, placebo)
     file_name = f"value_vectors.{file_format}"
 
     def make() -> tuple[Path, dict[str, Any]]:
@@ -208,7 +212,8 @@ def _file(
         if not known.any():
             raise UserError(f"column {name!r}: the language model has no token for any of its values")
         if not known.all():
-            logging.warning("%d values of %r have no token and no vector", (~known).sum(), name)
+            examples = ", ".join(repr(column.keys[place]) for place in np.flatnonzero(~known)[:3])
+            logging.warning("%d values of %r have no token and no vector: %s", (~known).sum(), name, examples)
         vectors, facts = shaped(vectors[known], width, config.value_scale)
         if placebo:
             placed = {"random": controls.random_like, "shuffled": controls.shuffled}[config.field_vectors]

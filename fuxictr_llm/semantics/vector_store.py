@@ -29,9 +29,10 @@ from fuxictr_llm.files import (
     write_json,
 )
 from fuxictr_llm.semantics import store
+from fuxictr_llm.temporaries import remove_abandoned
 
 MANIFEST = "manifest.json"
-# A kill loses at most one shard: minutes of a small language model on two cores.
+# A kill loses at most one shard; a maker of slow ones may keep parts of it in `part_of`.
 SHARD = 10_000
 # Each is a file that stays open; looking rows up visits all of them.
 MOST_SHARDS = 256
@@ -39,14 +40,16 @@ MOST_SHARDS = 256
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard that was written: its file's name and digest, its rows, and their width."""
+    """A shard that was written: its file's name and digest, its rows, their width, and how many are of a cut text."""
 
     name: str
     sha256: str
     rows: int
     dim: int
+    cut: int = 0
 
 
+Made = np.ndarray | tuple[np.ndarray, int]
 # Asks a writer for the shards of numbers.
 Over = Callable[[Callable[[int], Shard], Iterable[int]], Iterable[Shard]]
 
@@ -87,6 +90,11 @@ class VectorStore:
         return self.manifest.get("seconds")
 
     @property
+    def cut(self) -> int:
+        """How many vectors are of a text that was cut, as far as that was noted."""
+        return sum(self.manifest.get("cut", {}).values())
+
+    @property
     def sha256(self) -> str:
         """Digest of the content, over the shards' digests."""
         return digest_of([self.manifest["shards"][name] for name in self._names])
@@ -123,7 +131,7 @@ def find_or_write(
     kind: str,
     made_from: Mapping[str, Any],
     rows: int,
-    make: Callable[[int, int], np.ndarray],
+    make: Callable[[int, int], Made],
     facts: Mapping[str, Any] | None = None,
     over: Over = map,
 ) -> VectorStore:
@@ -131,7 +139,7 @@ def find_or_write(
 
     Args:
         rows: N.
-        make: start and stop -> float32 `[stop - start, D]`.
+        make: start and stop -> float32 `[stop - start, D]`, and, where texts were cut, how many.
         facts: what the manifest should say besides.
         over: asks the writer for the shards of these numbers, in any order; `map`, or one that shares them out.
 
@@ -144,8 +152,10 @@ def find_or_write(
     if not (folder / MANIFEST).is_file() or _missing(folder, plan):
         with store.alone(kind, made_from):
             writable_dir(folder, OTHER_CACHE)
-            for left in folder.glob(".*.tmp"):  # of a process that was killed
-                left.unlink(missing_ok=True)
+            remove_abandoned(folder, again=True)
+            for left in folder.glob(".*.tmp"):  # as earlier versions left them
+                if left.is_file():
+                    left.unlink(missing_ok=True)
             with explain_write_errors(folder, OTHER_CACHE):
                 missing = _missing(folder, plan)
                 for path in (folder / _name(number) for number in missing):
@@ -161,11 +171,14 @@ def _write(
     known = read_json(writer.folder / MANIFEST) or {}
     names = {_name(number) for number in missing}
     whole = {name: digest for name, digest in (known.get("shards") or {}).items() if name not in names}
-    manifest = {**plan, "dim": known.get("dim", 0) if whole else 0, "shards": whole}
+    cut = {name: count for name, count in (known.get("cut") or {}).items() if name in whole}
+    manifest = {**plan, "dim": known.get("dim", 0) if whole else 0, "shards": whole, "cut": cut}
     write_json(writer.folder / MANIFEST, manifest)
     before, started = known.get("seconds") if whole else 0.0, time.perf_counter()
     for shard in over(writer, missing):
         manifest["dim"], manifest["shards"][shard.name] = shard.dim, shard.sha256
+        if shard.cut:
+            manifest["cut"][shard.name] = shard.cut
         if before is not None:
             manifest["seconds"] = round(before + time.perf_counter() - started, 3)
         write_json(writer.folder / MANIFEST, manifest)
@@ -190,12 +203,14 @@ class _Writer:
     folder: Path
     rows: int
     shard_rows: int
-    make: Callable[[int, int], np.ndarray]
+    make: Callable[[int, int], Made]
 
     def __call__(self, number: int) -> Shard:
         start = number * self.shard_rows
-        stop = min(start + self.shard_rows, self.rows)
-        vectors = np.ascontiguousarray(self.make(start, stop), dtype=np.float32)
+        stop = start + self.rows_of(number)
+        made = self.make(start, stop)
+        made, cut = made if isinstance(made, tuple) else (made, 0)
+        vectors = np.ascontiguousarray(made, dtype=np.float32)
         if not np.isfinite(vectors).all():
             raise UserError(f"vectors {start} to {stop - 1} for {str(self.folder)!r} are not all finite numbers")
         content = io.BytesIO()
@@ -203,7 +218,17 @@ class _Writer:
         path = self.folder / _name(number)
         with explain_write_errors(path, OTHER_CACHE), replacing(path) as temporary:
             temporary.write_bytes(content.getbuffer())  # numpy does not say why it could not write to a file
-        return Shard(path.name, digest_of_file(path), *vectors.shape)
+        part_of(self.folder, start).unlink(missing_ok=True)
+        return Shard(path.name, digest_of_file(path), *vectors.shape, cut)
+
+    def rows_of(self, number: int) -> int:
+        """How many rows the shard of a number has."""
+        return min(self.shard_rows, self.rows - number * self.shard_rows)
+
+
+def part_of(folder: Path, start: int) -> Path:
+    """Where a maker may keep what it has of the shard that begins with row `start`; gone when the shard is written."""
+    return folder / f"vectors-from-{start}.part"
 
 
 def _name(number: int) -> str:

@@ -11,9 +11,11 @@ from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 
 from fuxictr_llm import registry
 from fuxictr_llm.anatomy import find_anatomy, tap_keys
+from fuxictr_llm.config import constructor_hints
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher, Teacher
 from fuxictr_llm.errors import UserError, unknown
+from fuxictr_llm.files import merged
 from fuxictr_llm.keys import DatasetKeys, ModelKeys
 from fuxictr_llm.network_store import Network, find_or_train, unchanged
 from fuxictr_llm.networks import check_same_data, load_network
@@ -22,7 +24,6 @@ from fuxictr_llm.semantics.row_texts import RowIndex, index_rows
 from fuxictr_llm.semantics.text_vectors import unit_vectors
 from fuxictr_llm.semantics.vector_store import VectorStore
 from fuxictr_llm.slices import FrequencySlices
-from fuxictr_llm.tasks import labels_of
 from fuxictr_llm.training import build
 
 from . import vectors
@@ -72,7 +73,7 @@ def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
         made_from,
         change=row_vectors or unchanged,
         slices=FrequencySlices.of(run),
-        leave_out=ELECConfig.__dataclass_fields__,
+        leave_out=ELECConfig.__dataclass_fields__.keys() - constructor_hints(backbone).keys(),  # one value goes to both
     )
     run.networks[name] = network.facts
     if config.teacher == "shuffled":
@@ -122,7 +123,7 @@ def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
     made_from = made_from_texts(index, stores)
     head = _head(config, run, raw, made_from)
     run.networks["text"] = head.facts
-    decides = {**made_from, "inject_vector": config.inject_vector, "h_dim": config.h_dim}
+    decides = merged(made_from, {"inject_vector": config.inject_vector, "h_dim": config.h_dim})
     if config.inject_vector == "s":
         fit = partial(vectors.of_pca, raw, config.h_dim)
     elif config.h_crossfit:
@@ -145,7 +146,7 @@ def made_from_texts(index: RowIndex, stores: Sequence[VectorStore]) -> dict[str,
     return {
         "units": {unit.name: [unit.fields, store.sha256] for unit, store in zip(index.units, stores, strict=True)},
         "rows_sha256": index.sha256,
-        "version": vectors.VERSION,
+        "vectors_version": vectors.VERSION,
     }
 
 
@@ -156,8 +157,8 @@ def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, An
     several = issubclass(registry.find_backbone(run.params["model"]), MultiTaskModel)
     head = MultiTaskTextHead if several else TextHead
     keys = ("h_hidden", "h_dim", "h_dropout")
-    shape = {key: getattr(config, key) for key in keys} | {"units": len(raw.stores)}
-    of_fold = {} if fold is None else {"fold": [fold, config.h_crossfit]}
+    shape = {key: getattr(config, key) for key in keys}
+    decides = {"head": head.__name__, "fold": None if fold is None else [fold, config.h_crossfit]}
 
     def change(batch: dict) -> dict:
         return {name: column for name, column in raw(batch).items() if name in seen}
@@ -168,8 +169,8 @@ def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, An
     return find_or_train(
         run,
         "text" if fold is None else f"text, fold {fold + 1} of {config.h_crossfit}",
-        lambda: build(head, feature_map, {**run.params, **shape}),
-        {**made_from, **shape, "labels": labels_of(head, feature_map), **of_fold},
+        lambda: build(head, feature_map, {**run.params, **shape, "units": len(raw.stores)}),
+        merged(made_from, shape, decides),
         change=change,
         keep=None if fold is None else keep,
         leave_out={*run.params} - ({*ModelKeys.__annotations__, *DatasetKeys.__annotations__} - NOT_OF_HEAD),

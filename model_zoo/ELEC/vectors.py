@@ -14,7 +14,9 @@ from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
 from fuxictr_llm.batches import columns_of, with_columns
+from fuxictr_llm.code_digest import digest_of_code
 from fuxictr_llm.distillation.teacher import Batch
+from fuxictr_llm.files import merged
 from fuxictr_llm.semantics.row_texts import RowIndex
 from fuxictr_llm.semantics.vector_store import VectorStore, find_or_write
 
@@ -116,7 +118,8 @@ def stored(made_from: dict[str, Any], index: RowIndex, fit: Callable[[], Callabl
     def make(start: int, stop: int) -> np.ndarray:
         return fitted()(torch.arange(start, stop)).numpy()
 
-    return find_or_write(KIND, {**made_from, "version": VERSION}, len(index), make)
+    made_from = merged(made_from, {"version": VERSION, "code": digest_of_code([__name__])})
+    return find_or_write(KIND, made_from, len(index), make)
 
 
 def in_store(index: RowIndex, store: VectorStore) -> RowVectors:

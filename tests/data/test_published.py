@@ -47,7 +47,7 @@ def test_missing_files_are_named_with_page_digests_and_command(capsys):
     md5 = load_experiment("FM_criteo").params["md5"]
     assert all(f"{name:9}  md5 {md5[name]}" in error for name in NAMES)
     for part in (
-        "'data/raw/criteo_x1' lacks train.csv, valid.csv, test.csv",
+        "/data/raw/criteo_x1' lacks train.csv, valid.csv, test.csv",
         "huggingface.co/datasets/reczoo/Criteo_x1",
         "fuxictr_llm prepare criteo_x1 --raw DIR",
     ):
@@ -161,7 +161,7 @@ def test_page_and_digests_change_neither_run_nor_built_data():
         (["prepare", "frapp"], "error: unknown data set 'frapp' .*did you mean 'frappe'"),
         (["prepare", "frappe", "--raw", "nowhere"], "error: --raw 'nowhere' is no folder"),
         (["prepare", "frappe", "--raw", "."], r"error: data set 'frappe_x1': --raw '\.' lacks train.csv"),
-        (["prepare", "frappe"], "error: data set 'frappe_x1': 'data/raw/frappe_x1' lacks train.csv"),
+        (["prepare", "frappe"], "error: data set 'frappe_x1': '/.*/data/raw/frappe_x1' lacks train.csv"),
         (["prepare", "movielens1m", "--raw", "."], r"error: data set 'movielens1m': raw_data folder '\.' lacks ratings.dat"),
         (["prepare", "own", "--config", "conf", "--raw", "."], "error: data set 'own' has neither prepare: nor md5:"),
     ],

@@ -114,6 +114,21 @@ def test_what_is_no_row_is_an_error_and_writes_nothing(change, message):
     assert not Path("ctr").exists()
 
 
+@pytest.mark.parametrize(
+    "change", [{"model_id": "../../mark"}, {"config": {"model": "FM", "dataset_id": "../../mark"}}, {"model_id": ".m"}]
+)
+def test_a_record_writes_nowhere_but_in_its_row(change):
+    """A record is a file that anyone may have written."""
+    record = {"model_id": "a", "seed": 7, "metrics": {"test": {"AUC": 0.5}}, "versions": {}, "command": "", "data": {}}
+    record |= {"time": "2026-01-01", "config": {"model": "FM", "dataset_id": "shop"}, **change}
+    write_json("in/a.run.json", record)
+    Path("in/a.log").write_text("")
+    before = {*Path().rglob("*")}
+    with pytest.raises(UserError, match="files are called by it"):
+        write_row(["in/a"], "deep/ctr")
+    assert {*Path().rglob("*")} == before
+
+
 def test_a_row_that_is_there_is_kept(runs):
     folder = write_row(runs, "ctr")
     (folder / "README.md").write_text("mine")

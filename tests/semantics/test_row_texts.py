@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from conftest import WORDS
 
 from fuxictr_llm.checks import checked
 from fuxictr_llm.config import load_experiment
@@ -275,6 +276,36 @@ def test_wrong_entities_are_named(shop, entities, message):
         shop()
 
 
+def test_entities_with_several_texts_are_counted_with_an_example(configs, tmp_path, caplog):
+    """Each user has a city of its own, but for two; one of them differs in test alone."""
+    for split in ("train", "valid", "test"):
+        raw = tmp_path / "raw" / f"{split}.csv"
+        table = pd.read_csv(raw, dtype=str).assign(city=lambda t: "City" + (t["user"].astype(int) % 7).astype(str))
+        table.loc[:4, ["user", "city"]] = [
+            ["3", "City3"],
+            ["3", "Elsewhere"],
+            ["4", "City4"],
+            ["new", "A"],
+            ["new", "B"],
+        ]
+        if split == "test":
+            table.loc[5:6, ["user", "city"]] = [["4", "City6"], ["unseen", "City1"]]
+        if split != "test":
+            table = table[table["user"] != "new"]
+        table.to_csv(raw, index=False)
+    (tmp_path / "words.yaml").write_text("entities: {user: {id: user, text: [city]}, item: {text: [color]}}\n")
+    run = prepare_data(load_experiment("DeepFM_shop", configs), "unused")
+    index = index_rows(RowTextsConfig(), run)
+    (warning,) = [record.getMessage() for record in caplog.records if "several texts" in record.getMessage()]
+    assert warning.startswith(
+        "2 of 30 values of 'user', the id of entity 'user', have several texts, and each is encoded"
+    )
+    assert "'3' has 2: 'city is" in warning and "'city is Elsewhere.'" in warning and "city is City3." in warning
+    caplog.clear()
+    assert index_rows(RowTextsConfig(text_units="row"), run).units[0].name == "row" and len(index.units) == 2
+    assert "several texts" not in caplog.text
+
+
 @pytest.fixture
 def described(shop):
     """Colors with longer texts in a table, one of them empty and one of a value that there is not."""
@@ -313,7 +344,7 @@ def test_longer_texts_of_values_are_sentences_of_their_own(described, table):
         (
             {},
             [("Red", "a"), ("1", "b")],
-            "none of the 2 keys with a text in 'texts.csv' \\(Red, 1\\) is a train value of the column",
+            "none of the 2 keys with a text in 'texts.csv' \\('Red', '1'\\) is a train value of the column",
         ),
         ({}, [], "none of the 0 keys"),
     ],
@@ -321,6 +352,19 @@ def test_longer_texts_of_values_are_sentences_of_their_own(described, table):
 def test_wrong_tables_are_named(described, keys, rows, message):
     with pytest.raises(UserError, match=message):
         described(**keys, **({} if rows is None else {"rows": rows}))
+
+
+def test_how_much_of_a_table_matches_is_in_the_log_and_in_the_record(described, shop, caplog):
+    described(rows=[("red", "a"), (" blue", "b"), ("Green", "c"), ("mauve", "d"), ("grey", " ")])
+    assert "value_texts of 'color': 1 of 6 train values have a text in 'texts.csv'; without one: " in caplog.text
+    assert "keys of no train value: 3 (' blue', 'Green', 'mauve')" in caplog.text
+    note = shop.run.notes["value_texts"]["color"]
+    assert (note["train_values"], note["with_text"], note["keys_of_no_train_value"]) == (6, 1, 3)
+    assert set(note["without_text"]) < set(WORDS) - {"red"} and note["such_keys"] == [" blue", "Green", "mauve"]
+    caplog.clear()
+    described(rows=[(word, "a") for word in WORDS])
+    assert shop.run.notes["value_texts"]["color"]["with_text"] == 6
+    assert not [record for record in caplog.records if "value_texts" in record.message and record.levelname != "INFO"]
 
 
 def test_a_table_that_is_none_is_named(described, shop):

@@ -161,6 +161,6 @@ def test_rays_workers_give_the_same_vectors(llm, monkeypatch):
 
 def test_a_workers_error_for_the_user_is_told_in_the_first_process(llm):
     too_long = TextEncoder(RowTextsConfig(**llm, llm_max_text_tokens=9999), gpu=-1)
-    worker = _Worker(partial(too_long._make, ["red " * 3000], "", 0), torch.get_num_threads())
+    worker = _Worker(partial(too_long._make, ["red " * 3000], "", Path("unused"), 0), torch.get_num_threads())
     (error,) = worker({"item": np.array([1])})["error"]
     assert "tokens does not fit into the 2048 positions" in error

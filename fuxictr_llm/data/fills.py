@@ -1,0 +1,153 @@
+"""Which values of a built data set stand for missing ones: FuxiCTR's `fill_na`, and what a preprocess step makes of it.
+
+Only the raw files can tell a missing value from the same value written there: in the built data both have one id.
+"""
+
+import copy
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import polars as pl
+from fuxictr.preprocess import FeatureProcessor
+
+from fuxictr_llm.errors import UserError, reason_of
+
+# What FuxiCTR fills in where a column does not say it.
+DEFAULTS = {"str": "", "int": 0, "float": 0.0}
+# Of a value: how many rows have it for a missing one, and how many as such.
+Counts = dict[str, list[int]]
+
+
+def text_of(value: Any) -> str:
+    """A value as it stands in feature_vocab.json."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def filled_values(
+    host: type[FeatureProcessor], processor: FeatureProcessor, frames: Sequence[pl.LazyFrame]
+) -> list[dict[str, Counts]]:
+    """For each raw frame, the values that stand for missing ones: column -> value -> [missing, as such].
+
+    Args:
+        host: the processor's class without what we add to it.
+        processor: its columns say what is filled in.
+        frames: the raw rows of each split.
+
+    Raises:
+        UserError: a number would be filled up with a text.
+    """
+    # Lists are of texts, and FuxiCTR pads where one is missing.
+    columns = [
+        col for col in processor.feature_cols if col.get("active", True) and col["type"] in ("categorical", "numeric")
+    ]
+    plain = [col for col in columns if not col.get("preprocess")]
+    found = [_of_plain(plain, frame) for frame in frames]
+    made = [col["name"] for col in columns if col.get("preprocess")]
+    for counts, more in zip(found, _of_made(host, processor, made, frames), strict=True):
+        counts |= more
+    return found
+
+
+def _fill_of(col: Mapping[str, Any]) -> Any:
+    kind = col["dtype"] if isinstance(col["dtype"], str) else col["dtype"].__name__
+    return col.get("fill_na", DEFAULTS[kind]) if kind in DEFAULTS else None
+
+
+def _of_plain(columns: Iterable[Mapping[str, Any]], frame: pl.LazyFrame) -> dict[str, Counts]:
+    """Of columns that are read as they are, in one pass."""
+    schema = frame.collect_schema()
+    asked, fills = {}, {}
+    for col in columns:
+        name, fill = col["name"], _fill_of(col)
+        # An empty text is told of no value anyway.
+        if name not in schema or (fill == "" and col["type"] == "categorical"):
+            continue
+        filled = pl.Series(name, [None], schema[name])
+        if fill is not None:
+            filled = pl.select(filled.fill_null(fill)).to_series()
+        if col["type"] == "numeric" and filled.dtype == pl.String:
+            raise UserError(f"column {name!r} is numeric, and fill_na {fill!r} a text; give a number, or null")
+        fills[name] = filled.item()
+        known = pl.col(name).cast(filled.dtype, strict=False)
+        asked[f"{name}\0missing"] = pl.col(name).null_count()
+        asked[f"{name}\0such"] = (known == pl.lit(filled.item(), filled.dtype)).sum()
+        asked[f"{name}\0nan"] = known.is_nan().sum() if filled.dtype.is_float() else pl.lit(0)
+    if not asked:
+        return {}
+    (counts,) = frame.select(**asked).collect(engine="streaming").to_dicts()
+    found: dict[str, Counts] = {}
+    for name, fill in fills.items():
+        missing, such, nans = (counts[f"{name}\0{what}"] for what in ("missing", "such", "nan"))
+        is_nan = fill != fill
+        values = {"NaN": [nans + missing * is_nan, 0]} if nans or (missing and is_nan) else {}
+        if missing and fill is not None and not is_nan:
+            values[text_of(fill)] = [missing, such]
+        if values:
+            found[name] = values
+    return found
+
+
+def _of_made(
+    host: type[FeatureProcessor], processor: FeatureProcessor, names: Sequence[str], frames: Sequence[pl.LazyFrame]
+) -> list[dict[str, Counts]]:
+    """Of columns that a preprocess step makes: what it gives more often of filled columns than of unfilled ones."""
+    found: list[dict[str, Counts]] = [{} for _ in frames]
+    if not names:
+        return found
+    bare = copy.copy(processor)
+    bare.feature_cols = [{**col, "fill_na": None} for col in processor.feature_cols]
+    bare.label_cols = [{**col, "fill_na": None} for col in processor.label_cols]
+    try:
+        for counts, frame in zip(found, frames, strict=True):
+            filled, unfilled = host.preprocess(processor, frame), host.preprocess(bare, frame)
+            (nulls,) = unfilled.select(pl.col(names).null_count()).collect(engine="streaming").to_dicts()
+            affected = [name for name in names if nulls[name]]
+            asked = [of.group_by(name).len() for name in affected for of in (filled, unfilled)]
+            tables = iter(pl.collect_all(asked, engine="streaming"))
+            counts |= {name: _differences(dict(next(tables).rows()), dict(next(tables).rows())) for name in affected}
+    except Exception as error:  # a function of anyone's
+        logging.warning(
+            "Which values of %s are missing is not known, as their preprocess functions fail without fill_na: %s",
+            ", ".join(names),
+            reason_of(error),
+        )
+    return found
+
+
+def _differences(filled: Mapping[Any, int], unfilled: Mapping[Any, int]) -> Counts:
+    more = {value: (count - unfilled.get(value, 0), unfilled.get(value, 0)) for value, count in filled.items()}
+    return {text_of(value): [*counts] for value, counts in more.items() if value is not None and counts[0] > 0}
+
+
+def summed(splits: Iterable[Mapping[str, Counts]]) -> dict[str, Counts]:
+    """The counts of all splits together, for the values that are missing in one of them."""
+    total: dict[str, Counts] = defaultdict(dict)
+    for split in splits:
+        for name, values in split.items():
+            for value, counts in values.items():
+                known = total[name].get(value, [0, 0])
+                total[name][value] = [before + more for before, more in zip(known, counts, strict=True)]
+    return dict(total)
+
+
+def not_a_number(values: Iterable[str]) -> list[str]:
+    """`NaN` among the texts of floats: what is missing in a data set of which nothing else is known."""
+    others = [value for value in values if value != "NaN"]
+    return ["NaN"] if others and len(others) < len(list(values)) and all(map(is_float, others)) else []
+
+
+def is_float(value: str) -> bool:
+    """Whether a text is a float as FuxiCTR writes it into its vocabulary."""
+    return is_number(value) and repr(float(value)) == value
+
+
+def is_number(value: str) -> bool:
+    """Whether a text reads as a number."""
+    try:
+        float(value)
+    except ValueError:
+        return False
+    return True

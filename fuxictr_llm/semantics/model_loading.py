@@ -1,0 +1,125 @@
+"""Network and tokenizer in a language model's folder, as transformers reads them; no code of the folder is run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from textwrap import shorten
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForTextEncoding,
+    AutoTokenizer,
+)
+
+from fuxictr_llm.errors import UserError
+
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+# What attention may be computed with: other names stand for code that transformers would fetch from the hub.
+OWN_ATTENTION = ("eager", "sdpa")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a folder holds.
+
+    Attributes:
+        network: up to its last hidden state; of an encoder-decoder the encoder, of a multimodal model the part that
+            reads texts.
+        lm_head: hidden state -> logits of tokens; None where the folder has no weights for it.
+    """
+
+    network: nn.Module
+    lm_head: nn.Module | None
+    tokenizer: Any
+
+
+def load_folder(folder: Path, dtype: str) -> Loaded:
+    """Load a folder's network and tokenizer on the CPU, in `bfloat16` or `float32`.
+
+    Raises:
+        UserError: it cannot be loaded, wants code of its own run, or lacks weights.
+    """
+    config = None
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        if getattr(config, "_attn_implementation", None) not in (None, *OWN_ATTENTION):
+            config._attn_implementation = None
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model, notes = _loader(config).from_pretrained(
+            folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # whatever the libraries for models, tokenizers and weights raise
+        raise _unloadable(folder, config, error) from error
+    network = _text_part(model, config)
+    names = dict(model.named_parameters(remove_duplicate=False))
+    missing = {id(names[key]): key for key in notes["missing_keys"] if key in names}
+    lacking = [
+        missing[id(of)] for name, of in network.named_parameters() if id(of) in missing and _counts(network, name)
+    ]
+    if lacking:
+        raise UserError(
+            f"language model {str(folder)!r} has no weights for {len(lacking)} of its parts, {lacking[0]!r} for one; "
+            "its config.json is of another model, or a file of weights is missing: copy the folder again"
+        )
+    head = model.get_output_embeddings() if _is_causal_lm(config) else None
+    if head is not None and any(id(parameter) in missing for parameter in head.parameters()):
+        head = None
+    return Loaded(network, head, tokenizer)
+
+
+def _counts(network: nn.Module, name: str) -> bool:
+    """Whether the last hidden state needs a weight of the file's: not a pooler, which heads stand on, nor sinusoids."""
+    owner = network.get_submodule(name.rpartition(".")[0])
+    return "pooler" not in name and "Sinusoidal" not in type(owner).__name__
+
+
+def _loader(config: Any) -> Any:
+    """The class of transformers that loads what the config describes."""
+    if _is_causal_lm(config):
+        return AutoModelForCausalLM
+    encoder = any(name.endswith("EncoderModel") for name in config.architectures or [])
+    return AutoModelForTextEncoding if encoder else AutoModel
+
+
+def _is_causal_lm(config: Any) -> bool:
+    if config.is_encoder_decoder:
+        return False
+    if not config.architectures:  # whether there is a head, and what it is worth, is seen when it is loaded
+        return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    return any(name.endswith(CAUSAL) for name in config.architectures)
+
+
+def _text_part(model: nn.Module, config: Any) -> nn.Module:
+    if config.is_encoder_decoder:
+        return model.get_encoder()
+    network = model.base_model if _is_causal_lm(config) else model
+    inner = getattr(network, "language_model", None)
+    return network if inner is None else inner.base_model
+
+
+def _unloadable(folder: Path, config: Any, error: Exception) -> UserError:
+    named = f"language model {str(folder)!r}"
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"{named} wants code of its own run ('auto_map' in its config.json or tokenizer_config.json), which is "
+            "never done; take a language model that transformers itself has"
+        )
+    reason = shorten(f"{type(error).__name__}: {error}", 240, placeholder=" ...")
+    quantized = getattr(config, "quantization_config", None) or {}
+    method = quantized.get("quant_method") if isinstance(quantized, dict) else getattr(quantized, "quant_method", None)
+    if method:
+        return UserError(
+            f"{named} is quantized ({str(getattr(method, 'value', method))!r}) and cannot be loaded here: {reason}; "
+            "install what is missing, or take the model that is not quantized"
+        )
+    if isinstance(error, UnpicklingError):  # torch advises to run what the file holds
+        reason = "a .bin file in it is damaged, or holds other things than weights"
+    if "ignore_mismatched_sizes" in reason:
+        reason = "its weights have other shapes than its config.json says"
+    return UserError(f"{named} cannot be loaded: {reason}; copy the folder again, or take another")
