@@ -1,6 +1,7 @@
 """How many of a column's values a file of given vectors (`pretrained_emb`) has one for."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def note_matches(run: Any, name: str) -> None:
     keys = keys_as_text(keys, where).tolist()
     known, values = set(keys), vocabulary_of(run, name)[0]
     if len(known) < len(keys):
-        twice = next(key for key in known if keys.count(key) > 1)
+        twice = Counter(keys).most_common(1)[0][0]
         logging.warning("%s has a key more than once (%r, say): its last vector counts", where, twice)
     without = [value for value in values if value not in known]
     found = len(values) - len(without)
@@ -53,7 +54,8 @@ def note_matches(run: Any, name: str) -> None:
     if 2 * found >= len(values):
         logging.info(message, found, len(values), name, given)
     else:
-        foreign = [key for key in keys if key not in {*values}]
+        ours = {*values}
+        foreign = [key for key in keys if key not in ours]
         logging.warning(
             message + " (without one: %s%s)%s",
             *(found, len(values), name, given, _some(without)),
