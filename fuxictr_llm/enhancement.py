@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from fuxictr_llm.anatomy import Anatomy, find_anatomy, preserved_rng, tap_keys
 from fuxictr_llm.checks import checked
 from fuxictr_llm.errors import UserError
+from fuxictr_llm.initialization import initialize_skipped
 from fuxictr_llm.taps import Seen, Taps
 
 TAPS = ("inputs", "embeddings", "representation", "logit", "loss")
@@ -153,6 +154,7 @@ class EnhancedModel:
 
     def __init__(self, feature_map: Any, *args: Any, **params: Any):
         super().__init__(feature_map, *args, **params)
+        initialize_skipped(self)
         self._method_regularizer = params.get("method_regularizer")
         anatomy = find_anatomy(self, **tap_keys(params))
         with preserved_rng(self.device):

@@ -2,12 +2,14 @@
 
 import contextlib
 import json
+import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from fuxictr.features import FeatureMap
+from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.layers.embeddings.pretrained_embedding import PretrainedEmbedding
 from torch import nn
 
@@ -44,3 +46,13 @@ def zero_padding(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is PretrainedEmbedding and module.pretrain_embedding.padding_idx is not None:
             module.pretrain_embedding.weight[module.pretrain_embedding.padding_idx] = 0
+
+
+def warn_of_unused(model: nn.Module, feature_map: FeatureMap) -> None:
+    """Name the columns whose given vectors no layer of the model reads: LR's weights are numbers, say."""
+    dicts = [module.embedding_layers for module in model.modules() if isinstance(module, FeatureEmbeddingDict)]
+    for name, spec in feature_map.features.items():
+        layers = [layers[name] for layers in dicts if name in layers]
+        if "pretrained_emb" in spec and layers and not any(isinstance(each, PretrainedEmbedding) for each in layers):
+            message = "%s reads no pretrained_emb: the given vectors of column %r have no effect"
+            logging.warning(message, type(model).__name__, name)

@@ -15,8 +15,9 @@ from fuxictr_llm.enhancement import set_weight_decay
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.field_tuples import as_tuples
 from fuxictr_llm.files import explain_write_errors, replacing
+from fuxictr_llm.initialization import initialize_skipped, warn_of_uninitialized
 from fuxictr_llm.monitoring import check_evaluation
-from fuxictr_llm.pretrained import readable_vocabulary, zero_padding
+from fuxictr_llm.pretrained import readable_vocabulary, warn_of_unused, zero_padding
 from fuxictr_llm.tasks import task_settings
 
 OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
@@ -35,7 +36,10 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
         with readable_vocabulary(feature_map):
             given = as_tuples(params, getattr(cls, "backbone_cls", cls))
             model = cls(feature_map, **{**given, **task_settings(cls, feature_map, params)})
+        initialize_skipped(model)
         zero_padding(model)
+        warn_of_uninitialized(model)
+        warn_of_unused(model, feature_map)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise UserError(f"{cls.__name__} has no trainable parameter: there is nothing to train")
         if not hasattr(model, "optimizer"):

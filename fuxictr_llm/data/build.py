@@ -25,6 +25,7 @@ from fuxictr_llm.data.field_texts import collecting
 from fuxictr_llm.data.processors import code_of, find_processor, settings_of
 from fuxictr_llm.data.published import check_published_there
 from fuxictr_llm.data.raw import check_raw, feature_columns, pretrained_files, raw_files
+from fuxictr_llm.data.vector_files import check_declared_vectors, with_used_vectors
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import (
     digest_of,
@@ -185,6 +186,8 @@ def _build(
     raw: Mapping[str, str],
     processor_cls: type[FeatureProcessor],
 ) -> None:
+    check_declared_vectors(params)
+    params = {**params, "feature_cols": with_used_vectors(params["feature_cols"])}
     writable_dir(params["data_root"], "name another folder with --set data_root=DIR")
     logging.info("Building data set %s", data_dir)
     data_dir.parent.mkdir(parents=True, exist_ok=True)

@@ -61,6 +61,14 @@ class CollectsFieldTexts:
         self._counts[col["name"]] = _counts_of(col, stats_dict, **kwargs)
         super().fit_sequence_col(col, stats_dict, **kwargs)
 
+    def save_vocab(self, vocab_file: str) -> None:
+        # Values that only a file of vectors has are numpy's, and JSON takes no integers of numpy.
+        for name, tokenizer in self.processor_dict.items():
+            if name.endswith("::tokenizer"):
+                for key in [key for key in tokenizer.vocab if isinstance(key, np.generic)]:
+                    tokenizer.vocab[key.item()] = tokenizer.vocab.pop(key)
+        super().save_vocab(vocab_file)
+
     def _field_texts(self, train_ddf: pl.LazyFrame, filled: list[dict[str, Counts]]) -> dict[str, dict[str, Any]]:
         features, in_train = self.feature_map.features, filled[0] if filled else {}
         numbers = [name for name, spec in features.items() if spec["type"] == "numeric"]

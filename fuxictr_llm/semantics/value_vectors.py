@@ -19,6 +19,7 @@ from fuxictr_llm.files import digest_of, merged
 from fuxictr_llm.run_record import total
 from fuxictr_llm.semantics import controls, store
 from fuxictr_llm.semantics.catalog import load_catalog
+from fuxictr_llm.semantics.matched_vectors import note_matches
 from fuxictr_llm.semantics.text_vectors import TextEncoder
 from fuxictr_llm.semantics.value_config import LLM, ValueVectorsConfig, value_config
 from fuxictr_llm.semantics.vocabulary import owner_of, vocabulary_of, words_of
@@ -44,15 +45,16 @@ class ColumnValues:
 def prepare_value_vectors(run: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
     """`feature_specs` in which each column with `pretrained_emb: llm` has a file, made where it is not in the store.
 
-    Columns with a file of the user's get what FuxiCTR wants to know besides. Without any of both, nothing changes.
+    Columns with a file of the user's get what FuxiCTR wants to know besides, and it is said how many values have a
+    vector in it. Without any of both, nothing changes.
 
     Args:
         run: the experiment under way; its stages and notes are added to.
         settings: the experiment's own; a method may have put files in the place of some of the run's.
 
     Raises:
-        UserError: a column has no vocabulary, two that share an embedding ask for different things, or the language
-            model cannot be had.
+        UserError: a column has no vocabulary, two that share an embedding ask for different things, a file cannot be
+            used or has no vector of any value, or the language model cannot be had.
     """
     specs = [*_of_language_model(run, settings), *_of_given_files(run)]
     return {"feature_specs": [*(run.params.get("feature_specs") or []), *specs]} if specs else {}
@@ -91,6 +93,8 @@ def _of_given_files(run: Any) -> list[dict[str, Any]]:
         owner = owner_of(name, run.feature_map.features)
         if not run.feature_map.features[owner].get("pretrained_emb"):
             raise UserError(f"{name!r} has the embedding of {owner!r}: give {spec['pretrained_emb']!r} to both")
+        if name not in run.notes.get("value_vectors", {}).get("columns", {}):  # those made here have all values
+            note_matches(run, name)
         if not {"freeze_emb", "oov_idx"} <= spec.keys():
             known = {"freeze_emb": True, "oov_idx": vocabulary_of(run, name)[1]} | spec
             specs.append({"name": name, "freeze_emb": known["freeze_emb"], "oov_idx": known["oov_idx"]})
