@@ -23,7 +23,9 @@ from fuxictr.preprocess.build_dataset import merge_meta_ddf
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.field_texts import collecting
 from fuxictr_llm.data.processors import code_of, find_processor
-from fuxictr_llm.data.raw import check_raw, feature_columns, pretrained_files, raw_files
+from fuxictr_llm.data.raw import check_columns, feature_columns, pretrained_files, raw_files
+from fuxictr_llm.data.raw_checks import RawSplit, check_labels_of, check_made, check_stored, check_values, normalizers
+from fuxictr_llm.data.shares import check_shares
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import (
     digest_of,
@@ -48,7 +50,7 @@ DECIDES = (
     "data_block_size",
 )
 MANIFEST = "build.json"
-VERSION = 3
+VERSION = 4
 
 
 def fits_in_memory(rows: int, columns: int) -> bool:
@@ -66,8 +68,9 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
     """Build the data set where that is needed; the settings with the built files in place of the raw ones.
 
     Raises:
-        UserError: a raw file is missing, empty, lacks a declared column or has a label other than 0 and 1;
-            a built data set is not there or is of unknown origin and has other columns; the processor is unknown.
+        UserError: a raw file is missing, empty, lacks a declared column or holds what its type cannot be; a column
+            shares the embedding of one that it cannot; a built data set is not there or is of unknown origin and has
+            other columns; the processor is unknown.
     """
     data_dir = Path(params["data_root"]) / params["dataset_id"]
     if params["data_format"] == "npz" or (params["data_format"] == "parquet" and not params.get("rebuild_dataset")):
@@ -82,6 +85,7 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
         raise UserError(f"data set {params['dataset_id']!r} names no train_data")
     if params.get("valid_size") or params.get("test_size"):
         raise UserError("valid_size and test_size do not work in FuxiCTR 2.3; give valid_data and test_data as files")
+    check_shares(params)
     files = {split: raw_files(path, params["data_format"]) for split, path in raw.items()}
     _check_places(data_dir, params, [file for paths in files.values() for file in paths])
     processor_cls = collecting(find_processor(params))
@@ -176,7 +180,14 @@ def _build(
 def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, int]:
     """Build in the processor's folder; the number of rows of each split."""
     frames = {split: _read(processor, path, params) for split, path in raw.items()}
-    rows = {split: check_raw(frame, raw[split], params) for split, frame in frames.items()}
+    splits = {split: RawSplit(raw_files(path, params["data_format"]), params) for split, path in raw.items()}
+    for split, frame in frames.items():
+        check_columns(frame, raw[split], params)
+    check_stored({split: frame.collect_schema() for split, frame in frames.items()}, params)
+    rows = {split: check_labels_of(frame, splits[split], params) for split, frame in frames.items()}
+    frames = {split: processor.preprocess(frame) for split, frame in frames.items()}
+    for split, frame in frames.items():
+        check_values(frame, splits[split], params)
     for split, count in rows.items():
         if count < (params.get("data_block_size") or 0):
             raise UserError(
@@ -189,7 +200,7 @@ def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Map
         )
         build_dataset(processor, **params)
     else:
-        _build_in_memory(processor, frames, params)
+        _build_in_memory(processor, frames, splits, params)
     return rows
 
 
@@ -215,9 +226,11 @@ def _read(processor: FeatureProcessor, path: str, params: Mapping[str, Any]) -> 
 
 
 def _build_in_memory(
-    processor: FeatureProcessor, frames: Mapping[str, pl.LazyFrame], params: Mapping[str, Any]
+    processor: FeatureProcessor,
+    frames: Mapping[str, pl.LazyFrame],
+    splits: Mapping[str, RawSplit],
+    params: Mapping[str, Any],
 ) -> None:
-    frames = {split: processor.preprocess(frame) for split, frame in frames.items()}
     processor.fit(
         frames["train"],
         meta_ddf=merge_meta_ddf(processor, *(frames.get(split) for split in SPLITS)),
@@ -225,17 +238,19 @@ def _build_in_memory(
         num_buckets=params.get("num_buckets", 10),
     )
     for split, frame in frames.items():
-        _transform(processor, frame, Path(processor.data_dir) / f"{split}.parquet")
+        _transform(processor, frame, splits[split], Path(processor.data_dir) / f"{split}.parquet")
 
 
-def _transform(processor: FeatureProcessor, frame: pl.LazyFrame, path: Path) -> None:
+def _transform(processor: FeatureProcessor, frame: pl.LazyFrame, split: RawSplit, path: Path) -> None:
     """Write ids and values as parquet, a slice at a time: the text of a whole split is never in memory."""
-    writer = None
+    writer, normalized, start = None, dict(normalizers(split.params)), 0
     for rows in frame.collect_batches(chunk_size=SLICE_ROWS, maintain_order=True):
-        batch = {column.name: column.to_numpy() for column in rows}
-        table = pa.table({name: _arrow(values) for name, values in processor.transform(batch).items()})
+        made = processor.transform({column.name: column.to_numpy() for column in rows})
+        check_made(made, normalized, start, split)
+        table = pa.table({name: _arrow(values) for name, values in made.items()})
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)
+        start += len(rows)
     writer.close()
 
 
