@@ -8,7 +8,7 @@ beside the result holds the digests of what went in, so that a changed file or c
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,8 @@ from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.field_texts import collecting
 from fuxictr_llm.data.processors import code_of, find_processor
 from fuxictr_llm.data.raw import check_columns, feature_columns, pretrained_files, raw_files
-from fuxictr_llm.data.raw_checks import RawSplit, check_labels_of, check_made, check_stored, check_values, normalizers
+from fuxictr_llm.data.raw_checks import check_labels_of, check_made, check_stored, check_values, normalizers
+from fuxictr_llm.data.raw_split import RawSplit
 from fuxictr_llm.data.shares import check_shares
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import (
@@ -164,11 +165,15 @@ def _build(
     logging.info("Building data set %s", data_dir)
     with tempfile.TemporaryDirectory(prefix=f".{data_dir.name}.", suffix=".tmp", dir=params["data_root"]) as name:
         folder = Path(name)
-        try:
+
+        def make() -> FeatureProcessor:
             processor = processor_cls(**{**params, "data_root": str(folder.parent), "dataset_id": folder.name})
             # FuxiCTR writes the id into feature_map.json, and we build in a folder of another name.
             processor.feature_map.dataset_id = params["dataset_id"]
-            rows = _build_with(processor, params, raw)
+            return processor
+
+        try:
+            rows = _build_with(make, params, raw)
         except (UserError, OSError):
             raise
         except Exception as error:  # FuxiCTR and polars fail in many ways on data that the config does not fit
@@ -177,8 +182,11 @@ def _build(
         _install(folder, data_dir, {"made_from": made_from, "rows": rows, "sizes": sizes_of(folder)})
 
 
-def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, int]:
-    """Build in the processor's folder; the number of rows of each split."""
+def _build_with(
+    make: Callable[[], FeatureProcessor], params: Mapping[str, Any], raw: Mapping[str, str]
+) -> dict[str, int]:
+    """Build in the folder of the processors that `make` makes; the number of rows of each split."""
+    processor = make()
     frames = {split: _read(processor, path, params) for split, path in raw.items()}
     splits = {split: RawSplit(raw_files(path, params["data_format"]), params) for split, path in raw.items()}
     for split, frame in frames.items():
@@ -198,7 +206,7 @@ def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Map
         logging.info(
             "Building with FuxiCTR's Ray pipeline: %d rows in blocks, or too many for memory", sum(rows.values())
         )
-        build_dataset(processor, **params)
+        build_dataset(make(), **params)  # which preprocesses the frames itself
     else:
         _build_in_memory(processor, frames, splits, params)
     return rows

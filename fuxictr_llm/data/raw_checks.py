@@ -1,9 +1,7 @@
 """What raw columns hold, checked before anything is built: labels, numbers and vectors, by column, file and row."""
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,76 +9,10 @@ import polars as pl
 
 from fuxictr_llm.data.lists import fill_of, is_list
 from fuxictr_llm.data.raw import feature_columns, label_columns
-from fuxictr_llm.errors import UserError, reason_of
+from fuxictr_llm.data.raw_split import ROW, RawSplit, no_number
+from fuxictr_llm.errors import UserError
 
-ROW = "fuxictr_llm row"
 NUMBERS = ("int", int, "float", float)
-UNPARSED = re.compile(r"could not parse `(.*)` as dtype `\w+` at column '(.+)' \(column number", re.DOTALL)
-
-
-class RawSplit:
-    """The raw files of a split, and where a row of it stands.
-
-    Args:
-        files: in the order in which FuxiCTR reads them.
-        params: the data set's settings.
-    """
-
-    def __init__(self, files: Sequence[Path], params: Mapping[str, Any]):
-        self.files, self.params = files, params
-
-    def locate(self, row: int) -> tuple[Path, int]:
-        """The file of a row of the split, which count from 0, and its place in the file, from 0."""
-        for file in self.files:
-            count = self._scan(file).select(pl.len()).collect().item()
-            if row < count:
-                return file, row
-            row -= count
-        return self.files[-1], row
-
-    def value(self, row: int, name: str) -> Any:
-        """What a raw column holds in a row: of csv the text as it stands there. None of a column that is made."""
-        file, place = self.locate(row)
-        frame = self._scan(file)
-        return frame.slice(place, 1).select(name).collect().item() if name in frame.collect_schema() else None
-
-    def row_in_words(self, row: int) -> str:
-        """The place of a row in its file, counted from 1."""
-        return f"row {self.locate(row)[1] + 1}{' below the header' if self._is_csv else ''}"
-
-    def where(self, row: int, count: int = 1) -> str:
-        """Words for a row and its file, and for how many others are like it."""
-        more = f" and in {count - 1} more" if count > 1 else ""
-        return f"data file {str(self.locate(row)[0])!r}, {self.row_in_words(row)}{more}"
-
-    @property
-    def name(self) -> str:
-        """Words for the files."""
-        return f"data file {str(self.files[0] if len(self.files) == 1 else self.files[0].parent)!r}"
-
-    def unread(self, error: pl.exceptions.PolarsError) -> UserError:
-        """What is said of an error in reading: of a value of csv that is no number where it stands."""
-        found = UNPARSED.search(str(error))
-        if not (found and self._is_csv):
-            return UserError(f"{self.name} cannot be read: {reason_of(error)}")
-        text, name = found[1].strip('"'), found[2]
-        col = next(col for col in _declared(self.params) if col["name"] == name)
-        rows = pl.concat([self._scan(file).select(name) for file in self.files]).with_row_index(ROW)
-        rows = rows.filter(pl.col(name) == text).head(1).collect(engine="streaming")
-        where = self.where(rows[ROW].item()) if len(rows) else self.name
-        return UserError(f"column {name!r} holds the text {text!r} in {where}; {_no_number(col)}")
-
-    @property
-    def _is_csv(self) -> bool:
-        return self.params["data_format"] == "csv"
-
-    def _scan(self, file: Path) -> pl.LazyFrame:
-        n_rows = self.params.get("n_rows")
-        if not self._is_csv:
-            return pl.scan_parquet(file, n_rows=n_rows, glob=False)
-        return pl.scan_csv(
-            file, separator=self.params.get("sep") or ",", infer_schema=False, n_rows=n_rows, glob=False
-        )
 
 
 def check_labels_of(frame: pl.LazyFrame, split: RawSplit, params: Mapping[str, Any]) -> int:
@@ -108,9 +40,7 @@ def check_labels_of(frame: pl.LazyFrame, split: RawSplit, params: Mapping[str, A
             file, place = str(split.locate(row)[0]), split.row_in_words(row)
             raise UserError(f"label {name!r} of data file {file!r} must be 0 or 1 (got {value} in {place})")
         if found[f"min {index}"] == found[f"max {index}"]:
-            raise UserError(
-                f"label {name!r} of {split.name} has one value only: nothing can be learnt or measured"
-            )
+            raise UserError(f"label {name!r} of {split.name} has one value only: nothing can be learnt or measured")
     return found["rows"]
 
 
@@ -129,12 +59,16 @@ def check_stored(raw: Mapping[str, Mapping[str, pl.DataType]], params: Mapping[s
             _check_fill(col)
         width = col.get("pretrain_dim")
         if kind == "embedding" and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
-            raise UserError(f"column {name!r} of type embedding needs pretrain_dim, the width of its vectors (got {width!r})")
+            raise UserError(
+                f"column {name!r} of type embedding needs pretrain_dim, the width of its vectors (got {width!r})"
+            )
         stored = {split: schema[name] for split, schema in raw.items() if name in schema}
         lists = {split for split, dtype in stored.items() if is_list(dtype)}
         if lists and len(lists) < len(stored):
             other = next(split for split in stored if split not in lists)
-            raise UserError(f"column {name!r} holds lists in {lists.pop()}_data and none in {other}_data; store it alike")
+            raise UserError(
+                f"column {name!r} holds lists in {lists.pop()}_data and none in {other}_data; store it alike"
+            )
 
 
 def check_values(made: pl.LazyFrame, split: RawSplit, params: Mapping[str, Any]) -> None:
@@ -190,10 +124,6 @@ def first_not_finite(values: np.ndarray) -> int | None:
     return None if finite.all() else int(np.argmin(finite))
 
 
-def _declared(params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [*({"type": "label", **label} for label in label_columns(params)), *feature_columns(params)]
-
-
 def _active(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [col for col in feature_columns(params) if col.get("active", True)]
 
@@ -211,8 +141,10 @@ def _first(wrong: pl.Expr, name: str) -> pl.Expr:
 
 def _check_fill(col: Mapping[str, Any]) -> None:
     fill = col.get("fill_na")
-    if isinstance(fill, bool) or not (fill is None or isinstance(fill, int | float) and math.isfinite(fill)):
-        raise UserError(f"fill_na of column {col['name']!r}, which is of type {col['type']}, must be a number (got {fill!r})")
+    is_number = isinstance(fill, int | float) and not isinstance(fill, bool)
+    if fill is not None and not (is_number and math.isfinite(fill)):
+        what = "a text" if isinstance(fill, str) else "no finite number"
+        raise UserError(f"column {col['name']!r} is {col['type']}, and fill_na {fill!r} {what}; give a number, or null")
 
 
 def _check_type(col: Mapping[str, Any], dtype: pl.DataType, split: RawSplit) -> None:
@@ -253,7 +185,7 @@ def _told(col: Mapping[str, Any], row: int, count: int, made: pl.LazyFrame, spli
     shown = made.slice(row, 1).select(name).collect().item()
     if isinstance(shown, str):
         text, where = _first_text(name, made, split)
-        return UserError(f"column {name!r} holds the text {text[:40]!r} in {where}; {_no_number(col)}")
+        return UserError(f"column {name!r} holds the text {text[:40]!r} in {where}; {no_number(col)}")
     value = None if col.get("preprocess") else split.value(row, name)
     where = split.where(row, count)
     way_out = f"correct it, or leave it empty, for which fill_na ({fill}) stands"
@@ -274,18 +206,6 @@ def _first_text(name: str, made: pl.LazyFrame, split: RawSplit) -> tuple[str, st
     found = texts.filter(no_number).head(1).collect(engine="streaming")
     row, text = (found if len(found) else texts.head(1).collect()).row(0)
     return text, split.where(row)
-
-
-def _no_number(col: Mapping[str, Any]) -> str:
-    kind, dtype = col["type"], col.get("dtype")
-    dtype = getattr(dtype, "__name__", dtype)
-    if kind == "embedding":
-        return "vectors are lists of numbers, which parquet can hold and csv cannot"
-    if kind == "sequence":
-        return "a sequence in csv is a text: give it dtype: str"
-    if kind in ("numeric", "label") and dtype in ("str", None):
-        return f"it is {kind}, so its values must be stored as numbers; in csv give it dtype: float"
-    return f"its dtype is {dtype}; correct it, or leave it empty" if kind != "label" else "a label is 0 or 1"
 
 
 def _wrong_vector(col: Mapping[str, Any], value: Any, shown: Any) -> str:

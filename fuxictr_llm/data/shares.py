@@ -37,7 +37,7 @@ def check_shares(params: Mapping[str, Any]) -> None:
             raise UserError(f"{shares}, which is not active; set active: true for {target!r}, or leave the key out")
         if other["type"] not in WITH_VALUES:
             raise UserError(
-                f"{shares}, which is of type {other['type']} and has no vocabulary; name a categorical or sequence column"
+                f"{shares}, which is of type {other['type']} and has no values; name a categorical or sequence column"
             )
         if "share_embedding" in other:
             first = _first(columns, target)
@@ -74,7 +74,9 @@ def check_shares_used(
             )
         if target not in features:
             logging.warning(
-                "column %r shares the embedding of %r, which use_features leaves out: it has one of its own", name, target
+                "column %r shares the embedding of %r, which use_features leaves out: it has one of its own",
+                name,
+                target,
             )
         elif order.index(target) > order.index(name):
             raise UserError(
