@@ -22,11 +22,13 @@ from fuxictr_llm.config import Experiment
 from fuxictr_llm.data.build import built_columns, built_data, check_there
 from fuxictr_llm.data.loader import check_labels, make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
+from fuxictr_llm.data.shares import check_shares_used
 from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.evaluated import check_columns
 from fuxictr_llm.feature_maps import describe_feature_map
-from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
+from fuxictr_llm.files import explain_write_errors, read_json, writable_dir
+from fuxictr_llm.kept_weights import put_in_place, weights_kept
 from fuxictr_llm.monitoring import check_groups
 from fuxictr_llm.origins import origin_of
 from fuxictr_llm.run_record import Stages, command, count_parameters, describe_data, hardware, peak_memory, versions
@@ -101,17 +103,19 @@ def run_experiment(experiment: Experiment) -> Result:
         logging.info("Params: %s", print_to_json(experiment.params))
         run = prepare_run(experiment, model_id)
         unfinished = own / "weights.model"
-        model, record = _train(run, unfinished)
-        record["model_id"] = model_id = choose_model_id(experiment, folder)  # another run may have ended meanwhile
-        record |= {"time": started.isoformat(timespec="seconds"), "command": command(), "expid": experiment.expid}
-        if code_of(experiment.params) != sources["code"]:
-            logging.warning("the code of this run was changed while it ran: its record says so")
-            sources["code"] = CHANGED
-        record |= {"config": experiment.params, "config_sha256": experiment.sha256, "sources": sources}
-        with explain_write_errors(folder, OTHER_MODEL_ROOT):
-            model.checkpoint = str((folder / f"{model_id}.model").absolute())
-            unfinished.replace(model.checkpoint)
-            write_json(folder / f"{model_id}.run.json", record)
+        # A name with the digest of the settings, which no run with others takes.
+        with weights_kept(unfinished, folder / f"{experiment.full_id}.unfinished.model", run.stages):
+            model, record = _train(run, unfinished)
+            record["model_id"] = model_id = choose_model_id(experiment, folder)  # another may have ended meanwhile
+            record |= {"time": started.isoformat(timespec="seconds"), "command": command()}
+            if code_of(experiment.params) != sources["code"]:
+                logging.warning("the code of this run was changed while it ran: its record says so")
+                sources["code"] = CHANGED
+            record |= {"expid": experiment.expid, "config": experiment.params}
+            record |= {"config_sha256": experiment.sha256, "sources": sources}
+            with explain_write_errors(folder, OTHER_MODEL_ROOT):
+                put_in_place(unfinished, folder / model_id, record)
+        model.checkpoint = str((folder / f"{model_id}.model").absolute())
         append_result_line(Path(f"{experiment.config_name}.csv"), record)
         pictures = draw_pictures(model, run, folder / model_id)
         log_summary(record, run.stages, folder / model_id, pictures)
@@ -178,8 +182,8 @@ def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:
     """FuxiCTR's feature map of a built data set, with `use_features` and `feature_specs` applied.
 
     Raises:
-        UserError: one of the two names a column that the data set does not have, or a column has an encoder that
-            FuxiCTR must not evaluate.
+        UserError: one of the two names a column that the data set does not have, or an order or columns in which
+            an embedding is not shared as it was built, or a column has an encoder that FuxiCTR must not evaluate.
     """
     path = data_dir / "feature_map.json"
     built = built_columns(data_dir)
@@ -193,6 +197,7 @@ def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:
     except RuntimeError as error:
         raise UserError(f"{str(path)!r} is of another data set than {params['dataset_id']!r}") from error
     check_columns(feature_map.features, repr(str(path)))
+    check_shares_used(feature_map.features, built, params["dataset_id"])
     feature_map.num_fields = feature_map.get_num_fields()  # FuxiCTR counts before it applies use_features
     if params.get("group_id") and params["group_id"] not in feature_map.features:
         raise unknown("column", params["group_id"], list(feature_map.features), "group_id")

@@ -19,6 +19,7 @@ from fuxictr_llm.initialization import initialize_skipped, warn_of_uninitialized
 from fuxictr_llm.monitoring import check_evaluation
 from fuxictr_llm.pretrained import readable_vocabulary, warn_of_unused, zero_padding
 from fuxictr_llm.tasks import task_settings
+from fuxictr_llm.vector_columns import vectors_refused
 
 OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
 
@@ -56,7 +57,9 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
         # What torch's optimizers say, which FuxiCTR takes for an optimizer that is not there.
         if "empty parameter list" in f"{error} {error.__context__}":
             raise UserError(f"{cls.__name__} has no trainable parameter: there is nothing to train") from error
-        raise UserError(f"{cls.__name__} cannot be built with these settings: {reason_of(error)}") from error
+        told = vectors_refused(cls.__name__, feature_map, error)
+        told = told or f"{cls.__name__} cannot be built with these settings: {reason_of(error)}"
+        raise UserError(told) from error
 
 
 def _check_constructor(cls: Callable[..., BaseModel], params: Mapping[str, Any]) -> None:
@@ -112,6 +115,8 @@ def _what_went_wrong(model: BaseModel, error: Exception, params: Mapping[str, An
         return f"training diverged: predictions are NaN; lower learning_rate (now {params['learning_rate']})"
     if model._total_steps > 1:
         return None
+    if told := vectors_refused(name, model.feature_map, error):
+        return told
     data = f"data set {model.feature_map.dataset_id!r}"
     told = f"{name} fails in its first step of training on {data} ({type(error).__name__}: {reason_of(error)})"
     own_batches = type(model).get_inputs is not BaseModel.get_inputs

@@ -7,7 +7,7 @@ beside the result holds the digests of what went in, so that a changed file or c
 
 import logging
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.field_texts import collecting
 from fuxictr_llm.data.processors import code_of, find_processor, settings_of
 from fuxictr_llm.data.published import check_published_there
-from fuxictr_llm.data.raw import check_raw, feature_columns, pretrained_files, raw_files
+from fuxictr_llm.data.raw import check_columns, feature_columns, pretrained_files, raw_files
+from fuxictr_llm.data.raw_checks import check_labels_of, check_made, check_stored, check_values, normalizers
+from fuxictr_llm.data.raw_split import RawSplit
+from fuxictr_llm.data.shares import check_shares
 from fuxictr_llm.data.vector_files import check_declared_vectors, with_used_vectors
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import (
@@ -70,8 +73,9 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
     """Build the data set where that is needed; the settings with the built files in place of the raw ones.
 
     Raises:
-        UserError: a raw file is missing, empty, lacks a declared column or has a label other than 0 and 1;
-            a built data set is not there or is of unknown origin and has other columns; the processor is unknown.
+        UserError: a raw file is missing, empty, lacks a declared column or holds what its type cannot be; a column
+            shares the embedding of one that it cannot; a built data set is not there or is of unknown origin and has
+            other columns; the processor is unknown.
     """
     data_dir, files = Path(params["data_root"]) / params["dataset_id"], files_of_splits(params)
     if not files:
@@ -118,6 +122,7 @@ def files_of_splits(params: Mapping[str, Any]) -> dict[str, list[Path]]:
         raise UserError(f"data set {params['dataset_id']!r} names no train_data")
     if params.get("valid_size") or params.get("test_size"):
         raise UserError("valid_size and test_size do not work in FuxiCTR 2.3; give valid_data and test_data as files")
+    check_shares(params)
     return {split: raw_files(path, params["data_format"]) for split, path in raw.items()}
 
 
@@ -194,11 +199,15 @@ def _build(
     with own_folder(data_dir) as own:
         folder = own / data_dir.name
         folder.mkdir()
-        try:
+
+        def make() -> FeatureProcessor:
             processor = processor_cls(**{**params, "data_root": str(folder.parent), "dataset_id": folder.name})
             # FuxiCTR writes the id into feature_map.json; a folder's name may be a part of it.
             processor.feature_map.dataset_id = params["dataset_id"]
-            rows = _build_with(processor, params, raw)
+            return processor
+
+        try:
+            rows = _build_with(make, params, raw)
         except (UserError, OSError):
             raise
         except Exception as error:  # FuxiCTR and polars fail in many ways on data that the config does not fit
@@ -207,10 +216,20 @@ def _build(
         _install(folder, data_dir, {"made_from": made_from, "rows": rows, "sizes": sizes_of(folder)})
 
 
-def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, int]:
-    """Build in the processor's folder; the number of rows of each split."""
+def _build_with(
+    make: Callable[[], FeatureProcessor], params: Mapping[str, Any], raw: Mapping[str, str]
+) -> dict[str, int]:
+    """Build in the folder of the processors that `make` makes; the number of rows of each split."""
+    processor = make()
     frames = {split: _read(processor, path, params) for split, path in raw.items()}
-    rows = {split: check_raw(frame, raw[split], params) for split, frame in frames.items()}
+    splits = {split: RawSplit(raw_files(path, params["data_format"]), params) for split, path in raw.items()}
+    for split, frame in frames.items():
+        check_columns(frame, raw[split], params)
+    check_stored({split: frame.collect_schema() for split, frame in frames.items()}, params)
+    rows = {split: check_labels_of(frame, splits[split], params) for split, frame in frames.items()}
+    frames = {split: processor.preprocess(frame) for split, frame in frames.items()}
+    for split, frame in frames.items():
+        check_values(frame, splits[split], params)
     for split, count in rows.items():
         if count < (params.get("data_block_size") or 0):
             raise UserError(
@@ -221,9 +240,9 @@ def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Map
         logging.info(
             "Building with FuxiCTR's Ray pipeline: %d rows in blocks, or too many for memory", sum(rows.values())
         )
-        build_dataset(processor, **params)
+        build_dataset(make(), **params)  # which preprocesses the frames itself
     else:
-        _build_in_memory(processor, frames, params)
+        _build_in_memory(processor, frames, splits, params)
     return rows
 
 
@@ -249,9 +268,11 @@ def _read(processor: FeatureProcessor, path: str, params: Mapping[str, Any]) -> 
 
 
 def _build_in_memory(
-    processor: FeatureProcessor, frames: Mapping[str, pl.LazyFrame], params: Mapping[str, Any]
+    processor: FeatureProcessor,
+    frames: Mapping[str, pl.LazyFrame],
+    splits: Mapping[str, RawSplit],
+    params: Mapping[str, Any],
 ) -> None:
-    frames = {split: processor.preprocess(frame) for split, frame in frames.items()}
     processor.fit(
         frames["train"],
         meta_ddf=merge_meta_ddf(processor, *(frames.get(split) for split in SPLITS)),
@@ -259,17 +280,19 @@ def _build_in_memory(
         num_buckets=params.get("num_buckets", 10),
     )
     for split, frame in frames.items():
-        _transform(processor, frame, Path(processor.data_dir) / f"{split}.parquet")
+        _transform(processor, frame, splits[split], Path(processor.data_dir) / f"{split}.parquet")
 
 
-def _transform(processor: FeatureProcessor, frame: pl.LazyFrame, path: Path) -> None:
+def _transform(processor: FeatureProcessor, frame: pl.LazyFrame, split: RawSplit, path: Path) -> None:
     """Write ids and values as parquet, a slice at a time: the text of a whole split is never in memory."""
-    writer = None
+    writer, normalized, start = None, dict(normalizers(split.params)), 0
     for rows in frame.collect_batches(chunk_size=SLICE_ROWS, maintain_order=True):
-        batch = {column.name: column.to_numpy() for column in rows}
-        table = pa.table({name: _arrow(values) for name, values in processor.transform(batch).items()})
+        made = processor.transform({column.name: column.to_numpy() for column in rows})
+        check_made(made, normalized, start, split)
+        table = pa.table({name: _arrow(values) for name, values in made.items()})
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)
+        start += len(rows)
     writer.close()
 
 

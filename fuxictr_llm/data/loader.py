@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.build import fits_in_memory
+from fuxictr_llm.data.raw_checks import first_not_finite
 from fuxictr_llm.errors import UserError
 
 
@@ -35,7 +36,7 @@ class InMemoryLoader:
         seed: of the shuffling alone: other random numbers are untouched by it.
 
     Raises:
-        UserError: no file, or a declared column is missing in it.
+        UserError: no file, a declared column is missing in it, or holds NaN or infinity.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class InMemoryLoader:
         parts = data_files(data_path)
         self.num_blocks = len(parts)
         columns = read_columns(parts, self._names(feature_map))
+        check_finite(columns, data_path)
         # Some of FuxiCTR's models lay the columns of a batch side by side in the order in which they come.
         self._order = [*columns]
         self.num_samples = len(next(iter(columns.values())))
@@ -138,6 +140,20 @@ def check_labels(labels: Sequence[str], params: Mapping[str, Any]) -> None:
                     break
             if len(bounds) < 2:
                 raise UserError(f"label {label!r} of {path!r} has one value only: nothing can be learnt or measured")
+
+
+def check_finite(columns: Mapping[str, np.ndarray], path: str) -> None:
+    """
+    Raises:
+        UserError: a column of built data holds a number with which every prediction is NaN.
+    """
+    for name, values in columns.items():
+        row = first_not_finite(values)
+        if row is not None:
+            raise UserError(
+                f"column {name!r} of built data {path!r} holds {values[row]} in row {row + 1}, which no model can learn "
+                "from; correct the data that it was built from, and build it again"
+            )
 
 
 def data_files(path: str) -> list[Path]:

@@ -21,7 +21,7 @@ from fuxictr.features import FeatureMap
 from torch import Tensor
 
 from fuxictr_llm.batches import LongBatch
-from fuxictr_llm.data.loader import InMemoryLoader, column_names, narrow, read_columns, read_slices
+from fuxictr_llm.data.loader import InMemoryLoader, check_finite, column_names, narrow, read_columns, read_slices
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.keys import MAX_LEN
 
@@ -68,6 +68,7 @@ class Items:
     def __init__(self, path: str, feature_map: FeatureMap):
         names = [name for name in column_names(Path(path)) if name in feature_map.features and name not in INDEXES]
         columns = read_columns([Path(path)], ["item_index", *names])
+        check_finite(columns, path)
         index = columns.pop("item_index")
         order = np.argsort(index)
         if not np.array_equal(index[order], np.arange(len(index))):

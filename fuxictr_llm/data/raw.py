@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from fuxictr_llm.errors import UserError, nearest, reason_of
+from fuxictr_llm.errors import UserError, nearest
 
 
 def raw_files(path: str, data_format: str) -> list[Path]:
@@ -60,11 +60,11 @@ def label_columns(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     return params["label_col"] if isinstance(params["label_col"], list) else [params["label_col"]]
 
 
-def check_raw(frame: pl.LazyFrame, path: str, params: Mapping[str, Any]) -> int:
-    """The number of rows of a split.
+def check_columns(frame: pl.LazyFrame, path: str, params: Mapping[str, Any]) -> None:
+    """Check that a split can be read and has the declared columns.
 
     Raises:
-        UserError: it cannot be read, lacks a declared column, has no rows, or labels that are not 0 and 1.
+        UserError: it cannot, or lacks one.
     """
     try:
         present = frame.collect_schema().names()
@@ -78,24 +78,3 @@ def check_raw(frame: pl.LazyFrame, path: str, params: Mapping[str, Any]) -> int:
             raise UserError(
                 f"data file {path!r} has no column {col['name']!r}{hint} it has: {', '.join(map(str, present[:30]))}"
             )
-    rows = frame.select(pl.len()).collect().item()
-    if not rows:
-        raise UserError(f"data file {path!r} is empty: it has a header and no rows")
-    for label in label_columns(params):
-        _check_label(frame, label["name"], path, present)
-    return rows
-
-
-def _check_label(frame: pl.LazyFrame, name: str, path: str, present: list[str]) -> None:
-    if name not in present:
-        return
-    wrong = pl.col(name).is_in([0, 1]).fill_null(False).not_()
-    try:
-        found = frame.filter(wrong).select(name).head(1).collect(engine="streaming")
-    except pl.exceptions.PolarsError as error:
-        raise UserError(f"data file {path!r} cannot be read: {reason_of(error)}") from error
-    if len(found):
-        raise UserError(f"label {name!r} of data file {path!r} must be 0 or 1 (got {found.item()})")
-    seen = frame.select(pl.col(name).n_unique()).collect(engine="streaming").item()
-    if seen < 2:
-        raise UserError(f"label {name!r} of data file {path!r} has one value only: nothing can be learnt or measured")

@@ -1,0 +1,226 @@
+"""What raw columns hold, checked before anything is built: labels, numbers and vectors, by column, file and row."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fuxictr_llm.data.lists import fill_of, is_list
+from fuxictr_llm.data.raw import feature_columns, label_columns
+from fuxictr_llm.data.raw_split import ROW, RawSplit, no_number
+from fuxictr_llm.errors import UserError
+
+NUMBERS = ("int", int, "float", float)
+
+
+def check_labels_of(frame: pl.LazyFrame, split: RawSplit, params: Mapping[str, Any]) -> int:
+    """The number of rows of a split, whose labels are checked in one pass.
+
+    Raises:
+        UserError: it has no rows, or a label that is not 0 or 1, or only one of the two.
+    """
+    schema = frame.collect_schema()
+    names = [label["name"] for label in label_columns(params) if label["name"] in schema]
+    parts = [pl.len().alias("rows")]
+    for index, name in enumerate(names):
+        if schema[name].is_nested() or schema[name] == pl.String:
+            raise UserError(f"label {name!r} of {split.name} must be 0 or 1 (got {schema[name]}); store it as a number")
+        value = pl.col(name).cast(pl.Float64)
+        wrong = value.is_in([0.0, 1.0]).fill_null(False).not_()
+        parts += [_first(wrong, f"first {index}"), value.min().alias(f"min {index}"), value.max().alias(f"max {index}")]
+    found = _one_pass(frame, parts, split)
+    if not found["rows"]:
+        raise UserError(f"{split.name} is empty: it has a header and no rows")
+    for index, name in enumerate(names):
+        row = found[f"first {index}"]
+        if row is not None:
+            value = frame.slice(row, 1).select(name).collect().item()
+            file, place = str(split.locate(row)[0]), split.row_in_words(row)
+            raise UserError(f"label {name!r} of data file {file!r} must be 0 or 1 (got {value} in {place})")
+        if found[f"min {index}"] == found[f"max {index}"]:
+            raise UserError(f"label {name!r} of {split.name} has one value only: nothing can be learnt or measured")
+    return found["rows"]
+
+
+def check_stored(raw: Mapping[str, Mapping[str, pl.DataType]], params: Mapping[str, Any]) -> None:
+    """Check what needs no row: settings of columns, and the types in which their values are stored.
+
+    Args:
+        raw: by split, column -> type.
+
+    Raises:
+        UserError: a column holds lists, single values or numbers where its type wants others.
+    """
+    for col in _active(params):
+        name, kind = col["name"], col["type"]
+        if kind in ("numeric", "embedding"):
+            _check_fill(col)
+        width = col.get("pretrain_dim")
+        if kind == "embedding" and (not isinstance(width, int) or isinstance(width, bool) or width < 1):
+            raise UserError(
+                f"column {name!r} of type embedding needs pretrain_dim, the width of its vectors (got {width!r})"
+            )
+        stored = {split: schema[name] for split, schema in raw.items() if name in schema}
+        lists = {split for split, dtype in stored.items() if is_list(dtype)}
+        if lists and len(lists) < len(stored):
+            other = next(split for split in stored if split not in lists)
+            raise UserError(
+                f"column {name!r} holds lists in {lists.pop()}_data and none in {other}_data; store it alike"
+            )
+
+
+def check_values(made: pl.LazyFrame, split: RawSplit, params: Mapping[str, Any]) -> None:
+    """Check what the columns of a split hold, as they go into the build, in one pass.
+
+    Raises:
+        UserError: a number is missing, NaN or infinite, a vector has another width, or a column holds something else
+            than its type wants; with the file, the row and the value.
+    """
+    schema, parts = made.collect_schema(), []
+    cols = [col for col in _active(params) if col["name"] in schema]
+    for index, col in enumerate(cols):
+        _check_type(col, schema[col["name"]], split)
+        wrong = _wrong(col, schema[col["name"]])
+        if wrong is not None:
+            parts += [_first(wrong, f"first {index}"), wrong.sum().alias(f"count {index}")]
+        elif col.get("dtype") in NUMBERS or col.get("preprocess"):
+            parts.append(pl.col(col["name"]).null_count().alias(f"read {index}"))  # it is parsed, or made
+    found = _one_pass(made, parts, split) if parts else {}
+    for index, col in enumerate(cols):
+        row = found.get(f"first {index}")
+        if row is not None:
+            raise _told(col, row, found[f"count {index}"], made, split)
+
+
+def check_made(values: Mapping[str, np.ndarray], cols: Mapping[str, str], start: int, split: RawSplit) -> None:
+    """Check numbers as a normalizer has made them.
+
+    Args:
+        values: columns of a part of a split.
+        cols: name -> normalizer of those that have one.
+        start: the row of the split at which the part starts.
+
+    Raises:
+        UserError: one is infinite or NaN.
+    """
+    for name, normalizer in cols.items():
+        place = first_not_finite(values[name])
+        if place is not None:
+            raise UserError(
+                f"column {name!r}: normalizer {normalizer} makes {values[name][place]} of the value in "
+                f"{split.where(start + place)}; correct the value, or leave normalizer out"
+            )
+
+
+def first_not_finite(values: np.ndarray) -> int | None:
+    """The first row with a number that is NaN or infinite in float32, which models take; None where all are finite."""
+    if values.dtype.kind != "f":
+        return None
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(values.astype(np.float32, copy=False))
+    finite = finite.reshape(len(values), -1).all(axis=1)
+    return None if finite.all() else int(np.argmin(finite))
+
+
+def _active(params: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [col for col in feature_columns(params) if col.get("active", True)]
+
+
+def _one_pass(frame: pl.LazyFrame, parts: Sequence[pl.Expr], split: RawSplit) -> dict[str, Any]:
+    try:
+        return frame.with_row_index(ROW).select(parts).collect(engine="streaming").row(0, named=True)
+    except pl.exceptions.PolarsError as error:
+        raise split.unread(error) from error
+
+
+def _first(wrong: pl.Expr, name: str) -> pl.Expr:
+    return pl.when(wrong).then(pl.col(ROW)).min().alias(name)
+
+
+def _check_fill(col: Mapping[str, Any]) -> None:
+    fill = col.get("fill_na")
+    is_number = isinstance(fill, int | float) and not isinstance(fill, bool)
+    if fill is not None and not (is_number and math.isfinite(fill)):
+        what = "a text" if isinstance(fill, str) else "no finite number"
+        raise UserError(f"column {col['name']!r} is {col['type']}, and fill_na {fill!r} {what}; give a number, or null")
+
+
+def _check_type(col: Mapping[str, Any], dtype: pl.DataType, split: RawSplit) -> None:
+    """Check what can be told without a look at the rows."""
+    name, kind = col["name"], col["type"]
+    holds = f"column {name!r} of {split.name} holds"
+    if kind == "sequence":
+        if is_list(dtype) or dtype.is_nested() or dtype == pl.Binary:
+            raise UserError(f"{holds} {dtype}; a sequence is a list of texts or numbers, or a text with a splitter")
+        if dtype != pl.String:
+            raise UserError(f"column {name!r} of type sequence is stored as {dtype}; give it dtype: str")
+    elif kind == "embedding" and not is_list(dtype) and dtype.is_numeric():
+        raise UserError(f"{holds} single numbers; of type embedding it must hold lists of them, else it is numeric")
+    elif kind != "embedding" and dtype.is_nested():
+        way_out = "type: sequence" if kind != "numeric" else "type: embedding"
+        raise UserError(f"{holds} lists ({dtype}) and is of type {kind}; give it {way_out}")
+    elif kind == "numeric" and not (dtype.is_numeric() or dtype == pl.String):
+        raise UserError(f"{holds} {dtype}, and is numeric; store it as numbers")
+
+
+def _wrong(col: Mapping[str, Any], dtype: pl.DataType) -> pl.Expr | None:
+    """Whether a row cannot be used; None for columns of which no row can be wrong."""
+    value = pl.col(col["name"])
+    if col["type"] == "numeric" and dtype.is_numeric():
+        # A normalizer may bring into the range of float32 what is beyond it.
+        wide = pl.Float64 if col.get("normalizer") else pl.Float32
+        return value.cast(wide).is_finite().fill_null(False).not_()
+    if col["type"] == "embedding" and is_list(dtype) and dtype.inner.is_numeric():
+        finite = value.arr.to_list().list.eval(pl.element().is_finite().fill_null(False)).list.all()
+        return (value.is_not_null() & finite).not_()
+    if col["type"] in ("numeric", "embedding"):
+        return value.is_not_null()
+    return None
+
+
+def _told(col: Mapping[str, Any], row: int, count: int, made: pl.LazyFrame, split: RawSplit) -> UserError:
+    name, fill = col["name"], fill_of(col)
+    shown = made.slice(row, 1).select(name).collect().item()
+    if isinstance(shown, str):
+        text, where = _first_text(name, made, split)
+        return UserError(f"column {name!r} holds the text {text[:40]!r} in {where}; {no_number(col)}")
+    value = None if col.get("preprocess") else split.value(row, name)
+    where = split.where(row, count)
+    way_out = f"correct it, or leave it empty, for which fill_na ({fill}) stands"
+    if fill is None:
+        way_out = "correct it, or set fill_na to the number that stands for a missing one"
+    if col["type"] == "embedding":
+        return UserError(f"column {name!r} holds {_wrong_vector(col, value, shown)} in {where}; {way_out}")
+    if shown is None:
+        return UserError(f"column {name!r} is empty in {where}, and its fill_na is null; {way_out}")
+    what = f"{shown} (made by preprocess)" if value is None else value
+    return UserError(f"column {name!r} holds {what} in {where}, which no model can learn from; {way_out}")
+
+
+def _first_text(name: str, made: pl.LazyFrame, split: RawSplit) -> tuple[str, str]:
+    """The first text that is no number, or the first one, and where it stands."""
+    texts = made.with_row_index(ROW).select(ROW, name).filter(pl.col(name).is_not_null())
+    no_number = pl.col(name).str.strip_chars().cast(pl.Float64, strict=False).is_null() & (pl.col(name) != "")
+    found = texts.filter(no_number).head(1).collect(engine="streaming")
+    row, text = (found if len(found) else texts.head(1).collect()).row(0)
+    return text, split.where(row)
+
+
+def _wrong_vector(col: Mapping[str, Any], value: Any, shown: Any) -> str:
+    vector = shown if value is None else value
+    if vector is None:
+        return "no vector (null, as its fill_na)"
+    vector = list(vector)
+    if len(vector) != col["pretrain_dim"]:
+        return f"a vector of {len(vector)} numbers (pretrain_dim is {col['pretrain_dim']})"
+    place = next(i for i, number in enumerate(vector) if number is None or not np.isfinite(np.float32(number)))
+    return f"a vector whose number {place + 1} is {'null' if vector[place] is None else vector[place]}"
+
+
+def normalizers(params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Name and normalizer of the numeric columns that have one."""
+    for col in _active(params):
+        if col["type"] == "numeric" and col.get("normalizer"):
+            yield col["name"], col["normalizer"]
