@@ -107,7 +107,7 @@ class Other(BaseModel):
         return {"y_pred": self.fc(self.embedding_layer(self.get_inputs(inputs), flatten_emb=True)).sigmoid()}
 
 
-def test_a_class_of_anyones_draws_from_its_own_initializer_and_hears_of_what_it_never_initializes(caplog):
+def test_a_class_of_anyones_draws_from_its_own_initializer_and_is_told_of_what_it_never_initializes(caplog):
     caplog.set_level(logging.INFO)
     model = built(Other, "DNN")
     dicts = {name: each.embedding_layers for name, each in model.named_modules() if hasattr(each, "embedding_layers")}
@@ -116,8 +116,8 @@ def test_a_class_of_anyones_draws_from_its_own_initializer_and_hears_of_what_it_
     assert dicts["without"]["tags"].weight[1:].std() < 3e-4
     assert dicts["embedding_layer.embedding_layer"]["tags"] is dicts["embedding_layer.embedding_layer"]["item"]
     messages = [record.getMessage() for record in caplog.records]
-    shared = [each for each in messages if "share_embedding" in each]
-    assert len(shared) == 1 and shared[0].endswith("context.embedding_layer.tags, without.tags")
+    told = [each for each in messages if "share_embedding" in each]
+    assert len(told) == 1 and told[0].endswith("context.embedding_layer.tags, without.tags")
     warned = [each for each in messages if "starts at N(0,1)" in each]
     assert len(warned) == 1 and "embedding 'position' of Other" in warned[0]
     copied = copy.deepcopy(model)

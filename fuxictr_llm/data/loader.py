@@ -143,7 +143,8 @@ def check_labels(labels: Sequence[str], params: Mapping[str, Any]) -> None:
 
 
 def check_finite(columns: Mapping[str, np.ndarray], path: str) -> None:
-    """
+    """Check that no number is NaN or infinite.
+
     Raises:
         UserError: a column of built data holds a number with which every prediction is NaN.
     """
@@ -151,8 +152,8 @@ def check_finite(columns: Mapping[str, np.ndarray], path: str) -> None:
         row = first_not_finite(values)
         if row is not None:
             raise UserError(
-                f"column {name!r} of built data {path!r} holds {values[row]} in row {row + 1}, which no model can learn "
-                "from; correct the data that it was built from, and build it again"
+                f"column {name!r} of built data {path!r} holds {values[row]} in row {row + 1}, which no model can "
+                "learn from; correct the data that it was built from, and build it again"
             )
 
 

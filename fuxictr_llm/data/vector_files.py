@@ -44,7 +44,7 @@ def read_vectors(path: Path, column: str) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(over="ignore"):
         finite = np.isfinite(vectors.astype(np.float32, copy=False)).all(axis=1)
     if not finite.all():
-        key = str(keys_as_text(keys[~finite][:1], where)[0])
+        key = keys_as_text(keys[~finite][:1], where).item()
         raise UserError(
             f"{where} holds NaN or infinity (as float32) in {(~finite).sum():,} of {len(keys):,} vectors, first in "
             f"that of key {key!r}; mend it, or leave these keys out"

@@ -24,16 +24,16 @@ def note_matches(run: Any, name: str) -> None:
     Raises:
         UserError: the file cannot be used, or none of its keys is a value of the column.
     """
-    spec, notes = run.feature_map.features[name], run.notes.setdefault(NOTE, {})
+    spec = run.feature_map.features[name]
     path = Path(run.feature_map.data_dir, spec["pretrained_emb"])  # where FuxiCTR looks
-    if name in notes and notes[name]["file"] == _given_file(run, name, path):
+    given = _given_file(run, name, path)
+    if run.notes.get(NOTE, {}).get(name, {}).get("file") == given:
         return
     if not path.is_file() and Path(spec["pretrained_emb"]).is_file():
         raise UserError(
             f"pretrained_emb {spec['pretrained_emb']!r} of column {name!r}: in feature_specs FuxiCTR looks for it in "
             f"{str(run.data_dir)!r}; give {str(Path(spec['pretrained_emb']).absolute())!r}"
         )
-    given = _given_file(run, name, path)
     where = f"pretrained_emb {given!r} of column {name!r}"
     keys, vectors = read_vectors(path, name)
     check_width(where, vectors, spec, run.params.get("embedding_dim"))
@@ -49,13 +49,17 @@ def note_matches(run: Any, name: str) -> None:
             f"{where}: none of its {len(known):,} keys ({_some(keys)}) is one of the {len(values):,} train values "
             f"({_some(values)}){_difference(known, without)}"
         )
-    notes[name] = {"file": given, "keys": len(known), "values": len(values), "with_vector": found}
+    run.notes.setdefault(NOTE, {})[name] = {
+        "file": given,
+        "keys": len(known),
+        "values": len(values),
+        "with_vector": found,
+    }
     message = "%d of %d train values of %r have a vector in %s"
     if 2 * found >= len(values):
         logging.info(message, found, len(values), name, given)
     else:
-        ours = {*values}
-        foreign = [key for key in keys if key not in ours]
+        foreign = sorted(known - {*values})
         logging.warning(
             message + " (without one: %s%s)%s",
             *(found, len(values), name, given, _some(without)),
@@ -66,8 +70,9 @@ def note_matches(run: Any, name: str) -> None:
 
 def _given_file(run: Any, name: str, path: Path) -> str:
     """The file as a config names it: FuxiCTR copies it into the built data set."""
-    declared = {col["name"]: col.get("pretrained_emb") for col in feature_columns({"feature_cols": [], **run.params})}
-    return declared.get(name) if declared.get(name) and path.stem == f"pretrained_{name}" else str(path)
+    columns = feature_columns({"feature_cols": run.params.get("feature_cols") or []})
+    declared = {col["name"]: col.get("pretrained_emb") for col in columns}.get(name)
+    return declared if declared and path.stem == f"pretrained_{name}" else str(path)
 
 
 def _some(texts: Any) -> str:

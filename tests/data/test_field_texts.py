@@ -101,7 +101,7 @@ def test_numbers_have_quantiles_and_meta_columns_nothing(params):
         table["void"] = ""
         table.loc[3, "price"] = np.nan
         table.to_csv(params[f"{split}_data"], index=False)
-    number = {"dtype": "float", "fill_na": None}
+    number = {"dtype": "float"}  # 0.0 stands for what is missing, and is no value
     params["feature_cols"] = [
         column("price", "numeric", **number, normalizer="StandardScaler"),
         column("flag", "numeric", **number),

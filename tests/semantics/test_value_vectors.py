@@ -87,7 +87,7 @@ def test_texts_without_tokens_have_zeros_and_no_place_in_a_file(llm, prepared, m
     assert frame.encode([""]).shape == (1, 16)
     encode = LanguageModel.encode
 
-    def without(self, texts, limit):
+    def without(self, texts, limit, kept=None):
         self.before = []
         return encode(self, ["" if text.endswith(empty) else text for text in texts], limit=limit)
 
@@ -231,9 +231,9 @@ def test_a_full_disk_is_one_line(prepared, monkeypatch):
     ("args", "message"),
     [
         (["--values", "colour"], "unknown column 'colour' in data set 'shop'; did you mean 'color'? known: city, color"),
-        (["--values", "price"], "column 'price' is of type numeric: numbers are no values of a vocabulary"),
-        (["--values", "group"], "column 'group' is of type meta: no model reads it; name a categorical or sequence"),
-        (["--set", "feature_specs=[{name: price, pretrained_emb: llm}]"], "column 'price' is of type numeric"),
+        (["--values", "price"], "'pretrained_emb' in feature_specs of 'price' has no effect on type numeric"),
+        (["--values", "group"], "'pretrained_emb' in feature_specs of 'group' has no effect on type meta; FuxiCTR reads it of columns of"),
+        (["--set", "feature_specs=[{name: price, pretrained_emb: llm}]"], "of 'price' has no effect on type numeric"),
         (["--set", "feature_specs=[{name: colour, pretrained_emb: llm}]"], "unknown column 'colour' in use_features or"),
         (["--set", "feature_specs=[{pretrained_emb: llm}]"], "'feature_specs[0]' is {'pretrained_emb': 'llm'} (dict): 'name'"),
         (
