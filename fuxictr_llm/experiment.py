@@ -25,7 +25,7 @@ from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.enhancement import enhance
 from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.feature_maps import describe_feature_map
-from fuxictr_llm.files import explain_write_errors, read_json, writable_dir, write_json
+from fuxictr_llm.files import digest_of_file, explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.origins import origin_of
 from fuxictr_llm.run_record import Stages, command, count_parameters, describe_data, hardware, peak_memory, versions
 from fuxictr_llm.semantics import distributed
@@ -105,6 +105,7 @@ def run_experiment(experiment: Experiment) -> Result:
         with explain_write_errors(folder, OTHER_MODEL_ROOT):
             model.checkpoint = str((folder / f"{model_id}.model").absolute())
             unfinished.replace(model.checkpoint)
+            record["weights_sha256"] = digest_of_file(model.checkpoint)
             write_json(folder / f"{model_id}.run.json", record)
         append_result_line(Path(f"{experiment.config_name}.csv"), record)
         pictures = draw_pictures(model, run, folder / model_id)
