@@ -5,7 +5,6 @@ Where nothing is left of the method, `<Backbone>.model` lies beside them: FuxiCT
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -111,10 +110,16 @@ def _read(record_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     weights = record_file.with_name(record_file.name.removesuffix(RECORD) + ".model")
     if not weights.is_file():
         raise UserError(f"{str(weights)!r} is missing; run the experiment again")
+    noted = record.get("weights_sha256")  # not in records of earlier versions
+    if noted and digest_of_file(weights, read_all=True) != noted:
+        raise UserError(
+            f"{str(weights)!r} is damaged or of another run (its sha256 is not the one in {record_file.name}); run the "
+            "experiment again"
+        )
     try:
         return record, torch.load(weights, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{str(weights)!r} is damaged ({reason_of(error)}); run the experiment again") from error
+    except Exception as error:  # of a file that is no zip, pickle or tensor any more, whatever torch raises
+        raise UserError(f"{str(weights)!r} is damaged ({type(error).__name__}); run the experiment again") from error
 
 
 def _exported(

@@ -112,6 +112,19 @@ def not_as_noted(folder: Path, sizes: dict[str, int]) -> list[str]:
     return [name for name, size in sizes.items() if now.get(name) != size]
 
 
+def digests_of(folder: Path) -> dict[str, str]:
+    """The sha256 of every file in a folder and below it, to be noted in a manifest; hidden ones do not count."""
+    files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    seen = [path for path in files if not any(part.startswith(".") for part in path.parts)]
+    return {path.as_posix(): digest_of_file(folder / path) for path in seen}
+
+
+def damaged_files(folder: Path, digests: dict[str, str]) -> list[str]:
+    """The noted files that are missing or have another content now; see `digest_of_file` on large ones."""
+    paths = {name: folder / name for name in digests}
+    return [name for name, path in paths.items() if not path.is_file() or digest_of_file(path) != digests[name]]
+
+
 def digest_of(value: Any) -> str:
     """sha256 of the canonical JSON of a value: the same in every process, for every order of the keys."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
@@ -132,11 +145,15 @@ def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def digest_of_file(path: Path | str, algorithm: str = "sha256") -> str:
-    """Digest of a file's content; that of a large, unchanged file is remembered in the cache folder."""
+def digest_of_file(path: Path | str, algorithm: str = "sha256", *, read_all: bool = False) -> str:
+    """Digest of a file's content; that of a large file whose size and time did not change is remembered in the cache.
+
+    Args:
+        read_all: the file is read, however large it is.
+    """
     path = Path(path).resolve()
     stat = path.stat()
-    if stat.st_size <= REMEMBERED_ABOVE:
+    if read_all or stat.st_size <= REMEMBERED_ABOVE:
         return _hash(path, algorithm)
     stamp = [str(path), stat.st_size, stat.st_mtime_ns]
     note = cache_dir() / "digests" / f"{digest_of(stamp)}.json"
@@ -152,9 +169,7 @@ def digest_of_file(path: Path | str, algorithm: str = "sha256") -> str:
 
 def digest_of_folder(folder: Path) -> str:
     """One digest over names and content of the files in a folder and below it; hidden ones do not count."""
-    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    seen = [name for name in names if not any(part.startswith(".") for part in name.parts)]
-    return digest_of({name.as_posix(): digest_of_file(folder / name) for name in seen})
+    return digest_of(digests_of(folder))
 
 
 def _hash(path: Path, algorithm: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import write_json
+from fuxictr_llm.files import digest_of_file, write_json
 from fuxictr_llm.run_record import Stages
 
 
@@ -40,10 +40,13 @@ def weights_kept(weights: Path, kept: Path, stages: Stages) -> Iterator[None]:
 def put_in_place(weights: Path, files: Path, record: dict[str, Any]) -> None:
     """Make weights and record `<files>.model` and `.run.json`; those of an older run go only when both can take place.
 
+    The record gets the digest of the weights.
+
     Raises:
         OSError: they cannot be written.
     """
     written = weights.with_name(f"{weights.name}.json")  # in the same folder as the weights, which is the run's own
+    record["weights_sha256"] = digest_of_file(weights)
     try:
         write_json(written, record)
         weights.replace(f"{files}.model")

@@ -12,12 +12,12 @@ from fuxictr_llm.errors import UserError, unknown
 from fuxictr_llm.files import (
     OTHER_CACHE,
     cache_dir,
+    damaged_files,
     digest_of_file,
+    digests_of,
     locked,
-    not_as_noted,
     read_json,
     replacing_dir,
-    sizes_of,
     writable_dir,
     write_json,
 )
@@ -93,16 +93,20 @@ def asset_dir(name: str) -> Path:
 
 
 def seal(folder: Path) -> None:
-    """Write `manifest.json` with the size of every file: a folder without it, or not like it, is not whole."""
-    write_json(folder / "manifest.json", {"sizes": sizes_of(folder)})
+    """Write `manifest.json` with the sha256 of every file: a folder without it, or not like it, is not whole."""
+    write_json(folder / "manifest.json", {"sha256": digests_of(folder)})
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a sealed folder has all its files at their sizes."""
+    """Whether a sealed folder has all its files as they were; a warning names those that changed."""
     manifest = read_json(folder / "manifest.json")
-    if not isinstance(manifest, dict) or "sizes" not in manifest:
+    digests = manifest.get("sha256") if isinstance(manifest, dict) else None
+    if not isinstance(digests, dict) or not digests:  # of an earlier version, or none
         return False
-    return not not_as_noted(folder, manifest["sizes"])
+    damaged = damaged_files(folder, digests)
+    for name in damaged:
+        logging.warning("%s is damaged: it is made anew", folder / name)
+    return not damaged
 
 
 def _wheel(asset: Asset) -> Path:

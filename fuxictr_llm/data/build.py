@@ -31,8 +31,10 @@ from fuxictr_llm.data.shares import check_shares
 from fuxictr_llm.data.vector_files import check_declared_vectors, with_used_vectors
 from fuxictr_llm.errors import UserError, reason_of
 from fuxictr_llm.files import (
+    damaged_files,
     digest_of,
     digest_of_file,
+    digests_of,
     merged,
     not_as_noted,
     read_json,
@@ -162,7 +164,8 @@ def _is_current(data_dir: Path, made_from: Mapping[str, Any], params: Mapping[st
     # It may have more splits than are asked for: a search trains on it without test data.
     old = {**old, "raw": {split: old.get("raw", {}).get(split) for split in made_from["raw"]}}
     if old == made_from:
-        damaged = not_as_noted(data_dir, manifest.get("sizes", {}))
+        digests = manifest.get("sha256")  # not in those of earlier versions
+        damaged = damaged_files(data_dir, digests) if digests else not_as_noted(data_dir, manifest.get("sizes", {}))
         if damaged:
             logging.warning("Rebuilding %s: missing or damaged: %s", data_dir, ", ".join(damaged))
         return not damaged
@@ -213,7 +216,11 @@ def _build(
         except Exception as error:  # FuxiCTR and polars fail in many ways on data that the config does not fit
             problem = f"{type(error).__name__}: {reason_of(error)}"
             raise UserError(f"data set {params['dataset_id']!r} cannot be built: {problem}") from error
-        _install(folder, data_dir, {"made_from": made_from, "rows": rows, "sizes": sizes_of(folder)})
+        _install(
+            folder,
+            data_dir,
+            {"made_from": made_from, "rows": rows, "sizes": sizes_of(folder), "sha256": digests_of(folder)},
+        )
 
 
 def _build_with(

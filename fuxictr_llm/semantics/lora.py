@@ -1,7 +1,5 @@
 """Tuning a language model with LoRA, whatever it is tuned for: wrapping, training, checkpoints, the best epoch."""
 
-import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +10,17 @@ from peft import LoraConfig
 from torch import Tensor, nn
 from transformers import ProgressCallback, Trainer, TrainingArguments
 from transformers.pytorch_utils import Conv1D
-from transformers.trainer_utils import get_last_checkpoint
 
 from fuxictr_llm.errors import UserError, reason_of
-from fuxictr_llm.files import OTHER_CACHE, explain_write_errors, read_json
+from fuxictr_llm.files import OTHER_CACHE, explain_write_errors
 from fuxictr_llm.semantics import distributed
 from fuxictr_llm.semantics.adapter import with_adapter
+from fuxictr_llm.semantics.checkpoints import WithDigests, last_checkpoint
 from fuxictr_llm.semantics.config import LoraKeys
 from fuxictr_llm.semantics.tuning_watch import (
     BestEpoch,
     FiniteGradients,
     Progress,
-    gets_no_better,
     losses,
     measurements,
 )
@@ -154,6 +151,7 @@ def train(
     progress, best = Progress(), None
     trainer.add_callback(progress)
     trainer.add_callback(FiniteGradients(trainer.diverged))
+    trainer.add_callback(WithDigests())
     if measure:
         # On their own devices the processes might see a tie differently, and not stop together.
         best = BestEpoch(
@@ -163,7 +161,7 @@ def train(
             f"{schedule.name} epoch %d: {schedule.measured} %.4f",
         )
         trainer.add_callback(best)
-    last = distributed.as_the_first_says(lambda: _last_checkpoint(checkpoints, schedule))
+    last = distributed.as_the_first_says(lambda: last_checkpoint(checkpoints, schedule.patience, schedule.name))
     with explain_write_errors(checkpoints, OTHER_CACHE), progress.closed_at_the_end():
         trainer.train(resume_from_checkpoint=last)
     state = trainer.state
@@ -198,21 +196,6 @@ class _Trainer(Trainer):
         names = sorted((path.name for path in folder.glob("checkpoint-*")), key=lambda name: int(name.split("-")[-1]))
         where = f"the last good checkpoint is {str(folder / names[-1])!r}" if names else "there was no checkpoint yet"
         return UserError(f"{self.schedule.name}: {what} not finite at step {step} ({where}); {self.schedule.remedy}")
-
-
-def _last_checkpoint(folder: Path, schedule: Schedule) -> str | None:
-    """The newest checkpoint to go on from; those that a kill left half written are removed.
-
-    So is one at which the tuning stopped early: the Trainer would go on from there.
-    """
-    while folder.is_dir() and (last := get_last_checkpoint(str(folder))):
-        state = read_json(Path(last) / "trainer_state.json")  # the Trainer writes it last
-        whole = state and len([*Path(last).glob("rng_state*.pth")]) >= distributed.world_size()
-        if whole and not gets_no_better(state["log_history"], schedule.patience):
-            logging.info("%s goes on from %s", schedule.name, last)
-            return last
-        shutil.rmtree(last)
-    return None
 
 
 def _arguments(folder: Path, schedule: Schedule, num_rows: int, on_gpu: bool) -> TrainingArguments:

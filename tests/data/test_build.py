@@ -145,7 +145,10 @@ def spoil(params, how):
         ("no column", r"valid.csv' has no column 'color'; did you mean 'colour'\? it has: colour, city"),
         ("label", r"label 'click' of data file '.*valid.csv' must be 0 or 1 \(got 2.0 in row 1 below the header\)"),
         ("no label", r"label 'click' of data file '.*valid.csv' must be 0 or 1 \(got None in row 1 below the header\)"),
-        ("words as label", r"column 'click' holds the text 'yes' in data file '.*valid.csv', row 1 below the header; a label is 0 or 1"),
+        (
+            "words as label",
+            r"column 'click' holds the text 'yes' in data file '.*valid.csv', row 1 below the header; a label is 0 or 1",
+        ),
         ("one label", r"label 'click' of data file '.*valid.csv' has one value only"),
         ("other ending", r"data file '.*valid.txt' must end in .csv"),
         ("ragged", r"data set 'shop' cannot be built: ComputeError|cannot be read"),

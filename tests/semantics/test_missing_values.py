@@ -116,7 +116,9 @@ def test_not_a_number_is_no_value_of_a_float_category(configs, tmp_path, more):
 
 @pytest.mark.parametrize("fill", ["'0'", "''", "none"])
 def test_a_text_for_missing_numbers_is_named(configs, tmp_path, fill):
-    with pytest.raises(UserError, match="fill_na in feature_cols of 'age' is .* where dtype is float; it must be a number"):
+    with pytest.raises(
+        UserError, match="fill_na in feature_cols of 'age' is .* where dtype is float; it must be a number"
+    ):
         shop_with(configs, tmp_path, AGES, "float", "numeric", f", fill_na: {fill}")
 
 
