@@ -108,7 +108,7 @@ class Results:
         records = [record for of_key in self._records.values() for record in of_key.values()]
         if silent := sum("code" not in (record.get("sources") or {}) for record in records):
             self.ignored.append(
-                f"{silent} records in {self.folder} are of an earlier version and do not say what code they are of; "
+                f"run records of an earlier version ({silent} in {self.folder}) do not say which code they are of; "
                 "their runs are done again"
             )
 

@@ -10,7 +10,7 @@ from fuxictr_llm.temporaries import remove_abandoned
 
 WEIGHTS = (".safetensors", ".bin")
 # What decides about a model's vectors: weights, settings, tokenizer.
-DECIDES = (*WEIGHTS, ".json", ".txt", ".model", ".jinja")
+DECIDES = (*WEIGHTS, ".json", ".txt", ".model", ".jinja", ".spm", ".vocab", ".bpe", ".tiktoken")
 GGUF_MODELS = [name for name, asset in ASSETS.items() if asset.members[0].endswith(".gguf")]
 READY_MODELS = [name for name, asset in ASSETS.items() if asset.members[0].endswith("/config.json")]
 
