@@ -8,6 +8,7 @@ import ast
 import contextlib
 import functools
 import hashlib
+import os
 import pkgutil
 import sys
 import sysconfig
@@ -90,6 +91,7 @@ def _top(name: str) -> str:
     return name.partition(".")[0]
 
 
+@functools.cache
 def _with_parents(name: str) -> list[str]:
     parts = name.split(".")
     return [".".join(parts[: length + 1]) for length in range(len(parts))]
@@ -121,12 +123,12 @@ def _is_of_file(name: str) -> bool:
     return name.startswith((f"{FILES}_", f"{PREFIX}_"))
 
 
-def _file_of(name: str) -> Path | None:
+def _file_of(name: str) -> str | None:
     """The file of a module; None of a namespace, a builtin one, or what is no module."""
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None and (spec := _spec_of(name)) and spec.has_location:
         file = spec.origin
-    return Path(file) if file and Path(file).is_file() else None
+    return file
 
 
 @functools.cache
@@ -150,10 +152,10 @@ def _folders_of(package: str) -> list[str]:
     return list(spec.submodule_search_locations or ()) if spec else []
 
 
-def _portable(name: str, file: Path) -> str:
+def _portable(name: str, file: str) -> str:
     """A module's name that is the same wherever its file lies."""
     if name in ("__main__", "__mp_main__"):
-        return file.name
+        return Path(file).name
     return name.partition(".")[2] if _is_of_file(name) else name
 
 
@@ -167,7 +169,7 @@ class _Source:
         homes: of the names in its dicts of texts, the texts: which of its modules they are loaded from.
     """
 
-    file: Path
+    file: str
     sha256: str
     imported: tuple[str, ...] = ()
     defined: frozenset[str] = frozenset()
@@ -180,19 +182,19 @@ def _source_of(name: str) -> _Source | None:
     if file is None:
         return None
     with contextlib.suppress(OSError):  # it may have been removed since it was run
-        stat = file.stat()
+        stat = os.stat(file)  # noqa: PTH116 (asked hundreds of times a run)
         return _read(file, name, stat.st_mtime_ns, stat.st_size)
     return None
 
 
 @functools.cache
-def _read(file: Path, name: str, _mtime: int, _size: int) -> _Source:
-    content = file.read_bytes()
+def _read(file: str, name: str, _mtime: int, _size: int) -> _Source:
+    content = Path(file).read_bytes()
     try:
         tree = ast.parse(content)
     except (SyntaxError, ValueError):  # a compiled extension, say
         return _Source(file, hashlib.sha256(content).hexdigest())
-    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    package = name if Path(file).name == "__init__.py" else name.rpartition(".")[0]
     imported = tuple(dict.fromkeys(_imports(tree, package)))
     defined, homes = frozenset(_defined(tree)), dict(_texts_by_name(tree))
     for node in _statements(tree):

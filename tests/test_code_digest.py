@@ -27,11 +27,11 @@ EDITS = [
     ("model_zoo/backbones/FM.py", "self.output_activation(logit)", "self.output_activation(-logit)", FM),
     ("model_zoo/LLaCTR/model.py", FIE, f"2 * {FIE}", {("LLaCTR", "method")}),
     ("model_zoo/ELEC/gain.py", ".relu()", ".tanh()", {("ELEC", "method")}),
-    ("distillation/losses.py", "\nimport ", "\nX = 1\nimport ", {("ELEC", "method")}),
-    ("leaderboard/report.py", "\nimport ", "\nX = 1\nimport ", set()),
+    ("distillation/losses.py", "\nfrom ", "\nX = 1\nfrom ", {("ELEC", "method")}),
+    ("leaderboard/report.py", "\nfrom ", "\nX = 1\nfrom ", set()),
     ("model_zoo/backbones/FM.py", "class FM(", "# a comment\nclass FM(", set()),
     ("training.py", "seed_everything(params[", "seed_everything(1 + params[", ALL - {("LLaCTR", "method")}),
-    ("taps.py", "\nimport ", "\nX = 1\nimport ", ALL),
+    ("taps.py", "\nfrom ", "\nX = 1\nfrom ", ALL),
 ]
 # The digests of the arms in the package of a folder, before and after each edit.
 CODE = """
