@@ -1,5 +1,6 @@
 """Small data, models and add-ons that several tests share."""
 
+import os
 from collections import OrderedDict
 from pathlib import Path
 
@@ -232,3 +233,13 @@ def assert_serves(model, name, to="served"):
     for batch in steps_of(model, name):
         assert np.abs(served.predict(batch) - expected_of(model, batch)).max() <= 1e-6
     return served
+
+
+def flip_a_byte(path, keep_time=True):
+    """Change one bit in the middle of a file, at the same size and, as a disk does it, the same time of change."""
+    path, stat = Path(path), Path(path).stat()
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    if keep_time:
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))

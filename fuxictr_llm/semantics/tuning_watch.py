@@ -62,9 +62,8 @@ class BestEpoch(TrainerCallback):
         if state.is_world_process_zero and measured >= max((value for _, value in before), default=0):
             with replacing(self.file) as temporary:
                 save_file(get_peft_model_state_dict(model), temporary)
-                note = self.file.with_name(
-                    BEST_DIGESTS
-                )  # of the file that comes, and of the one that is there until then
+                note = self.file.with_name(BEST_DIGESTS)
+                # Of the file that comes, and of the one that is there until then.
                 write_json(note, [digest_of_file(temporary), *(read_json(note) or [])[:1]])
         if gets_no_better(state.log_history, self.patience):
             logging.info("The tuning stops early: it got no better for %d epochs", self.patience)

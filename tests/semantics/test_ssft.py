@@ -1,6 +1,7 @@
 """SSFT: both losses against the literal equations, tuning, resuming, early stopping, and what goes wrong."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from fuxictr_llm.semantics.language_model import load_language_model
 from fuxictr_llm.semantics.prompt_batches import PromptBatches
 from fuxictr_llm.semantics.prompts import sample_prompts
 from fuxictr_llm.semantics.ssft import contrastive_loss, generative_loss, tune
-from support import CATALOG
+from support import CATALOG, flip_a_byte
 
 
 def test_the_contrastive_loss_equals_the_literal_equation():
@@ -142,6 +143,29 @@ def test_a_killed_tuning_ends_with_the_weights_of_an_uninterrupted_one(tiny_llm,
     assert len(steps) == 17 + 14
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(("damaged", "steps_again"), [
+    ("checkpoint-20/adapter_model.safetensors", 14), ("checkpoint-20/optimizer.pt", 14), ("best.safetensors", 24), (None, 4),
+])  # fmt: skip
+def test_a_changed_byte_in_a_checkpoint_is_not_gone_on_from(tiny_llm, monkeypatch, caplog, damaged, steps_again):
+    config = FieldVectorsConfig(ssft_epochs=8, ssft_batch_size=4, ssft_patience=None).filled()
+    tuning, held_out = sample_prompts(CATALOG, 6, 0, 0)[0][:12], sample_prompts(CATALOG, 6, 0.5, 1)[1]
+
+    def tuned():
+        model = load_language_model(tiny_llm, "float32", "auto", gpu=-1)
+        tune(model, CATALOG, tuning, held_out, config, Path("ssft"))
+        return model.encode(["color", "city"])
+
+    steps = killed_at(monkeypatch, 21)
+    with pytest.raises(KeyboardInterrupt):
+        tuned()
+    if damaged:
+        flip_a_byte(Path("ssft", damaged))
+    vectors = tuned()
+    assert len(steps) == 21 + steps_again and (not damaged or f"{damaged} is damaged: SSFT " in caplog.text)
+    shutil.rmtree("ssft")
+    assert torch.equal(vectors, tuned())
 
 
 def test_an_encoder_can_be_tuned(tiny_encoder):
