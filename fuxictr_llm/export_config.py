@@ -1,4 +1,4 @@
-"""The config.json of an exported folder: read and checked, for anyone may have written it."""
+"""The config.json of an exported folder, and a run's record: checked when read, for anyone may have written them."""
 
 import json
 from collections.abc import Mapping
@@ -81,6 +81,31 @@ class Exported(TypedDict, total=False):
     data: dict[str, Any] | None
 
 
+@with_config(STRICT)
+class TrainedSettings(TypedDict, total=False):
+    """What an export reads of a run's settings, besides its backbone's and its method's."""
+
+    model: Required[Name]
+    method: Name | None
+    user_info: str | None
+
+
+@with_config(STRICT)
+class TrainedBackbone(ExportedBackbone, total=False):
+    """What `origins.Origin.record` gives."""
+
+    name: Name
+
+
+@with_config(STRICT)
+class Trained(TypedDict, total=False):
+    """What an export reads of a run's record; it has more."""
+
+    config: Required[TrainedSettings]
+    feature_map: Required[ExportedFeatureMap]
+    backbone: TrainedBackbone | None
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The content of config.json.
 
@@ -95,16 +120,25 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{str(path)!r} is damaged; {AGAIN}")
     if config["format"] != FORMAT:
         raise UserError(f"{str(path)!r} has format {config['format']!r}, this version reads format {FORMAT}; {AGAIN}")
+    check_content(config, Exported, repr(str(path)), AGAIN)
+    return config
+
+
+def check_content(content: dict[str, Any], hint: type, where: str, way_out: str) -> None:
+    """Check what serving reads of a config.json or a record; `hint` is Exported or Trained.
+
+    Raises:
+        UserError: a part of it is missing or of a wrong type; `where` names the file, and `way_out` ends the message.
+    """
     try:
-        TypeAdapter(Exported).validate_python(config)
+        TypeAdapter(hint).validate_python(content)
     except ValidationError as error:
-        raise UserError(f"{str(path)!r} {_wrong(error.errors()[0])}; {AGAIN}") from error
-    for name, spec in config["feature_map"]["features"].items():
+        raise UserError(f"{where} {_wrong(error.errors()[0])}; {way_out}") from error
+    for name, spec in content["feature_map"]["features"].items():
         missing = [key for key in NEEDED.get(spec["type"], ()) if spec.get(key) is None]
         if missing:
             key = f"feature_map.features.{name}.{missing[0]}"
-            raise UserError(f"{str(path)!r} lacks {key!r}, which a column of type {spec['type']} has; {AGAIN}")
-    return config
+            raise UserError(f"{where} lacks {key!r}, which a column of type {spec['type']} has; {way_out}")
 
 
 def _wrong(problem: Mapping[str, Any]) -> str:

@@ -13,13 +13,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fuxictr_llm import registry
+from fuxictr_llm.allocations import AllocatingAtMost
 from fuxictr_llm.anatomy import find_anatomy, tap_keys
 from fuxictr_llm.checks import checked
 from fuxictr_llm.config import constructor_hints
 from fuxictr_llm.enhancement import Enhancement
 from fuxictr_llm.errors import UserError, reason_of, unknown
 from fuxictr_llm.evaluated import INITIALIZER
-from fuxictr_llm.export_config import CONFIG, FORMAT
+from fuxictr_llm.export_config import CONFIG, FORMAT, Trained, check_content
 from fuxictr_llm.feature_maps import make_feature_map
 from fuxictr_llm.files import digest_of_file, explain_write_errors, read_json, replacing_dir, writable_dir, write_json
 from fuxictr_llm.keys import ModelKeys
@@ -110,6 +111,7 @@ def _read(record_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     weights = record_file.with_name(record_file.name.removesuffix(RECORD) + ".model")
     if not weights.is_file():
         raise UserError(f"{str(weights)!r} is missing; run the experiment again")
+    check_content(record, Trained, repr(str(record_file)), "run the experiment again")
     noted = record.get("weights_sha256")  # not in records of earlier versions
     if noted and digest_of_file(weights, read_all=True) != noted:
         raise UserError(
@@ -117,9 +119,12 @@ def _read(record_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             "experiment again"
         )
     try:
-        return record, torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a file that is no zip, pickle or tensor any more, whatever torch raises
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:  # what is no pickle of weights fails in many ways
         raise UserError(f"{str(weights)!r} is damaged ({type(error).__name__}); run the experiment again") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{str(weights)!r} holds no weights; run the experiment again")
+    return record, state
 
 
 def _exported(
@@ -135,10 +140,11 @@ def _exported(
     feature_map = make_feature_map(record["feature_map"], where)
     params = _constructor_params(cls, settings)
     backbone = {name: value for name, value in state.items() if not name.startswith(METHOD_PART)}
-    model = build_backbone(cls, feature_map, params)
     try:
+        with AllocatingAtMost(state):
+            model = build_backbone(cls, feature_map, params)
         model.load_state_dict(backbone)
-    except RuntimeError as error:
+    except Exception as error:  # a constructor fails in many ways on settings that it does not check
         raise UserError(f"the weights beside {where} are of other settings ({reason_of(error)})") from error
     folded = _fold(method, settings, model, state)
     part = {} if folded is None else {METHOD_PART + name: value for name, value in folded.state_dict().items()}

@@ -102,7 +102,7 @@ def find_trained(name: str, described: Mapping[str, Any], where: str) -> type:
     if described.get("kind") == "checkout":
         cls = _of_checkout(name, where)
     elif described.get("kind") == "fuxictr-llm":
-        cls = registry.find_own_backbone(described["name"], where)
+        cls = registry.find_own_backbone(described.get("name", name), where)
     else:  # anyone's, or of a record that does not say it
         cls = registry.find_backbone(name, where)
     _warn_of_change(cls, name, described, where)

@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
 
 from fuxictr_llm import registry
 from fuxictr_llm.__main__ import main
@@ -242,24 +243,52 @@ def test_numbers_do_not_fill_the_memory(served):
             refused(load_model, served, match="does not give a DNN")
 
 
-@pytest.mark.parametrize("new", [None, [], "x", -1, 2**70, {"a": [None]}, "gone"])
+def _replaced(value, at, new):
+    changed = copy.deepcopy(value)
+    *above, last = at
+    holder = changed
+    for key in above:
+        holder = holder[key]
+    holder[last] = new
+    if new == "gone":
+        del holder[last]
+    return changed
+
+
+WRONG = pytest.mark.parametrize("new", [None, [], "x", -1, 2**70, {"a": [None]}, "gone"])
+
+
+@WRONG
 def test_any_part_of_a_config_may_be_wrong(served, new):
     good = read_json(served / "config.json")
     batch = {name: column[:2] for name, column in batches("DNN", 1)[0].items()}
     for at in _paths(good):
-        changed = copy.deepcopy(good)
-        *above, last = at
-        holder = changed
-        for key in above:
-            holder = holder[key]
-        holder[last] = new
-        if new == "gone":
-            del holder[last]
-        (served / "config.json").write_text(json.dumps(changed))
+        (served / "config.json").write_text(json.dumps(_replaced(good, at, new)))
         try:
             assert load_model(served).predict(batch).shape[0] == 2
         except UserError as error:
             assert "\n" not in str(error), at
+
+
+@WRONG
+def test_any_part_of_a_record_may_be_wrong(new):
+    trained("DNN")
+    good = read_json("runs/a.run.json") | {"backbone": {"kind": "fuxictr-llm", "name": "DNN", "sha256": "0"}}
+    for at in _paths(good):
+        write_json("runs/a.run.json", _replaced(good, at, new))
+        try:
+            load_network("runs/a")
+        except UserError as error:
+            assert "\n" not in str(error), at
+
+
+@pytest.mark.parametrize("content", [Touch(), [1], {"a": 1}, {"a": Touch()}, "text", None])
+def test_weights_that_are_another_pickle_are_one_line(content):
+    trained("DNN")
+    Path("runs/a.model").write_bytes(pickle.dumps(content))
+    refused(load_network, "runs/a", match="'runs/a.model' (is damaged|holds no weights).*run the experiment again")
+    torch.save(content, "runs/a.model")
+    refused(load_network, "runs/a", match="'runs/a.model' (is damaged|holds no weights).*run the experiment again")
 
 
 def _paths(value, above=()):
