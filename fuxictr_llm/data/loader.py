@@ -151,8 +151,8 @@ def check_finite(columns: Mapping[str, np.ndarray], path: str) -> None:
         row = first_not_finite(values)
         if row is not None:
             raise UserError(
-                f"column {name!r} of built data {path!r} holds {values[row]} in row {row + 1}, which no model can learn "
-                "from; correct the data that it was built from, and build it again"
+                f"column {name!r} of built data {path!r} holds {values[row]} in row {row + 1}, which no model can "
+                "learn from; correct the data that it was built from, and build it again"
             )
 
 
