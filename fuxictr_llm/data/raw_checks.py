@@ -67,12 +67,11 @@ def check_stored(raw: Mapping[str, Mapping[str, pl.DataType]], params: Mapping[s
             if not col.get("preprocess"):
                 _check_type(col, dtype, f"{split}_data")
         stored = {split: dtype for split, dtype in stored.items() if dtype != pl.Null}
-        lists = {split for split, dtype in stored.items() if is_list(dtype)}
-        if lists and len(lists) < len(stored):
-            other = next(split for split in stored if split not in lists)
-            raise UserError(
-                f"column {name!r} holds lists in {lists.pop()}_data and none in {other}_data; store it alike"
-            )
+        lists = [split for split, dtype in stored.items() if is_list(dtype)]
+        others = [split for split in stored if split not in lists]
+        if lists and others:
+            where = f"{lists[0]}_data and none in {others[0]}_data"
+            raise UserError(f"column {name!r} holds lists in {where}; store it alike")
 
 
 def check_values(made: pl.LazyFrame, split: RawSplit, params: Mapping[str, Any]) -> None:
@@ -232,7 +231,8 @@ def _wrong_vector(col: Mapping[str, Any], value: Any, shown: Any) -> str:
         return f"{str(vector)[:40]}, no list of numbers,"
     if len(vector) != col["pretrain_dim"]:
         return f"a vector of {len(vector)} numbers (pretrain_dim is {col['pretrain_dim']})"
-    place = next(i for i, number in enumerate(vector) if number is None or not np.isfinite(np.float32(number)))
+    largest = float(np.finfo(np.float32).max)
+    place = next(i for i, number in enumerate(vector) if number is None or not abs(number) <= largest)
     return f"a vector whose number {place + 1} is {'null' if vector[place] is None else vector[place]}"
 
 

@@ -98,23 +98,20 @@ def test_numbers_have_quantiles_and_meta_columns_nothing(params):
         table = pd.read_csv(params[f"{split}_data"], dtype=str)
         table["price"] = draw.lognormal(size=len(table)).round(4)
         table["flag"] = draw.integers(0, 2, len(table))
-        table["void"] = ""
-        table.loc[3, "price"] = np.nan
         table.to_csv(params[f"{split}_data"], index=False)
-    number = {"dtype": "float", "fill_na": None}
+    number = {"dtype": "float"}
     params["feature_cols"] = [
         column("price", "numeric", **number, normalizer="StandardScaler"),
         column("flag", "numeric", **number),
-        column("void", "numeric", **number),
         column("color", "categorical"),
         column("user", "meta"),
     ]
     found = texts(params)
-    price = pd.read_csv(params["train_data"])["price"].dropna().sort_values().tolist()
+    price = pd.read_csv(params["train_data"])["price"].sort_values().tolist()
     ranks = [round(i * (len(price) - 1) / 20) for i in range(21)]
     assert found["price"] == {"quantiles": [price[rank] for rank in ranks]}
-    assert found["flag"] == {"quantiles": [0.0, 1.0]} and found["void"] == {"quantiles": []}
-    assert set(found) == {"price", "flag", "void", "color"}
+    assert found["flag"] == {"quantiles": [0.0, 1.0]}
+    assert set(found) == {"price", "flag", "color"}
 
 
 def test_float_categories_are_texts_as_in_the_vocabulary(params):
@@ -163,7 +160,12 @@ def test_a_processor_of_anyones_is_kept():
 @pytest.mark.ray
 def test_fuxictrs_ray_build_writes_the_same_texts(params):
     in_memory = texts(params)
-    params["data_block_size"] = 100
+    for split in ("train", "valid", "test"):  # from lists
+        path = Path(params[f"{split}_data"])
+        table = pd.read_csv(path, dtype=str).astype({"click": int})
+        params[f"{split}_data"] = str(path.with_suffix(".parquet"))
+        table.assign(tags=table["tags"].str.split("^")).to_parquet(params[f"{split}_data"])
+    params |= {"data_block_size": 100, "data_format": "parquet", "rebuild_dataset": True}
     assert texts(params) == in_memory
     twin = pickle.loads((Path(params["data_root"]) / "shop" / "feature_processor.pkl").read_bytes())
     assert type(twin) is FeatureProcessor
