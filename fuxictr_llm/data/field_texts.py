@@ -23,6 +23,7 @@ from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_llm.data.fills import Counts, filled_values, summed, text_of
 from fuxictr_llm.data.lists import TakesLists
+from fuxictr_llm.data.scaling import ScalesConstants
 from fuxictr_llm.errors import UserError
 from fuxictr_llm.files import read_json, write_json
 
@@ -96,8 +97,9 @@ class CollectsFieldTexts:
 
 @functools.cache
 def collecting(host: type[FeatureProcessor]) -> type[FeatureProcessor]:
-    """The subclass of a FeatureProcessor that takes lists and writes field_texts.json too."""
-    return type(host.__name__, (CollectsFieldTexts, TakesLists, host), {"_host": host, "__module__": host.__module__})
+    """The subclass of a FeatureProcessor that also takes lists, scales constants and writes field_texts.json."""
+    bases = (CollectsFieldTexts, TakesLists, ScalesConstants, host)
+    return type(host.__name__, bases, {"_host": host, "__module__": host.__module__})
 
 
 def _counts_of(col: dict, stats: Any, min_categr_count: int = 1, **_: Any) -> Mapping[Any, int]:

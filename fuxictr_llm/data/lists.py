@@ -50,7 +50,7 @@ def _left_alone(col: dict[str, Any], raw: Mapping[str, pl.DataType]) -> dict[str
     """The column as FuxiCTR is shown it, where it is or may become a list."""
     if col["type"] not in ("sequence", "embedding"):
         return col
-    if col["name"] not in raw or raw[col["name"]].is_nested():
+    if col["type"] == "embedding" or col["name"] not in raw or raw[col["name"]].is_nested():
         return {**col, "type": "list", "fill_na": None}
     return {**col, "type": "list"} if col.get("preprocess") else col
 
@@ -62,10 +62,17 @@ def _plain(raw: Mapping[str, pl.DataType], cols: list[dict[str, Any]]) -> Iterat
         if dtype is None or dtype.is_nested() or col.get("preprocess"):
             continue
         kind = col.get("type", "numeric")  # a label has none
-        if kind == "numeric" and (dtype == pl.Boolean or dtype.is_decimal()):
-            yield pl.col(col["name"]).cast(pl.Float64)
-        elif kind in ("categorical", "sequence", "meta") and col["dtype"] in TEXT and dtype != pl.String:
+        if kind == "numeric":
+            yield from _as_number(col["name"], dtype)
+        elif kind != "embedding" and col["dtype"] in TEXT and dtype != pl.String:
             yield pl.col(col["name"]).cast(pl.String)
+
+
+def _as_number(name: str, dtype: pl.DataType) -> Iterator[pl.Expr]:
+    if dtype == pl.Boolean or dtype.is_decimal():
+        yield pl.col(name).cast(pl.Float64)
+    elif isinstance(dtype, pl.Categorical | pl.Enum):
+        yield pl.col(name).cast(pl.String)  # a text, of which the check tells
 
 
 def _converted(
@@ -77,8 +84,16 @@ def _converted(
             yield _as_text(col, dtype)
         elif col["type"] == "sequence" and dtype == pl.String and col["name"] not in raw:
             yield pl.col(col["name"]).fill_null(col.get("fill_na", ""))
-        elif col["type"] == "embedding" and is_list(dtype) and (dtype.inner.is_numeric() or dtype.inner == pl.Boolean):
+        elif col["type"] == "numeric" and dtype is not None:
+            yield from _as_number(col["name"], dtype)
+        elif col["type"] == "embedding" and _are_vectors(dtype):
             yield _as_array(col, dtype)
+
+
+def _are_vectors(dtype: pl.DataType | None) -> bool:
+    if is_list(dtype):
+        return dtype.inner.is_numeric() or dtype.inner in (pl.Boolean, pl.Null)
+    return dtype == pl.Null  # all of them are missing
 
 
 def _lists(name: str, dtype: pl.DataType) -> pl.Expr:

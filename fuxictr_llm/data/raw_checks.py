@@ -63,12 +63,15 @@ def check_stored(raw: Mapping[str, Mapping[str, pl.DataType]], params: Mapping[s
                 f"column {name!r} of type embedding needs pretrain_dim, the width of its vectors (got {width!r})"
             )
         stored = {split: schema[name] for split, schema in raw.items() if name in schema}
-        lists = {split for split, dtype in stored.items() if is_list(dtype)}
-        if lists and len(lists) < len(stored):
-            other = next(split for split in stored if split not in lists)
-            raise UserError(
-                f"column {name!r} holds lists in {lists.pop()}_data and none in {other}_data; store it alike"
-            )
+        for split, dtype in stored.items():
+            if not col.get("preprocess"):
+                _check_type(col, dtype, f"{split}_data")
+        stored = {split: dtype for split, dtype in stored.items() if dtype != pl.Null}
+        lists = [split for split, dtype in stored.items() if is_list(dtype)]
+        others = [split for split in stored if split not in lists]
+        if lists and others:
+            where = f"{lists[0]}_data and none in {others[0]}_data"
+            raise UserError(f"column {name!r} holds lists in {where}; store it alike")
 
 
 def check_values(made: pl.LazyFrame, split: RawSplit, params: Mapping[str, Any]) -> None:
@@ -81,7 +84,7 @@ def check_values(made: pl.LazyFrame, split: RawSplit, params: Mapping[str, Any])
     schema, parts = made.collect_schema(), []
     cols = [col for col in _active(params) if col["name"] in schema]
     for index, col in enumerate(cols):
-        _check_type(col, schema[col["name"]], split)
+        _check_type(col, schema[col["name"]], split.name)
         wrong = _wrong(col, schema[col["name"]])
         if wrong is not None:
             parts += [_first(wrong, f"first {index}"), wrong.sum().alias(f"count {index}")]
@@ -147,27 +150,36 @@ def _check_fill(col: Mapping[str, Any]) -> None:
         raise UserError(f"column {col['name']!r} is {col['type']}, and fill_na {fill!r} {what}; give a number, or null")
 
 
-def _check_type(col: Mapping[str, Any], dtype: pl.DataType, split: RawSplit) -> None:
-    """Check what can be told without a look at the rows."""
+def _check_type(col: Mapping[str, Any], dtype: pl.DataType, where: str) -> None:
+    """Check what the type in which a column is stored, or made, tells without a look at the rows."""
     name, kind = col["name"], col["type"]
-    holds = f"column {name!r} of {split.name} holds"
+    is_plain = dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)
+    inner_is_plain = is_list(dtype) and not (dtype.inner.is_nested() or dtype.inner in (pl.Binary, pl.Object))
+    problem = None
     if kind == "sequence":
-        if is_list(dtype) or dtype.is_nested() or dtype == pl.Binary:
-            raise UserError(f"{holds} {dtype}; a sequence is a list of texts or numbers, or a text with a splitter")
-        if dtype != pl.String:
-            raise UserError(f"column {name!r} of type sequence is stored as {dtype}; give it dtype: str")
-    elif kind == "embedding" and not is_list(dtype) and dtype.is_numeric():
-        raise UserError(f"{holds} single numbers; of type embedding it must hold lists of them, else it is numeric")
-    elif kind != "embedding" and dtype.is_nested():
-        way_out = "type: sequence" if kind != "numeric" else "type: embedding"
-        raise UserError(f"{holds} lists ({dtype}) and is of type {kind}; give it {way_out}")
-    elif kind == "numeric" and not (dtype.is_numeric() or dtype == pl.String):
-        raise UserError(f"{holds} {dtype}, and is numeric; store it as numbers")
+        if dtype.is_nested() and not inner_is_plain:
+            problem = "a sequence is a list of texts or numbers, or a text with a splitter"
+    elif kind == "embedding":
+        if not (inner_is_plain or dtype in (pl.String, pl.Null)):
+            problem = "a column of type embedding holds lists of numbers"
+    elif dtype.is_nested():
+        problem = f"its type is {kind}; give it type: {'embedding' if kind == 'numeric' else 'sequence'}"
+    elif kind == "numeric" and not (is_plain or isinstance(dtype, pl.Categorical | pl.Enum)):
+        problem = "it is numeric; store it as numbers"
+    if not dtype.is_nested() and kind not in ("numeric", "embedding"):
+        if dtype in (pl.Duration, pl.Binary, pl.Object):
+            problem = "store it as text or as numbers"
+        elif not is_plain and col.get("dtype") in NUMBERS:
+            problem = "its values are no numbers; give it dtype: str"
+    if problem:
+        raise UserError(f"column {name!r} of {where} is stored as {dtype}: {problem}")
 
 
 def _wrong(col: Mapping[str, Any], dtype: pl.DataType) -> pl.Expr | None:
     """Whether a row cannot be used; None for columns of which no row can be wrong."""
     value = pl.col(col["name"])
+    if dtype == pl.Null and col["type"] in ("numeric", "embedding"):
+        return value.is_null()
     if col["type"] == "numeric" and dtype.is_numeric():
         # A normalizer may bring into the range of float32 what is beyond it.
         wide = pl.Float64 if col.get("normalizer") else pl.Float32
@@ -183,12 +195,14 @@ def _wrong(col: Mapping[str, Any], dtype: pl.DataType) -> pl.Expr | None:
 def _told(col: Mapping[str, Any], row: int, count: int, made: pl.LazyFrame, split: RawSplit) -> UserError:
     name, fill = col["name"], fill_of(col)
     shown = made.slice(row, 1).select(name).collect().item()
+    if isinstance(shown, pl.Series):
+        shown = shown.to_list()
     if isinstance(shown, str):
         text, where = _first_text(name, made, split)
-        return UserError(f"column {name!r} holds the text {text[:40]!r} in {where}; {no_number(col)}")
+        return UserError(f"column {name!r} holds the text {text[:40]!r} in {where}; {no_number(col, stored=True)}")
     value = None if col.get("preprocess") else split.value(row, name)
     where = split.where(row, count)
-    way_out = f"correct it, or leave it empty, for which fill_na ({fill}) stands"
+    way_out = f"correct it, or leave it empty (null in parquet), for which fill_na ({fill}) stands"
     if fill is None:
         way_out = "correct it, or set fill_na to the number that stands for a missing one"
     if col["type"] == "embedding":
@@ -213,9 +227,12 @@ def _wrong_vector(col: Mapping[str, Any], value: Any, shown: Any) -> str:
     if vector is None:
         return "no vector (null, as its fill_na)"
     vector = list(vector)
+    if any(isinstance(number, str | dict | list) for number in vector):
+        return f"{str(vector)[:40]}, no list of numbers,"
     if len(vector) != col["pretrain_dim"]:
         return f"a vector of {len(vector)} numbers (pretrain_dim is {col['pretrain_dim']})"
-    place = next(i for i, number in enumerate(vector) if number is None or not np.isfinite(np.float32(number)))
+    largest = float(np.finfo(np.float32).max)
+    place = next(i for i, number in enumerate(vector) if number is None or not abs(number) <= largest)
     return f"a vector whose number {place + 1} is {'null' if vector[place] is None else vector[place]}"
 
 

@@ -81,14 +81,20 @@ def _declared(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [*({"type": "label", **label} for label in label_columns(params)), *feature_columns(params)]
 
 
-def no_number(col: Mapping[str, Any]) -> str:
-    """What to do about a text where a column should hold numbers."""
-    kind, dtype = col["type"], col.get("dtype")
-    dtype = getattr(dtype, "__name__", dtype)
+def no_number(col: Mapping[str, Any], stored: bool = False) -> str:
+    """What to do about a text where a column should hold numbers.
+
+    Args:
+        col: the column, or a label, of type `label`.
+        stored: all of its values are texts, not one alone that cannot be read.
+    """
+    kind, dtype = col["type"], getattr(col.get("dtype"), "__name__", col.get("dtype"))
+    if kind == "label":
+        return "a label is 0 or 1"
     if kind == "embedding":
         return "vectors are lists of numbers, which parquet can hold and csv cannot"
     if kind == "sequence":
         return "a sequence in csv is a text: give it dtype: str"
-    if kind in ("numeric", "label") and dtype in ("str", None):
-        return f"it is {kind}, so its values must be stored as numbers; in csv give it dtype: float"
-    return f"its dtype is {dtype}; correct it, or leave it empty" if kind != "label" else "a label is 0 or 1"
+    if stored:
+        return "it is numeric: store it as numbers" + ("; in csv give it dtype: float" if dtype == "str" else "")
+    return f"its dtype is {dtype}; correct it, or leave it empty"
