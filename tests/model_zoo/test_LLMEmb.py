@@ -127,7 +127,7 @@ def test_scripts_of_fuxictr_get_a_clear_word_or_given_files(configs, llm, tmp_pa
     given = load_experiment("DeepFM_LLMEmb_shop", configs, overrides={"feature_specs": specs[1:]})
     given.write_directory(tmp_path / "written")
     result = run_experiment(load_experiment("DeepFM_LLMEmb_shop", tmp_path / "written"))
-    assert result.record["notes"] == {} and result.run.params["feature_specs"] == specs[1:]
+    assert list(result.record["notes"]) == ["given_vectors"] and result.run.params["feature_specs"] == specs[1:]
 
 
 @pytest.mark.parametrize(
