@@ -10,6 +10,7 @@ import pytest
 import torch
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # pytest-xdist has a process for each core
 
 WORDS = ["red", "green", "blue", "black", "white", "grey"]
 CITIES = ["Rome", "Oslo", "Bern", "Cairo", "Lima", "Malmö"]
