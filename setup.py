@@ -49,5 +49,8 @@ setup(
         "tqdm",
         "typing_extensions",
     ],
-    extras_require={"tune": ["optuna>=5"], "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=77", "optuna>=5"]},
+    extras_require={
+        "tune": ["optuna>=5"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=77", "optuna>=5"],
+    },
 )

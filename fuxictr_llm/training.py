@@ -51,7 +51,9 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
         model.regularization_loss()  # FuxiCTR reads the regularizers only when it trains
         set_weight_decay(model.optimizer, params.get("weight_decay"))
         return model
-    except UserError:
+    except UserError as error:  # that a method cannot look into a model that fails is one too
+        if told := vectors_refused(cls.__name__, feature_map, error):
+            raise UserError(told) from error
         raise
     except Exception as error:  # a constructor fails in many ways on settings that it does not check
         # What torch's optimizers say, which FuxiCTR takes for an optimizer that is not there.

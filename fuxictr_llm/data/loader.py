@@ -248,10 +248,13 @@ class _NpzPart:
         self.names = self.arrays.files
 
     def read(self, name: str) -> np.ndarray:
-        return self.arrays[name]
+        try:
+            return self.arrays[name]
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:  # Python objects, too
+            raise _damaged(self.path, error) from error
 
     def slices(self, names: list[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
-        columns = {name: self.arrays[name] for name in names}
+        columns = {name: self.read(name) for name in names}
         for start in range(0, len(columns[names[0]]), rows):
             yield {name: column[start : start + rows] for name, column in columns.items()}
 

@@ -133,6 +133,13 @@ def test_auto_takes_ray_for_data_that_does_not_fit_and_says_so(shop, monkeypatch
     assert loader_module._in_memory("memory", feature_map, params)
 
 
+def test_python_objects_in_an_npz_are_not_unpickled(shop, tmp_path):
+    feature_map, params = shop[:2]
+    np.savez(tmp_path / "objects.npz", **dict.fromkeys([*feature_map.features, "click"], np.array([print] * 3)))
+    with pytest.raises(UserError, match="objects.npz' is damaged .Object arrays cannot be loaded"):
+        list(InMemoryLoader(feature_map, str(tmp_path / "objects.npz")))
+
+
 @pytest.mark.parametrize("name", ["train.npz", "train.parquet"])
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"junk"])
 def test_a_damaged_file_is_named(shop, tmp_path, name, content):
