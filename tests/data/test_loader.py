@@ -134,7 +134,7 @@ def test_auto_takes_ray_for_data_that_does_not_fit_and_says_so(shop, monkeypatch
 
 
 def test_python_objects_in_an_npz_are_not_unpickled(shop, tmp_path):
-    feature_map, params = shop[:2]
+    feature_map = shop[0]
     np.savez(tmp_path / "objects.npz", **dict.fromkeys([*feature_map.features, "click"], np.array([print] * 3)))
     with pytest.raises(UserError, match="objects.npz' is damaged .Object arrays cannot be loaded"):
         list(InMemoryLoader(feature_map, str(tmp_path / "objects.npz")))
