@@ -111,7 +111,7 @@ def test_placebos_of_field_vectors(monkeypatch):
 def text_key(folder, monkeypatch, texts=("a", "b"), head="", adapter=None, gpu=-1, **changes):
     settings = {"language_model": str(folder), "llm_dtype": "float32", **changes}
     keys = []
-    answer = SimpleNamespace(seconds=None)
+    answer = SimpleNamespace(seconds=None, cut=0)
     monkeypatch.setattr(text_vectors, "find_or_write", lambda kind, made, *_, **__: keys.append(made) or answer)
     text_vectors.TextEncoder(RowTextsConfig(**settings), gpu, adapter).store_of(texts, head)
     return digest_of(keys)
@@ -258,7 +258,7 @@ def elec(configs, llm, tmp_path, monkeypatch):
 
 OF_TEXTS = {"llm_pooling": "last", "llm_max_text_tokens": 2, "llm_dtype": "bfloat16", "text_units": "row"}
 OF_TEXTS |= {"text_fields": ["city", "tags"]}
-OF_TRAINING = {"learning_rate": 0.1, "epochs": 3, "batch_size": 64, "seed": 1, "optimizer": "sgd", "monitor": "logloss"}
+OF_TRAINING = {"learning_rate": 0.1, "epochs": 3, "batch_size": 64, "seed": 1, "optimizer": "SGD", "monitor": "logloss"}
 OF_TRAINING |= {"weight_decay": 0.1, "shuffle": False, "early_stop_patience": 3}
 OF_HEAD = {"h_hidden": 7, "h_dim": 5, "h_dropout": 0.5}
 OF_ROWS = {"inject_vector": "s", "h": "noise", "h_crossfit": 2}

@@ -13,6 +13,7 @@ from typing import Any
 import polars as pl
 from fuxictr.preprocess import FeatureProcessor
 
+from fuxictr_llm.data.lists import plain_types
 from fuxictr_llm.errors import UserError, reason_of
 
 # What FuxiCTR fills in where a column does not say it.
@@ -44,7 +45,7 @@ def filled_values(
         col for col in processor.feature_cols if col.get("active", True) and col["type"] in ("categorical", "numeric")
     ]
     plain = [col for col in columns if not col.get("preprocess")]
-    found = [_of_plain(plain, frame) for frame in frames]
+    found = [_of_plain(plain, frame.with_columns(plain_types(frame.collect_schema(), plain))) for frame in frames]
     made = [col["name"] for col in columns if col.get("preprocess")]
     for counts, more in zip(found, _of_made(host, processor, made, frames), strict=True):
         counts |= more

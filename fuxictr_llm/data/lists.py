@@ -23,7 +23,7 @@ class TakesLists:
     def preprocess(self, ddf: pl.LazyFrame) -> pl.LazyFrame:
         self.feature_cols = [_missing_is_padding(col) for col in self.feature_cols]
         raw, declared = ddf.collect_schema(), self.feature_cols
-        ddf = ddf.with_columns(_plain(raw, [*self.label_cols, *declared]))
+        ddf = ddf.with_columns(plain_types(raw, [*self.label_cols, *declared]))
         # FuxiCTR fills lists with a text, which fails, and joins them by ^, whatever the splitter is.
         self.feature_cols = [_left_alone(col, raw) for col in declared]
         try:
@@ -55,7 +55,7 @@ def _left_alone(col: dict[str, Any], raw: Mapping[str, pl.DataType]) -> dict[str
     return {**col, "type": "list"} if col.get("preprocess") else col
 
 
-def _plain(raw: Mapping[str, pl.DataType], cols: list[dict[str, Any]]) -> Iterator[pl.Expr]:
+def plain_types(raw: Mapping[str, pl.DataType], cols: list[dict[str, Any]]) -> Iterator[pl.Expr]:
     """Columns whose stored type is another than the declared one, and that FuxiCTR cannot fill or count."""
     for col in cols:
         dtype = raw.get(col["name"])

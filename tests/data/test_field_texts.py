@@ -110,10 +110,13 @@ def test_numbers_have_quantiles_and_meta_columns_nothing(params):
         column("user", "meta"),
     ]
     found = texts(params)
-    price = pd.read_csv(params["train_data"])["price"].dropna().sort_values().tolist()
+    prices = {split: pd.read_csv(params[f"{split}_data"])["price"] for split in ("train", "valid", "test")}
+    price = prices["train"].dropna().sort_values().tolist()
     ranks = [round(i * (len(price) - 1) / 20) for i in range(21)]
-    assert found["price"] == {"quantiles": [price[rank] for rank in ranks]}
-    assert found["flag"] == {"quantiles": [0.0, 1.0]} and found["void"] == {"quantiles": []}
+    rows = sum(map(len, prices.values()))
+    assert found["price"] == {"quantiles": [price[rank] for rank in ranks], "filled": {"0.0": [3, 0]}}
+    assert found["flag"] == {"quantiles": [0.0, 1.0]}
+    assert found["void"] == {"quantiles": [], "filled": {"0.0": [rows, 0]}}
     assert set(found) == {"price", "flag", "void", "color"}
 
 

@@ -45,7 +45,7 @@ def shop(configs, tmp_path):
             edit(
                 configs / "dataset_config.yaml",
                 "    label_col:",
-                "    - {name: price, active: true, dtype: float, type: numeric, fill_na: .nan}\n    label_col:",
+                "    - {name: price, active: true, dtype: float, type: numeric}\n    label_col:",
             )
             self.entities(ENTITIES)
             self.run = prepare_data(load_experiment("DeepFM_shop", configs), "unused")
