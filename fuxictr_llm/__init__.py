@@ -12,11 +12,11 @@ _HOMES = {
     "enhance": "enhancement",
     "register_backbone": "registry",
     "register_method": "registry",
-    "load_experiment": "config",
-    "run_experiment": "experiment",
-    "export_run": "exporting",
-    "load_model": "serving",
-    "UserError": "errors",
+    "load_experiment": "config.resolve",
+    "run_experiment": "experiment.run",
+    "export_run": "serving.export",
+    "load_model": "serving.load",
+    "UserError": "common.errors",
 }
 __all__ = ["__version__", *_HOMES]
 

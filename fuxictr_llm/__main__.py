@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import fuxictr_llm
 from fuxictr_llm.commands import doctor, encode, export, leaderboard, prepare, run, zoo
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.common.errors import UserError
+
+AFFECTS_RESULTS = False  # see common/code_digest.py
 
 COMMANDS = (run, prepare, encode, leaderboard, export, doctor, zoo)
 

@@ -14,13 +14,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
-from fuxictr_llm.checkout import current_checkout
-from fuxictr_llm.errors import UserError, unknown
-from fuxictr_llm.python_files import import_file, syntax_error
+from fuxictr_llm.common.code_digest import FILE_PREFIX, modules_of
+from fuxictr_llm.common.errors import UserError, unknown
+from fuxictr_llm.host.checkout import current_checkout, import_file, syntax_error
+
+AFFECTS_RESULTS = False  # see common/code_digest.py
 
 ZOO = "fuxictr_llm.model_zoo"
-FILES = "model_file"  # what the modules of `file.py:Class` are called
-
 _backbones: dict[str, type] = {}
 _named: dict[str, type] = {}  # anyone's classes that `find_backbone` has been asked for, by module:Class
 _methods: dict[str, "RegisteredMethod"] = {}
@@ -59,7 +59,7 @@ def register_method(*, name: str, config_cls: type, model_cls: type) -> None:
         UserError: the name has other characters than letters and digits, is taken (case does not
             count), or `config_cls` is no dataclass.
     """
-    from fuxictr_llm.enhancement import Enhancement
+    from fuxictr_llm.enhancement.base import Enhancement
 
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", name):
         raise UserError(f"method name {name!r} must be letters and digits: an expid is split at underscores")
@@ -132,7 +132,7 @@ def find_own_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> t
             error = unknown("backbone", name, [*backbone_names(), *also], where)
             more = "" if current_checkout() else "; --zoo DIR adds the models of a FuxiCTR checkout"
             raise UserError(f"{error}{more}")
-        from fuxictr_llm.initialization import initializing_all
+        from fuxictr_llm.host.embeddings import initializing_all
 
         module = importlib.import_module(f"{ZOO}.backbones.{name}")
         register_backbone(initializing_all(getattr(module, name)))
@@ -156,7 +156,7 @@ def find_method(name: str, where: str = "", also: Iterable[str] = ()) -> Registe
 
 
 def _method_of(name: str) -> RegisteredMethod:
-    from fuxictr_llm.enhancement import Enhancement
+    from fuxictr_llm.enhancement.base import Enhancement
 
     cls = import_class(name, "method", Enhancement)
     found = next((method for method in _methods.values() if method.model_cls is cls), None)
@@ -177,7 +177,7 @@ def find_model(name: str) -> type:
     backbone, _, method = name.rpartition("_")
     if ":" in name or name in backbone_names() or not backbone:
         return find_backbone(name)
-    from fuxictr_llm.enhancement import enhance
+    from fuxictr_llm.enhancement.model import enhance
 
     return enhance(find_backbone(backbone, where=repr(name)), find_method(method, where=repr(name)).model_cls)
 
@@ -202,7 +202,7 @@ def import_class(name: str, kind: str, base: type) -> type:
 def _import_module(module_name: str, what: str) -> ModuleType:
     if module_name.endswith(".py"):
         try:
-            return import_file(Path(module_name), Path(module_name).parent, FILES)
+            return import_file(Path(module_name), Path(module_name).parent, FILE_PREFIX)
         except UserError as error:
             raise UserError(f"{what}: {error}") from error
     try:
@@ -217,3 +217,9 @@ def _zoo_modules(below: str = "", *, packages: bool) -> list[str]:
     zoo = importlib.import_module(ZOO)
     folders = [str(Path(path) / below) for path in zoo.__path__]
     return [info.name for info in pkgutil.iter_modules(folders) if info.ispkg == packages]
+
+
+def method_modules(name: str) -> list[str]:
+    """The modules of a method: of its class, and of its config, which has the defaults."""
+    method = find_method(name)
+    return [*modules_of(method.model_cls), *modules_of(method.config_cls)]

@@ -4,7 +4,7 @@
 def __getattr__(name: str):
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from fuxictr_llm.errors import UserError
+    from fuxictr_llm.common.errors import UserError
     from fuxictr_llm.registry import find_model
 
     try:

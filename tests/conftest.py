@@ -22,8 +22,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    from fuxictr_llm.checkout import VARIABLE, use_checkout
-    from fuxictr_llm.errors import UserError
+    from fuxictr_llm.common.errors import UserError
+    from fuxictr_llm.host.checkout import VARIABLE, use_checkout
 
     os.environ.pop(VARIABLE, None)
     try:
@@ -122,8 +122,8 @@ DeepFM: {hidden_units: [8], net_dropout: 0.1, batch_norm: true, embedding_regula
 METHOD_FILE = """
 from pydantic.dataclasses import dataclass
 
-from fuxictr_llm.checks import STRICT
-from fuxictr_llm.enhancement import Enhancement
+from fuxictr_llm.common.checks import STRICT
+from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.registry import register_method
 
 
@@ -208,8 +208,8 @@ def llm(tiny_llm) -> dict:
 def prepared(configs, llm):
     """Prepares a run of a plain DeepFM whose columns ask for vectors: `{column: its other keys}`."""
 
-    from fuxictr_llm.config import load_experiment
-    from fuxictr_llm.experiment import prepare_run
+    from fuxictr_llm.config.resolve import load_experiment
+    from fuxictr_llm.experiment.run import prepare_run
 
     def prepare(columns, expid="DeepFM_shop", **changes):
         specs = [{"name": name, "pretrained_emb": "llm", **keys} for name, keys in columns.items()]
@@ -227,3 +227,31 @@ def served():
 
     trained("DNN", "LLaCTR")
     return load_model(export_run("runs/a", "served"))
+
+
+@pytest.fixture
+def model(tiny_llm):
+    """The tiny Llama, loaded."""
+    from fuxictr_llm.llm.language_model import load_language_model
+
+    return load_language_model(tiny_llm, "float32", "auto", gpu=-1)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory, tiny_llm):
+    """A folder with a random BERT and a tokenizer that frames texts with two tokens."""
+    from tokenizers import Tokenizer, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("tiny_bert")
+    tokenizer = Tokenizer.from_file(str(tiny_llm / "tokenizer.json"))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<s>").save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32,
+    )  # fmt: skip
+    BertModel(config).save_pretrained(folder)
+    return folder

@@ -4,7 +4,7 @@ import torch
 from fuxictr.features import FeatureMap
 from torch import Tensor, nn
 
-from fuxictr_llm.data.tiny import HISTORIES, NEGATIVES, tiny_batches, tiny_feature_map
+from fuxictr_llm.diagnosis.tiny import HISTORIES, NEGATIVES, tiny_batches, tiny_feature_map
 from literal import build_backbone
 
 TARGET, SEQUENCE = ["item_id", "cate_id"], ["click_history", "cate_history"]

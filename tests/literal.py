@@ -9,7 +9,7 @@ from fuxictr.pytorch.layers import LogisticRegression, MLP_Block
 from fuxictr.pytorch.torch_utils import seed_everything
 from torch import Tensor, nn
 
-from fuxictr_llm.batches import synthetic_batch
+from fuxictr_llm.host.batches import synthetic_batch
 from fuxictr_llm.registry import find_backbone
 from support import params, small_feature_map
 

@@ -3,7 +3,7 @@
 import os
 import time
 
-from fuxictr_llm.support_table import Row
+from fuxictr_llm.diagnosis.zoo_table import Row
 
 time.sleep(float(os.environ.get("SECONDS_TO_START", "0")))
 

@@ -12,18 +12,18 @@ import numpy as np
 import torch
 from fuxictr.pytorch.models import BaseModel
 
-from fuxictr_llm.anatomy import find_anatomy
-from fuxictr_llm.batches import columns_of, only_columns
-from fuxictr_llm.data.tiny import TinyCase, active_regularization, tiny_case, train
-from fuxictr_llm.data.tiny_columns import EMBEDDING_DIM
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.diagnosis.tiny import TinyCase, active_regularization, tiny_case, train
+from fuxictr_llm.diagnosis.tiny_columns import EMBEDDING_DIM
 from fuxictr_llm.distillation import Teacher, distilled
-from fuxictr_llm.enhancement import enhance
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.enhancement.anatomy import find_anatomy
+from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.host.batches import columns_of, only_columns
+from fuxictr_llm.host.tasks import predictions_of
 from fuxictr_llm.model_zoo.ELEC.gain import gain_class
 from fuxictr_llm.model_zoo.ELEC.head import VECTOR
+from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors
 from fuxictr_llm.registry import find_backbone, find_method
-from fuxictr_llm.semantics.vector_file import write_field_vectors
-from fuxictr_llm.tasks import predictions_of
 from support import AllTaps, Idle
 
 # Each of them switched off is an idle method.

@@ -9,17 +9,17 @@ import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.torch_utils import seed_everything
 
-from fuxictr_llm import probes
-from fuxictr_llm.batches import rows_of, synthetic_batch
-from fuxictr_llm.enhancement import Enhancement, enhance
-from fuxictr_llm.exporting import export_run
-from fuxictr_llm.feature_maps import describe_feature_map
-from fuxictr_llm.files import read_json, write_json
-from fuxictr_llm.probes import Idle as Idle
+from fuxictr_llm.common.files import read_json, write_json
+from fuxictr_llm.diagnosis import doctor as probes
+from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.host.batches import rows_of, synthetic_batch
+from fuxictr_llm.host.columns import describe_feature_map
+from fuxictr_llm.llm.catalog import FieldCatalog, FieldEntry
+from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors
 from fuxictr_llm.registry import find_backbone, find_method
-from fuxictr_llm.semantics.catalog import FieldCatalog, FieldEntry
-from fuxictr_llm.semantics.vector_file import write_field_vectors
-from fuxictr_llm.serving import load_model
+from fuxictr_llm.serving.export import export_run
+from fuxictr_llm.serving.load import load_model
 
 CATALOG = FieldCatalog(
     "clicks",

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from fuxictr_llm.files import digest_of_file, write_json
-from fuxictr_llm.leaderboard.engine import Watch, run_plan
-from fuxictr_llm.leaderboard.identity import key_of
-from fuxictr_llm.leaderboard.plan import Plan
-from fuxictr_llm.leaderboard.results import Results
-from fuxictr_llm.run_record import versions
-from fuxictr_llm.sources import sources_of
+from fuxictr_llm.common.files import digest_of_file, write_json
+from fuxictr_llm.common.runs import versions
+from fuxictr_llm.experiment.identity import sources_of
+from fuxictr_llm.leaderboard.plan.arms import key_of
+from fuxictr_llm.leaderboard.plan.plan import Plan
+from fuxictr_llm.leaderboard.run.engine import Watch, run_plan
+from fuxictr_llm.leaderboard.run.results import Results
 
 
 def made_up_record(experiment, **changes):

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from fuxictr_llm.leaderboard.plan import Arm
-from fuxictr_llm.leaderboard.results import RunResult
+from fuxictr_llm.leaderboard.plan.plan import Arm
+from fuxictr_llm.leaderboard.run.results import RunResult
 
 STRANGE = "A_B|c$^{x}<b>&%#~\\*"
 

@@ -10,21 +10,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from fuxictr_llm import network_store
-from fuxictr_llm.config import NO_IDENTITY, load_experiment
+from fuxictr_llm.common import cache as store
+from fuxictr_llm.common.files import digest_of, digest_of_file, merged
+from fuxictr_llm.config.keys import DatasetKeys
+from fuxictr_llm.config.language_models import RowTextsConfig, ValueVectorsConfig
+from fuxictr_llm.config.resolve import NO_IDENTITY, load_experiment
 from fuxictr_llm.data import build
-from fuxictr_llm.experiment import prepare_data
-from fuxictr_llm.files import digest_of, digest_of_file, merged
-from fuxictr_llm.keys import DatasetKeys
-from fuxictr_llm.model_zoo.ELEC import stages, vectors
+from fuxictr_llm.experiment.run import prepare_data
+from fuxictr_llm.llm.model_files import DECIDES, digest_of_model
+from fuxictr_llm.llm.vectors import encoder as text_vectors
+from fuxictr_llm.llm.vectors import values as value_vectors
+from fuxictr_llm.model_zoo.ELEC import click_tuning, stages, vectors
 from fuxictr_llm.model_zoo.ELEC.config import ELECConfig
-from fuxictr_llm.network_store import PLACES, Network, find_or_train
-from fuxictr_llm.semantics import click_tuning, field_vectors, store, text_vectors, value_vectors
-from fuxictr_llm.semantics.config import FieldVectorsConfig
-from fuxictr_llm.semantics.model_folder import DECIDES, digest_of_model
-from fuxictr_llm.semantics.prompts import Prompt, common_prefix, sample_prompts
-from fuxictr_llm.semantics.text_config import RowTextsConfig
-from fuxictr_llm.semantics.value_config import ValueVectorsConfig
+from fuxictr_llm.model_zoo.LLaCTR import field_vectors
+from fuxictr_llm.model_zoo.LLaCTR.config import FieldVectorsConfig
+from fuxictr_llm.model_zoo.LLaCTR.prompts import Prompt, common_prefix, sample_prompts
+from fuxictr_llm.training import networks as network_store
+from fuxictr_llm.training.networks import PLACES, Network, find_or_train
 from support import CATALOG
 
 LANGUAGE_MODEL = {"language_model": "b", "llm_dtype": "bfloat16", "llm_pooling": "last"}
@@ -399,7 +401,7 @@ def test_built_data_sets_of_ones_own_processor(monkeypatch):
 
 
 def test_remembered_digests(monkeypatch):
-    monkeypatch.setattr("fuxictr_llm.files.REMEMBERED_ABOVE", 0)
+    monkeypatch.setattr("fuxictr_llm.common.files.REMEMBERED_ABOVE", 0)
     Path("a").write_text("a")
     keys = [digest_of_file("a"), digest_of_file("a", "md5")]
     Path("a").write_text("bb")

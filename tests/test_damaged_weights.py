@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from fuxictr_llm import export_run, files, load_experiment, run_experiment
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import read_json, write_json
-from fuxictr_llm.networks import load_network
+from fuxictr_llm import export_run, load_experiment, run_experiment
+from fuxictr_llm.common import files
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import read_json, write_json
+from fuxictr_llm.serving.export import load_network
 from support import flip_a_byte
 
 

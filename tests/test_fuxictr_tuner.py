@@ -7,7 +7,7 @@ import yaml
 from fuxictr import autotuner
 
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.config import load_experiment
+from fuxictr_llm.config.resolve import load_experiment
 
 # Base settings that need no language model, and what is tuned: keys of the backbone, of the method, of the data set.
 BASES = {

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, settings
 
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.files import read_json
+from fuxictr_llm.common.files import read_json
 from fuzz_cases import MISSPELT, Case, cases
 from support import as_arguments
 

@@ -8,8 +8,8 @@ import pytest
 
 from fuxictr_llm import export_run
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import digest_of_file, read_json, write_json
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import digest_of_file, read_json, write_json
 from support_long import ITEMS, long_data
 from support_zoo import write_checkout
 

@@ -10,8 +10,8 @@ import pickle
 import pytest
 import torch
 
-from fuxictr_llm.checkout import current_checkout
-from fuxictr_llm.data.tiny import train
+from fuxictr_llm.diagnosis.tiny import train
+from fuxictr_llm.host.checkout import current_checkout
 from fuxictr_llm.registry import backbone_names
 from matrix_cells import METHODS, cell, predictions, problem_of, some_rows, trained
 

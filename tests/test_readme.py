@@ -9,9 +9,9 @@ from pathlib import Path
 from conftest import CITIES, small_table
 
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.config import load_experiment, parse_overrides
-from fuxictr_llm.experiment import prepare_run, run_experiment
-from fuxictr_llm.semantics.catalog import load_catalog
+from fuxictr_llm.config.resolve import load_experiment, parse_overrides
+from fuxictr_llm.experiment.run import prepare_run, run_experiment
+from fuxictr_llm.llm.catalog import load_catalog
 from support import as_arguments, edit
 
 ROOT = Path(__file__).parents[1]

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from fuxictr_llm import load_experiment, model_zoo, registry
-from fuxictr_llm.enhancement import Enhancement
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.enhancement.base import Enhancement
 
 
 @pytest.fixture(autouse=True)

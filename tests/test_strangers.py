@@ -10,11 +10,10 @@ import torch
 
 from fuxictr_llm import registry
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.exporting import export_run
-from fuxictr_llm.files import read_json, write_json
-from fuxictr_llm.networks import load_network
-from fuxictr_llm.serving import load_model
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import read_json, write_json
+from fuxictr_llm.serving.export import export_run, load_network
+from fuxictr_llm.serving.load import load_model
 from support import batches, edit, trained
 from support_zoo import NET
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fuxictr_llm import config_sources
-from fuxictr_llm.checkout import current_checkout
-from fuxictr_llm.config import load_experiment
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.yamls import read_yaml
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.yamls import read_yaml
+from fuxictr_llm.config import sources as config_sources
+from fuxictr_llm.config.resolve import load_experiment
+from fuxictr_llm.host.checkout import current_checkout
 
 # The rows of bars_zoo are there with --zoo=DIR alone, as their models are.
 FILES = [

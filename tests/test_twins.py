@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fuxictr_llm.checkout import current_checkout
-from fuxictr_llm.data.tiny import active_regularization, tiny_case, train
+from fuxictr_llm.diagnosis.tiny import active_regularization, tiny_case, train
+from fuxictr_llm.host.checkout import current_checkout
 from fuxictr_llm.model_zoo import backbones
 from fuxictr_llm.registry import find_backbone, find_own_backbone
 from histories import padded_behind

@@ -18,6 +18,6 @@ def add(commands: Any) -> None:
 
 def bars(args: argparse.Namespace) -> None:
     """Write the folder and print it."""
-    from fuxictr_llm.leaderboard.bars import write_row
+    from fuxictr_llm.leaderboard.boards.bars import write_row
 
     print(write_row(args.run, args.out))

@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fuxictr_llm.commands.options import add_command, chosen_gpu, experiment_of
-from fuxictr_llm.errors import UserError, unknown
+from fuxictr_llm.common.errors import UserError, unknown
 
 if TYPE_CHECKING:
-    from fuxictr_llm.anatomy import Anatomy
-    from fuxictr_llm.data.tiny import TinyCase
+    from fuxictr_llm.diagnosis.tiny import TinyCase
+    from fuxictr_llm.enhancement.anatomy import Anatomy
 
 
 def add(commands: Any) -> None:
@@ -30,7 +30,7 @@ def doctor(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from fuxictr_llm.doctor import CHECKS, anatomy_of, quiet, run_check
+    from fuxictr_llm.diagnosis.doctor import CHECKS, anatomy_of, quiet, run_check
 
     with quiet():
         case = _built_case(args) if args.expid else _tiny_case(args)
@@ -54,13 +54,13 @@ def doctor(args: argparse.Namespace) -> None:
 
 
 def _tiny_case(args: argparse.Namespace) -> "TinyCase":
-    from fuxictr_llm.checkout import use_checkout
+    from fuxictr_llm.host.checkout import use_checkout
 
     use_checkout(args.zoo)
-    from fuxictr_llm.checks import check_value
-    from fuxictr_llm.config import parse_overrides
-    from fuxictr_llm.data.tiny import tiny_case
-    from fuxictr_llm.evaluated import check_settings
+    from fuxictr_llm.common.checks import check_value
+    from fuxictr_llm.config.resolve import parse_overrides
+    from fuxictr_llm.diagnosis.tiny import tiny_case
+    from fuxictr_llm.host.evaluated import check_settings
     from fuxictr_llm.registry import find_backbone
 
     cls, changes = find_backbone(args.model, "--model"), parse_overrides(args.set)
@@ -79,8 +79,8 @@ def _hints_of_keys(cls: type) -> dict[str, Any]:
     """What the constructor takes, and what decides about taps and methods; the type of each, None of one unknown."""
     from typing import get_type_hints
 
-    from fuxictr_llm.config import constructor_hints
-    from fuxictr_llm.keys import ModelKeys
+    from fuxictr_llm.config.keys import ModelKeys
+    from fuxictr_llm.config.resolve import constructor_hints
     from fuxictr_llm.registry import find_method
 
     methods = [find_method(name).config_cls.__dataclass_fields__ for name in ("LLaCTR", "ELEC")]
@@ -91,14 +91,14 @@ def _hints_of_keys(cls: type) -> dict[str, Any]:
 def _built_case(args: argparse.Namespace) -> "TinyCase":
     """The experiment's model and the first rows of its train data, which is built where it is not yet."""
     experiment = experiment_of(args)
-    from fuxictr_llm.doctor import RunCase
-    from fuxictr_llm.experiment import prepare_data
+    from fuxictr_llm.diagnosis.doctor import RunCase
+    from fuxictr_llm.experiment.run import prepare_data
 
     return RunCase.of(prepare_data(experiment, experiment.expid))
 
 
 def _about(case: "TinyCase") -> Iterator[str]:
-    from fuxictr_llm.origins import origin_of
+    from fuxictr_llm.config.origins import origin_of
 
     file, features = origin_of(case.cls).file, case.feature_map.features
     kinds = sorted({spec["type"] for spec in features.values()})
@@ -154,7 +154,7 @@ def _representations(anatomy: "Anatomy") -> list[str]:
 
 def _choices(case: "TinyCase", anatomy: "Anatomy") -> Iterator[tuple[str, str, str]]:
     """Key, value and what it would see, where there is more than one candidate for a tap."""
-    from fuxictr_llm.doctor import quiet
+    from fuxictr_llm.diagnosis.doctor import quiet
 
     candidates, taken = anatomy.candidates, " (taken)"
     if len(candidates.embeddings) > 1:

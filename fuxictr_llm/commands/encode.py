@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from fuxictr_llm.commands.options import add_command, experiment_of
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.semantics import distributed
+from fuxictr_llm.common import distributed
+from fuxictr_llm.common.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -25,8 +25,8 @@ def encode(args: argparse.Namespace) -> None:
     if args.format:
         raise UserError("--format goes with --values")
     experiment = experiment_of(args)
-    from fuxictr_llm.experiment import prepare_run
-    from fuxictr_llm.semantics.value_config import asks_for_vectors
+    from fuxictr_llm.config.language_models import asks_for_vectors
+    from fuxictr_llm.experiment.run import prepare_run
 
     if not experiment.params["method"] and not asks_for_vectors(experiment.params):
         raise UserError(
@@ -45,9 +45,9 @@ def _encode_values(args: argparse.Namespace) -> None:
         "value_scale": None,
     }
     experiment = experiment_of(args, asked)
-    from fuxictr_llm.experiment import prepare_data
-    from fuxictr_llm.semantics.value_config import value_config
-    from fuxictr_llm.semantics.value_vectors import make_value_vectors
+    from fuxictr_llm.config.language_models import value_config
+    from fuxictr_llm.experiment.run import prepare_data
+    from fuxictr_llm.llm.vectors.values import make_value_vectors
 
     # It was there to make the keys known; whether the columns exist is asked below, by the name of the option.
     experiment = replace(experiment, params={**experiment.params, "feature_specs": None})

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fuxictr_llm.checkout import use_checkout
 from fuxictr_llm.commands.options import add_zoo
+from fuxictr_llm.host.checkout import use_checkout
 
 
 def add(commands: Any) -> None:
@@ -23,6 +23,6 @@ def add(commands: Any) -> None:
 def export(args: argparse.Namespace) -> None:
     """Write the folder and print it."""
     use_checkout(args.zoo)
-    from fuxictr_llm.exporting import export_run
+    from fuxictr_llm.serving.export import export_run
 
     print(export_run(args.run, args.to))

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from fuxictr_llm.commands import bars, verify
 from fuxictr_llm.commands.options import OtherUse, add_zoo, chosen_gpu
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.common.errors import UserError
 
 if TYPE_CHECKING:
-    from fuxictr_llm.leaderboard.plan import Plan
-    from fuxictr_llm.leaderboard.results import Results
+    from fuxictr_llm.leaderboard.plan.plan import Plan
+    from fuxictr_llm.leaderboard.run.results import Results
 
 MOST_JOBS = 8
 OF_THE_PLAN = ("backbones", "methods", "datasets", "seeds", "seed", "controls", "set", "config", "zoo")
@@ -67,7 +67,7 @@ def leaderboard(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: with code 1, where a run failed.
     """
-    from fuxictr_llm.leaderboard.processes import started_server
+    from fuxictr_llm.common.workers import started_server
 
     jobs = _jobs(args)
     gpu = chosen_gpu(args.gpu)
@@ -75,9 +75,9 @@ def leaderboard(args: argparse.Namespace) -> None:
 
     from rich.console import Console
 
-    from fuxictr_llm.leaderboard.engine import run_plan
-    from fuxictr_llm.leaderboard.live import Display
-    from fuxictr_llm.leaderboard.results import Results
+    from fuxictr_llm.leaderboard.run.engine import run_plan
+    from fuxictr_llm.leaderboard.run.progress import Display
+    from fuxictr_llm.leaderboard.run.results import Results
 
     plan = _plan(args, gpu)
     folder = args.out or _default_folder(args, plan)
@@ -109,11 +109,11 @@ def write_tables(results: "Results") -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    from fuxictr_llm.leaderboard.arms import own_settings
-    from fuxictr_llm.leaderboard.evidence import summarize
-    from fuxictr_llm.leaderboard.tables import write_all
-    from fuxictr_llm.leaderboard.tuning import FOLDER, tuned_by
-    from fuxictr_llm.run_record import command
+    from fuxictr_llm.experiment.record import command
+    from fuxictr_llm.leaderboard.plan.arms import own_settings
+    from fuxictr_llm.leaderboard.report.evidence import summarize
+    from fuxictr_llm.leaderboard.report.tables import write_all
+    from fuxictr_llm.leaderboard.run.tuning import FOLDER, tuned_by
 
     finished, failures, plan = results.finished(), results.failures(), results.plan
     facts = {"command": command(), "plan": plan.sha256, "tuning": tuned_by(results.folder / FOLDER, plan)}
@@ -124,8 +124,8 @@ def write_tables(results: "Results") -> list[Path]:
 
 
 def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
-    from fuxictr_llm.config import parse_overrides
-    from fuxictr_llm.leaderboard.plan import PLAIN, Plan, seeds_of
+    from fuxictr_llm.config.resolve import parse_overrides
+    from fuxictr_llm.leaderboard.plan.plan import PLAIN, Plan, seeds_of
 
     if args.plan_file:
         values = {name: getattr(args, name) for name in OF_THE_PLAN}
@@ -150,11 +150,11 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
 
 def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: Any, context: Any) -> "Plan":
     """The plan with each arm at its best settings."""
-    from fuxictr_llm.leaderboard.engine import locked_folder, run_plan
-    from fuxictr_llm.leaderboard.live import Display
-    from fuxictr_llm.leaderboard.results import Results
-    from fuxictr_llm.leaderboard.search_space import read_space
-    from fuxictr_llm.leaderboard.tuning import FOLDER, tune
+    from fuxictr_llm.leaderboard.plan.search_space import read_space
+    from fuxictr_llm.leaderboard.run.engine import locked_folder, run_plan
+    from fuxictr_llm.leaderboard.run.progress import Display
+    from fuxictr_llm.leaderboard.run.results import Results
+    from fuxictr_llm.leaderboard.run.tuning import FOLDER, tune
 
     if args.tune is None or not args.space or args.tune < 1:
         raise UserError("--tune N, with N of 1 or more, and --space FILE.yaml go together")
@@ -187,8 +187,7 @@ def _default_folder(args: argparse.Namespace, plan: "Plan") -> Path:
 
 
 def _list(results: "Results", jobs: int, retry_failed: bool, console: Any) -> None:
-    from fuxictr_llm.leaderboard.estimate import Estimator
-    from fuxictr_llm.leaderboard.live import state_table
+    from fuxictr_llm.leaderboard.run.progress import Estimator, state_table
 
     console.print(state_table(results, retry_failed))
     for failure in results.failures():

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from fuxictr_llm.checkout import use_checkout
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.semantics import distributed
+from fuxictr_llm.common import distributed
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.host.checkout import use_checkout
 
 
 def add_command(commands: Any, name: str, function: Callable, text: str) -> argparse.ArgumentParser:
@@ -41,7 +41,7 @@ def experiment_of(
     level = logging.INFO if distributed.is_first() else logging.ERROR
     logging.basicConfig(level=level, format="%(levelname)s %(message)s")
     use_checkout(args.zoo)
-    from fuxictr_llm.config import load_experiment, parse_overrides
+    from fuxictr_llm.config.resolve import load_experiment, parse_overrides
 
     overrides = {**(defaults or {}), **parse_overrides(args.set), **(forced or {})}
     return load_experiment(args.expid, args.config, seed=args.seed, overrides=overrides, gpu=chosen_gpu(args.gpu))

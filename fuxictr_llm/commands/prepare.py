@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm.commands.options import add_command, experiment_of
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.common.errors import UserError
 
 
 def add(commands: Any) -> None:

@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fuxictr_llm.checkout import use_checkout
 from fuxictr_llm.commands.options import add_command, experiment_of
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.host.checkout import use_checkout
 
 
 def add(commands: Any) -> None:
@@ -30,13 +30,13 @@ def run(args: argparse.Namespace) -> None:
     elif args.print_config:
         print(experiment.to_yaml(), end="")
     else:
-        from fuxictr_llm.experiment import run_experiment
+        from fuxictr_llm.experiment.run import run_experiment
 
         run_experiment(experiment)
 
 
 def _list(args: argparse.Namespace) -> None:
-    from fuxictr_llm.config_sources import dataset_names
+    from fuxictr_llm.config.sources import dataset_names
     from fuxictr_llm.data.assets import ASSETS
     from fuxictr_llm.registry import backbone_names, method_names
 

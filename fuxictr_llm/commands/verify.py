@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm.commands.options import add_zoo, chosen_gpu
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.common.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -30,18 +30,17 @@ def add(commands: Any) -> None:
 
 def verify_board(args: argparse.Namespace) -> None:
     """Run what is left to run, print the comparison and write it as verify.md."""
-    from fuxictr_llm.checkout import use_checkout
+    from fuxictr_llm.host.checkout import use_checkout
 
     use_checkout(args.zoo)
     from rich.console import Console
 
-    from fuxictr_llm.config import parse_overrides
-    from fuxictr_llm.leaderboard.engine import run_plan
-    from fuxictr_llm.leaderboard.plan import Plan
-    from fuxictr_llm.leaderboard.results import Results
-    from fuxictr_llm.leaderboard.verify import verify
-    from fuxictr_llm.leaderboard.verify_table import to_markdown, to_screen, write_markdown
-    from fuxictr_llm.run_record import versions
+    from fuxictr_llm.common.runs import versions
+    from fuxictr_llm.config.resolve import parse_overrides
+    from fuxictr_llm.leaderboard.boards.verify import to_markdown, to_screen, verify, write_markdown
+    from fuxictr_llm.leaderboard.plan.plan import Plan
+    from fuxictr_llm.leaderboard.run.engine import run_plan
+    from fuxictr_llm.leaderboard.run.results import Results
 
     if args.jobs < 1 or min(args.seeds) < 0 or args.seeds == [0]:
         raise UserError("--jobs must be 1 or more, and --seeds a number of seeds or the seeds themselves")

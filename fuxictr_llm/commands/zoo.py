@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm.commands.options import add_zoo
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.common.errors import UserError
 
 
 def add(commands: Any) -> None:
@@ -32,9 +32,9 @@ def zoo(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.progress import Progress
 
-    from fuxictr_llm.checkout import current_checkout, use_checkout
-    from fuxictr_llm.files import replacing
-    from fuxictr_llm.support_table import LEGEND, as_markdown, failed, look_at_all, made_with, notes, summary
+    from fuxictr_llm.common.files import replacing
+    from fuxictr_llm.diagnosis.zoo_table import LEGEND, as_markdown, failed, look_at_all, made_with, notes, summary
+    from fuxictr_llm.host.checkout import current_checkout, use_checkout
 
     use_checkout(args.zoo)
     checkout = current_checkout()
@@ -74,7 +74,7 @@ def _table(rows: list[Any]) -> Any:
     from rich.markup import escape
     from rich.table import Table
 
-    from fuxictr_llm.support_table import COLUMNS
+    from fuxictr_llm.diagnosis.zoo_table import COLUMNS
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for column in COLUMNS:

@@ -8,20 +8,23 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from fuxictr_llm.errors import UserError, unknown
-from fuxictr_llm.files import (
+from fuxictr_llm.common.errors import UserError, unknown
+from fuxictr_llm.common.files import (
     OTHER_CACHE,
     cache_dir,
     damaged_files,
     digest_of_file,
     digests_of,
     locked,
+    own_folder,
     read_json,
+    remove_abandoned,
     replacing_dir,
     writable_dir,
     write_json,
 )
-from fuxictr_llm.temporaries import own_folder, remove_abandoned
+
+AFFECTS_RESULTS = False  # see common/code_digest.py
 
 
 @dataclass(frozen=True)

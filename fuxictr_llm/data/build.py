@@ -19,30 +19,30 @@ import pyarrow.parquet as pq
 from fuxictr.preprocess import FeatureProcessor, build_dataset
 from fuxictr.preprocess.build_dataset import merge_meta_ddf
 
-from fuxictr_llm.code_digest import digest_of_code
-from fuxictr_llm.data import SPLITS
-from fuxictr_llm.data.field_texts import collecting
-from fuxictr_llm.data.processors import code_of, find_processor, settings_of
-from fuxictr_llm.data.published import check_published_there
-from fuxictr_llm.data.raw import check_columns, feature_columns, pretrained_files, raw_files
-from fuxictr_llm.data.raw_checks import check_labels_of, check_made, check_stored, check_values, normalizers
-from fuxictr_llm.data.raw_split import RawSplit
-from fuxictr_llm.data.shares import check_shares
-from fuxictr_llm.data.vector_files import check_declared_vectors, with_used_vectors
-from fuxictr_llm.errors import UserError, reason_of
-from fuxictr_llm.files import (
+from fuxictr_llm.common.code_digest import digest_of_code
+from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.common.files import (
     damaged_files,
     digest_of,
     digest_of_file,
     digests_of,
     merged,
     not_as_noted,
+    own_folder,
     read_json,
+    remove_abandoned,
     sizes_of,
     writable_dir,
     write_json,
 )
-from fuxictr_llm.temporaries import own_folder, remove_abandoned
+from fuxictr_llm.data import SPLITS
+from fuxictr_llm.data.field_words import collecting
+from fuxictr_llm.data.processors import code_of, find_processor, settings_of
+from fuxictr_llm.data.published import check_published_there
+from fuxictr_llm.data.raw import RawSplit, check_columns, check_shares, pretrained_files, raw_files
+from fuxictr_llm.data.raw_checks import check_labels_of, check_made, check_stored, check_values, normalizers
+from fuxictr_llm.data.vector_files import check_declared_vectors, with_used_vectors
+from fuxictr_llm.host.columns import feature_columns
 
 SLICE_ROWS = 100_000
 # What decides about the built data, besides the raw files.

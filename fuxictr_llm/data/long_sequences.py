@@ -20,10 +20,10 @@ import torch
 from fuxictr.features import FeatureMap
 from torch import Tensor
 
-from fuxictr_llm.batches import LongBatch
-from fuxictr_llm.data.loader import InMemoryLoader, check_finite, column_names, narrow, read_columns, read_slices
-from fuxictr_llm.errors import UserError, reason_of
-from fuxictr_llm.keys import MAX_LEN
+from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.config.keys import MAX_LEN
+from fuxictr_llm.data.in_memory import InMemoryLoader, check_finite, column_names, narrow, read_columns, read_slices
+from fuxictr_llm.host.batches import LongBatch
 
 INDEXES = ("user_index", "item_index", "seq_len")
 HISTORY = "full_item_seq"

@@ -9,12 +9,22 @@ from typing import Any
 
 import polars as pl
 
-from fuxictr_llm.data import SPLITS, amazon, movielens, movielens1m
-from fuxictr_llm.data.originals import find_originals
+from fuxictr_llm.common.errors import UserError, unknown
+from fuxictr_llm.common.files import (
+    digest_of_file,
+    explain_write_errors,
+    read_json,
+    remove_abandoned,
+    replacing,
+    write_json,
+)
+from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.published import check_published, how_to_get
-from fuxictr_llm.errors import UserError, unknown
-from fuxictr_llm.files import digest_of_file, explain_write_errors, read_json, replacing, write_json
-from fuxictr_llm.temporaries import remove_abandoned
+from fuxictr_llm.data.sets import amazon, movielens1m
+from fuxictr_llm.data.sets import movielens100k as movielens
+from fuxictr_llm.data.sets.originals import find_originals
+
+AFFECTS_RESULTS = False  # see common/code_digest.py
 
 VERSION = 1
 

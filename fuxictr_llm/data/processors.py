@@ -1,17 +1,35 @@
-"""`feature_processor:` of a data-set config: the class that reads, fits and transforms its raw files."""
+"""Feature processors: FuxiCTR's, a data set's own, and the scaling of constant columns."""
 
 import inspect
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fuxictr.preprocess import FeatureProcessor
 
-from fuxictr_llm.code_digest import modules_of, sources_below
-from fuxictr_llm.data.raw import feature_columns, label_columns
-from fuxictr_llm.errors import UserError, unknown
-from fuxictr_llm.files import digest_of
+from fuxictr_llm.common.code_digest import modules_of, sources_below
+from fuxictr_llm.common.errors import UserError, unknown
+from fuxictr_llm.common.files import digest_of
+from fuxictr_llm.host.columns import feature_columns, label_columns
 from fuxictr_llm.registry import import_class
+
+
+class ScalesConstants:
+    """Mixed into a FeatureProcessor: the deviation of a column of one value is 0, which FuxiCTR takes for 1."""
+
+    def fit_numeric_col(self, col: dict[str, Any], stats_dict: Mapping[str, Any] | None = None) -> None:
+        if stats_dict and stats_dict.get("min") == stats_dict.get("max"):
+            # Rounding leaves 1e-17 of a constant .1, and another value in valid would become 1e16.
+            stats_dict = {**stats_dict, "std": 0.0}
+        for name in ("mean", "std") if col.get("normalizer") == "StandardScaler" else ():
+            if stats_dict and not math.isfinite(stats_dict.get(name) or 0.0):
+                raise UserError(
+                    f"column {col['name']!r}: the {name} of its train values is {stats_dict[name]}, as they reach from "
+                    f"{stats_dict['min']} to {stats_dict['max']}; correct them, or leave normalizer out"
+                )
+        super().fit_numeric_col(col, stats_dict)
+
 
 # FuxiCTR's own, by the names of its modules.
 NAMED = {name: f"fuxictr.datasets.{name}:CustomizedFeatureProcessor" for name in ("avazu", "criteo", "kkbox")}

@@ -10,10 +10,12 @@ from typing import Any
 
 import polars as pl
 
+from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.common.files import digest_of_file, explain_write_errors, replacing, write_json
 from fuxictr_llm.data import SPLITS
-from fuxictr_llm.data.raw import feature_columns
-from fuxictr_llm.errors import UserError, reason_of
-from fuxictr_llm.files import digest_of_file, explain_write_errors, replacing, write_json
+from fuxictr_llm.host.columns import feature_columns
+
+AFFECTS_RESULTS = False  # see common/code_digest.py
 
 
 def published_files(params: Mapping[str, Any]) -> dict[str, Path]:

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fuxictr_llm.data.lists import fill_of, is_list
-from fuxictr_llm.data.raw import feature_columns, label_columns
-from fuxictr_llm.data.raw_split import ROW, RawSplit, no_number
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.data.fills import fill_of, is_list
+from fuxictr_llm.data.raw import ROW, RawSplit, no_number
+from fuxictr_llm.host.columns import feature_columns, label_columns
 
 NUMBERS = ("int", int, "float", float)
 

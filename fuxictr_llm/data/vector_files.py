@@ -9,8 +9,8 @@ import numpy as np
 import polars as pl
 from fuxictr.preprocess.tokenizer import load_pretrain_emb
 
-from fuxictr_llm.data.raw import feature_columns
-from fuxictr_llm.errors import UserError, reason_of
+from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.host.columns import feature_columns
 
 ENDINGS = ("h5", "npz", "parquet")
 READ_ERRORS = (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile, pl.exceptions.PolarsError)

@@ -13,12 +13,12 @@ from importlib import import_module
 
 _HOMES = {
     "DistillationConfig": "config",
-    "score_loss": "losses",
-    "representation_loss": "losses",
+    "score_loss": "student",
+    "representation_loss": "student",
     "Teacher": "teacher",
     "ShuffledTeacher": "teacher",
     "Shown": "teacher",
-    "JointTeacher": "joint",
+    "JointTeacher": "teacher",
     "Distilled": "student",
     "distilled": "student",
 }

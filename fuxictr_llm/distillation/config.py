@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fuxictr_llm.checks import STRICT
+from fuxictr_llm.common.checks import STRICT
 
 
 @dataclass(config=STRICT, kw_only=True)

@@ -1,7 +1,4 @@
-"""A trained model that shows its logits and representations, and is left as it is.
-
-Shape symbols: `B` rows, `R` width of the representation, `T` tasks.
-"""
+"""Teachers of a student: a trained model, one that trains along, or one whose rows are shuffled."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,11 +7,13 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
-from fuxictr_llm.anatomy import find_anatomy
-from fuxictr_llm.batches import LongBatch, columns_of, only_columns
-from fuxictr_llm.enhancement import EnhancedModel, Enhancement
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.taps import Seen, Taps
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.enhancement.anatomy import find_anatomy, preserved_rng
+from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.enhancement.model import EnhancedModel
+from fuxictr_llm.enhancement.taps import Taps
+from fuxictr_llm.enhancement.trace import Seen
+from fuxictr_llm.host.batches import LongBatch, columns_of, only_columns
 
 Batch = dict[str, Tensor] | LongBatch
 
@@ -124,3 +123,55 @@ class ShuffledTeacher(Teacher):
         shown = super().__call__(batch)
         order = torch.randperm(len(shown.logit), generator=self._generator).to(shown.logit.device)
         return Shown(*(None if part is None else part[order] for part in shown))
+
+
+class JointTeacher(Teacher):
+    """A teacher under training: FuxiCTR's step with the model's own optimizer, before the student's on each batch.
+
+    Its weights at the student's best epoch are the ones it ends with. Its random numbers (dropout) are its own. Its
+    learning rate stays as it is: where validation gets no better, FuxiCTR lowers the student's alone.
+
+    Args:
+        model: a model with fresh weights, plain or enhanced.
+        add, taps: as for `Teacher`.
+        max_gradient_norm: FuxiCTR's, which its `fit` would set.
+        seed: of its dropout.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        add: Callable[[Batch], Batch] | None = None,
+        taps: Mapping[str, Any] | None = None,
+        max_gradient_norm: float = 10.0,
+        seed: int = 0,
+    ):
+        super().__init__(model, add, taps)
+        model._max_gradient_norm = max_gradient_norm
+        # FuxiCTR's models of long sequences may sum the gradients of several batches up.
+        self._batches_a_step = getattr(model, "accumulation_steps", 1)
+        self.seed, self.steps = seed, 0
+        self._best: dict[str, torch.Tensor] | None = None
+
+    def learn(self, batch: Batch) -> None:
+        """One step of training on the batch, in training mode; gradients that are used up are not kept."""
+        with preserved_rng(self.model.device), torch.enable_grad():
+            torch.manual_seed(self.seed * 1_000_003 + self.steps)
+            self.model.train()
+            self.model._batch_index = self.steps  # FuxiCTR's fit counts
+            self.model.train_step(self.batch_for_model(batch))
+        self.model.eval()
+        self.steps += 1
+        if self.steps % self._batches_a_step == 0:
+            self.model.optimizer.zero_grad(set_to_none=True)
+
+    def kept(self) -> None:
+        """Keep a copy of the weights, in the CPU's memory."""
+        self._best = {name: value.to("cpu", copy=True) for name, value in self.model.state_dict().items()}
+
+    def finish(self) -> None:
+        """Go back to the weights that were kept last."""
+        if self._best is not None:
+            self.model.load_state_dict(self._best)
+            self.model.eval()
+            self._best = None

@@ -13,12 +13,12 @@ from fuxictr.pytorch.models import BaseModel
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from fuxictr_llm.anatomy import Anatomy
-from fuxictr_llm.batches import columns_of
-from fuxictr_llm.checks import STRICT
-from fuxictr_llm.enhancement import Enhancement, enhance
-
-from .head import VECTOR, with_vector
+from fuxictr_llm.common.checks import STRICT
+from fuxictr_llm.enhancement.anatomy import Anatomy
+from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.host.batches import columns_of
+from fuxictr_llm.model_zoo.ELEC.head import VECTOR, with_vector
 
 
 @dataclass(config=STRICT, kw_only=True)

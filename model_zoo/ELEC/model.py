@@ -6,10 +6,9 @@
 import logging
 from typing import Any
 
+from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.distillation import Distilled, JointTeacher
-from fuxictr_llm.errors import UserError
-
-from .config import ELECConfig
+from fuxictr_llm.model_zoo.ELEC.config import ELECConfig
 
 
 class ELEC(Distilled):
@@ -20,7 +19,7 @@ class ELEC(Distilled):
     @classmethod
     def encode(cls, config: ELECConfig, run: Any) -> dict[str, Any]:
         """The language model's vectors of the rows' texts."""
-        from .stages import encode
+        from fuxictr_llm.model_zoo.ELEC.stages import encode
 
         encode(config, run)
         return {}
@@ -36,7 +35,7 @@ class ELEC(Distilled):
                 f"warmup_epochs {config.warmup_epochs} leaves nothing of {run.params['epochs']} epochs: the vanilla "
                 "network would never listen to its teacher; lower it, or raise epochs"
             )
-        from .stages import prepare_teacher
+        from fuxictr_llm.model_zoo.ELEC.stages import prepare_teacher
 
         run.prepared = prepare_teacher(config, run)
         return {"teacher_width": run.prepared.width or None}
@@ -50,8 +49,8 @@ class ELEC(Distilled):
         super().finish(run)
         if isinstance(teacher, JointTeacher):  # a staged one has been measured when it was trained
             from fuxictr_llm.data.loader import make_loaders
-            from fuxictr_llm.network_store import measure
-            from fuxictr_llm.slices import FrequencySlices
+            from fuxictr_llm.data.slices import FrequencySlices
+            from fuxictr_llm.training.networks import measure
 
             name = "twin" if self.config.teacher == "self" else "gain"
             _, valid_rows = make_loaders(run.feature_map, run.params, "train")

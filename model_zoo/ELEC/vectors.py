@@ -13,14 +13,13 @@ import torch
 from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
-from fuxictr_llm.batches import columns_of, with_columns
-from fuxictr_llm.code_digest import digest_of_code
+from fuxictr_llm.common.code_digest import digest_of_code
+from fuxictr_llm.common.files import merged
 from fuxictr_llm.distillation.teacher import Batch
-from fuxictr_llm.files import merged
-from fuxictr_llm.semantics.row_texts import RowIndex
-from fuxictr_llm.semantics.vector_store import VectorStore, find_or_write
-
-from .head import VECTOR, TextHead, text_columns
+from fuxictr_llm.host.batches import columns_of, with_columns
+from fuxictr_llm.llm.texts.row_texts import RowIndex
+from fuxictr_llm.llm.vectors.store import VectorStore, find_or_write
+from fuxictr_llm.model_zoo.ELEC.head import VECTOR, TextHead, text_columns
 
 KIND = "row_vectors"
 # Rows on which is fitted (scaling, a PCA, alignment), at most; a random sample where there are more.
@@ -193,7 +192,7 @@ def of_pca(raw: RowVectors, width: int) -> Callable[[Tensor], Tensor]:
 
 def noise_like(of_rows: Callable[[Tensor], Tensor], seed: int) -> Callable[[Tensor], Tensor]:
     """Gaussian vectors with the norms of those of the rows: the placebo."""
-    from fuxictr_llm.semantics.controls import random_like
+    from fuxictr_llm.llm.vectors.store import random_like
 
     def noise(rows: Tensor) -> Tensor:
         return random_like(of_rows(rows), seed + int(rows[0]))

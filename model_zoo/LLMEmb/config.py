@@ -5,8 +5,8 @@ from typing import Annotated, Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fuxictr_llm.checks import STRICT
-from fuxictr_llm.semantics.value_config import LLM, ValueVectorsConfig
+from fuxictr_llm.common.checks import STRICT
+from fuxictr_llm.config.language_models import LLM, ValueVectorsConfig
 
 
 @dataclass(config=STRICT, kw_only=True)

@@ -7,12 +7,11 @@ its own. What it does, the backbone's own embedding layer does.
 import logging
 from typing import Any
 
-from fuxictr_llm.anatomy import Anatomy
-from fuxictr_llm.enhancement import Enhancement
-from fuxictr_llm.errors import UserError, unknown
-from fuxictr_llm.semantics.value_config import LLM
-
-from .config import LLMEmbConfig
+from fuxictr_llm.common.errors import UserError, unknown
+from fuxictr_llm.config.language_models import LLM
+from fuxictr_llm.enhancement.anatomy import Anatomy
+from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.model_zoo.LLMEmb.config import LLMEmbConfig
 
 
 class LLMEmb(Enhancement):
@@ -57,9 +56,9 @@ def columns_of_words(experiment: Any) -> list[str]:
     Raises:
         UserError: there is none.
     """
-    from fuxictr_llm.semantics.catalog import load_catalog
-    from fuxictr_llm.semantics.value_vectors import can_be_read
-    from fuxictr_llm.semantics.vocabulary import vocabulary_of
+    from fuxictr_llm.llm.catalog import load_catalog
+    from fuxictr_llm.llm.texts.vocabulary import vocabulary_of
+    from fuxictr_llm.llm.vectors.values import can_be_read
 
     catalog = load_catalog(experiment.feature_map, experiment.data_dir, experiment.params.get("field_config"))
     names = catalog.names_of_words

@@ -1,13 +1,91 @@
 """LLaCTR's config keys."""
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from fuxictr_llm.checks import STRICT
-from fuxictr_llm.semantics.config import FieldVectorsConfig
+from fuxictr_llm.common.checks import STRICT
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.config.language_models import LanguageModelConfig, LoraKeys
+
+# Sizes of SSFT: `paper` is LLaCTR's published setting (Llama-3-8B on a GPU), `demo` fits two CPU cores.
+PRESETS = {
+    "demo": {
+        "ssft_values_per_field": 24,
+        "ssft_epochs": 4,
+        "ssft_batch_size": 16,
+        "ssft_learning_rate": 2e-3,
+        "ssft_warmup_steps": 5,
+        "ssft_tau": 0.05,
+    },
+    "paper": {
+        "ssft_values_per_field": 1000,
+        "ssft_epochs": 5,
+        "ssft_batch_size": 128,
+        "ssft_learning_rate": 1e-4,
+        "ssft_warmup_steps": 20,
+        "ssft_tau": 0.02,
+    },
+}
+
+
+@dataclass(config=STRICT, kw_only=True)
+class FieldVectorsConfig(LanguageModelConfig, LoraKeys):
+    """How the K field vectors `[K, D_llm]` are made.
+
+    Attributes:
+        field_vectors: `llm` (tuned), `llm_untuned`, or a placebo: `random` (Gaussian, norms of the tuned ones),
+            `shuffled` (the tuned ones handed round over the fields), `identity` (one-hot fields); or a file with a
+            row per field (.safetensors, .npy, .pt).
+        llm_max_value_tokens: longer values are cut; the rest of a prompt never is.
+        llm_centre: the mean of the K vectors is taken off each: last-token vectors are crowded around it.
+        ssft_preset: `demo` or `paper`: gives the values of the six keys below it that are null.
+        ssft_values_per_field: at most so many train values of a field become prompts.
+        ssft_epochs: passes over the prompts; 0 leaves the language model untuned.
+        ssft_batch_size: prompts a step.
+        ssft_learning_rate: AdamW's, decayed linearly.
+        ssft_warmup_steps: steps of linear warm-up.
+        ssft_tau: temperature of the contrastive loss.
+        ssft_contrastive, ssft_generative: weights of the two objectives; one may be 0. The generative one needs a
+            causal language model.
+        ssft_held_out: share of the prompts that only measures how well fields are identified; the epoch that does it
+            best is kept.
+        ssft_patience: so many epochs in a row without a better accuracy end the tuning; null: all epochs are run.
+        ssft_seed: seed of sampling and tuning; apart from the run's own seed, so that runs share vectors.
+    """
+
+    of_language_model: ClassVar[bool] = True  # its keys decide about a language model's work
+
+    field_vectors: Annotated[str, Field(min_length=1)] = "llm"
+    llm_max_value_tokens: Annotated[int, Field(ge=1)] = 32
+    llm_centre: bool = False
+    ssft_preset: Literal["demo", "paper"] = "demo"
+    ssft_values_per_field: Annotated[int, Field(ge=1)] | None = None
+    ssft_epochs: Annotated[int, Field(ge=0)] | None = None
+    ssft_batch_size: Annotated[int, Field(ge=1)] | None = None
+    ssft_learning_rate: Annotated[float, Field(gt=0)] | None = None
+    ssft_warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    ssft_tau: Annotated[float, Field(gt=0)] | None = None
+    ssft_contrastive: Annotated[float, Field(ge=0)] = 1.0
+    ssft_generative: Annotated[float, Field(ge=0)] = 0.0
+    ssft_held_out: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    ssft_patience: Annotated[int, Field(ge=1)] | None = 2
+    ssft_seed: Annotated[int, Field(ge=0, lt=2**32)] = 2024
+
+    def filled(self) -> "FieldVectorsConfig":
+        """The same settings with what `ssft_preset` decides filled in.
+
+        Raises:
+            UserError: SSFT has no objective.
+        """
+        preset = PRESETS[self.ssft_preset]
+        filled = replace(self, **{key: value for key, value in preset.items() if getattr(self, key) is None})
+        if filled.ssft_epochs and not (filled.ssft_contrastive or filled.ssft_generative):
+            raise UserError("ssft_contrastive and ssft_generative are both 0; set ssft_epochs: 0 to leave SSFT out")
+        return filled
+
 
 # The backbones on which the published code's FIE is one scalar.
 SCALAR_IN_REFERENCE = ("FinalMLP", "WuKong")

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fuxictr_llm.anatomy import Anatomy
-from fuxictr_llm.enhancement import Enhancement, Seen
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.folding import PairWeights, Shift, pair_matrix, pair_sums
-from fuxictr_llm.semantics.vector_file import read_field_vectors
-
-from .config import LLaCTRConfig
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.enhancement.anatomy import Anatomy
+from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.enhancement.folding import PairWeights, Shift, pair_matrix, pair_sums
+from fuxictr_llm.enhancement.model import Seen
+from fuxictr_llm.model_zoo.LLaCTR.config import LLaCTRConfig
+from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors
 
 # A full map has P x P weights, so it grows as K^4: 64 fields are 4 million, 300 fields 2 billion.
 MOST_FIELDS_OF_FULL_MAP = 64
@@ -64,7 +64,7 @@ class LLaCTR(Enhancement):
         if not config.is_on:
             logging.warning("LLaCTR is off: lambda_fre and lambda_fie are both 0")
             return {}
-        from fuxictr_llm.semantics.field_vectors import prepare_field_vectors
+        from fuxictr_llm.model_zoo.LLaCTR.field_vectors import prepare_field_vectors
 
         return {"field_vectors": str(prepare_field_vectors(config, experiment))}
 
@@ -79,7 +79,7 @@ class LLaCTR(Enhancement):
         return PairWeights(None, anatomy, weights)
 
     def pictures(self, run: Any) -> dict[str, Any]:
-        from .pictures import draw
+        from fuxictr_llm.model_zoo.LLaCTR.pictures import draw
 
         return draw(self, run)
 

@@ -7,11 +7,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fuxictr_llm.pictures import Panel, heat_maps, tuning_curves
-from fuxictr_llm.semantics.vector_file import read_field_vectors, read_untuned_vectors
+from fuxictr_llm.common.pictures import Panel, heat_maps, tuning_curves
+from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors, read_untuned_vectors
 
 if TYPE_CHECKING:
-    from .model import LLaCTR
+    from fuxictr_llm.model_zoo.LLaCTR.model import LLaCTR
 
 
 def draw(method: "LLaCTR", run: Any) -> dict[str, Figure]:

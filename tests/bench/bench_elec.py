@@ -13,22 +13,22 @@ from unittest.mock import patch
 import torch
 from measuring import criteo_like, in_turn, seconds
 
-from fuxictr_llm.batches import synthetic_batch
-from fuxictr_llm.checks import checked
-from fuxictr_llm.config import load_experiment
+from fuxictr_llm.common.checks import checked
+from fuxictr_llm.config.resolve import load_experiment
+from fuxictr_llm.data.in_memory import describe_data
 from fuxictr_llm.distillation import Teacher
-from fuxictr_llm.experiment import prepare_data
-from fuxictr_llm.exporting import export_run
+from fuxictr_llm.experiment.run import prepare_data
+from fuxictr_llm.host.batches import synthetic_batch
+from fuxictr_llm.llm.language_model import load_language_model
+from fuxictr_llm.llm.model_files import find_language_model
+from fuxictr_llm.llm.texts.row_texts import RowIndex, index_rows
+from fuxictr_llm.llm.texts.units import RowKeys
+from fuxictr_llm.llm.vectors.store import find_or_write
 from fuxictr_llm.model_zoo.ELEC import ELEC, ELECConfig
 from fuxictr_llm.model_zoo.ELEC.gain import Gain
 from fuxictr_llm.model_zoo.ELEC.head import with_vector
 from fuxictr_llm.model_zoo.ELEC.vectors import RowVectors, in_store
-from fuxictr_llm.run_record import describe_data
-from fuxictr_llm.semantics.language_model import load_language_model
-from fuxictr_llm.semantics.model_folder import find_language_model
-from fuxictr_llm.semantics.row_keys import RowKeys
-from fuxictr_llm.semantics.row_texts import RowIndex, index_rows
-from fuxictr_llm.semantics.vector_store import find_or_write
+from fuxictr_llm.serving.export import export_run
 from support import enhanced, params, save_run
 
 EXPID = "DeepFM_ELEC_movielens100k"

@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as functional
 from peft import LoraConfig, get_peft_model
 
-from fuxictr_llm.semantics.catalog import FieldCatalog, FieldEntry
-from fuxictr_llm.semantics.config import FieldVectorsConfig
-from fuxictr_llm.semantics.language_model import LanguageModel, load_language_model
-from fuxictr_llm.semantics.lora import with_lora
-from fuxictr_llm.semantics.model_folder import find_language_model
-from fuxictr_llm.semantics.prompt_batches import PromptBatches
-from fuxictr_llm.semantics.prompts import Prompt, sample_prompts
-from fuxictr_llm.semantics.ssft import contrastive_loss
+from fuxictr_llm.llm.catalog import FieldCatalog, FieldEntry
+from fuxictr_llm.llm.language_model import LanguageModel, load_language_model
+from fuxictr_llm.llm.lora import with_lora
+from fuxictr_llm.llm.model_files import find_language_model
+from fuxictr_llm.model_zoo.LLaCTR.config import FieldVectorsConfig
+from fuxictr_llm.model_zoo.LLaCTR.prompt_batches import PromptBatches
+from fuxictr_llm.model_zoo.LLaCTR.prompts import Prompt, sample_prompts
+from fuxictr_llm.model_zoo.LLaCTR.ssft import contrastive_loss
 
 MICRO_BATCH = 4  # as published: a step of 128 prompts is summed up from micro batches of 4
 CONFIG = FieldVectorsConfig().filled()

@@ -8,7 +8,7 @@ from typing import Any
 
 from fuxictr.features import FeatureMap
 
-from fuxictr_llm.enhancement import enhance
+from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.registry import find_backbone
 from support import params
 

@@ -64,9 +64,9 @@ def bench_steps(rounds: int) -> None:
     import torch
     from measuring import criteo_like, in_turn
 
-    from fuxictr_llm.batches import synthetic_batch
+    from fuxictr_llm.host.batches import synthetic_batch
+    from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors
     from fuxictr_llm.registry import find_method
-    from fuxictr_llm.semantics.vector_file import write_field_vectors
     from support import Idle
 
     plain, idle = criteo_like("DeepFM"), criteo_like("DeepFM", Idle)

@@ -8,12 +8,12 @@ import zipfile
 
 import pytest
 
-from fuxictr_llm import files
+from fuxictr_llm.common import files
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import cache_dir, read_json
 from fuxictr_llm.data import assets
 from fuxictr_llm.data.assets import Asset, asset_dir
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import cache_dir, read_json
-from fuxictr_llm.semantics import model_folder
+from fuxictr_llm.llm import model_files as model_folder
 from support import flip_a_byte
 
 

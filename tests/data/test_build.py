@@ -9,10 +9,10 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from fuxictr_llm.config import load_experiment
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data import build
 from fuxictr_llm.data.build import built_data
-from fuxictr_llm.errors import UserError
 from support import flip_a_byte
 
 

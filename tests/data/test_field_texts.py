@@ -14,10 +14,10 @@ import pytest
 from conftest import small_table
 from fuxictr.preprocess import FeatureProcessor
 
-from fuxictr_llm.config import load_experiment
-from fuxictr_llm.data import field_texts
+from fuxictr_llm.config.resolve import load_experiment
+from fuxictr_llm.data import field_words as field_texts
 from fuxictr_llm.data.build import built_data
-from fuxictr_llm.data.field_texts import collecting
+from fuxictr_llm.data.field_words import collecting
 
 
 @pytest.fixture

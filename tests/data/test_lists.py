@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from raw_tables import built, column, settings, table
 
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.common.errors import UserError
 
 NAN = float("nan")
 LISTS = [["a", "b"], ["b"], [], None, ["c", None, "a"], ["a", "a", "a"]]

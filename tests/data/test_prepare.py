@@ -4,10 +4,10 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from fuxictr_llm.data import movielens
-from fuxictr_llm.data.movielens import prepare
+from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.data.prepare import prepare_raw_data
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.data.sets import movielens100k as movielens
+from fuxictr_llm.data.sets.movielens100k import prepare
 
 LATIN = "Misérables, Les (1995)"
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from fuxictr_llm.config import load_experiment
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.build import built_data
 from fuxictr_llm.data.processors import code_of, find_processor
-from fuxictr_llm.errors import UserError
 
 MINE = """
 import polars as pl

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fuxictr_llm import files
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.config import load_experiment
-from fuxictr_llm.config_sources import packaged_configs
+from fuxictr_llm.common import files
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import digest_of_file
+from fuxictr_llm.config.resolve import load_experiment
+from fuxictr_llm.config.sources import packaged_configs
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.data.published import check_published
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import digest_of_file
 from raw_forms import write_published
 
 NAMES = ("train.csv", "valid.csv", "test.csv")

@@ -7,13 +7,14 @@ import h5py
 import pyarrow.parquet as pq
 import pytest
 
-from fuxictr_llm.config import load_experiment
-from fuxictr_llm.config_sources import dataset_names
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.config.resolve import load_experiment
+from fuxictr_llm.config.sources import dataset_names
 from fuxictr_llm.data.build import built_data
-from fuxictr_llm.data.raw import feature_columns
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.experiment import run_experiment
-from fuxictr_llm.semantics.catalog import load_catalog, read_field_config
+from fuxictr_llm.data.field_words import read_field_config
+from fuxictr_llm.experiment.run import run_experiment
+from fuxictr_llm.host.columns import feature_columns
+from fuxictr_llm.llm.catalog import load_catalog
 from raw_forms import ROWS, write_published
 
 BOARDS = [

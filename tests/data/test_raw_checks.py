@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from raw_tables import built, column, settings, table
 
+from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.data.build import built_data
-from fuxictr_llm.data.loader import InMemoryLoader
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.data.in_memory import InMemoryLoader
 
 NAN = float("nan")
 GOOD = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]

@@ -3,10 +3,10 @@
 import pytest
 from raw_tables import built, column, settings, table
 
-from fuxictr_llm.config import load_experiment
-from fuxictr_llm.data.shares import check_shares, check_shares_used
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.experiment import run_experiment
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.config.resolve import load_experiment
+from fuxictr_llm.data.raw import check_shares, check_shares_used
+from fuxictr_llm.experiment.run import run_experiment
 
 COLOR, HISTORY = column("color", "categorical"), column("h", "sequence", share_embedding="color")
 

@@ -6,9 +6,9 @@ import pickle
 import pytest
 import torch
 
+from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.distillation import DistillationConfig, Distilled, distilled, representation_loss, score_loss
-from fuxictr_llm.enhancement import enhance
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.registry import find_backbone
 from support import BACKBONES, Idle, batches, build, predictions, train
 

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
+from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.distillation import ShuffledTeacher, Teacher
-from fuxictr_llm.enhancement import enhance
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors
 from fuxictr_llm.registry import find_backbone, find_method
-from fuxictr_llm.semantics.vector_file import write_field_vectors
 from support import AllTaps, batches, build, train
 
 BACKBONES = ["DeepFM", "DCNv2", "FinalMLP", "FM"]

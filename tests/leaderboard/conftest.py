@@ -2,7 +2,7 @@
 
 import pytest
 
-from fuxictr_llm.leaderboard.plan import Plan
+from fuxictr_llm.leaderboard.plan.plan import Plan
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fuxictr_llm.config import load_experiment
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.experiment import run_experiment
-from fuxictr_llm.files import read_json, write_json
-from fuxictr_llm.leaderboard.bars import environments_of, model_name, write_row
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import read_json, write_json
+from fuxictr_llm.config.resolve import load_experiment
+from fuxictr_llm.experiment.run import run_experiment
+from fuxictr_llm.leaderboard.boards.bars import environments_of, model_name, write_row
 from support import edit
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.leaderboard.engine import locked_folder
+from fuxictr_llm.leaderboard.run.engine import locked_folder
 
 
 @pytest.mark.parametrize(

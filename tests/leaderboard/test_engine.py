@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.experiment import run_experiment
-from fuxictr_llm.leaderboard import processes
-from fuxictr_llm.leaderboard.engine import locked_folder, run_plan
-from fuxictr_llm.leaderboard.plan import Arm, Plan
-from fuxictr_llm.leaderboard.processes import started_server
-from fuxictr_llm.leaderboard.results import Results
-from fuxictr_llm.leaderboard.worker import Job, serve
+from fuxictr_llm.common import workers as processes
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.workers import started_server
+from fuxictr_llm.experiment.run import run_experiment
+from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
+from fuxictr_llm.leaderboard.run.engine import locked_folder, run_plan
+from fuxictr_llm.leaderboard.run.results import Results
+from fuxictr_llm.leaderboard.run.worker import Job, serve
 from support_leaderboard import (
     Told,
     endless,

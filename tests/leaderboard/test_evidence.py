@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_rel
 
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.leaderboard.evidence import PLACEBO, PROVEN, UNPROVEN, WORSE, comparisons, summarize
-from fuxictr_llm.leaderboard.gains import compare, holm
-from fuxictr_llm.leaderboard.overall import over_backbones
-from fuxictr_llm.leaderboard.plan import Arm
-from fuxictr_llm.leaderboard.results import Failure
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.leaderboard.plan.plan import Arm
+from fuxictr_llm.leaderboard.report.evidence import PLACEBO, PROVEN, UNPROVEN, WORSE, comparisons, summarize
+from fuxictr_llm.leaderboard.report.gains import compare, holm
+from fuxictr_llm.leaderboard.report.overall import over_backbones
+from fuxictr_llm.leaderboard.run.results import Failure
 from support_tables import runs, shifted
 
 BASE = [0.700, 0.712, 0.705, 0.698, 0.709]

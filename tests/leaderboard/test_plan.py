@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.leaderboard.identity import key_of
-from fuxictr_llm.leaderboard.plan import Arm, Plan, seeds_of
-from fuxictr_llm.leaderboard.tuning import trial_plan
-from fuxictr_llm.yamls import dump_yaml
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.yamls import dump_yaml
+from fuxictr_llm.leaderboard.plan.arms import key_of
+from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, seeds_of
+from fuxictr_llm.leaderboard.run.tuning import trial_plan
 from support import edit
 
 YAML = """

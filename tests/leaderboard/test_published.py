@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fuxictr_llm.config import load_experiment
-from fuxictr_llm.config_sources import dataset_names, model_entry_names
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.leaderboard.published import COLUMNS, read_board, read_boards
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.config.resolve import load_experiment
+from fuxictr_llm.config.sources import dataset_names, model_entry_names
+from fuxictr_llm.leaderboard.boards.published import COLUMNS, read_board, read_boards
 
 
 def test_the_boards_are_data_sets_of_ours_with_the_published_figures():

@@ -9,13 +9,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.leaderboard.estimate import Estimator
-from fuxictr_llm.leaderboard.live import Display, best_so_far, told
-from fuxictr_llm.leaderboard.plan import Arm, Plan
-from fuxictr_llm.leaderboard.results import Results
-from fuxictr_llm.leaderboard.schedule import Queue
-from fuxictr_llm.leaderboard.seconds import seconds_by_kind
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
+from fuxictr_llm.leaderboard.run.engine import Queue
+from fuxictr_llm.leaderboard.run.progress import Display, Estimator, best_so_far, told
+from fuxictr_llm.leaderboard.run.results import Results, seconds_by_kind
 from support import edit
 from support_leaderboard import write_record
 

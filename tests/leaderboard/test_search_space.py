@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from fuxictr_llm.config_sources import packaged_configs
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.leaderboard.plan import Plan
-from fuxictr_llm.leaderboard.search_space import Range, read_space
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.config.sources import packaged_configs
+from fuxictr_llm.leaderboard.plan.plan import Plan
+from fuxictr_llm.leaderboard.plan.search_space import Range, read_space
 
 
 def read(text, plan):

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.leaderboard.evidence import summarize
-from fuxictr_llm.leaderboard.page import to_html
-from fuxictr_llm.leaderboard.plan import Arm
-from fuxictr_llm.leaderboard.report import make_report, tell_p, tell_seconds
-from fuxictr_llm.leaderboard.results import Failure
-from fuxictr_llm.leaderboard.tables import latex, markdown, to_csv, to_latex, to_markdown, write_all
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.leaderboard.plan.plan import Arm
+from fuxictr_llm.leaderboard.report.evidence import summarize
+from fuxictr_llm.leaderboard.report.report import make_report, tell_p, tell_seconds
+from fuxictr_llm.leaderboard.report.tables import latex, markdown, to_csv, to_html, to_latex, to_markdown, write_all
+from fuxictr_llm.leaderboard.run.results import Failure
 from support_tables import STRANGE, runs, shifted
 
 BASE = [0.700, 0.712, 0.705, 0.698, 0.709, 0.701]

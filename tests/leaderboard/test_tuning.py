@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from fuxictr_llm.commands.leaderboard import write_tables
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import read_json
-from fuxictr_llm.leaderboard.results import Results
-from fuxictr_llm.leaderboard.search_space import Range, Space
-from fuxictr_llm.leaderboard.tuning import trial_plan, tune
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import read_json
+from fuxictr_llm.leaderboard.plan.search_space import Range, Space
+from fuxictr_llm.leaderboard.run.results import Results
+from fuxictr_llm.leaderboard.run.tuning import trial_plan, tune
 from runs_here import pretended, run_here
 
 pytest.importorskip("optuna")

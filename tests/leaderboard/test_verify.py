@@ -6,12 +6,11 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import digest_of_file
-from fuxictr_llm.leaderboard.published import PublishedRow, read_board
-from fuxictr_llm.leaderboard.results import Results
-from fuxictr_llm.leaderboard.verify import Verified, arm_of, flags_of, seeds_for, verify
-from fuxictr_llm.leaderboard.verify_table import to_markdown, to_screen
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import digest_of_file
+from fuxictr_llm.leaderboard.boards.published import PublishedRow, read_board
+from fuxictr_llm.leaderboard.boards.verify import Verified, arm_of, flags_of, seeds_for, to_markdown, to_screen, verify
+from fuxictr_llm.leaderboard.run.results import Results
 from runs_here import run_here
 from support import edit
 
@@ -158,7 +157,7 @@ def test_an_unknown_model_names_the_nearest():
 
 def test_every_row_of_ours_of_a_packaged_board_is_one_of_it():
     """No tuned row is forgotten because of a name."""
-    from fuxictr_llm.config_sources import model_entry_names
+    from fuxictr_llm.config.sources import model_entry_names
 
     rows = {row.our_expid for row in read_board("frappe_x1")}
     assert {name for name in model_entry_names() if name.endswith("_frappe_x1")} <= rows

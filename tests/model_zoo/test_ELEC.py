@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from fuxictr_llm.common.files import cache_dir
+from fuxictr_llm.common.runs import seconds_of
 from fuxictr_llm.data.loader import make_loaders
-from fuxictr_llm.experiment import build_model
-from fuxictr_llm.exporting import export_run
-from fuxictr_llm.files import cache_dir
+from fuxictr_llm.experiment.run import build_model
+from fuxictr_llm.llm.model_files import digest_of_model
 from fuxictr_llm.model_zoo.ELEC import ELEC
 from fuxictr_llm.registry import find_backbone
-from fuxictr_llm.run_record import seconds_of
-from fuxictr_llm.semantics.model_folder import digest_of_model
+from fuxictr_llm.serving.export import export_run
 from support import edit
 from support_zoo import NET
 

@@ -7,9 +7,9 @@ import pandas
 import pytest
 
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.config import load_experiment
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import cache_dir
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import cache_dir
+from fuxictr_llm.config.resolve import load_experiment
 from support import as_arguments, edit
 
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from fuxictr_llm import training
-from fuxictr_llm.anatomy import find_anatomy
+from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.distillation import Teacher
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.enhancement.anatomy import find_anatomy
+from fuxictr_llm.llm.vectors.store import find_or_write
 from fuxictr_llm.model_zoo.ELEC import vectors
 from fuxictr_llm.model_zoo.ELEC.gain import gain_class
 from fuxictr_llm.model_zoo.ELEC.head import VECTOR
-from fuxictr_llm.network_store import Seeing
 from fuxictr_llm.registry import find_backbone
-from fuxictr_llm.semantics.vector_store import find_or_write
+from fuxictr_llm.training.fit import fit as training
+from fuxictr_llm.training.networks import Seeing
 from support import batches, build, params, small_feature_map, train
 
 BACKBONES = ["DeepFM", "DCNv2", "FinalMLP", "FM"]

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from fuxictr_llm import network_store
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.checks import checked
+from fuxictr_llm.common.checks import checked
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import cache_dir, read_json
 from fuxictr_llm.data.loader import make_loaders
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.files import cache_dir, read_json
+from fuxictr_llm.llm.language_model import load_language_model
+from fuxictr_llm.llm.model_files import digest_of_model
 from fuxictr_llm.model_zoo.ELEC import stages, vectors
 from fuxictr_llm.model_zoo.ELEC.config import ELECConfig
 from fuxictr_llm.model_zoo.ELEC.stages import adapt, encode
-from fuxictr_llm.semantics.language_model import load_language_model
-from fuxictr_llm.semantics.model_folder import digest_of_model
+from fuxictr_llm.training.fit import networks as network_store
 from support import as_arguments
 
 

@@ -12,10 +12,10 @@ import torch
 
 from fuxictr_llm import model_zoo
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.config import load_experiment
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.loader import make_loaders
-from fuxictr_llm.errors import UserError
-from fuxictr_llm.experiment import build_model, prepare_run, run_experiment
+from fuxictr_llm.experiment.run import build_model, prepare_run, run_experiment
 from support import BACKBONES, as_arguments, build
 
 SETTINGS = {"FinalMLP": {"mlp1_hidden_units": [8], "mlp2_hidden_units": [8], "num_heads": 1}}

@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from fuxictr_llm.anatomy import Anatomy
-from fuxictr_llm.enhancement import enhance
-from fuxictr_llm.errors import UserError
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.enhancement.anatomy import Anatomy
+from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.model_zoo.LLaCTR.config import LLaCTRConfig
 from fuxictr_llm.model_zoo.LLaCTR.model import FeatureInteractionEnhancement, FeatureRepresentationEnhancement
+from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors
 from fuxictr_llm.registry import find_backbone, find_method
-from fuxictr_llm.semantics.vector_file import write_field_vectors
 from support import BACKBONES, SETTINGS, batches, build, train
 
 FIELDS = ["user", "item", "price", "tags", "image"]

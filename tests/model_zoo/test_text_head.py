@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from fuxictr_llm.llm.vectors.store import find_or_write
 from fuxictr_llm.model_zoo.ELEC import vectors
 from fuxictr_llm.model_zoo.ELEC.head import TextHead, with_texts
-from fuxictr_llm.semantics.vector_store import find_or_write
-from fuxictr_llm.training import build
+from fuxictr_llm.training.fit import build
 from support import params, small_feature_map
 
 UNITS, WIDTH = 2, 5

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fuxictr_llm.data.tiny import tiny_feature_map
+from fuxictr_llm.diagnosis.tiny import tiny_feature_map
 from literal import batch_of, build_backbone, fields_of, mlp_literal
 
 UNITS = {"expert_hidden_units": [6, 5], "tower_hidden_units": [4], "hidden_activations": "tanh"}

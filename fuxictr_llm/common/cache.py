@@ -1,0 +1,94 @@
+"""A content-addressed store: what a language model computed lies under the digest of what went in.
+
+An entry is a folder with a file and `manifest.json`, which says in words how the file was made and holds
+its sha256. An entry that is not whole, or whose file changed, counts as absent.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fuxictr_llm.common.code_digest import RESULTS, VECTORS, digest_of_code
+from fuxictr_llm.common.files import (
+    OTHER_CACHE,
+    cache_dir,
+    digest_of,
+    digest_of_file,
+    explain_write_errors,
+    locked,
+    read_json,
+    remove_abandoned,
+    replacing_dir,
+    writable_dir,
+    write_json,
+)
+
+AFFECTS_VECTORS = False  # see common/code_digest.py
+
+
+def code_of(*modules: str) -> str:
+    """Digest of the code of these modules and what they import, as far as vectors follow it."""
+    return digest_of_code(modules, marks=(RESULTS, VECTORS))
+
+
+def entry_dir(kind: str, made_from: Mapping[str, Any]) -> Path:
+    """The folder of the entry of that kind that was made from these things."""
+    return cache_dir() / kind / digest_of(made_from)[:16]
+
+
+def find(kind: str, made_from: Mapping[str, Any], file_name: str) -> tuple[Path, dict[str, Any]] | None:
+    """The entry's file and manifest, or None where it has to be made."""
+    folder = entry_dir(kind, made_from)
+    remove_abandoned(folder.parent)
+    manifest, path = read_json(folder / "manifest.json"), folder / file_name
+    if manifest is None and not folder.exists():
+        return None
+    if manifest and path.is_file() and manifest.get("sha256") == digest_of_file(path):
+        return path, manifest
+    logging.warning("%s is damaged: it is computed anew", path)
+    return None
+
+
+def save(
+    kind: str,
+    made_from: Mapping[str, Any],
+    file_name: str,
+    write: Callable[[Path], None],
+    facts: Mapping[str, Any],
+) -> tuple[Path, dict[str, Any]]:
+    """Write an entry beside its place and rename it; its file and manifest.
+
+    Args:
+        write: is given the path to write the file to.
+        facts: what the manifest should say besides `made_from` and the digest.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    folder = entry_dir(kind, made_from)
+    writable_dir(folder.parent, OTHER_CACHE)
+    with explain_write_errors(folder, OTHER_CACHE), replacing_dir(folder) as temporary:
+        write(temporary / file_name)
+        manifest = {"made_from": made_from, "sha256": digest_of_file(temporary / file_name), **facts}
+        write_json(temporary / "manifest.json", manifest)
+    return folder / file_name, manifest
+
+
+def find_or_make(
+    kind: str, made_from: Mapping[str, Any], file_name: str, make: Callable[[], tuple[Path, dict[str, Any]]]
+) -> tuple[Path, dict[str, Any]]:
+    """The entry's file and manifest, from `make`, which saves it, where it is not there."""
+    found = find(kind, made_from, file_name)
+    if found is None:
+        with alone(kind, made_from):
+            found = find(kind, made_from, file_name) or make()
+    return found
+
+
+@contextmanager
+def alone(kind: str, made_from: Mapping[str, Any]) -> Iterator[None]:
+    """While a process is in the block, others that need the same entry wait, and then find it."""
+    with locked(f"{kind}-{entry_dir(kind, made_from).name}"):
+        yield

@@ -1,0 +1,139 @@
+"""Checks of values and names that users give."""
+
+import functools
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from fuxictr_llm.common.errors import UserError
+
+# "8" is no number and true is no integer: what YAML did not read as the right type is an error.
+STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
+
+
+def checked(config_cls: type, params: Mapping[str, Any]) -> Any:
+    """An instance of the pydantic dataclass `config_cls`, from those of the flat `params` that are its fields.
+
+    Raises:
+        UserError: a value has the wrong type or is out of range.
+    """
+    fields = config_cls.__dataclass_fields__
+    try:
+        return config_cls(**{name: params[name] for name in fields if name in params})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise _wrong_value(str(first["loc"][0]), params.get(first["loc"][0]), first["msg"]) from error
+
+
+def check_value(key: str, value: Any, hint: Any) -> None:
+    """Check one value against a type hint, which may carry pydantic's ranges.
+
+    Raises:
+        UserError: the value has the wrong type or is out of range.
+    """
+    try:
+        adapter = _adapter(hint)
+    except TypeError:  # Annotated with something that cannot be hashed
+        adapter = _adapter.__wrapped__(hint)
+    try:
+        adapter.validate_python(value)
+    except ValidationError as error:
+        problems = error.errors()
+        first = problems[0]
+        if first["loc"] and isinstance(first["loc"][0], int):  # an entry of a list is at fault: show that one alone
+            key, value = f"{key}[{first['loc'][0]}]", value[first["loc"][0]]
+            parts = [part for part in first["loc"][1:] if isinstance(value, dict)]
+            raise _wrong_value(key, value, " ".join([*map(repr, parts[:1]), first["msg"]])) from error
+        told = {}
+        for problem in problems:
+            inner = isinstance(value, dict) and len(problem["loc"]) > 1  # of one form of the mapping, a key
+            told[f"{problem['loc'][-1]!r} {problem['msg']}" if inner else problem["msg"]] = None
+        raise _wrong_value(key, value, " or ".join(told)) from error
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether `check_value` finds nothing wrong."""
+    try:
+        check_value("", value, hint)
+    except UserError:
+        return False
+    return True
+
+
+@functools.cache
+def _adapter(hint: Any) -> TypeAdapter:
+    """Made once: a plan of many runs asks for the same hints over and over."""
+    return TypeAdapter(hint, config=STRICT)
+
+
+def check_gpu(gpu: int) -> None:
+    """FuxiCTR would silently take the CPU.
+
+    Raises:
+        UserError: torch cannot use the GPU of that index.
+    """
+    import torch
+
+    count = torch.cuda.device_count()
+    if gpu >= count:
+        have = f"{count} GPUs" if count else "no GPU that torch can use"
+        raise UserError(f"--gpu {gpu}: this machine has {have}; --gpu -1 takes the CPU")
+
+
+def _wrong_value(key: str, value: Any, problem: str) -> UserError:
+    return UserError(f"config key {key!r} is {value!r} ({type(value).__name__}): {problem[:1].lower()}{problem[1:]}")
+
+
+# A file name has 255 bytes at most on the usual file systems. A run's files add to its label the control, the seed and
+# a digest, `.field_similarities.png`, and what a file is called until it is whole.
+LONGEST = 150
+
+
+def check_name(kind: str, name: str, where: str = "", longest: int = LONGEST) -> None:
+    """Check that a name can be that of a file in a folder: no path out of it, nothing that does not print.
+
+    Args:
+        kind: what it is a name of, for the message: `dataset_id`.
+        where: what names it, for the message.
+        longest: how many bytes it may have.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if problem := _problem(name, longest):
+        shown = name if len(name) <= LONGEST else f"{name[:40]}...{name[-10:]}"
+        of = f" in {where}" if where and len(where) <= 2 * LONGEST else ""
+        raise UserError(f"{kind} {shown!r}{of} {problem}; files are called by it, so give it another name")
+
+
+def check_label(label: str, where: str = "") -> None:
+    """As `check_name`, for an expid: `LongCTR/DIN_movies` is one, whose files are called `LongCTR-DIN_movies`.
+
+    Raises:
+        UserError: files cannot be called by it.
+    """
+    if any(part in ("", ".", "..") for part in label.split("/")):
+        check_name("expid", label, where)
+    check_name("expid", label.replace("/", "-"), where)
+
+
+def _problem(name: str, longest: int) -> str | None:
+    if not name:
+        return "is empty"
+    if "/" in name or "\\" in name:
+        return "holds a path separator"
+    if name.startswith(".") or name.endswith("."):
+        return "begins or ends with a dot"
+    if not name.isprintable():
+        return "holds a line break, or a character that does not print"
+    if name != name.strip():
+        return "begins or ends with a space"
+    if any(sign in name for sign in "*?["):
+        return "holds *, ? or [, which FuxiCTR takes for a pattern of file names"
+    try:
+        length = len(os.fsencode(name))
+    except UnicodeEncodeError:
+        return "holds a character that this system cannot have in a file name"
+    return f"is {length} bytes long, and {longest} is the most" if length > longest else None

@@ -1,0 +1,101 @@
+"""YAML read safely, with numbers as YAML 1.2 writes them: PyYAML alone takes `1e-3` for text."""
+
+import copy
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fuxictr_llm.common.errors import UserError
+
+AFFECTS_RESULTS = False  # see common/code_digest.py
+
+# libyaml's parser where PyYAML has it: our configs take a third of the time.
+_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_SafeLoader):
+    """The safe loader, with `1e-3` a number and a key given twice an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
+        if twice is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"key {twice!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _tuple(loader: _Loader, node: yaml.Node) -> tuple:
+    return tuple(loader.construct_sequence(node, deep=True))
+
+
+# As FuxiCTR's configs name fields that are read side by side; of Python's tags it is the only one that makes no object.
+TUPLE = "tag:yaml.org,2002:python/tuple"
+_Loader.add_constructor(TUPLE, _tuple)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+class _TextLoader(_Loader):
+    """Keys and values are the text that stands in the file, as `NO`, `01` and `2020-01-01`; a value may be null."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                key.tag = "tag:yaml.org,2002:str"
+        return super().construct_mapping(node, deep)
+
+
+for _kind in ("bool", "int", "float", "timestamp"):
+    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _TextLoader.construct_yaml_str)
+
+
+def read_yaml(path: Path | str, as_text: bool = False) -> dict[str, Any]:
+    """The mapping in a YAML file; `as_text`: all keys and values are texts, as they are written there.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or holds something else than a mapping.
+    """
+    try:
+        value = copy.deepcopy(_parsed(str(path), Path(path).read_text(encoding="utf-8"), as_text))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {str(path)!r}: {error}") from error
+    if not isinstance(value or {}, dict):
+        raise UserError(f"{str(path)!r} must hold a mapping of names to settings (got {type(value).__name__})")
+    return value or {}
+
+
+@functools.lru_cache(maxsize=256)  # a leaderboard reads the same configs for every arm
+def _parsed(path: str, text: str, as_text: bool) -> Any:
+    return parse_yaml(text, where=path, as_text=as_text)
+
+
+def parse_yaml(text: str, where: str, as_text: bool = False) -> Any:
+    """The value of a YAML text; `where` names it in an error, `as_text` is as in `read_yaml`.
+
+    Raises:
+        UserError: the text is not YAML.
+    """
+    try:
+        return yaml.load(text, Loader=_TextLoader if as_text else _Loader)  # noqa: S506 (a SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{where}{place} is not valid YAML: {getattr(error, 'problem', error)}") from error
+
+
+class _Dumper(yaml.SafeDumper):
+    """The safe dumper, with tuples as FuxiCTR writes and reads them."""
+
+
+_Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence(TUPLE, value))
+
+
+def dump_yaml(value: Any) -> str:
+    """YAML text that reads back as `value`, keys in their order."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)

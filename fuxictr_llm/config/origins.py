@@ -1,0 +1,141 @@
+"""Where a backbone's class comes from: what a run notes, and how an exported model finds its class again."""
+
+import contextlib
+import inspect
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from fuxictr.pytorch.models import BaseModel
+
+from fuxictr_llm import registry
+from fuxictr_llm.common.code_digest import CHECKOUT_PREFIX, FILE_PREFIX
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import digest_of_file
+from fuxictr_llm.host.checkout import VARIABLE, current_checkout, is_of
+
+Kind = Literal["fuxictr-llm", "checkout", "file", "module"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A class and its file.
+
+    Attributes:
+        kind: our zoo, a FuxiCTR checkout, `file.py:Class`, or a module that Python finds.
+        name: what `registry.find_backbone` finds it by.
+        file: its path, or None for a class that has none.
+        sha256: of the file.
+    """
+
+    kind: Kind
+    name: str
+    file: str | None
+    sha256: str | None
+
+    def record(self) -> dict[str, Any]:
+        """What a run's record says of it."""
+        return asdict(self)
+
+    def portable(self) -> tuple[str, dict[str, Any]]:
+        """The name, and the record, without paths of this machine."""
+        name, file = self.name, self.file and Path(self.file).name
+        if self.kind == "file":
+            name = f"{file}:{self.name.rpartition(':')[2]}"
+        return name, {"kind": self.kind, "file": file, "sha256": self.sha256}
+
+
+def origin_of(cls: type) -> Origin:
+    """Where the class of a backbone comes from."""
+    file = None
+    with contextlib.suppress(OSError, TypeError):  # a class made at a prompt has no file
+        file = inspect.getsourcefile(cls)
+    kind, name = _kind_and_name(cls, file)
+    return Origin(kind, name, file, file and digest_of_file(file))
+
+
+def _kind_and_name(cls: type, file: str | None) -> tuple[Kind, str]:
+    if is_of(cls, FILE_PREFIX):
+        return "file", f"{file}:{cls.__qualname__}"
+    if is_of(cls, CHECKOUT_PREFIX):
+        checkout = current_checkout()
+        model = checkout and checkout.model_of(cls)
+        return ("checkout", checkout.name_of(model)) if model else ("file", f"{file}:{cls.__qualname__}")
+    if cls.__module__ == f"{registry.ZOO}.backbones.{cls.__name__}":
+        return "fuxictr-llm", cls.__name__
+    return "module", f"{cls.__module__}:{cls.__qualname__}"
+
+
+def find_exported(name: str, described: Mapping[str, Any], where: str, given: type | str | None = None) -> type:
+    """The class of an exported model, from what `Origin.portable` gave. Nothing that the export names is run.
+
+    Args:
+        name: the model, as the export has it.
+        described: its `backbone`.
+        where: what holds them, for errors.
+        given: the class, or what `registry.find_backbone` takes, where the caller says it.
+
+    Raises:
+        UserError: it is of a FuxiCTR checkout and none is given, anyone's and nobody has named it, or not there.
+    """
+    if given is not None:
+        cls = _given(given, name, where)
+    elif ":" in name:
+        cls = _known(name, where)
+    elif described.get("kind") == "checkout":
+        cls = _of_checkout(name, where)
+    else:
+        cls = registry.find_own_backbone(name, where)
+    _warn_of_change(cls, name, described, where)
+    return cls
+
+
+def find_trained(name: str, described: Mapping[str, Any], where: str) -> type:
+    """The class that a run of this machine was trained with, from what `Origin.record` gave; `name` is its config's.
+
+    Raises:
+        UserError: it is of a FuxiCTR checkout and none is given, or it is not there.
+    """
+    if described.get("kind") == "checkout":
+        cls = _of_checkout(name, where)
+    elif described.get("kind") == "fuxictr-llm":
+        cls = registry.find_own_backbone(described.get("name", name), where)
+    else:  # anyone's, or of a record that does not say it
+        cls = registry.find_backbone(name, where)
+    _warn_of_change(cls, name, described, where)
+    return cls
+
+
+def _of_checkout(name: str, where: str) -> type:
+    if current_checkout() is None:
+        raise UserError(f"{where} holds a {name} of a FuxiCTR checkout; set {VARIABLE} to one (or give --zoo)")
+    return registry.find_backbone(name, where)
+
+
+def _warn_of_change(cls: type, name: str, described: Mapping[str, Any], where: str) -> None:
+    if described.get("sha256") and described["sha256"] != origin_of(cls).sha256:
+        logging.warning("%s: the file of %s has changed since the model was trained", where, name)
+
+
+def _given(given: type | str, name: str, where: str) -> type:
+    """The class that the caller names; another one than the export's would fail deep inside."""
+    cls = registry.find_backbone(given, "backbone") if isinstance(given, str) else given
+    if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
+        raise UserError(f"backbone={given!r} is no class of a FuxiCTR model, nor a name of one")
+    if cls.__qualname__ != re.split("[:/]", name)[-1]:
+        raise UserError(f"{where} holds a {name}, which is no {cls.__qualname__} (backbone={given!r})")
+    return cls
+
+
+def _known(name: str, where: str) -> type:
+    """The class of a `package.module:Class` or `file.py:Class` that the caller has registered or named."""
+    for cls in registry.known_classes():
+        if name in (origin_of(cls).portable()[0], f"{cls.__module__}:{cls.__qualname__}"):
+            return cls
+    raise UserError(
+        f"{where} holds a model {name!r}, which an export does not bring; load it before: give load_model its class "
+        "as backbone=..., or call fuxictr_llm.registry.find_backbone('path/to/file.py:Class')"
+    )

@@ -1,0 +1,206 @@
+"""The words of a data set: values of its fields in train, and what a field config says about them."""
+
+import copy
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from fuxictr.preprocess import FeatureProcessor
+
+from fuxictr_llm.common.errors import UserError, unknown
+from fuxictr_llm.common.files import read_json, write_json
+from fuxictr_llm.common.yamls import read_yaml
+from fuxictr_llm.config.sources import packaged_configs
+from fuxictr_llm.data.fills import Counts, TakesLists, filled_values, summed, text_of
+from fuxictr_llm.data.processors import ScalesConstants
+
+FILE = "field_texts.json"
+MOST = 2000
+QUANTILES = 21
+# Ids that FuxiCTR reserves; they are no values.
+RESERVED = ("__PAD__", "__OOV__")
+
+
+class CollectsFieldTexts:
+    """Mixed into a FeatureProcessor: `fit` also writes field_texts.json.
+
+    The counts are those that FuxiCTR hands to its fit functions, so that the raw file is not read again
+    for them. What stands for missing values is found out in the raw frames, of which train is the first that
+    FuxiCTR has preprocessed. A pickle or copy is of the processor's own class and needs nothing of this package.
+    """
+
+    _host: type[FeatureProcessor]
+
+    def preprocess(self, ddf: pl.LazyFrame) -> pl.LazyFrame:
+        vars(self).setdefault("_raw", []).append(ddf)
+        return super().preprocess(ddf)
+
+    def fit(self, train_ddf: pl.LazyFrame, *args: Any, **kwargs: Any) -> None:
+        self._counts: dict[str, Mapping[Any, int]] = {}
+        super().fit(train_ddf, *args, **kwargs)
+        filled = filled_values(self._host, copy.copy(self), vars(self).pop("_raw", []))
+        write_json(Path(self.data_dir) / FILE, self._field_texts(train_ddf, filled))
+        del self._counts
+
+    def fit_categorical_col(self, col: dict, col_series: Any = None, **kwargs: Any) -> None:
+        self._counts[col["name"]] = _counts_of(col, col_series, **kwargs)
+        super().fit_categorical_col(col, col_series, **kwargs)
+
+    def fit_sequence_col(self, col: dict, stats_dict: Any = None, **kwargs: Any) -> None:
+        self._counts[col["name"]] = _counts_of(col, stats_dict, **kwargs)
+        super().fit_sequence_col(col, stats_dict, **kwargs)
+
+    def save_vocab(self, vocab_file: str) -> None:
+        # Values that only a file of vectors has are numpy's, and JSON takes no integers of numpy.
+        for name, tokenizer in self.processor_dict.items():
+            if name.endswith("::tokenizer"):
+                for key in [key for key in tokenizer.vocab if isinstance(key, np.generic)]:
+                    tokenizer.vocab[key.item()] = tokenizer.vocab.pop(key)
+        super().save_vocab(vocab_file)
+
+    def _field_texts(self, train_ddf: pl.LazyFrame, filled: list[dict[str, Counts]]) -> dict[str, dict[str, Any]]:
+        features, in_train = self.feature_map.features, filled[0] if filled else {}
+        numbers = [name for name, spec in features.items() if spec["type"] == "numeric"]
+        quantiles = _quantiles(train_ddf, numbers, in_train)
+        texts: dict[str, dict[str, Any]] = {}
+        for name in features:
+            if name in quantiles:
+                texts[name] = {"quantiles": quantiles[name]}
+            elif name in self._counts:
+                tokenizer = self.processor_dict[f"{name}::tokenizer"]
+                none = {tokenizer._na_value, "", *RESERVED}
+                counts = self._counts[name].items()
+                known = [(value, n) for value, n in counts if value in tokenizer.vocab and value not in none]
+                texts[name] = _most(_as_such(known, in_train.get(name, {})))
+        for name, values in summed(filled).items():
+            if name in texts:
+                texts[name]["filled"] = values
+        return texts
+
+    def __reduce__(self):
+        state = {key: value for key, value in vars(self).items() if key not in ("_counts", "_raw")}
+        return self._host.__new__, (self._host,), state
+
+
+@functools.cache
+def collecting(host: type[FeatureProcessor]) -> type[FeatureProcessor]:
+    """The subclass of a FeatureProcessor that also takes lists, scales constants and writes field_texts.json."""
+    bases = (CollectsFieldTexts, TakesLists, ScalesConstants, host)
+    return type(host.__name__, bases, {"_host": host, "__module__": host.__module__})
+
+
+def _counts_of(col: dict, stats: Any, min_categr_count: int = 1, **_: Any) -> Mapping[Any, int]:
+    """The counts among FuxiCTR's statistics of a column, for which it raises an IndexError where none is enough."""
+    if stats is None:
+        raise UserError(f"column {col['name']!r}: FuxiCTR 2.3 cannot build remap: false here; leave it out")
+    counts, least, missing = (
+        stats["value_counts"],
+        col.get("min_categr_count", min_categr_count),
+        col.get("fill_na", ""),
+    )
+    if not any(count >= least and value != missing for value, count in counts.items()):
+        raise UserError(
+            f"column {col['name']!r} has no value that occurs min_categr_count={least} times in the train split; "
+            "set active: false for it, or a lower min_categr_count"
+        )
+    return counts
+
+
+def _most(counted: Any) -> dict[str, Any]:
+    ranked = sorted(counted, key=lambda pair: (-pair[1], pair[0]))
+    if len(ranked) <= MOST:
+        kept = ranked
+    else:
+        rest = np.linspace(MOST // 2, len(ranked) - 1, MOST // 2).round().astype(int)
+        kept = [*ranked[: MOST // 2], *(ranked[index] for index in rest)]
+    values = [text_of(value) for value, _ in kept]
+    return {"distinct": len(ranked), "values": values, "counts": [count for _, count in kept]}
+
+
+def _as_such(counted: Iterable[tuple[Any, int]], filled: Counts) -> Iterator[tuple[Any, int]]:
+    """The values with the rows in which they do not stand for a missing one, where there are some."""
+    for value, count in counted:
+        as_such = count - filled.get(text_of(value), [0])[0]
+        if as_such > 0:
+            yield value, as_such
+
+
+def _quantiles(train_ddf: pl.LazyFrame, names: list[str], filled: Mapping[str, Counts]) -> dict[str, list[float]]:
+    """Distinct values at evenly spaced ranks of each column, missing ones left out."""
+    if not names:
+        return {}
+    table = train_ddf.select(pl.col(names).cast(pl.Float64)).collect(engine="streaming")
+    found = {}
+    for name in names:
+        values = table.drop_in_place(name)
+        values = values.filter(values.is_finite()).sort().to_numpy()
+        for value, (missing, _) in filled.get(name, {}).items():
+            first = np.searchsorted(values, float(value))
+            values = np.delete(values, slice(first, first + missing))
+        ranks = np.linspace(0, max(len(values) - 1, 0), QUANTILES).round().astype(int)
+        found[name] = list(dict.fromkeys(values[ranks].tolist())) if len(values) else []
+    return found
+
+
+def values_for_missing(data_dir: Path, name: str) -> Counts:
+    """The values of a field that stand for missing ones: value -> [rows where it does, rows where it was read].
+
+    Of a data set that FuxiCTR built itself nothing is known.
+    """
+    return (read_json(data_dir / FILE) or {}).get(name, {}).get("filled", {})
+
+
+FIELD_CONFIG_KEYS = ("about", "fields", "values", "entities")
+
+
+def read_field_config(name: str | None) -> Mapping[str, Any]:
+    """The entry of that name in the packaged field_config/, or the mapping in a YAML file.
+
+    Names, values and words are texts, as they are written there: the value `NO` is no truth value, `01` no number.
+
+    Raises:
+        UserError: there is none, or it has other keys than `about`, `fields`, `values`, `entities`, or wrong ones.
+    """
+    if not name:
+        return {}
+    if Path(name).suffix in (".yaml", ".yml"):
+        words = read_yaml(name, as_text=True)
+    else:
+        entries: dict[str, Any] = {}
+        for path in sorted((packaged_configs() / "field_config").glob("*.yaml")):
+            entries |= read_yaml(path, as_text=True)
+        if name not in entries:
+            raise unknown("field config", name, [*entries, "a .yaml file"])
+        words = entries[name]
+    values = words.get("values") or {}
+    told = {"fields": words.get("fields"), **values} if isinstance(values, dict) else {"values": values}
+    if odd := [of for of, texts in told.items() if not _are_words(texts or {})]:
+        problem = f"'fields' maps fields to words, 'values' fields to value: words (look at {odd[0]!r})"
+        raise UserError(f"field config {name!r}: {problem}")
+    if not isinstance(words.get("about") or "", str):
+        raise UserError(f"field config {name!r}: 'about' must be words (got {words['about']!r})")
+    _check_entities(words.get("entities") or {}, name)
+    wrong = [key for key in words if key not in FIELD_CONFIG_KEYS]
+    if wrong:
+        raise UserError(
+            f"field config {name!r} has the unknown key {wrong[0]!r}; known: {', '.join(FIELD_CONFIG_KEYS)}"
+        )
+    return words
+
+
+def _are_words(texts: Any) -> bool:
+    return isinstance(texts, dict) and all(text is None or isinstance(text, str) for text in texts.values())
+
+
+def _check_entities(entities: Any, name: str) -> None:
+    def fits(keys: Any) -> bool:
+        if not isinstance(keys, dict) or not keys.keys() <= {"id", "text"}:
+            return False
+        text = keys.get("text") or []
+        return isinstance(keys.get("id") or "", str) and isinstance(text, list) and all(type(of) is str for of in text)
+
+    if not isinstance(entities, dict) or not all(map(fits, entities.values())):
+        raise UserError(f"field config {name!r}: 'entities' maps names to {{id: column, text: [columns]}}")

@@ -1,0 +1,214 @@
+"""A seeded in-memory loader in FuxiCTR's form: the same seed gives the same batches, each epoch other ones."""
+
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from fuxictr.features import FeatureMap
+from torch import Tensor
+
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.data.raw_checks import first_not_finite
+
+
+class InMemoryLoader:
+    """Batches from a parquet or npz file, or a folder of them, held in memory; ids as int32.
+
+    Takes the place of FuxiCTR's loaders through `RankDataLoader(..., data_loader=InMemoryLoader)`. A batch maps
+    column to tensor, as FuxiCTR's: ids int64 `[B]`, sequences int32 `[B, L]`, values and labels float.
+
+    Args:
+        feature_map: names the columns and labels.
+        data_path: the file, or the folder of its parts.
+        split: kept for FuxiCTR's signature; only `shuffle` decides about the order.
+        batch_size: rows a batch; the last one may have fewer.
+        shuffle: a new order every epoch, drawn from `seed` and the epoch.
+        seed: of the shuffling alone: other random numbers are untouched by it.
+
+    Raises:
+        UserError: no file, a declared column is missing in it, or holds NaN or infinity.
+    """
+
+    def __init__(
+        self,
+        feature_map: FeatureMap,
+        data_path: str,
+        split: str = "train",
+        batch_size: int = 32,
+        shuffle: bool = False,
+        seed: int = 0,
+        **_: Any,
+    ):
+        self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, 0
+        parts = data_files(data_path)
+        self.num_blocks = len(parts)
+        columns = read_columns(parts, self._names(feature_map))
+        check_finite(columns, data_path)
+        # Some of FuxiCTR's models lay the columns of a batch side by side in the order in which they come.
+        self._order = [*columns]
+        self.num_samples = len(next(iter(columns.values())))
+        narrow = [name for name, values in columns.items() if values.ndim == 1 and values.dtype == np.int32]
+        # One gather for all ids instead of one a column.
+        self._id_names = narrow
+        self._ids = torch.empty(self.num_samples, len(narrow), dtype=torch.int32) if narrow else None
+        for index, name in enumerate(narrow):
+            self._ids[:, index] = torch.from_numpy(columns.pop(name))
+        self._others = {name: torch.from_numpy(values) for name, values in columns.items()}
+
+    def _names(self, feature_map: FeatureMap) -> list[str]:
+        """The columns to read."""
+        return [*feature_map.features, *feature_map.labels]
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        order = None
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+            order = torch.randperm(self.num_samples, generator=generator)
+            self.epoch += 1
+        for start in range(0, self.num_samples, self.batch_size):
+            rows = slice(start, start + self.batch_size)
+            yield self._batch(rows if order is None else order[rows])
+
+    def _batch(self, rows: slice | Tensor) -> dict[str, Tensor]:
+        batch = {}
+        if self._ids is not None:
+            ids = self._ids[rows].long()
+            batch = dict(zip(self._id_names, ids.unbind(dim=1), strict=True))
+        batch |= {name: column[rows] for name, column in self._others.items()}
+        return {name: batch[name] for name in self._order}
+
+
+def check_finite(columns: Mapping[str, np.ndarray], path: str) -> None:
+    """Check that no number is NaN or infinite.
+
+    Raises:
+        UserError: a column of built data holds a number with which every prediction is NaN.
+    """
+    for name, values in columns.items():
+        row = first_not_finite(values)
+        if row is not None:
+            raise UserError(
+                f"column {name!r} of built data {path!r} holds {values[row]} in row {row + 1}, which no model can "
+                "learn from; correct the data that it was built from, and build it again"
+            )
+
+
+def data_files(path: str) -> list[Path]:
+    """The parquet or npz files behind a path as FuxiCTR writes it: a file, one without its suffix, or a folder.
+
+    Raises:
+        UserError: there is none.
+    """
+    for candidate in (Path(path), Path(f"{path}.parquet"), Path(f"{path}.npz")):
+        if candidate.is_file():
+            return [candidate]
+    parts = sorted(Path(path).glob("*.parquet")) or sorted(Path(path).glob("*.npz"))
+    if not parts:
+        raise UserError(f"built data {path!r} is missing")
+    return parts
+
+
+def read_slices(path: str, names: list[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
+    """Some columns of a split, at most `rows` rows at a time, in order.
+
+    Raises:
+        UserError: no file, or a column is missing in it.
+    """
+    for reader in _readers(data_files(path), names):
+        yield from reader.slices(names, rows)
+
+
+def column_names(path: Path) -> list[str]:
+    """The columns of a parquet or npz file.
+
+    Raises:
+        UserError: no such file, or it is damaged.
+    """
+    return list(_readers([path], [])[0].names)
+
+
+def read_columns(parts: list[Path], names: list[str]) -> dict[str, np.ndarray]:
+    """Whole columns of parquet or npz files, each narrowed before the next is read: little is in memory twice.
+
+    Raises:
+        UserError: a column is missing in a file, or it is damaged.
+    """
+    readers = _readers(parts, names)
+    return {name: np.concatenate([narrow(reader.read(name)) for reader in readers]) for name in names}
+
+
+def _readers(parts: list[Path], names: list[str]) -> list[Any]:
+    readers = [_NpzPart(part) if part.suffix == ".npz" else _ParquetPart(part) for part in parts]
+    for reader in readers:
+        missing = [name for name in names if name not in reader.names]
+        if missing:
+            raise UserError(f"{str(reader.path)!r} lacks the columns {missing} that the feature map has")
+    return readers
+
+
+class _ParquetPart:
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self.names = pq.read_schema(path).names
+        except FileNotFoundError as error:
+            raise UserError(f"there is no file {str(path)!r}") from error
+        except pa.ArrowInvalid as error:
+            raise _damaged(path, error) from error
+
+    def read(self, name: str) -> np.ndarray:
+        return self._as_array(name, pq.read_table(self.path, columns=[name]).column(name))
+
+    def slices(self, names: list[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
+        for part in pq.ParquetFile(self.path).iter_batches(rows, columns=names):
+            table = pa.Table.from_batches([part])
+            yield {name: np.array(self._as_array(name, table.column(name))) for name in names}
+
+    def _as_array(self, name: str, column: pa.ChunkedArray) -> np.ndarray:
+        if not pa.types.is_nested(column.type):
+            return column.to_numpy()
+        lengths = pc.unique(pc.list_value_length(column))
+        if len(lengths) > 1 or lengths.null_count:
+            raise UserError(f"column {name!r} of {str(self.path)!r} holds lists of different lengths; pad them")
+        flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(len(column), -1)
+
+
+class _NpzPart:
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            self.arrays = np.load(path)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise _damaged(path, error) from error
+        self.names = self.arrays.files
+
+    def read(self, name: str) -> np.ndarray:
+        try:
+            return self.arrays[name]
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:  # Python objects, too
+            raise _damaged(self.path, error) from error
+
+    def slices(self, names: list[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
+        columns = {name: self.read(name) for name in names}
+        for start in range(0, len(columns[names[0]]), rows):
+            yield {name: column[start : start + rows] for name, column in columns.items()}
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{str(path)!r} is damaged ({error}); remove it and build or download it again")
+
+
+def narrow(values: np.ndarray) -> np.ndarray:
+    """int32 instead of int64 where every value fits."""
+    fits = values.dtype.kind in "iu" and (not values.size or max(values.max(), -values.min()) < 2**31)
+    return values.astype(np.int32) if fits else np.ascontiguousarray(values)

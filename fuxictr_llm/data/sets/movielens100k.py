@@ -1,0 +1,121 @@
+"""MovieLens-100K as csv for FuxiCTR: one row a rating, label rating >= 4.
+
+Two more forms add a column: `item_history`, what the user rated before, and `label_5`, rating = 5.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.data.assets import asset_dir
+from fuxictr_llm.data.sets.originals import tenths
+
+SPLIT_SEED = 2024
+# So many movies are in a history at most.
+HISTORY = 50
+# GroupLens's own files, as they may stand in `raw_data`.
+ORIGINALS = ("u.data", "u.item", "u.user")
+# The order of the genre flags in GroupLens's u.item, which says "unknown" first.
+GENRES = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"]
+GENRES += ["Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"]
+
+
+def prepare(split: str, raw_data: str | None, adds: str | None = None) -> dict[str, pd.DataFrame]:
+    """The rows of train, valid and test, 8:1:1.
+
+    Args:
+        split: `random` with a fixed seed, or `time`: in the order of the ratings.
+        raw_data: a folder with GroupLens's own u.data, u.item and u.user; None downloads.
+        adds: a column of `ADDED`.
+
+    Raises:
+        UserError: the folder lacks a file, or there is no network and nothing cached.
+    """
+    ratings, items, users = _packaged() if raw_data is None else _original(Path(raw_data))
+    rows = ratings.merge(users, on="user_id", how="left").merge(items, on="item_id", how="left")
+    if split == "time":
+        order = np.argsort(rows["timestamp"].to_numpy(), kind="stable")
+    else:
+        order = np.random.default_rng(SPLIT_SEED).permutation(len(rows))
+    columns = _columns(rows)
+    if adds:
+        columns[adds] = ADDED[adds](rows)
+    columns = columns.iloc[order]
+    return {part: columns.iloc[rows] for part, rows in tenths(len(columns), "MovieLens-100K").items()}
+
+
+def _columns(rows: pd.DataFrame) -> pd.DataFrame:
+    time = pd.to_datetime(rows["timestamp"], unit="s", utc=True)
+    age = rows["age"].astype(int) // 5 * 5
+    return pd.DataFrame(
+        {
+            "label": (rows["rating"] >= 4).astype(int),
+            "user_id": rows["user_id"],
+            "item_id": rows["item_id"],
+            "age": age.astype(str) + "-" + (age + 4).astype(str),
+            "gender": rows["gender"],
+            "occupation": rows["occupation"],
+            "zip_code": rows["zip_code"].str[:3],
+            "hour": time.dt.hour.astype(str),
+            "weekday": time.dt.day_name(),
+            "movie_title": rows["movie_title"],
+            "release_year": rows["release_year"],
+            "genres": rows["genres"],
+        }
+    )
+
+
+def _history(rows: pd.DataFrame) -> list[str]:
+    """For each row the movies that its user rated at earlier seconds, the latest last; no row's own rating is told."""
+    histories = [""] * len(rows)
+    for positions in rows.groupby("user_id", sort=False).indices.values():
+        times = rows["timestamp"].to_numpy()[positions]
+        order = np.argsort(times, kind="stable")
+        items = rows["item_id"].to_numpy()[positions[order]]
+        for position, before in zip(positions[order], np.searchsorted(times[order], times[order]), strict=True):
+            histories[position] = "^".join(items[max(0, before - HISTORY) : before])
+    return histories
+
+
+def _rated_5(rows: pd.DataFrame) -> pd.Series:
+    return (rows["rating"] == 5).astype(int)
+
+
+ADDED = {"item_history": _history, "label_5": _rated_5}
+
+
+def _packaged() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Read RecBole's copy: tab-separated, headers `name:type`."""
+    folder = asset_dir("movielens100k")
+
+    def read(part: str) -> pd.DataFrame:
+        table = pd.read_csv(folder / f"ml-100k.{part}", sep="\t", dtype=str, keep_default_na=False, quoting=3)
+        return table.rename(columns=lambda name: name.split(":")[0])
+
+    ratings = read("inter").astype({"rating": float, "timestamp": float})
+    items = read("item").rename(columns={"class": "genres"})
+    items["genres"] = items["genres"].str.replace(" ", "^")
+    return ratings, items, read("user")
+
+
+def _original(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Read GroupLens's own files: u.data by tabs, u.item and u.user by bars, in Latin-1."""
+    missing = [name for name in ORIGINALS if not (folder / name).is_file()]
+    if missing:
+        raise UserError(f"raw_data folder {str(folder)!r} lacks {', '.join(missing)} of GroupLens's ml-100k")
+
+    def read(name: str, columns: list[str], sep: str = "|") -> pd.DataFrame:
+        return pd.read_csv(
+            folder / name, sep=sep, names=columns, dtype=str, keep_default_na=False, quoting=3, encoding="latin-1"
+        )
+
+    ratings = read("u.data", ["user_id", "item_id", "rating", "timestamp"], sep="\t")
+    ratings = ratings.astype({"rating": float, "timestamp": float})
+    items = read("u.item", ["item_id", "titled", "released", "video", "url", *GENRES])
+    named = items["titled"].str.extract(r"^(?P<movie_title>.*?)\s*(?:\((?P<release_year>\d{4})\))?$").fillna("")
+    flags = items[GENRES].to_numpy() == "1"
+    named["genres"] = ["^".join(np.array(GENRES)[row]) for row in flags]
+    named["item_id"] = items["item_id"]
+    return ratings, named, read("u.user", ["user_id", "age", "gender", "occupation", "zip_code"])

@@ -1,0 +1,286 @@
+"""Where a FuxiCTR model can be tapped, found by one forward pass on a synthetic batch.
+
+Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation, `T` tasks, `L` length of a
+sequence.
+"""
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor, nn
+
+from fuxictr_llm.common.errors import UserError, reason_of, unknown
+from fuxictr_llm.enhancement.recorder import Recorder, Tower, find_towers
+from fuxictr_llm.host.batches import synthetic_batch, synthetic_long_batch
+
+# Config keys that choose a module where several could be meant.
+TAP_KEYS = ("tap_embedding", "tap_representation")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a config key could choose instead.
+
+    Attributes:
+        embeddings: module -> the fields that it embeds with vectors; for `tap_embedding`.
+        representations: modules that `tap_representation` can name: Linears of width 1 that were called with `[B, R]`.
+    """
+
+    embeddings: dict[str, tuple[str, ...]]
+    representations: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Which parts of a backbone the taps sit on. Modules go by their names, so that a copied model has its own.
+
+    Attributes:
+        backbone: name of the backbone's class.
+        tasks: the T labels that it predicts.
+        outputs: for each task, the key of its prediction in the model's output.
+        activations: for each task, the module that makes the prediction of the logit, or None where the model does
+            that by itself.
+        fields: the F fields whose embeddings are seen, in feature-map order.
+        dims: the width of each of those embeddings.
+        padding: the padding id of each field that is a sequence of ids.
+        embedding: name of the module that makes the field embeddings; None where there is none.
+        stack: name of the module whose output is these embeddings side by side; None where there is none.
+        towers: the Linears whose outputs sum up to the logits; empty where there is none.
+        named: the module whose output, or input if it is a Linear of width 1, `tap_representation` says is the
+            representation, where that is no tower.
+        named_width: the width of that.
+        candidates: what else could have been chosen.
+        missing: tap -> why there is nothing for it to see.
+    """
+
+    backbone: str
+    tasks: tuple[str, ...]
+    outputs: tuple[str, ...]
+    activations: tuple[str | None, ...]
+    fields: tuple[str, ...]
+    dims: tuple[int, ...]
+    padding: dict[str, int]
+    embedding: str | None
+    stack: str | None
+    towers: tuple[Tower, ...]
+    named: str | None = None
+    named_width: int = 0
+    candidates: Candidates = field(default=Candidates({}, ()), repr=False)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def embedding_dim(self) -> int | None:
+        """D: the width of most fields' embeddings, the larger one on a tie; None where there are none."""
+        counts = Counter(self.dims)
+        return max(counts, key=lambda width: (counts[width], width)) if counts else None
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """The width of each part of the representation that can be replaced; R is their sum."""
+        return tuple(tower.width for tower in self.towers) or ((self.named_width,) if self.named else ())
+
+    @property
+    def representation_width(self) -> int:
+        """R; without a representation in front of the logit, that of all field embeddings side by side."""
+        return sum(self.widths or self.dims)
+
+
+def find_anatomy(
+    model: BaseModel, tap_embedding: str | None = None, tap_representation: str | Sequence[str] | None = None
+) -> Anatomy:
+    """Run `model` once on a synthetic batch and say where its taps are; the model is left as it was.
+
+    Args:
+        tap_embedding: the module that makes the field embeddings, instead of the one that covers most fields.
+        tap_representation: the module whose output is the representation (of a Linear of width 1: its input), or
+            several such Linears, instead of those whose outputs sum up to the logit.
+
+    Raises:
+        UserError: the model has no such module, or it does not return its predictions.
+    """
+    named = [tap_representation] if isinstance(tap_representation, str) else list(tap_representation or ())
+    for key, name in [("tap_embedding", tap_embedding), *(("tap_representation", name) for name in named)]:
+        _check_module(model, key, name)
+    recorder = Recorder(model, also=tap_embedding, watched=named)
+    with _left_as_it_was(model), recorder.listening(), torch.enable_grad():
+        outputs = _outputs_of(model)
+        tasks, keys = _tasks_of(model, outputs)
+        made = [recorder.activation_of(outputs[key]) for key in keys]
+        _check_probabilities(model, [outputs[key] for key, found in zip(keys, made, strict=True) if found is None])
+        logits = [outputs[key] if found is None else found[1] for key, found in zip(keys, made, strict=True)]
+        towers = find_towers([None if found is None else found[1] for found in made], recorder.linears)
+    embedding, dims = _embedding_of(recorder, tap_embedding)
+    fields = tuple(name for name in model.feature_map.features if name in dims)
+    towers, module, width = _representation_of(recorder, towers, named)
+    return Anatomy(
+        backbone=getattr(model, "backbone_cls", type(model)).__name__,
+        tasks=tasks,
+        outputs=keys,
+        activations=tuple(None if found is None else found[0] for found in made),
+        fields=fields,
+        dims=tuple(dims[name] for name in fields),
+        padding=_padding(model.feature_map, fields),
+        embedding=embedding,
+        stack=recorder.stack_of(embedding, fields),
+        towers=towers,
+        named=module,
+        named_width=width,
+        candidates=_candidates(recorder),
+        missing=_missing(recorder, fields, towers or module, all(made), logits),
+    )
+
+
+def tap_keys(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a config's settings, those that `find_anatomy` takes."""
+    return {key: params[key] for key in TAP_KEYS if params.get(key)}
+
+
+def _check_module(model: nn.Module, key: str, name: str | None) -> None:
+    modules = dict(model.named_modules())
+    if name is not None and (not name or name not in modules):
+        raise unknown("module", name, [known for known in modules if known], f"{key} of {type(model).__name__}")
+
+
+def _outputs_of(model: BaseModel) -> Mapping[str, Any]:
+    """What the model returns for a batch of the form that it takes."""
+    try:
+        outputs = model.forward(synthetic_batch(model.feature_map))
+    except Exception as error:  # anyone's class can fail in any way
+        try:  # FuxiCTR's LongCTR models unpack a tuple, whose history is at least as long as what they take as short
+            length = max(3, getattr(model, "short_seq_len", 3))
+            outputs = model.forward(synthetic_long_batch(model.feature_map, length=length))
+        except Exception:
+            raise UserError(
+                f"{type(model).__name__} cannot be tapped: its forward pass fails on columns like those of data set "
+                f"{model.feature_map.dataset_id!r} ({type(error).__name__}: {reason_of(error)})"
+            ) from error
+    if not isinstance(outputs, Mapping):
+        raise UserError(f"{type(model).__name__} cannot be tapped: its forward returns no dict with 'y_pred'")
+    return outputs
+
+
+def _tasks_of(model: BaseModel, outputs: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The labels that the model predicts, and the keys of their predictions."""
+    labels = model.feature_map.labels
+    if isinstance(outputs.get("y_pred"), Tensor):
+        return (labels[0],), ("y_pred",)
+    keys = [f"{label}_pred" for label in labels]
+    if not all(isinstance(outputs.get(key), Tensor) for key in keys):
+        wanted = " or ".join(map(repr, dict.fromkeys(["y_pred", *keys])))
+        raise UserError(
+            f"{type(model).__name__} cannot be tapped: its output has no {wanted} (it has {sorted(map(str, outputs))})"
+        )
+    return tuple(labels), tuple(keys)
+
+
+def _check_probabilities(model: BaseModel, predictions: Sequence[Tensor]) -> None:
+    """Of a probability that a model makes by itself, the logit can be computed."""
+    for prediction in predictions:
+        if not isinstance(model.output_activation, nn.Identity) and not bool(
+            ((prediction >= 0) & (prediction <= 1)).all()
+        ):
+            raise UserError(
+                f"{type(model).__name__} cannot be tapped: its prediction is no probability; "
+                "make it with self.output_activation(logit)"
+            )
+
+
+def _embedding_of(recorder: Recorder, chosen: str | None) -> tuple[str | None, dict[str, int]]:
+    if chosen is None:
+        return recorder.widest_embedding()
+    module = recorder.embedding_module(chosen)
+    dims = recorder.dims_of(module)
+    if not dims:
+        known = [name for name in recorder.embeddings if recorder.dims_of(name)]
+        raise UserError(
+            f"tap_embedding {chosen!r} gives no vectors of fields: neither a dict of them nor [B, F, D] with all F "
+            f"fields; modules that do: {', '.join(known) or 'none'}"
+        )
+    return module, dims
+
+
+def _representation_of(
+    recorder: Recorder, towers: tuple[Tower, ...], named: Sequence[str]
+) -> tuple[tuple[Tower, ...], str | None, int]:
+    """The towers, or the one module that is named and is no tower."""
+    if not named:
+        return towers, None, 0
+    chosen = tuple(tower for tower in towers if tower.module in named)
+    if {tower.module for tower in chosen} == set(named):
+        return chosen, None, 0
+    if len(named) > 1:
+        others = sorted(set(named) - {tower.module for tower in chosen})
+        raise UserError(
+            f"tap_representation names {others[0]!r} beside others, but its output is no part of a sum that is the "
+            "logit; name it alone"
+        )
+    shape = recorder.watched.get(named[0])
+    if shape is None or len(shape) < 2:
+        shown = "was not called" if shape is None else f"has shape {list(shape)}"
+        raise UserError(f"tap_representation {named[0]!r} {shown} in a forward pass; it must give [B, R]")
+    return (), named[0], shape[1:].numel()
+
+
+def _candidates(recorder: Recorder) -> Candidates:
+    embeddings = {name: tuple(recorder.dims_of(name)) for name in recorder.embeddings}
+    embeddings = {name: fields for name, fields in embeddings.items() if fields}
+    return Candidates(embeddings, tuple(dict.fromkeys(call.module for call in recorder.linears)))
+
+
+def _missing(
+    recorder: Recorder, fields: tuple[str, ...], representation: Any, shows_logit: bool, logits: list[Tensor]
+) -> dict[str, str]:
+    missing = {}
+    if not fields and not recorder.embeddings:
+        missing["embeddings"] = "it has no module that embeds fields; tap_embedding can name one of another kind"
+    elif not fields:
+        missing["embeddings"] = "its embeddings are one number a field, not vectors"
+    if not representation:
+        reason = "no Linear of width 1 feeds the logit"
+        if not shows_logit:
+            reason = "its prediction is not what self.output_activation returned, so what feeds the logit is not seen"
+        missing["representation"] = reason + ("; the field embeddings side by side are taken" if fields else "")
+    if any(logit.numel() != len(logit) for logit in logits):
+        missing["logit"] = "it is not one number a row"
+    return missing
+
+
+def _padding(feature_map: FeatureMap, fields: tuple[str, ...]) -> dict[str, int]:
+    specs = {name: feature_map.features[name] for name in fields}
+    return {name: spec.get("padding_idx") or 0 for name, spec in specs.items() if spec["type"] == "sequence"}
+
+
+@contextlib.contextmanager
+def _left_as_it_was(model: BaseModel) -> Iterator[None]:
+    """Evaluation mode for the block; afterwards modes, buffers (BatchNorm) and random numbers are as before.
+
+    Weights that are frozen are not in it: towers are found by what made the logit.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    frozen = [p for p in model.parameters() if p.is_floating_point() and not p.requires_grad]
+    model.eval()
+    for parameter in frozen:
+        parameter.requires_grad_(True)
+    try:
+        with preserved_rng(model.device):
+            yield
+    finally:
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        for module, mode in modes:
+            module.training = mode
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+
+
+def preserved_rng(device: torch.device):
+    """A context after which torch's random numbers, on the CPU and on `device`, go on as if it had not been."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

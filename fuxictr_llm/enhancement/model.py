@@ -1,0 +1,168 @@
+"""The core: a method reaches into any FuxiCTR model through five taps, and the model's class stays as it is.
+
+Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation, `T` tasks (1 but for
+multi-task models).
+
+    DeepFM_LLaCTR = enhance(DeepFM, LLaCTR)     # a subclass of DeepFM
+    model = DeepFM_LLaCTR(feature_map, **params)  # FuxiCTR's fit, evaluate, save_weights work as ever
+
+What holds for every backbone (tests/test_enhancement.py):
+1. With no tap active, weights and training are bit-identical to the plain backbone's.
+2. Every parameter of an active term is in the optimizer and moves.
+3. `backbone_state_dict()` loads with strict=True into the plain backbone.
+4. pickle, deepcopy and saved states work, and a copy never drives its original.
+5. What is computed for the loss alone is not computed at inference.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+import torch
+from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.torch_utils import get_regularizer
+from torch import Tensor, nn
+
+from fuxictr_llm.common.checks import checked
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.enhancement.anatomy import find_anatomy, preserved_rng, tap_keys
+from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.enhancement.taps import Taps
+from fuxictr_llm.enhancement.trace import Seen
+from fuxictr_llm.host.embeddings import initialize_skipped
+
+
+class EnhancedModel:
+    """What `enhance` puts in front of a backbone's class: a method's add-on and the hooks that drive it."""
+
+    enhancement_cls: ClassVar[type[Enhancement]]
+    backbone_cls: ClassVar[type[BaseModel]]
+    _taps: Taps | None = None  # until the backbone's constructor is through
+
+    def __init__(self, feature_map: Any, *args: Any, **params: Any):
+        super().__init__(feature_map, *args, **params)
+        initialize_skipped(self)
+        self._method_regularizer = params.get("method_regularizer")
+        anatomy = find_anatomy(self, **tap_keys(params))
+        with preserved_rng(self.device):
+            config_cls = self.enhancement_cls.config_cls
+            config = None if config_cls is None else checked(config_cls, params)
+            self.enhancement = self.enhancement_cls(config, anatomy).to(self.device)
+        self._taps = Taps(anatomy, self.enhancement)
+        self._taps.attach(self)
+        # The backbone's constructor made its optimizer before the method's parameters were there.
+        super().compile(*self._compile_args[0], **self._compile_args[1])
+        untrained = {*self.enhancement.parameters()} - {*self.enhancement.trained_parameters()}
+        for group in self.optimizer.param_groups:
+            group["params"] = [parameter for parameter in group["params"] if parameter not in untrained]
+        set_weight_decay(self.optimizer, params.get("weight_decay"))
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        self._compile_args = (args, kwargs)
+        super().compile(*args, **kwargs)
+
+    def forward(self, inputs: Any) -> dict[str, Any]:
+        if self._taps is None:
+            return super().forward(inputs)
+        return_dict, seen = self._taps.run(self, super().forward, inputs, self.training)
+        if seen is not None and "loss" in self._taps.active:
+            return_dict["seen"] = seen
+        return return_dict
+
+    def watched(self, inputs: Any) -> Seen:
+        """One forward pass and what it showed, whatever taps are active."""
+        return self._taps.run(self, super().forward, inputs, self.training, watch=True)[1]
+
+    def train_epoch(self, data_generator: Iterable) -> None:
+        self.enhancement.epoch(self._epoch_index)
+        super().train_epoch(data_generator)
+
+    def save_weights(self, checkpoint: str) -> None:
+        super().save_weights(checkpoint)
+        self.enhancement.kept()
+
+    def add_loss(self, return_dict: dict[str, Any], y_true: Tensor | list[Tensor]) -> Tensor:
+        """The backbone's loss plus the method's term, which exists in training mode only."""
+        seen = return_dict.pop("seen", None)
+        loss = super().add_loss(return_dict, y_true)
+        if seen is None:
+            return loss
+        # FuxiCTR's multi-task models have a list of labels.
+        term = self.enhancement.loss(seen, torch.cat(y_true, dim=-1) if isinstance(y_true, list) else y_true)
+        return loss if term is None else loss + term
+
+    def regularization_loss(self) -> Tensor | float:
+        """FuxiCTR's regularizers on the backbone alone, plus `method_regularizer` on the method's parameters."""
+        with _frozen(self.enhancement):
+            loss = super().regularization_loss()
+        for p, weight in get_regularizer(self._method_regularizer):
+            for parameter in self.enhancement.parameters():
+                if parameter.requires_grad:
+                    loss = loss + (weight / p) * torch.norm(parameter, p) ** p
+        return loss
+
+    def backbone_state_dict(self) -> dict[str, Tensor]:
+        """The state without the method's part: loads with strict=True into the plain backbone."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("enhancement.")}
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        return _blank_model, (self.backbone_cls, self.enhancement_cls), self.__dict__
+
+
+def _blank_model(backbone: type[BaseModel], method: type[Enhancement]) -> BaseModel:
+    cls = enhance(backbone, method)
+    return cls.__new__(cls)
+
+
+@contextlib.contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """`requires_grad` is off for the block, which is how FuxiCTR's regularizers tell what to leave out."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float | None) -> None:
+    """Give the optimizer its own weight decay, which FuxiCTR has no key for; None leaves it as it is.
+
+    Raises:
+        UserError: the optimizer has none.
+    """
+    if weight_decay is None:
+        return
+    for group in optimizer.param_groups:
+        if "weight_decay" not in group:
+            raise UserError(f"optimizer {type(optimizer).__name__} has no weight_decay; remove the key or take adam")
+        group["weight_decay"] = weight_decay
+
+
+@functools.cache
+def enhance(backbone: type[BaseModel], method: type[Enhancement]) -> type[BaseModel]:
+    """The class `Backbone_Method`: the backbone with the method's taps, made once.
+
+    Args:
+        backbone: any FuxiCTR model class; it stays as it is.
+        method: an Enhancement class.
+
+    Raises:
+        UserError: the backbone has a method already.
+    """
+    if issubclass(backbone, EnhancedModel):
+        raise UserError(
+            f"{backbone.__name__} has a method already, and a model has one; "
+            f"give {method.method_name or method.__name__!r} the backbone {backbone.backbone_cls.__name__}"
+        )
+    name = f"{backbone.__name__}_{method.method_name or method.__name__}"
+    body = {
+        "__module__": "fuxictr_llm.model_zoo",
+        "__doc__": f"{backbone.__name__} with {method.__name__}.",
+        "backbone_cls": backbone,
+        "enhancement_cls": method,
+    }
+    return type(name, (EnhancedModel, backbone), body)

@@ -1,0 +1,176 @@
+"""The hooks that show a method what goes on in a model's forward pass, and bring in what it returns.
+
+Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation, `T` tasks, `L` length of a
+sequence.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as functional
+from fuxictr.pytorch.layers import FeatureEmbedding
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from fuxictr_llm.enhancement.anatomy import Anatomy
+from fuxictr_llm.enhancement.recorder import gives_its_input
+from fuxictr_llm.enhancement.trace import Seen
+from fuxictr_llm.host.batches import rows_of
+
+if TYPE_CHECKING:
+    from fuxictr_llm.enhancement.base import Enhancement
+
+
+class Taps:
+    """The hooks of one model and what they have seen in the running forward pass.
+
+    A plain object that model and hooks share: copying or pickling the model copies all of it together.
+    """
+
+    def __init__(self, anatomy: Anatomy, enhancement: "Enhancement"):
+        self.anatomy = anatomy
+        self.enhancement = enhancement
+        self.active: frozenset[str] = frozenset()
+        self.seen: Seen | None = None  # None outside of a forward pass: the hooks then do nothing
+        # Kept because torch numbers hooks by process: their numbers go to no other hook of an unpickled model.
+        self.handles: list[RemovableHandle] = []
+
+    def attach(self, model: BaseModel) -> None:
+        anatomy, module = self.anatomy, model.get_submodule
+        if anatomy.embedding is not None:
+            self.handles.append(module(anatomy.embedding).register_forward_hook(self.on_embeddings))
+        if anatomy.stack is not None:
+            self.handles.append(module(anatomy.stack).register_forward_hook(self.on_stack))
+        for name in dict.fromkeys(tower.module for tower in anatomy.towers):
+            self.handles.append(module(name).register_forward_pre_hook(functools.partial(self.on_tower, name)))
+        if anatomy.named is not None and gives_its_input(module(anatomy.named)):
+            self.handles.append(module(anatomy.named).register_forward_pre_hook(self.on_named_input))
+        elif anatomy.named is not None:
+            self.handles.append(module(anatomy.named).register_forward_hook(self.on_named_output))
+        for name in dict.fromkeys(filter(None, anatomy.activations)):
+            self.handles.append(module(name).register_forward_hook(self.on_activation))
+
+    @contextlib.contextmanager
+    def attached(self, model: BaseModel) -> Iterator[None]:
+        """The hooks are on the model for the block alone."""
+        self.attach(model)
+        try:
+            yield
+        finally:
+            while self.handles:
+                self.handles.pop().remove()
+
+    def run(
+        self, model: BaseModel, forward: Callable[[Any], dict], inputs: Any, training: bool, watch: bool = False
+    ) -> tuple[dict[str, Any], Seen | None]:
+        """One forward pass: what it returns, and what it showed where a tap is active or `watch` is on."""
+        self.active = self.enhancement.active_taps()
+        if not training:
+            self.active -= {"loss"}
+            self.active = frozenset() if self.active == {"inputs"} else self.active
+        if not self.active and not watch:
+            return forward(inputs), None
+        seen = self.seen = Seen(self.anatomy, rows_of(inputs), self.enhancement.field_projections)
+        try:
+            if "inputs" in self.active:
+                self.enhancement.inputs(inputs)
+            outputs = forward(inputs)
+            return self._with_terms(model, outputs, seen), seen
+        finally:
+            self.seen = None
+
+    def on_embeddings(self, _module: nn.Module, args: tuple, output: Any) -> None:
+        if self.seen is not None:  # copies, because some backbones put other things into these dicts afterwards
+            self.seen.embedded.append((_copied(output), _copied(args[0])))
+
+    def on_stack(self, _module: FeatureEmbedding, _args: tuple, output: Tensor) -> None:
+        # A compiler cannot ask for versions, and fuses the second stacking anyway.
+        if self.seen is not None and self.seen.stack is None and not torch.compiler.is_compiling():
+            self.seen.stack = output
+            self.seen.stack_version = output._version if torch.is_grad_enabled() else 0
+
+    def on_tower(self, name: str, module: nn.Linear, args: tuple) -> None:
+        if self.seen is not None:
+            self.seen.tower_inputs.setdefault(name, []).append(args[0])
+            self.seen.tower_weights[name] = module.weight
+
+    def on_named_input(self, _module: nn.Module, args: tuple) -> tuple | None:
+        replacement = self._on_named(args[0])
+        return None if replacement is None else (replacement, *args[1:])
+
+    def on_named_output(self, _module: nn.Module, _args: tuple, output: Tensor) -> Tensor | None:
+        return self._on_named(output)
+
+    def _on_named(self, shown: Tensor) -> Tensor | None:
+        """The first call counts; a replacement takes its place at once."""
+        if self.seen is None or self.seen.named is not None:
+            return None
+        self.seen.named = shown.flatten(start_dim=1)
+        if "representation" in self.active:
+            self.seen.replacement = self.enhancement.representation(self.seen.named)
+        return None if self.seen.replacement is None else self.seen.replacement.view_as(shown)
+
+    def on_activation(self, _module: nn.Module, args: tuple, output: Tensor) -> None:
+        if self.seen is not None:
+            self.seen.activations.append((args[0], output))
+
+    def _with_terms(self, model: BaseModel, outputs: Mapping[str, Any], seen: Seen) -> Mapping[str, Any]:
+        """What the model returned, its predictions made anew where a term changes a logit."""
+        predictions = [outputs[key] for key in self.anatomy.outputs]
+        logits = [_logit_of(prediction, seen.activations, model) for prediction in predictions]
+        logit = seen.logit = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
+        if "embeddings" in self.active:
+            self.enhancement.embeddings(seen.embeddings)
+        if "representation" in self.active and self.anatomy.towers:
+            logit = self._with_replacement(logit, seen)
+        if "logit" in self.active:
+            term = self.enhancement.logit(seen.embeddings if self.enhancement.reads_embeddings else None, logit)
+            logit = logit if term is None else logit + term
+        seen.final_logit = logit
+        if logit is seen.logit:
+            return outputs
+        changed = {}
+        for task, (key, name) in enumerate(zip(self.anatomy.outputs, self.anatomy.activations, strict=True)):
+            activation = _own_activation(model) if name is None else model.get_submodule(name)
+            changed[key] = activation(logit[:, task : task + 1]).view_as(predictions[task])
+        return {**outputs, **changed}
+
+    def _with_replacement(self, logit: Tensor, seen: Seen) -> Tensor:
+        """The logits as if the towers had been given the replacement.
+
+        They are linear and their outputs are summed, so the difference can be added afterwards; only then
+        are the inputs of all towers known.
+        """
+        representation = seen.representation
+        replacement = self.enhancement.representation(representation)
+        if replacement is None:
+            return logit
+        seen.replacement = replacement
+        differences = (replacement - representation).split(self.anatomy.widths, dim=-1)
+        columns = list(logit.split(1, dim=-1))
+        for tower, difference in zip(self.anatomy.towers, differences, strict=True):
+            added = functional.linear(difference, seen.tower_weights[tower.module])
+            columns[tower.task] = columns[tower.task] + (added if tower.scale == 1 else tower.scale * added)
+        return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
+
+
+def _logit_of(prediction: Tensor, calls: list[tuple[Tensor, Tensor]], model: BaseModel) -> Tensor:
+    """`[B, 1]`: what the activation made the prediction of, or what a model's own sigmoid must have been given."""
+    for logit, made in reversed(calls):
+        if made is prediction:
+            return logit.view(-1, 1)
+    if isinstance(model.output_activation, nn.Identity):
+        return prediction.view(-1, 1)
+    return torch.logit(prediction, eps=torch.finfo(prediction.dtype).eps).view(-1, 1)
+
+
+def _own_activation(model: BaseModel) -> Callable[[Tensor], Tensor]:
+    return model.output_activation if isinstance(model.output_activation, nn.Identity) else torch.sigmoid
+
+
+def _copied(given: Any) -> Any:
+    return dict(given) if isinstance(given, Mapping) else given

@@ -1,0 +1,1 @@
+"""One resolved experiment -> a trained model, its metrics and its record."""

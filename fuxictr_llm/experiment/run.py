@@ -1,0 +1,286 @@
+"""A resolved experiment -> a trained model, its metrics and its run record."""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.torch_utils import seed_everything
+from fuxictr.utils import print_to_json
+
+from fuxictr_llm import registry
+from fuxictr_llm.common import distributed
+from fuxictr_llm.common.checks import check_gpu, checked
+from fuxictr_llm.common.errors import UserError, reason_of, unknown
+from fuxictr_llm.common.files import explain_write_errors, own_folder, read_json, writable_dir
+from fuxictr_llm.common.runs import Run, Stages, versions
+from fuxictr_llm.config.origins import origin_of
+from fuxictr_llm.config.resolve import Experiment
+from fuxictr_llm.data.build import built_columns, built_data, check_there
+from fuxictr_llm.data.loader import check_labels, describe_data, make_loaders
+from fuxictr_llm.data.prepare import prepare_raw_data
+from fuxictr_llm.data.raw import check_shares_used
+from fuxictr_llm.data.slices import FrequencySlices
+from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.experiment.identity import code_of, sources_of
+from fuxictr_llm.experiment.record import command, count_parameters, hardware, peak_memory, put_in_place, weights_kept
+from fuxictr_llm.experiment.summary import append_result_line, log_summary
+from fuxictr_llm.host.columns import check_embedded, describe_feature_map
+from fuxictr_llm.host.evaluated import check_columns
+from fuxictr_llm.host.tasks import labels_of, task_settings
+from fuxictr_llm.llm.vectors.values import prepare_value_vectors
+from fuxictr_llm.training.fit import OTHER_MODEL_ROOT, build, check_groups, fit
+
+CHANGED = {"backbone": "changed while it ran"}  # in place of the digests of `sources_of`
+
+
+@dataclass
+class Result:
+    """What `run_experiment` gives back: the trained model, how it did, and the content of the run record."""
+
+    model: BaseModel
+    run: Run
+    record: dict[str, Any]
+
+
+def run_experiment(experiment: Experiment) -> Result:
+    """Prepare, build, train on train, stop early on valid, evaluate on test, and write it all down.
+
+    Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log`, `.run.json` and a method's pictures, and a line in
+    `<config name>.csv`, in FuxiCTR's form. The weights take their place only when all is done.
+
+    Raises:
+        UserError: something that the user can put right.
+    """
+    check_gpu(experiment.params["gpu"])
+    if distributed.world_size() > 1:
+        raise UserError(
+            "a CTR model is trained in one process; torchrun is for tuning the language model: "
+            "torchrun ... -m fuxictr_llm encode --expid EXPID, and then run without torchrun"
+        )
+    if not experiment.params.get("valid_data"):
+        raise UserError(f"data set {experiment.params['dataset_id']!r} names no valid_data; training stops early on it")
+    check_there(experiment.params)
+    folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
+    model_id = choose_model_id(experiment, folder)
+    writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
+    started, sources = datetime.now(), sources_of(experiment.params)
+    # The folder is there to the end: it goes with the process.
+    with logging_to(folder / f"{model_id}.log"), own_folder(folder / f"{model_id}.model") as own:
+        logging.info("Params: %s", print_to_json(experiment.params))
+        run = prepare_run(experiment, model_id)
+        unfinished = own / "weights.model"
+        # A name with the digest of the settings, which no run with others takes.
+        with weights_kept(unfinished, folder / f"{experiment.full_id}.unfinished.model", run.stages):
+            model, record = _train(run, unfinished)
+            record["model_id"] = model_id = choose_model_id(experiment, folder)  # another may have ended meanwhile
+            record |= {"time": started.isoformat(timespec="seconds"), "command": command()}
+            if code_of(experiment.params) != sources["code"]:
+                logging.warning("the code of this run was changed while it ran: its record says so")
+                sources["code"] = CHANGED
+            record |= {"expid": experiment.expid, "config": experiment.params}
+            record |= {"config_sha256": experiment.sha256, "sources": sources}
+            with explain_write_errors(folder, OTHER_MODEL_ROOT):
+                put_in_place(unfinished, folder / model_id, record)
+        model.checkpoint = str((folder / f"{model_id}.model").absolute())
+        append_result_line(Path(f"{experiment.config_name}.csv"), record)
+        pictures = draw_pictures(model, run, folder / model_id)
+        log_summary(record, run.stages, folder / model_id, pictures)
+    return Result(model, run, record)
+
+
+def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = False) -> Run:
+    """Everything up to training: raw data, built data, what method and columns need from a language model.
+
+    Args:
+        encode_only: of what the method needs, only what a language model is asked for.
+    """
+    run = prepare_data(experiment, model_id)
+    # Before the method, which may train networks with these columns, and after it, which may ask for more.
+    _change(run, prepare_value_vectors(run, experiment.params))
+    if run.params["method"]:
+        method = registry.find_method(run.params["method"])
+        prepare = method.model_cls.encode if encode_only else method.model_cls.prepare
+        _change(run, prepare(checked(method.config_cls, experiment.params), run))
+        _change(run, prepare_value_vectors(run, experiment.params))
+    return run
+
+
+def _change(run: Run, changes: dict[str, Any]) -> None:
+    run.params |= changes
+    if "feature_specs" in changes:
+        run.feature_map = load_feature_map(run.params, run.data_dir)
+
+
+def prepare_data(experiment: Experiment, model_id: str) -> Run:
+    """The run of an experiment, with raw and built data in place."""
+    stages = Stages()
+    params = make_data({**experiment.params, "model_id": model_id}, stages)
+    data_dir = Path(params["data_root"]) / params["dataset_id"]
+    feature_map = load_feature_map(params, data_dir)
+    check_embedded([name for name, spec in feature_map.features.items() if spec["type"] != "meta"], params)
+    _check_labels(feature_map, params)
+    return Run(params, data_dir, feature_map, stages)
+
+
+def make_data(params: dict[str, Any], stages: Stages) -> dict[str, Any]:
+    """Raw and built data in place, whatever model they are for; the settings with the built files as their data."""
+    torch.set_num_threads(params["num_threads"])
+    seed_everything(params["seed"])
+    with distributed.first_one_first():
+        with stages("prepare data") as facts:
+            facts |= prepare_raw_data(params)
+        with stages("build data"):
+            return {**params, **built_data(params)}
+
+
+def _check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:
+    cls = registry.find_backbone(params["model"])
+    task_settings(cls, feature_map, params)  # says now, before a language model is asked, what does not fit
+    labels = labels_of(cls, feature_map)
+    if unused := feature_map.labels[len(labels) :]:
+        told = (params["model"], labels[0], ", ".join(map(repr, unused)))
+        logging.warning("%s has one task and learns label %r, not %s; MMoE, PLE and ShareBottom learn all", *told)
+    check_labels(labels, params)
+    check_groups(labels, params)
+
+
+def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:
+    """FuxiCTR's feature map of a built data set, with `use_features` and `feature_specs` applied.
+
+    Raises:
+        UserError: one of the two names a column that the data set does not have, or an order or columns in which
+            an embedding is not shared as it was built, or a column has an encoder that FuxiCTR must not evaluate.
+    """
+    path = data_dir / "feature_map.json"
+    built = built_columns(data_dir)
+    if not built:
+        raise UserError(f"{str(path)!r} is missing or damaged; remove it, and what FuxiCTR built with it")
+    feature_map = FeatureMap(params["dataset_id"], str(data_dir))
+    try:
+        feature_map.load(str(path), params)
+    except KeyError as error:
+        raise unknown("column", error.args[0], built, "use_features or feature_specs") from error
+    except RuntimeError as error:
+        raise UserError(f"{str(path)!r} is of another data set than {params['dataset_id']!r}") from error
+    check_columns(feature_map.features, repr(str(path)))
+    check_shares_used(feature_map.features, built, params["dataset_id"])
+    feature_map.num_fields = feature_map.get_num_fields()  # FuxiCTR counts before it applies use_features
+    if params.get("group_id") and params["group_id"] not in feature_map.features:
+        raise unknown("column", params["group_id"], list(feature_map.features), "group_id")
+    return feature_map
+
+
+def build_model(run: Run) -> BaseModel:
+    """The model of a run with fresh weights, after seeding everything."""
+    params = run.params
+    cls = registry.find_backbone(params["model"])
+    if params["method"]:
+        cls = enhance(cls, registry.find_method(params["method"]).model_cls)
+    return build(cls, run.feature_map, params)
+
+
+def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
+    """The trained model, whose weights are in `checkpoint`, and the record."""
+    params, stages = run.params, run.stages
+    data = describe_data(params, run.data_dir)
+    model = build_model(run)
+    model.count_parameters()
+    model.checkpoint = str(checkpoint)
+    enhancement = model.enhancement if params["method"] else None
+    if enhancement is not None:
+        enhancement.start(run)
+    with stages("train") as facts:
+        train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
+        # Opened now: another run may build the data set anew while this one trains.
+        test_rows = make_loaders(run.feature_map, params, "test") if params.get("test_data") else None
+        slices = FrequencySlices.of(run) if test_rows is not None else None
+        best_epoch = fit(model, train_rows, valid_rows, params)
+        facts["epochs"] = model._epoch_index + 1
+        facts["rows"] = train_rows.num_samples * facts["epochs"]
+    if enhancement is not None:
+        enhancement.finish(run)
+    logging.info("****** Validation evaluation ******")
+    metrics = {"valid": model.evaluate(valid_rows), "test": {}}
+    if test_rows is not None:
+        logging.info("******** Test evaluation ********")
+        with stages("test") as facts:
+            facts["rows"] = test_rows.num_samples
+            metrics["test"] = model.evaluate(test_rows)
+    record = {
+        "model_id": params["model_id"],
+        "seed": params["seed"],
+        "labels": labels_of(type(model), run.feature_map),
+        "metrics": metrics,
+        "slices": slices and slices.of_model(model, test_rows),
+        "networks": run.networks,
+        "best_epoch": best_epoch,
+        "stages": stages.done,
+        "backbone": origin_of(registry.find_backbone(params["model"])).record(),
+        "parameters": count_parameters(model),
+        "data": data,
+        "feature_map": describe_feature_map(run.feature_map),
+        "notes": run.notes,
+        "peak_memory": peak_memory(),
+        "hardware": hardware(params["gpu"]),
+        "versions": versions(),
+    }
+    return model, record
+
+
+def draw_pictures(model: BaseModel, run: Run, files: Path) -> list[Path]:
+    """Save the method's pictures as `<files>.<name>.png`; one that cannot be drawn costs a warning, not the run."""
+    if not run.params["method"] or not run.params.get("pictures", True):
+        return []
+    try:
+        figures = model.enhancement.pictures(run)
+        if not figures:
+            return []
+        from fuxictr_llm.common.pictures import save_figures  # matplotlib takes a second to import
+
+        return save_figures(figures, files)
+    except Exception as error:
+        logging.warning("no pictures of %s: %s: %s", files.name, type(error).__name__, reason_of(error))
+        return []
+
+
+def choose_model_id(experiment: Experiment, folder: Path) -> str:
+    """The expid, or a name with the config's digest where the expid's files belong to other settings."""
+    if experiment.changed:
+        return experiment.full_id
+    weights, record = folder / f"{experiment.expid}.model", read_json(folder / f"{experiment.expid}.run.json")
+    if weights.exists() and (record or {}).get("config_sha256") != experiment.sha256:
+        logging.warning("%s is of a run with other settings and is kept; this run is %s", weights, experiment.full_id)
+        return experiment.full_id
+    return experiment.expid
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Log to the screen and to the end of a file, in FuxiCTR's format."""
+    with explain_write_errors(path, OTHER_MODEL_ROOT):
+        handlers = [logging.FileHandler(path, mode="a", encoding="utf-8"), logging.StreamHandler()]
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s P%(process)d %(levelname)s %(message)s"))
+    root.handlers, root.level = handlers, logging.INFO
+    for noisy in ("httpx", "filelock", "accelerate"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        yield
+    except BaseException as error:  # the screen shows one line, the file keeps where it came from
+        record = root.makeRecord("root", logging.ERROR, "", 0, "%r", (error,), sys.exc_info())
+        handlers[0].handle(record)
+        raise
+    finally:
+        root.handlers, root.level = before, level
+        for handler in handlers:
+            handler.close()

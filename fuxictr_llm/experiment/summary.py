@@ -1,0 +1,116 @@
+"""What a run says at its end: FuxiCTR's result line, and a summary that sets the networks side by side."""
+
+import logging
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fuxictr.utils import print_to_list
+
+from fuxictr_llm.common.files import explain_write_errors, read_json
+from fuxictr_llm.common.runs import Stages
+from fuxictr_llm.config.resolve import NO_IDENTITY
+from fuxictr_llm.data.slices import slices_table
+
+AFFECTS_RESULTS = False  # see common/code_digest.py
+
+OWN = "vanilla"  # what a run that trained other networks on the way calls its own
+
+
+def append_result_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add a run's line to a result file, in FuxiCTR's form."""
+    line = ",".join(result_cells(record, datetime.now())) + "\n"
+    with explain_write_errors(path, "run in a folder that can be written to"), path.open("a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def result_cells(record: Mapping[str, Any], time: datetime) -> list[str]:
+    """What stands between the commas of a run's line in a result file."""
+    valid, test = (print_to_list(record["metrics"][split]) for split in ("valid", "test"))
+    return [
+        f" {time:%Y%m%d-%H%M%S}",
+        f"[command] {record['command']}",
+        f"[exp_id] {record['model_id']}",
+        f"[dataset_id] {record['config']['dataset_id']}",
+        "[train] N.A.",
+        f"[val] {valid}",
+        f"[test] {test}",
+    ]
+
+
+def log_summary(record: Mapping[str, Any], stages: Stages, files: Path, pictures: list[Path]) -> None:
+    """Log what was reached, how long it took, and where the files are.
+
+    Args:
+        files: the run's files without their endings.
+    """
+    counts, names = record["parameters"], [path.name.removeprefix(files.name) for path in pictures]
+    valid, *of_valid = _told(record, "valid")
+    test, *of_test = _told(record, "test") or ["no test data"]
+    lines = [
+        f"{record['model_id']}, seed {record['seed']}",
+        f"  test        {test}",
+        *(f"    {told}" for told in of_test),
+        f"  validation  {valid} (best of {stages.done['train']['epochs']} epochs: {record['best_epoch']})",
+        *(f"    {told}" for told in of_valid),
+        f"  parameters  backbone {counts['backbone']:,}, method {counts['method']:,}",
+        f"  time        {stages}",
+        f"  files       {files}" + ", ".join([".model", ".log", ".run.json", *names]),
+    ]
+    if record["networks"]:
+        lines += networks_table(record, files.parent)
+    logging.info("Summary\n%s", "\n".join(lines))
+
+
+def _told(record: Mapping[str, Any], split: str) -> list[str]:
+    """The metrics of a split; of several tasks the means, and then those of each."""
+    metrics, labels, names = record["metrics"][split], record["labels"], record["config"]["metrics"]
+    if len(labels) == 1 or not metrics:
+        return [print_to_list(metrics)] if metrics else []
+    width = max(map(len, labels))
+    tasks = {label: {name: metrics[f"{label}_{name}"] for name in names} for label in labels}
+    means = print_to_list({name: metrics[name] for name in names})
+    return [means, *(f"{label:<{width}}  {print_to_list(of)}" for label, of in tasks.items())]
+
+
+def networks_table(record: Mapping[str, Any], folder: Path) -> list[str]:
+    """Lines that set the networks of a run side by side, and by slices; with the plain backbone where it has run.
+
+    Args:
+        folder: of the runs on this data set.
+    """
+    networks = {**record["networks"], OWN: record}
+    plain = {} if "plain" in networks else find_plain(record, folder)
+    networks = {**({"plain": plain} if plain else {}), **networks}
+    names = record["config"]["metrics"]  # of several tasks the means
+    columns = [(split, name) for split in ("valid", "test") for name in record["metrics"][split] if name in names]
+    lines = ["  " + "".join([f"{'network':26}", *(f"{f'{split} {name}':>16}" for split, name in columns)])]
+    for name, facts in networks.items():
+        measured = facts["metrics"] or {}  # a teacher from elsewhere may have been measured by others
+        values = [measured.get(split, {}).get(metric) for split, metric in columns]
+        shown = [f"{'-':>16}" if value is None else f"{value:16.6f}" for value in values]
+        lines.append("  " + "".join([f"{name:26}", *shown]))
+    if not plain and "plain" not in networks:
+        expid = f"{record['config']['model']}_{record['config']['dataset_id']}"
+        lines.append(f"  (the plain backbone with these settings has not run here: --expid {expid})")
+    slices = {name: facts["slices"] for name, facts in networks.items() if facts.get("slices")}
+    return lines + (["  " + line for line in slices_table(slices).splitlines()] if slices else [])
+
+
+def find_plain(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The record of the plain backbone's run with the same settings on the same data; empty where there is none."""
+    for path in sorted(folder.glob("*.run.json")):
+        other = read_json(path) or {}
+        config = other.get("config") or {"method": ""}
+        compared = config.keys() - {*NO_IDENTITY, "method"}
+        same = all(record["config"].get(key) == config[key] for key in compared)
+        same &= _backbone_code(other) == _backbone_code(record)
+        if config.get("method") is None and same and other.get("data") == record["data"]:
+            return other
+    return {}
+
+
+def _backbone_code(record: Mapping[str, Any]) -> str | None:
+    """The digest of the code that a plain run of its backbone goes by; None where the record does not say it."""
+    return ((record.get("sources") or {}).get("code") or {}).get("backbone")

@@ -1,0 +1,1 @@
+"""Published boards: BARS's folder form, and published figures beside ours."""

@@ -1,0 +1,232 @@
+"""Finished runs as a row in the folder form of BARS."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fuxictr_llm.common.checks import check_name
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import explain_write_errors, read_json, replacing_dir, writable_dir
+from fuxictr_llm.config.keys import DatasetKeys
+from fuxictr_llm.config.resolve import NO_IDENTITY, Experiment
+from fuxictr_llm.experiment.summary import result_cells
+from fuxictr_llm.leaderboard.plan.arms import control_of
+from fuxictr_llm.serving.export import RECORD, find_run
+
+PAGE = """## {row}
+
+How to run {model} on {dataset}, and what came out.{placebo}
+
+| [Environments](#Environments) | [Dataset](#Dataset) | [Code](#Code) | [Results](#Results) | [Logs](#Logs) |
+|:-----------------------------:|:-------------------:|:-------------:|:-------------------:|:-------------:|
+
+### Environments
+
+```
+{environments}```
+
+### Dataset
+
+{data}
+
+### Code
+
+{model} as fuxictr-llm {plugin} has it, a plugin of [FuxiCTR {fuxictr}](https://github.com/reczoo/FuxiCTR/tree/v{fuxictr}).
+
+1. Install the versions listed above.
+2. Put the data files where `{expid}_config/dataset_config.yaml` says, or change it.
+3. Run
+
+   ```bash
+   python -m fuxictr_llm run --config {expid}_config --expid {expid} --gpu 0
+   ```
+
+### Results
+
+{results}
+
+### Logs
+
+```
+{log}```
+"""
+
+
+def readme(row: str, records: Sequence[Mapping[str, Any]], environments: str, log: str) -> str:
+    """The page of a row.
+
+    Args:
+        records: of its runs, as they stand in results.csv.
+    """
+    config, versions = records[0]["config"], records[0]["versions"]
+    dataset = config["dataset_id"]
+    return PAGE.format(
+        row=row,
+        model=row.removesuffix(f"_{dataset}"),
+        dataset=dataset,
+        placebo=_placebo(config),
+        environments=environments,
+        data=_data(config, records[0]["data"]),
+        plugin=versions.get("fuxictr-llm", "(version not recorded)"),
+        fuxictr=versions.get("fuxictr", ""),
+        expid=records[0]["model_id"],
+        results=_results(records),
+        log=log,
+    )
+
+
+def _placebo(config: Mapping[str, Any]) -> str:
+    name = control_of(config)
+    if name is None:
+        return ""
+    return f"\n\n**A placebo**: the control `{name}` of the method {config['method']}, not the method itself."
+
+
+def _data(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+    page = config.get("download")
+    lines = [f"`{config['dataset_id']}`" + (f", from {page}." if page else ".")]
+    lines += [f"    {split}  sha256 {digest}" for split, of in data["sha256"].items() for digest in of]
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _results(records: Sequence[Mapping[str, Any]]) -> str:
+    """A table with a line for each run and, of several, average and standard deviation (of the population)."""
+    metrics = list(records[0]["metrics"]["test"])
+    values = np.array([[record["metrics"]["test"][name] for name in metrics] for record in records])
+    rows = [[str(index), *(f"{value:.6f}" for value in line)] for index, line in enumerate(values, 1)]
+    if len(records) > 1:
+        rows += [
+            ["Avg", *(f"{value:.6f}" for value in values.mean(axis=0))],
+            ["Std", *(f"&#177;{value:.8f}" for value in values.std(axis=0))],
+        ]
+    lines = [["Run", *metrics], [":---:"] * (len(metrics) + 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+OTHER_OUT = "name another folder with --out"
+NEEDED = ("model_id", "seed", "metrics", "config", "versions", "command", "time", "data")
+# What may differ between the runs of a row.
+OF_THE_SEED = {*NO_IDENTITY, "seed", "control_seed", "num_threads"}
+# What BARS calls the packages that it lists, in its order; FuxiCTR must be the last.
+SOFTWARE = {
+    "python": "python",
+    "pytorch": "torch",
+    "pandas": "pandas",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "pyyaml": "pyyaml",
+    "h5py": "h5py",
+    "tqdm": "tqdm",
+    "transformers": "transformers",
+    "fuxictr-llm": "fuxictr-llm",
+    "fuxictr": "fuxictr",
+}
+
+
+def write_row(runs: Sequence[Path | str], out: Path | str) -> Path:
+    """Write the row of one experiment, run at one or more seeds; the folder.
+
+    Args:
+        runs: as `export_run` takes them; the first one's log and config are those of the row.
+        out: the folder that holds the models' folders: a checkout of BARS has it as `ranking/ctr`.
+
+    Raises:
+        UserError: a run is missing or damaged, has no test metrics, is of other settings or data than the first, or a
+            row is there already.
+    """
+    files = [find_run(run) for run in runs]
+    records = [_read(file) for file in files]
+    _check_alike(records, files)
+    log = _log_of(files[0])
+    model = model_name(records[0]["config"])
+    row = f"{model}_{records[0]['config']['dataset_id']}"
+    for kind, name in (("model", model), ("row", row), ("model_id", records[0]["model_id"])):
+        check_name(kind, name, repr(str(files[0])), longest=200)
+    target = Path(out) / model / row
+    if target.exists():
+        raise UserError(f"{str(target)!r} is there already; move it away, or {OTHER_OUT}")
+    writable_dir(target.parent, OTHER_OUT)
+    with explain_write_errors(target, OTHER_OUT), replacing_dir(target) as folder:
+        expid = records[0]["model_id"]
+        _experiment(records[0]).write_directory(folder / f"{expid}_config")
+        (folder / f"{expid}.log").write_text(log, encoding="utf-8")
+        environments = environments_of(records[0])
+        (folder / "environments.txt").write_text(environments, encoding="utf-8")
+        write_results(folder / "results.csv", records)
+        text = readme(target.name, records, environments, log)
+        (folder / "README.md").write_text(text, encoding="utf-8")
+    return target
+
+
+def model_name(config: Mapping[str, Any]) -> str:
+    """`DeepFM`, `DeepFM_LLaCTR`, of its placebo `DeepFM_LLaCTR_random`; of `net.py:MyNet` the class.
+
+    Raises:
+        UserError: the method is unknown, and so are its placebos.
+    """
+    backbone = config["model"].rpartition(":")[2].replace("/", "-")
+    return "_".join(filter(None, (backbone, (config.get("method") or "").rpartition(":")[2], control_of(config))))
+
+
+def environments_of(record: Mapping[str, Any]) -> str:
+    """What a run ran on and with, in the two sections of BARS."""
+    machine, versions = record.get("hardware") or {}, record["versions"]
+    gpu = machine.get("gpu") or ("none" if machine else None)
+    hardware = {"CPU": machine.get("cpu"), "GPU": gpu, "RAM": machine.get("ram")}
+    software = {name: versions[package] for name, package in SOFTWARE.items() if package in versions}
+    lines = ["[Hardware]", *(f"{name}: {value or 'not recorded'}" for name, value in hardware.items())]
+    lines += ["", "[Software]", f"CUDA: {machine.get('cuda') or 'none'}"]
+    return "\n".join([*lines, *(f"{name}: {value}" for name, value in software.items())]) + "\n"
+
+
+def write_results(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """FuxiCTR's lines; a cell with a comma, as a command with a list in it, is quoted."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        for record in records:
+            cells = result_cells(record, datetime.fromisoformat(record["time"]))
+            writer.writerow([f"seed={record['seed']}", *cells] if len(records) > 1 else cells)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    record = read_json(file)
+    if not isinstance(record, dict) or any(key not in record for key in NEEDED):
+        raise UserError(f"{str(file)!r} is damaged or no run record; run the experiment again")
+    if not record["metrics"].get("test"):
+        raise UserError(f"{str(file)!r} has no test metrics: it ran without test data, and BARS lists test figures")
+    return record
+
+
+def _check_alike(records: Sequence[Mapping[str, Any]], files: Sequence[Path]) -> None:
+    first, seeds = records[0], [record["seed"] for record in records]
+    for index, record in enumerate(records):
+        keys = (first["config"].keys() | record["config"].keys()) - OF_THE_SEED
+        different = sorted(key for key in keys if first["config"].get(key) != record["config"].get(key))
+        different += ["data"] if record["data"] != first["data"] else []
+        if different:
+            where = f"{str(files[index])!r} and {str(files[0])!r}"
+            raise UserError(f"{where} differ in {', '.join(different)}; a row is one experiment at several seeds")
+        if record["seed"] in seeds[:index]:
+            raise UserError(f"{str(files[index])!r}: seed {record['seed']} is given twice")
+
+
+def _log_of(file: Path) -> str:
+    """The last run of a log, which keeps those before."""
+    path = file.with_name(file.name.removesuffix(RECORD) + ".log")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {str(path)!r}, which is part of a row: {error}") from error
+    starts = [number for number, line in enumerate(lines) if " INFO Params: {" in line]
+    return "\n".join(lines[starts[-1] if starts else 0 :]) + "\n"
+
+
+def _experiment(record: Mapping[str, Any]) -> Experiment:
+    config = dict(record["config"])
+    dataset_keys = frozenset(config) & (frozenset(DatasetKeys.__annotations__) - {"dataset_id"})
+    return Experiment(record["model_id"], config, dataset_keys, frozenset(), changed=False, config_name="")

@@ -1,0 +1,201 @@
+"""Arms of a plan: a backbone with a method on a data set, the settings it has, and what it is known by."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any
+
+from fuxictr_llm import registry
+from fuxictr_llm.common.checks import check_name, check_value
+from fuxictr_llm.common.errors import UserError, nearest, unknown
+from fuxictr_llm.common.files import digest_of
+from fuxictr_llm.config.language_models import asks_for_vectors
+from fuxictr_llm.config.resolve import NO_IDENTITY, load_experiment
+from fuxictr_llm.training.networks import PLACES
+
+PLAIN = "plain"
+
+
+def key_of(params: Mapping[str, Any]) -> str:
+    """Digest of what a run with these settings computes; of files it says only that there are some.
+
+    Their content is compared apart (`Results`), and a run without test data is another run.
+    """
+    kept = {key: value for key, value in params.items() if key not in NO_IDENTITY}
+    return digest_of({key: bool(value) if key in PLACES else value for key, value in kept.items()})
+
+
+def control_of(params: Mapping[str, Any]) -> str | None:
+    """The placebo of its method that a run with these settings is; None: it is none.
+
+    Raises:
+        UserError: the method is unknown.
+    """
+    declared = declared_controls(params)
+    return next((name for name, settings in declared.items() if settings and has_settings(params, settings)), None)
+
+
+def declared_controls(params: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
+    """The placebos of its method, `Enhancement.controls`: name -> config keys.
+
+    Raises:
+        UserError: the method is unknown.
+    """
+    return registry.find_method(params["method"]).model_cls.controls if params.get("method") else {}
+
+
+def has_settings(params: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Whether all of the settings are so in a run's."""
+    return all(params.get(key) == value for key, value in settings.items())
+
+
+def language_model_work(params: Mapping[str, Any]) -> str | None:
+    """A digest of data set, method, and those settings that a language model's work follows; controls share it."""
+    if not params["method"]:
+        return digest_of([params["dataset_id"], PLAIN]) if asks_for_vectors(params) else None
+    method = registry.find_method(params["method"])
+    placebos = {key for settings in method.model_cls.controls.values() for key in settings} | {"control_seed"}
+    sections = [cls for cls in method.config_cls.__mro__ if vars(cls).get("of_language_model")]
+    keys = {key for cls in sections for key in vars(cls).get("__annotations__", ())} - {*placebos, "of_language_model"}
+    if not sections:
+        return None
+    return digest_of([params["dataset_id"], params["method"], {key: params.get(key) for key in sorted(keys)}])
+
+
+ARM_KEYS = {"backbone": str, "dataset": str, "method": str | None, "control": str | None, "settings": dict[str, Any]}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared.
+
+    Attributes:
+        backbone, dataset: their names, as in an expid; of an alias (`criteo`) what it stands for. The data set may be
+            the end of a label in the config, which stands for settings of its own.
+        method: its name; None: the plain backbone.
+        control: the placebo of the method that takes its place, one of `Enhancement.controls`.
+        settings: config keys that make it that arm: the control's, tuned values.
+
+    Raises:
+        UserError: the method is an empty name, or files cannot be called by the control's.
+    """
+
+    backbone: str
+    dataset: str
+    method: str | None = None
+    control: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        if self.method == "":
+            raise unknown("method", "", [PLAIN, *registry.method_names()])
+        if self.control is not None:
+            check_name("control", self.control)
+
+    @property
+    def label(self) -> str:
+        """What tables call it beside its backbone and data set: `plain`, `LLaCTR`, `LLaCTR random`."""
+        return " ".join(filter(None, (self.method or PLAIN, self.control)))
+
+    @property
+    def expid(self) -> str:
+        """The expid that it is a variant of."""
+        return "_".join(filter(None, (self.backbone, self.method, self.dataset)))
+
+    def __str__(self) -> str:
+        return f"{self.backbone} {self.label} on {self.dataset}"
+
+
+def cross(
+    backbones: Sequence[str],
+    datasets: Sequence[str],
+    methods: Sequence[str] = (PLAIN,),
+    controls: bool = False,
+    config: str | None = None,
+) -> list[Arm]:
+    """The arms of every backbone with every method (and its controls) on every data set.
+
+    Raises:
+        UserError: a method is unknown, or a name is given twice or not at all.
+    """
+    for kind, names in (("backbone", backbones), ("method", methods), ("data set", datasets)):
+        refuse_twice(kind, names)
+        if not names:
+            raise UserError(f"the plan names no {kind}")
+    arms = []
+    for dataset, backbone, method in product(datasets, backbones, methods):
+        arm = Arm(backbone, dataset, None if method == PLAIN else method)
+        placebos = controls_of(arm.method, arm.expid, config)
+        arms += [arm, *(replace(arm, control=name, settings=of) for name, of in placebos.items() if controls)]
+    return arms
+
+
+def controls_of(method: str | None, expid: str = "", config: str | None = None) -> Mapping[str, Mapping[str, Any]]:
+    """The placebos that a method declares: name -> config keys.
+
+    Args:
+        method: its name; None: no method.
+        expid, config: an experiment with it; without one, a method that only a config knows has none.
+
+    Raises:
+        UserError: the method is unknown.
+    """
+    if method in (None, PLAIN):
+        return {}
+    names = registry.method_names()
+    if PLAIN in nearest(method, [PLAIN, *names]):
+        raise unknown("method", method, [PLAIN, *names])
+    if method not in names:
+        if not expid:
+            return {}
+        method = load_experiment(expid, config, threads=1).params["method"]
+    return registry.find_method(method).model_cls.controls
+
+
+def own_settings(arm: Arm, config: str | None) -> dict[str, Any]:
+    """The settings of an arm without those that make it its control."""
+    declared = controls_of(arm.method, arm.expid, config).get(arm.control, {}) if arm.control else {}
+    return {key: value for key, value in arm.settings.items() if key not in declared or declared[key] != value}
+
+
+def arm_of(entry: Mapping[str, Any], config: str | None, where: str) -> Arm:
+    """The arm of an entry of a plan file.
+
+    Raises:
+        UserError: a key or the control is unknown, a value is of the wrong type, or a key is missing.
+    """
+    where = f"an arm of {where}"
+    check_keys(entry, ARM_KEYS, where)
+    if missing := [key for key in ("backbone", "dataset") if key not in entry]:
+        raise UserError(f"{where} lacks {missing[0]!r}: {dict(entry)}")
+    arm = Arm(**entry)
+    arm = replace(arm, method=None if arm.method == PLAIN else arm.method)
+    if arm.control is None:
+        return arm
+    known = controls_of(arm.method, arm.expid, config)
+    if arm.control not in known:
+        raise unknown("control", arm.control, known, where=f"{where} with the method {arm.method or PLAIN}")
+    return replace(arm, settings={**known[arm.control], **arm.settings})
+
+
+def check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
+    """Every key is known, and its value of the right type.
+
+    Raises:
+        UserError: one is not.
+    """
+    for key, value in given.items():
+        if key not in known:
+            raise unknown("key", key, known, where)
+        check_value(f"{key} of {where}", value, known[key])
+
+
+def refuse_twice(kind: str, names: Sequence[Any]) -> None:
+    """No name stands twice.
+
+    Raises:
+        UserError: one does.
+    """
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise UserError(f"{kind} {str(name)!r} is given twice")

@@ -1,0 +1,268 @@
+"""What a leaderboard runs: arms (a backbone on a data set, plain or with a method or its placebo) at several seeds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import StrictBool
+
+from fuxictr_llm import registry
+from fuxictr_llm.common.checks import check_value
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import digest_of
+from fuxictr_llm.common.yamls import dump_yaml, read_yaml
+from fuxictr_llm.config.keys import Positive, Seed
+from fuxictr_llm.config.resolve import Experiment, known_keys, load_experiment
+from fuxictr_llm.data import SPLITS
+from fuxictr_llm.data.build import DECIDES
+from fuxictr_llm.data.prepare import PREPARERS
+from fuxictr_llm.host.checkout import use_checkout
+from fuxictr_llm.leaderboard.plan.arms import (
+    PLAIN,
+    Arm,
+    arm_of,
+    check_keys,
+    cross,
+    declared_controls,
+    has_settings,
+    key_of,
+    language_model_work,
+    own_settings,
+    refuse_twice,
+)
+
+# All that decides about a data set's files.
+OF_DATA = (*DECIDES, "feature_processor", "prepare", "raw_data", *(f"{split}_data" for split in SPLITS))
+OF_DATA += tuple(sorted({key for preparer in PREPARERS.values() for key in preparer.decides}))
+NAMES = list[str]
+PLAN_KEYS = {
+    "backbones": NAMES,
+    "methods": NAMES,
+    "datasets": NAMES,
+    "controls": StrictBool,
+    "arms": list[dict[str, Any]],
+    "config": str | None,
+    "zoo": str | None,
+    "set": dict[str, Any],
+}
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """An arm at a seed.
+
+    Attributes:
+        experiment: what is run.
+        key: digest of what it computes, whatever data lies where, and wherever the results are written.
+        language_model: digest of what it asks of a language model, the same for runs that share the answer;
+            None: nothing.
+    """
+
+    arm: Arm
+    seed: int
+    experiment: Experiment
+    key: str
+    language_model: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What its files are called."""
+        parts = (self.experiment.expid, self.arm.control, f"s{self.seed}", self.key[:8])
+        return "_".join(filter(None, parts))
+
+    def __str__(self) -> str:
+        return f"{self.arm}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Arms and seeds, every one of which is known and fits its settings.
+
+    Attributes:
+        arms: no two have the same label, backbone and data set.
+        seeds: each arm runs at every one; empty: each at that of its config.
+        config: as `--config`.
+        zoo: as `--zoo`.
+        overrides: settings of all arms that have such a key.
+        gpu: index of the GPU, -1 for the CPU.
+
+    Raises:
+        UserError: something is unknown, does not fit, or is given twice.
+    """
+
+    arms: Sequence[Arm]
+    seeds: Sequence[int] = ()
+    config: str | None = None
+    zoo: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    gpu: int = -1
+
+    def __post_init__(self) -> None:
+        use_checkout(self.zoo)
+        if not self.arms:
+            raise UserError("the plan has no arms; name --backbones and --datasets")
+        for seed in self.seeds:
+            check_value("seed", seed, Seed)
+        refuse_twice("seed", self.seeds)
+        if "seed" in self.overrides:
+            raise UserError("seed cannot be changed with --set; give --seeds, or --seed for a single one")
+        if of_one := [arm for arm in self.arms if "seed" in arm.settings]:
+            raise UserError(f"{of_one[0]}: seed is no setting of an arm, all run at the same ones; give them as seeds")
+        bases = [load_experiment(arm.expid, self.config, gpu=self.gpu, threads=1) for arm in self.arms]
+        for arm, base in zip(self.arms, bases, strict=True):
+            _refuse_other_name(arm, base)
+        arms = [self._named(arm, base) for arm, base in zip(self.arms, bases, strict=True)]
+        refuse_twice("arm", [f"{arm}" for arm in arms])
+        object.__setattr__(self, "arms", tuple(arms))
+        object.__setattr__(self, "_runs", tuple(self._planned(bases)))
+        _refuse_two_builds(self._runs)
+
+    @classmethod
+    def crossed(
+        cls,
+        backbones: Sequence[str],
+        datasets: Sequence[str],
+        methods: Sequence[str] = (PLAIN,),
+        *,
+        controls: bool = False,
+        **others: Any,
+    ) -> "Plan":
+        """Every backbone with every method on every data set.
+
+        Args:
+            methods: names of methods; `plain` is the backbone without one.
+            controls: whether each method's placebos run as well.
+            others: of the plan itself.
+
+        Raises:
+            UserError: something is unknown, does not fit, or is given twice.
+        """
+        use_checkout(others.get("zoo"))
+        return cls(cross(backbones, datasets, methods, controls, others.get("config")), **others)
+
+    @classmethod
+    def read(cls, path: Path | str, gpu: int = -1) -> "Plan":
+        """The plan of a YAML file: with the keys `backbones`, `methods`, `datasets` and `controls`, or `arms`, or both.
+
+        Raises:
+            UserError: it cannot be read, or as above.
+        """
+        given, where = read_yaml(path), repr(str(path))
+        seeds = list[Seed] if isinstance(given.get("seeds"), list) else Positive
+        check_keys(given, {**PLAN_KEYS, "seeds": seeds}, where)
+        use_checkout(given.get("zoo"))
+        config = given.get("config")
+        arms = [arm_of(entry, config, where) for entry in given.get("arms", ())]
+        if given.keys() & {"backbones", "methods", "datasets", "controls"}:
+            names = (given.get("backbones", []), given.get("datasets", []), given.get("methods", [PLAIN]))
+            arms = [*cross(*names, given.get("controls", False), config), *arms]
+        seeds = seeds_of(given.get("seeds", []))
+        return cls(arms, seeds, config, given.get("zoo"), given.get("set", {}), gpu)
+
+    def to_yaml(self) -> str:
+        """The plan as a file that `read` takes."""
+        arms = []
+        for arm in self.arms:
+            parts = {"backbone": arm.backbone, "method": arm.method, "control": arm.control, "dataset": arm.dataset}
+            parts["settings"] = own_settings(arm, self.config)
+            arms.append({key: value for key, value in parts.items() if value})
+        others = {"config": self.config, "zoo": self.zoo, "set": dict(self.overrides), "seeds": list(self.seeds)}
+        return dump_yaml({**{key: value for key, value in others.items() if value}, "arms": arms})
+
+    def runs(self) -> tuple[PlannedRun, ...]:
+        """Every arm at every seed. Where two are one experiment, they have the same key."""
+        return self._runs
+
+    @cached_property
+    def sha256(self) -> str:
+        """Digest of all that it computes."""
+        return digest_of(sorted(f"{run.arm} {run.key}" for run in self.runs()))
+
+    def _named(self, arm: Arm, base: Experiment) -> Arm:
+        """An alias of a data set becomes what it stands for; a label with settings of its own stays."""
+        canonical = replace(arm, dataset=base.params["dataset_id"])
+        if canonical.expid == arm.expid:
+            return arm
+        try:
+            stands_for = load_experiment(canonical.expid, self.config, gpu=self.gpu, threads=1).params
+        except UserError:  # a config in FuxiCTR's form knows its labels alone
+            return arm
+        return canonical if stands_for == base.params else arm
+
+    def _planned(self, bases: Iterable[Experiment]) -> Iterable[PlannedRun]:
+        # Some settings, as columns that ask for vectors, decide which others there are.
+        known = [
+            known_keys({**base.params, **self.overrides, **arm.settings})
+            for arm, base in zip(self.arms, bases, strict=True)
+        ]
+        of_any = frozenset().union(*known)
+        for arm, base, keys in zip(self.arms, bases, known, strict=True):
+            # What no arm has is left in: it is an error.
+            common = {k: v for k, v in self.overrides.items() if k in keys or k not in of_any}
+            overrides = {**common, **arm.settings}
+            experiment = self._resolved(arm, overrides) if overrides else base
+            _refuse_disguise(arm, experiment.params)
+            # A placebo is drawn anew for each seed, so that no lucky draw decides.
+            redrawn = arm.control and "control_seed" in keys and "control_seed" not in overrides
+            for seed in self.seeds or (base.params["seed"],):
+                params = {**experiment.params, "seed": seed, **({"control_seed": seed} if redrawn else {})}
+                work = language_model_work(params)
+                yield PlannedRun(arm, seed, replace(experiment, params=params), key_of(params), work)
+
+    def _resolved(self, arm: Arm, overrides: Mapping[str, Any]) -> Experiment:
+        try:
+            return load_experiment(arm.expid, self.config, overrides=overrides, gpu=self.gpu, threads=1)
+        except UserError as error:
+            raise UserError(f"{arm}: {error}") from error
+
+
+def seeds_of(given: int | Sequence[int]) -> list[int]:
+    """A number N stands for the seeds 1 to N, a list for itself.
+
+    Raises:
+        UserError: N is less than 1.
+    """
+    if not isinstance(given, int):
+        return list(given)
+    if given < 1:
+        raise UserError(f"--seeds {given} is no number of seeds; for a single seed give --seed")
+    return list(range(1, given + 1))
+
+
+def _refuse_other_name(arm: Arm, base: Experiment) -> None:
+    """A label may stand for anything, and tables call what it runs by the names of the arm."""
+    for kind, called, known in (
+        ("model", arm.backbone, registry.backbone_names()),
+        ("method", arm.method, registry.method_names()),
+    ):
+        found = base.params[kind]
+        # Names of the user's own, and BARS's (`AutoInt+`), stand for whatever the config says.
+        if found != called and (called is None or (called in known and found in (None, *known))):
+            told = f"{arm}: expid {base.expid!r} has {kind}: {found}"
+            raise UserError(f"{told}, which the table would call {called or PLAIN}; rename it")
+
+
+def _refuse_disguise(arm: Arm, params: Mapping[str, Any]) -> None:
+    """A placebo is called one, and by its own name: verdicts rest on what arms are called."""
+    for name, settings in declared_controls(params).items():
+        is_that = has_settings(params, settings)
+        if is_that != (name == arm.control):
+            told = ", ".join(f"{key}: {params.get(key)}" for key in settings)
+            does = "makes it the control" if is_that else "is not the control"
+            raise UserError(f"{arm}: {told} {does} {name!r}; leave it out, and have controls run with --controls")
+
+
+def _refuse_two_builds(runs: Iterable[PlannedRun]) -> None:
+    """Runs at the same time cannot have one folder of built data mean two things."""
+    built: dict[tuple, tuple[PlannedRun, dict[str, Any]]] = {}
+    for run in runs:
+        params = run.experiment.params
+        decides = {key: params.get(key) for key in OF_DATA}
+        first, others = built.setdefault((params["data_root"], params["dataset_id"]), (run, decides))
+        if differs := [key for key in decides if decides[key] != others[key]]:
+            raise UserError(
+                f"{run.arm} and {first.arm} would build {params['dataset_id']!r} from another {differs[0]} each; "
+                "give them data sets of different names"
+            )

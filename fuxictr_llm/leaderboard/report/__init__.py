@@ -1,0 +1,1 @@
+"""What a leaderboard shows: evidence, tables, plots."""

@@ -1,0 +1,256 @@
+"""Tables of a report: Markdown, LaTeX, csv, and one HTML page."""
+
+import base64
+import csv
+import io
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from fuxictr_llm.common.files import explain_write_errors, replacing
+from fuxictr_llm.leaderboard.report.evidence import METRICS, VERDICTS, Row
+from fuxictr_llm.leaderboard.report.gains import Gain
+from fuxictr_llm.leaderboard.report.plots import figures, png_of
+from fuxictr_llm.leaderboard.report.report import TEXTS, Report, Table, make_report
+from fuxictr_llm.leaderboard.run.results import Failure, RunResult
+
+# Marks say what colours say, for those who do not see them.
+MARKS = dict(zip(VERDICTS, ("✔", "≈", "✘", "?"), strict=True))
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --faint: #666; --line: #ddd; --band: #f5f5f5;
+  --proven: #00694f; --placebo: #8a5a00; --worse: #a83a00; --unproven: #555; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #161616; --faint: #a5a5a5; --line: #3a3a3a;
+  --band: #222; --proven: #4fd3ad; --placebo: #f0b84d; --worse: #ff9166; --unproven: #b5b5b5; } }
+body { margin: 0 auto; padding: 1rem; max-width: 90rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
+.scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
+table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; width: 100%; }
+th, td { padding: .35rem .6rem; text-align: right; white-space: nowrap; }
+th { border-bottom: 2px solid var(--line); vertical-align: bottom; }
+thead th.number { white-space: normal; min-width: 4.5rem; overflow-wrap: normal; }
+.word { text-align: left; } td.verdict { white-space: normal; min-width: 15rem; }
+td:first-child, th:first-child { position: sticky; left: 0; background: var(--paper); font-weight: 600; }
+tr.first td { border-top: 1px solid var(--line); } tr.plain td, tr.plain td:first-child { background: var(--band); }
+tr.control td { color: var(--faint); } tr.control td.arm { padding-left: 1.6rem; }
+.mark { font-weight: 600; } .proven { color: var(--proven); } .placebo { color: var(--placebo); }
+.worse { color: var(--worse); } .unproven { color: var(--unproven); }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+figure { margin: 0; flex: 1 1 30rem; max-width: 46rem; }
+img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 6px; }
+@media (max-width: 40rem) { body { padding: .6rem; } table { font-size: .8rem; } th, td { padding: .3rem .4rem; }
+  td.verdict { min-width: 11rem; } tr.control td.arm { padding-left: .9rem; } }
+ul { padding-left: 1.2rem; } li { margin: .3rem 0; } code { font-size: .85rem; }
+"""
+
+
+def to_html(report: Report, pictures: Mapping[str, bytes] | None = None) -> str:
+    """The page.
+
+    Args:
+        pictures: name -> the content of a PNG file; they become part of the page.
+    """
+    parts = ["<h1>Leaderboard</h1>"]
+    if pictures:
+        drawn = "\n".join(_picture(name, content) for name, content in pictures.items())
+        parts.append(f'<div class="pictures">\n{drawn}\n</div>')
+    for table in report.tables:
+        parts += [f"<h2>{escape(table.title)}</h2>", _table(table)]
+    parts += ["<h2>Failed and missing runs</h2>", _list(report.troubles or ["none"])]
+    parts += ["<h2>How to read this</h2>", _list(report.notes), "<h2>How it was made</h2>"]
+    facts = [f"<li>{escape(name)}: <code>{escape(text)}</code></li>" for name, text in report.facts.items()]
+    parts.append(f"<ul>{''.join(facts)}</ul>")
+    if report.digests:
+        parts.append(f"<details><summary>Digests of the runs</summary>{_list(report.digests)}</details>")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>Leaderboard</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(parts)
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _table(table: Table) -> str:
+    classes = ["word " + head if head in TEXTS else "number" for head in table.heads]
+    heads = [f'<th class="{of}">{escape(head)}</th>' for of, head in zip(classes, table.heads, strict=True)]
+    lines, group = [], None
+    for line in table.lines:
+        cells = []
+        for of, head, cell in zip(classes, table.heads, line.cells, strict=True):
+            shown = escape(cell)
+            if head == "verdict" and line.verdict:
+                name, why = line.verdict, cell.removeprefix(line.verdict)
+                shown = f'<span class="mark {name.split()[0]}">{MARKS[name]} {escape(name)}</span>{escape(why)}'
+            cells.append(f'<td class="{of}">{shown}</td>')
+        first = " first" if line.group != group else ""
+        group = line.group
+        lines.append(f'<tr class="{line.kind}{first}">{"".join(cells)}</tr>')
+    head, body = "".join(heads), "\n".join(lines)
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
+
+
+def _list(texts: Iterable[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(text)}</li>" for text in texts) + "</ul>"
+
+
+def _picture(name: str, content: bytes) -> str:
+    data = base64.b64encode(content).decode()
+    alt = escape(name.removesuffix(".png").replace("_", " "))
+    return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"></figure>'
+
+
+OF_MARKDOWN = re.compile(r"[\\`*_|~$]|(?<=\])\(")
+OF_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    "<": "$<$", ">": "$>$", "…": r"\dots{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}  # fmt: skip
+
+
+def write_all(
+    folder: Path,
+    rows: Sequence[Row],
+    results: Sequence[RunResult],
+    failures: Sequence[Failure],
+    facts: Mapping[str, str],
+) -> list[Path]:
+    """Write `table.md`, `.csv`, `.tex` and `.html`, and the plots; each file whole or not at all. The paths.
+
+    Args:
+        rows: from `summarize`.
+        results, failures: that went in there.
+        facts: what made them, name -> text: the command, the plan's digest, ...
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    folder = Path(folder)
+    report = make_report(rows, results, failures, facts)
+    pictures = {f"{name}.png": png_of(figure) for name, figure in figures(rows, results).items()}
+    files = {
+        **pictures,
+        "table.md": to_markdown(report, pictures).encode(),
+        "table.csv": to_csv(rows).encode(),
+        "table.tex": to_latex(report).encode(),
+        "table.html": to_html(report, pictures).encode(),
+    }
+    with explain_write_errors(folder, "choose another folder with --out"):
+        for name, content in files.items():
+            with replacing(folder / name) as temporary:
+                temporary.write_bytes(content)
+    return [folder / name for name in files]
+
+
+def to_markdown(report: Report, pictures: Iterable[str] = ()) -> str:
+    """A page in GitHub's Markdown.
+
+    Args:
+        pictures: names of files beside it that it shows.
+    """
+    parts = ["# Leaderboard"]
+    for table in report.tables:
+        parts += [f"## {markdown(table.title)}", _markdown_table(table)]
+    parts += ["## Failed and missing runs", _markdown_list(report.troubles or ["none"])]
+    if pictures := list(pictures):
+        parts += ["## Pictures", *(f"![{markdown(Path(name).stem)}](<{name}>)" for name in pictures)]
+    parts += ["## How to read this", _markdown_list(report.notes)]
+    parts += ["## How it was made", _markdown_list([f"{name}: {text}" for name, text in report.facts.items()])]
+    if report.digests:
+        parts += ["<details><summary>Digests of the runs</summary>", _markdown_list(report.digests), "</details>"]
+    return "\n\n".join(parts) + "\n"
+
+
+def to_csv(rows: Iterable[Row]) -> str:
+    """A line a row, numbers as they are; empty where there is none. Control rows tell of the method over them, too."""
+    rows = list(rows)
+    methods = {(row.dataset, row.backbone, row.method): row for row in rows if row.method and not row.control}
+    lines = []
+    for row in rows:
+        method = methods.get((row.dataset, row.backbone, row.method)) if row.control else None
+        line: dict[str, Any] = {
+            name: getattr(row, name) for name in ("dataset", "backbone", "arm", "method", "control")
+        }
+        line |= {name: " ".join(map(str, getattr(row, name))) for name in ("seeds", "failed", "missing")}
+        for split, spreads in (("test", row.test), ("valid", row.valid)):
+            for metric in METRICS:
+                spread = spreads.get(metric)
+                line |= {f"{split}_{metric}_{part}": spread and getattr(spread, part) for part in ("mean", "sd")}
+        line |= _gain_in_csv("over_plain", row.over_plain)
+        line |= _gain_in_csv("method_over_control", method and method.over_controls.get(row.control))
+        line |= {f"{stage}_seconds": row.seconds.get(stage) for stage in ("train", "language_model", "test")}
+        line |= {f"parameters_{of}": row.parameters.get(of) for of in ("backbone", "method")}
+        lines.append({**line, "inference_ratio": row.inference_ratio, "verdict": row.verdict, "why": row.why})
+    text = io.StringIO()
+    if lines:
+        writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    return text.getvalue()
+
+
+def to_latex(report: Report) -> str:
+    """Tables that need the package booktabs, to be taken in with `\\input`; what made them stands in comments."""
+    comments = ["Needs \\usepackage{booktabs}; wide tables fit a landscape page (\\usepackage{pdflscape})."]
+    comments += [f"{name}: {text}" for name, text in report.facts.items()]
+    comments += report.notes + [f"Failed or missing: {text}" for text in report.troubles]
+    parts = ["".join(f"% {' '.join(line.split())}\n" for line in comments)]
+    return "\n".join([*parts, *(_latex_table(table) for table in report.tables)])
+
+
+def markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line, within a table or without."""
+    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return OF_MARKDOWN.sub(lambda found: f"\\{found[0]}", text)
+
+
+def latex(text: str) -> str:
+    """Text that LaTeX sets as it is, on one line."""
+    return "".join(OF_LATEX.get(sign, sign) for sign in " ".join(str(text).split()))
+
+
+def _markdown_table(table: Table) -> str:
+    ruler = [":--" if head in TEXTS else "--:" for head in table.heads]
+    lines = [[markdown(head) for head in table.heads], ruler, *(map(markdown, line.cells) for line in table.lines)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown_list(texts: Iterable[str]) -> str:
+    return "\n".join(f"- {markdown(text)}" for text in texts)
+
+
+def _latex_table(table: Table) -> str:
+    columns = "".join("l" if head in TEXTS else "r" for head in table.heads)
+    lines, group = [], None
+    for line in table.lines:
+        if group not in (None, line.group):
+            lines.append("\\midrule")
+        group = line.group
+        cells = [
+            latex(cell) if head in TEXTS else re.sub("[+-](?=[0-9])", r"$\g<0>$", latex(cell))
+            for head, cell in zip(table.heads, line.cells, strict=True)
+        ]
+        lines.append(" & ".join(cells) + r" \\")
+    head = " & ".join(latex(head) for head in table.heads) + r" \\"
+    body = [
+        f"\\begin{{tabular}}{{{columns}}}",
+        "\\toprule",
+        head,
+        "\\midrule",
+        *lines,
+        "\\bottomrule",
+        "\\end{tabular}",
+    ]
+    around = [
+        "\\begin{table}",
+        "\\centering\\footnotesize\\setlength{\\tabcolsep}{3pt}",
+        f"\\caption{{{latex(table.title)}}}",
+    ]
+    return "\n".join([*around, *body, "\\end{table}", ""])
+
+
+def _gain_in_csv(name: str, gain: Gain | None) -> dict[str, Any]:
+    parts = ("mean", "low", "high", "p", "corrected", "relative", "rela_impr")
+    numbers = {f"{name}_{part}": gain and getattr(gain, part) for part in parts}
+    return {**numbers, f"{name}_seeds": gain and " ".join(map(str, gain.seeds))}

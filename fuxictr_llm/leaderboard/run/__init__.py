@@ -1,0 +1,1 @@
+"""How a leaderboard runs: processes, records, progress, tuning."""

@@ -1,0 +1,191 @@
+"""The progress of a leaderboard on the screen, with an estimate of the time that is left."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from statistics import mean
+from typing import Any, NamedTuple
+
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from fuxictr_llm.leaderboard.plan.plan import Arm, PlannedRun
+from fuxictr_llm.leaderboard.run.engine import Watch
+from fuxictr_llm.leaderboard.run.results import Results, RunResult
+
+# What a finished run has in common with the one that is asked about; the first that any has decides.
+ALIKE: tuple[Callable[[Arm], Any], ...] = (
+    lambda arm: (arm.dataset, arm.backbone, arm.label),
+    lambda arm: (arm.dataset, arm.label),
+    lambda arm: arm.dataset,
+    lambda arm: (arm.backbone, arm.label),
+    lambda arm: arm.backbone,
+)
+
+
+class Estimate(NamedTuple):
+    """Seconds for some runs, and how many of these there was nothing to go by for."""
+
+    seconds: float
+    known: int
+    unknown: int
+
+    def __str__(self) -> str:
+        if not self.known:
+            return "no idea how long: nothing like it is done" if self.unknown else "nothing to do"
+        left_out = f", and {self.unknown} runs like which nothing is done" if self.unknown else ""
+        return f"about {tell_seconds(self.seconds)}{left_out}"
+
+
+class Estimator:
+    """Estimates from finished runs: of the same arm, else of the same data set and method, data set, or backbone."""
+
+    def __init__(self, finished: Iterable[RunResult]):
+        self._seconds: dict[tuple[int, Any], list[float]] = {}
+        for result in finished:
+            seconds = sum(facts["seconds"] for facts in result.record["stages"].values())
+            for level, of in enumerate(ALIKE):
+                self._seconds.setdefault((level, of(result.arm)), []).append(seconds)
+
+    def seconds_of(self, arm: Arm) -> float | None:
+        """Seconds of a run of the arm; None: nothing to go by."""
+        found = (self._seconds.get((level, of(arm))) for level, of in enumerate(ALIKE))
+        return next((mean(seconds) for seconds in found if seconds), None)
+
+    def of(self, runs: Iterable[PlannedRun], jobs: int = 1) -> Estimate:
+        """All of the runs, `jobs` at the same time."""
+        each = [self.seconds_of(run.arm) for run in runs]
+        known = [seconds for seconds in each if seconds is not None]
+        at_least = max(known, default=0.0)
+        return Estimate(max(sum(known) / jobs, at_least), len(known), len(each) - len(known))
+
+
+def tell_seconds(seconds: float) -> str:
+    """`42 s`, `7 min`, `3 h 5 min`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+MOST_ROWS = 15
+
+
+class Display(Watch):
+    """A live table on a terminal; elsewhere a line for each thing that happens.
+
+    Args:
+        results: of the plan that runs.
+        jobs: how many runs there are at the same time.
+    """
+
+    def __init__(self, results: Results, jobs: int, console: Console):
+        self.results, self.jobs, self.console = results, jobs, console
+        self.runs = {run.key: run for run in results.plan.runs()}
+        self.running: dict[str, tuple[PlannedRun, float]] = {}
+        self._look()
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """The table is on the screen for the block."""
+        if not self.console.is_terminal:
+            yield
+            return
+        with Live(console=self.console, get_renderable=self._render, refresh_per_second=2, transient=True):
+            yield
+
+    def preparing(self, data_set: str) -> None:
+        self._say(f"data set {data_set}: preparing it")
+
+    def started(self, run: PlannedRun) -> None:
+        self.running[run.key] = (run, time.monotonic())
+        self._say(f"{run}: started", only_lines=True)
+
+    def finished(self, run: PlannedRun) -> None:
+        _, since = self.running.pop(run.key)
+        self._look()
+        found = next(result for result in self.finished_runs if result.key == run.key)
+        self._say(f"{run}: {told(found)}, {tell_seconds(time.monotonic() - since)}; {self._left()}", only_lines=True)
+
+    def failed(self, run: PlannedRun, reason: str) -> None:
+        self.running.pop(run.key, None)
+        self._say(f"{run}: FAILED: {reason}")
+
+    def _look(self) -> None:
+        self.finished_runs = self.results.finished()
+        self.estimator = Estimator(self.finished_runs)
+
+    def _say(self, line: str, only_lines: bool = False) -> None:
+        if not (only_lines and self.console.is_terminal):
+            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _left(self) -> str:
+        done = {result.key for result in self.finished_runs}
+        failed = {failure.key for failure in self.results.failures()} - done - self.running.keys()
+        left = [run for key, run in self.runs.items() if key not in done | failed]
+        passed = sum(time.monotonic() - since for _, since in list(self.running.values())) / self.jobs
+        estimate = self.estimator.of(left, self.jobs)
+        estimate = estimate._replace(seconds=max(estimate.seconds - passed, 0.0))
+        told = f"{len(done)} of {len(self.runs)} runs done" + (f", {len(failed)} failed" if failed else "")
+        return f"{told}; left: {estimate if left else 'nothing'}"
+
+    def _render(self) -> Group:
+        now = time.monotonic()
+        running = [f"  {run}, {tell_seconds(now - since)}" for run, since in list(self.running.values())]
+        return Group(escape(self._left()), *map(escape, running), best_so_far(self.finished_runs))
+
+
+def best_so_far(finished: list[RunResult]) -> Table:
+    """The arms by mean AUC, the best first."""
+    by_arm: dict[str, list[float]] = {}
+    for result in finished:
+        if (auc := auc_of(result)) is not None:
+            by_arm.setdefault(str(result.arm), []).append(auc)
+    rows = [(mean(aucs), arm, len(aucs)) for arm, aucs in by_arm.items()]
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, title="best so far", title_justify="left")
+    for column in ("arm", "seeds", "mean AUC"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    for auc, arm, seeds in sorted(rows, reverse=True)[:MOST_ROWS]:
+        table.add_row(escape(arm), str(seeds), f"{auc:.5f}")
+    if len(rows) > MOST_ROWS:
+        table.add_row(f"and {len(rows) - MOST_ROWS} more", "", "")
+    return table
+
+
+def auc_of(result: RunResult) -> float | None:
+    """AUC on test, or on validation where there is no test data; None where AUC is no metric of the run."""
+    return (result.metrics["test"] or result.metrics["valid"]).get("AUC")
+
+
+def state_table(results: Results, retry_failed: bool) -> Table:
+    """Every arm with the seeds that are done, failed and to do, and how long the latter may take."""
+    to_do = {run.key for run in results.to_do(retry_failed)}
+    estimator = Estimator(results.finished())
+    by_arm: dict[Any, list[PlannedRun]] = {}
+    for run in results.plan.runs():
+        by_arm.setdefault(run.arm, []).append(run)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for column in ("data set", "backbone", "arm", "done", "failed", "to do", "estimate"):
+        table.add_column(column, overflow="fold")
+    for arm, runs in by_arm.items():
+        left = [run for run in runs if run.key in to_do]
+        seeds = [
+            " ".join(str(run.seed) for run in runs if results.record_of(run)),
+            " ".join(str(run.seed) for run in runs if results.failure_of(run)),
+            " ".join(str(run.seed) for run in left),
+        ]
+        estimate = estimator.seconds_of(arm)
+        told = "" if not left else "?" if estimate is None else f"{len(left)} x {tell_seconds(estimate)}"
+        table.add_row(*map(escape, (arm.dataset, arm.backbone, arm.label, *seeds, told)))
+    return table
+
+
+def told(result: RunResult) -> str:
+    """How a run did, in a few words."""
+    split = "test" if result.metrics["test"] else "validation"
+    metrics = result.metrics["test"] or result.metrics["valid"]
+    metric = "AUC" if "AUC" in metrics else next(iter(metrics))
+    return f"{split} {metric} {metrics[metric]:.6f}"

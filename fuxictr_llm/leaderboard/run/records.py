@@ -1,0 +1,126 @@
+"""Whether what lies in a leaderboard's folder counts, and of which data it must be."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, NotRequired, Required
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import digest_of, digest_of_file
+from fuxictr_llm.common.runs import versions
+from fuxictr_llm.config.resolve import NO_IDENTITY
+from fuxictr_llm.data import SPLITS
+from fuxictr_llm.data.loader import describe_data
+from fuxictr_llm.data.raw import raw_files
+
+OURS = "fuxictr-llm"
+
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Stage(TypedDict, total=False):
+    seconds: Required[Seconds]
+    made_in: Seconds | None
+    rows: Count
+
+
+class Metrics(TypedDict):
+    valid: Annotated[dict[str, float], Field(min_length=1)]
+    test: dict[str, float]
+
+
+class Slice(TypedDict):
+    train_rows: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
+    rows: Count
+    AUC: Annotated[float, Field(ge=0, le=1)] | None
+
+
+class Slices(TypedDict):
+    by: str
+    slices: dict[str, Slice]
+
+
+class Parameters(TypedDict):
+    backbone: Count
+    method: Count
+
+
+class Data(TypedDict, total=False):
+    sha256: Required[dict[str, list[str]]]
+    rows: dict[str, Count | None] | None
+
+
+class Record(TypedDict):
+    """What is read of a run record."""
+
+    metrics: Metrics
+    slices: NotRequired[Slices | None]
+    config: dict[str, Any]
+    config_sha256: str
+    data: Data
+    stages: dict[str, Stage]
+    parameters: Parameters
+    versions: dict[str, str]
+    seed: Count
+    labels: list[str]
+
+
+class Failed(TypedDict):
+    """What is read of a note on a failure."""
+
+    key: str
+    reason: str
+    data: dict[str, Any] | None
+    sources: dict[str, Any]
+    version: str | None
+
+
+RECORD, FAILED = TypeAdapter(Record), TypeAdapter(Failed)
+
+
+def record_problem(record: Any) -> str:
+    """Why a run record does not count; empty where it does."""
+    if not _is(RECORD, record):
+        return "is damaged"
+    settings = {key: value for key, value in record["config"].items() if key not in NO_IDENTITY}
+    if digest_of(settings) != record["config_sha256"] or "train" not in record["stages"]:
+        return "is damaged"
+    return _other_version(record["versions"].get(OURS))
+
+
+def failure_problem(failure: Any) -> str:
+    """Why a note on a failure does not count; empty where it does."""
+    return _other_version(failure["version"]) if _is(FAILED, failure) else "is damaged"
+
+
+def _is(kind: TypeAdapter, content: Any) -> bool:
+    try:
+        kind.validate_python(content, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def _other_version(version: str | None) -> str:
+    ours = versions().get(OURS)
+    return "" if version == ours else f"is of {OURS} {version}, and this is {ours}"
+
+
+def digests_now(params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a run record would say of the data set's files (`describe_data`) as they are now; None: some are missing."""
+    data_dir = Path(params["data_root"]) / params["dataset_id"]
+    is_raw = params["data_format"] == "csv" or (params["data_format"] == "parquet" and params.get("rebuild_dataset"))
+    raw = {split: params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")}
+    try:
+        if not is_raw:
+            return describe_data(params, data_dir)["sha256"]
+        if (data_dir / "feature_map.json").exists() and not (data_dir / "build.json").exists():  # FuxiCTR built it
+            built = {f"{split}_data": str(data_dir / f"{split}.parquet") for split in raw}
+            return describe_data({"dataset_id": params["dataset_id"], **built}, data_dir)["sha256"]
+        files = {split: raw_files(path, params["data_format"]) for split, path in raw.items()}
+        return {split: [digest_of_file(path) for path in paths] for split, paths in files.items()}
+    except (OSError, UserError):
+        return None

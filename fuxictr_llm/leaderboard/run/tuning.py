@@ -1,0 +1,175 @@
+"""`--tune N`: every arm, plain and controls included, gets the same number of trials on validation AUC.
+
+A trial runs without test data, so that its record shows that no test metric was looked at. Optuna's TPE proposes the
+settings. What it proposes follows from the trials before, so a repeated search asks for the same ones again and takes
+from the folder those that are there: nothing but their runs says how far a search has come.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import explain_write_errors, read_json, writable_dir, write_json
+from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
+from fuxictr_llm.leaderboard.plan.search_space import Range, Space, Values
+from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Results
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+METRIC = "AUC"
+FOLDER, TRIALS = "tuning", "tuning.json"  # of the search in a leaderboard's folder, and in it
+
+
+def tune(
+    plan: Plan, space: Space, trials: int, folder: Path | str, run: Callable[[Plan], Results], seed: int = 0
+) -> Plan:
+    """The plan with each arm at the settings that did best on validation.
+
+    In each round every arm makes one trial; a repeated call goes on where the last one ended.
+
+    Args:
+        space: has been checked against the plan.
+        trials: for each arm.
+        folder: of `tuning.json`, which says what was tried.
+        run: runs what of a plan is not done yet.
+        seed: of the search; the trials themselves have the seeds of the configs.
+
+    Raises:
+        UserError: Optuna is not installed, the folder cannot be written, or all trials of an arm failed.
+    """
+    folder = writable_dir(folder, OTHER_OUT)
+    _warn_of_test_files(plan)
+    searches = [_Search(arm, space.of(arm), seed) for arm in plan.arms]
+    for _ in range(trials):
+        asked = [(search, *search.ask()) for search in searches]
+        _tell(asked, run(trial_plan(plan, [settings for *_, settings in asked])))
+        write_trials(folder, searches, trials)
+    for search in searches:
+        if search.best() is None:
+            raise UserError(f"all {trials} trials of {search.arm} failed; the last: {search.tried()[-1]['failed']}")
+    arms = [replace(of.arm, settings={**of.arm.settings, **of.best()}) for of in searches]
+    return replace(plan, arms=arms)
+
+
+def trial_plan(plan: Plan, settings: Sequence[Mapping[str, Any]]) -> Plan:
+    """The arms at the settings that are tried, without test data."""
+    pairs = zip(plan.arms, settings, strict=True)
+    tried = [replace(arm, settings={**arm.settings, **of, "test_data": None}) for arm, of in pairs]
+    return replace(plan, arms=tried, seeds=())
+
+
+def write_trials(folder: Path, searches: Sequence["_Search"], trials: int) -> None:
+    """Write `tuning.json`: the space, the trials and the best one of each arm."""
+    arms = [
+        {
+            "arm": str(search.arm),
+            "space": {key: _told(of) for key, of in search.space.items()},
+            "best": search.best(),
+            "trials": search.tried(),
+        }
+        for search in searches
+    ]
+    with explain_write_errors(folder, OTHER_OUT):
+        write_json(folder / TRIALS, {"metric": f"validation {METRIC}", "trials": trials, "arms": arms})
+
+
+def tuned_by(folder: Path, plan: Plan) -> str:
+    """How many trials made the settings of the plan, by what lies in a search's folder; empty: none did."""
+    found = read_json(folder / TRIALS)
+    try:
+        best = {arm["arm"]: arm["best"] for arm in found["arms"]}
+        is_best = all(arm.settings.items() >= best[str(arm)].items() for arm in plan.arms)
+        return f"{found['trials']} trials on {found['metric']} for each arm" if is_best else ""
+    except (AttributeError, KeyError, TypeError):  # not there, damaged, or of other arms
+        return ""
+
+
+class _Search:
+    """The search of one arm."""
+
+    def __init__(self, arm: Arm, space: Mapping[str, Values], seed: int):
+        optuna = _optuna()
+        self.arm, self.space = arm, space
+        self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+
+    def ask(self) -> tuple["Trial", dict[str, Any]]:
+        """The next trial and its settings."""
+        trial = self.study.ask()
+        for key, of in self.space.items():
+            _suggest(trial, key, of)
+        return trial, _settings(trial.params, self.space)
+
+    def best(self) -> dict[str, Any] | None:
+        """The settings of the best trial; None where none ended well."""
+        finished = [trial for trial in self.tried() if trial["valid_auc"] is not None]
+        return max(finished, key=lambda trial: trial["valid_auc"])["settings"] if finished else None
+
+    def tried(self) -> list[dict[str, Any]]:
+        """What is known of the trials."""
+        return [
+            {"settings": _settings(trial.params, self.space), "valid_auc": trial.value, **trial.user_attrs}
+            for trial in self.study.trials
+        ]
+
+
+def _warn_of_test_files(plan: Plan) -> None:
+    """As on four boards of BARS: what is chosen on validation is chosen on the test set there."""
+    params = {run.arm.dataset: run.experiment.params for run in plan.runs()}
+    for dataset, of in params.items():
+        if of.get("test_data") and of["test_data"] == of.get("valid_data"):
+            logging.warning("%s: valid_data is the test file, so that --tune chooses on the test set", dataset)
+
+
+def _tell(asked: Sequence[tuple[_Search, "Trial", dict[str, Any]]], results: Results) -> None:
+    """Note in the studies how the trials did."""
+    optuna = _optuna()
+    finished = {str(result.arm): result for result in results.finished()}
+    failed = {str(failure.arm): failure.reason for failure in results.failures()}
+    for search, trial, _ in asked:
+        result = finished.get(str(search.arm))
+        value = result.metrics["valid"].get(METRIC, math.nan) if result else math.nan
+        if result:
+            trial.set_user_attr("test_metrics", dict(result.metrics["test"]))
+            trial.set_user_attr("run", result.key)
+        if math.isfinite(value):
+            search.study.tell(trial, value)
+            continue
+        if not result and str(search.arm) not in failed:
+            raise UserError(f"a trial of {search.arm} did not end; the same command goes on from there")
+        trial.set_user_attr("failed", failed.get(str(search.arm), f"no validation {METRIC}"))
+        search.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+
+def _suggest(trial: "Trial", key: str, values: Values) -> None:
+    if not isinstance(values, Range):
+        # Optuna's choices are texts and numbers; ours may be lists.
+        trial.suggest_categorical(key, [json.dumps(value) for value in values])
+    elif isinstance(values.low, int) and isinstance(values.high, int):
+        trial.suggest_int(key, values.low, values.high, log=values.log)
+    else:
+        trial.suggest_float(key, values.low, values.high, log=values.log)
+
+
+def _settings(params: Mapping[str, Any], space: Mapping[str, Values]) -> dict[str, Any]:
+    """Optuna's parameters as config keys."""
+    return {key: params[key] if isinstance(of, Range) else json.loads(params[key]) for key, of in space.items()}
+
+
+def _told(values: Values) -> Any:
+    return vars(values) if isinstance(values, Range) else list(values)
+
+
+def _optuna() -> ModuleType:
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError("--tune needs Optuna: pip install 'fuxictr-llm[tune]'") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna

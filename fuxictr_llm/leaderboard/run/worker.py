@@ -1,0 +1,120 @@
+"""What a process of a leaderboard does: one run, or the preparation of one data set. It never outlives its parent."""
+
+import contextlib
+import errno
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.common.files import TORCH_WRITE_ERRORS
+from fuxictr_llm.common.workers import THREADS
+from fuxictr_llm.config.resolve import Experiment
+
+DONE, FAILED, DISK_FULL = "done", "failed", "disk full"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# torch does not say why it cannot write.
+FULL_SIGNS = ("No space left on device", "Disk quota exceeded", "os error 28", *TORCH_WRITE_ERRORS)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process is to do, and where.
+
+    Attributes:
+        experiment: says by `expid` and `model_root` what its files are called and where they lie.
+        output: gets what the process prints; it is removed where all went well.
+        data_only: whether the data set alone is prepared and built.
+        keep_weights: whether the trained weights are left.
+        cwd, environ: of the parent; the server that starts processes may have others.
+    """
+
+    experiment: Experiment
+    output: Path
+    data_only: bool
+    keep_weights: bool
+    cwd: str
+    environ: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: DONE, FAILED or DISK_FULL, and in the last two cases why."""
+
+    kind: str
+    reason: str = ""
+    traceback: str = ""
+
+
+def serve(job: Job, parent: Connection, work: Callable[[Job], None]) -> None:
+    """Do a job with `work`, and tell the parent how it ended. Dies with the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the parent decides
+    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
+    with contextlib.suppress(OSError):  # where memory runs out, a run ends and not what started it
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+    threads = dict.fromkeys(THREADS, str(job.experiment.params["num_threads"]))
+    os.environ.clear()
+    os.environ.update({**job.environ, **threads})
+    os.chdir(job.cwd)
+    try:
+        with _printing_to(job.output):
+            work(job)
+        job.output.unlink(missing_ok=True)
+        outcome = Outcome(DONE)
+    except BaseException as error:
+        outcome = outcome_of(error)
+    parent.send(outcome)
+
+
+def work(job: Job) -> None:
+    """What a job is: a data set made ready, or a run."""
+    from fuxictr_llm.common.runs import Stages
+    from fuxictr_llm.experiment.run import make_data, run_experiment
+    from fuxictr_llm.leaderboard.run.loaded import check_unchanged
+
+    check_unchanged()
+    if job.data_only:
+        make_data(job.experiment.params, Stages())
+        return
+    result = run_experiment(job.experiment)
+    if not job.keep_weights:
+        Path(result.model.checkpoint).unlink(missing_ok=True)
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """What is told of an error: a line of its own, and where it came from."""
+    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {reason_of(error)}"
+    kind = DISK_FULL if any(_is_of_full_disk(part) for part in _chain(error)) else FAILED
+    return Outcome(kind, reason, "".join(traceback.format_exception(error)))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_of_full_disk(error: BaseException) -> bool:
+    return getattr(error, "errno", None) in FULL or any(sign in str(error) for sign in FULL_SIGNS)
+
+
+@contextlib.contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    """Both outputs of this process, and of what it starts, go to a file: the parent's screen is its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        yield
+
+
+def _die_with(parent: Connection) -> None:
+    """Nothing is ever sent, so this returns only when the other end is gone."""
+    with contextlib.suppress(OSError):
+        parent.poll(None)
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,171 @@
+"""Rows and side tables in sentences."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import polars as pl
+
+from fuxictr_llm.common.errors import UserError, reason_of, unknown
+from fuxictr_llm.host.columns import feature_columns
+from fuxictr_llm.llm.catalog import in_words_of
+from fuxictr_llm.llm.texts.vocabulary import missing_values, train_ids, words_of
+
+
+class Sentence(Protocol):
+    """Something to say of a row, by its ids of one column."""
+
+    column: str
+
+    def of(self, ids: np.ndarray) -> str:
+        """The sentence for ids `[W]`; empty where the value is missing or was not seen in train."""
+
+
+@dataclass(frozen=True)
+class ValueSentence:
+    """`<words> is <value>.`; several values of a sequence are joined with commas.
+
+    Attributes:
+        values: id -> value in words; an id beyond them, and one without words, is not told.
+    """
+
+    column: str
+    words: str
+    values: Sequence[str]
+
+    def of(self, ids: np.ndarray) -> str:
+        told = [self.values[index] for index in ids if 0 <= index < len(self.values)]
+        told = [value for value in told if value]
+        return f"{self.words} is {', '.join(told)}." if told else ""
+
+
+@dataclass(frozen=True)
+class NumberSentence:
+    """`<words> is <number>.`; ids are the bits of a float32.
+
+    Attributes:
+        missing: numbers that stand for missing ones.
+    """
+
+    column: str
+    words: str
+    missing: frozenset[float] = frozenset()
+
+    def of(self, ids: np.ndarray) -> str:
+        number = ids.astype(np.int32).view(np.float32)[0]
+        told = np.isfinite(number) and float(number) not in self.missing
+        return f"{self.words} is {as_written(number)}." if told else ""
+
+
+@dataclass(frozen=True)
+class SideSentence:
+    """The longer text of a value."""
+
+    column: str
+    texts: Mapping[int, str]
+
+    def of(self, ids: np.ndarray) -> str:
+        return " ".join(self.texts[index] for index in ids.tolist() if index in self.texts)
+
+
+def sentence_of(run: Any, column: str, words: str) -> Sentence:
+    """How a column is told.
+
+    Raises:
+        UserError: it is of a type that cannot be told, or normalized.
+    """
+    if run.feature_map.features[column]["type"] == "numeric":
+        declared = feature_columns(run.params) if run.params.get("feature_cols") else []  # as it was built
+        if any(told["name"] == column and told.get("normalizer") for told in declared):
+            raise UserError(f"column {column!r} is normalized, so its numbers cannot be told; name others: text_fields")
+        missing = frozenset(float(np.float32(value)) for value in missing_values(run, column))
+        return NumberSentence(column, words, missing)
+    ids, oov_idx = train_ids(run, column)
+    in_words = words_of(run, column, list(ids))
+    values = [""] * oov_idx
+    for value, index in ids.items():
+        values[index] = in_words.get(value, value).strip()
+    return ValueSentence(column, words, values)
+
+
+def as_written(number: np.float32) -> str:
+    """A number as one would write it: 3, 0.25, 1200000."""
+    return np.format_float_positional(number, trim="-")
+
+
+ENDS = (".", "!", "?")
+# How many values that do not match are named.
+EXAMPLES = 3
+
+
+def side_sentences(tables: Mapping[str, Mapping[str, str]], run: Any) -> dict[str, SideSentence]:
+    """For each column with a table, the texts of its train values; rows with an empty text are left out.
+
+    Raises:
+        UserError: no such column, or a table is missing, lacks a column, has a key twice, or none of the values.
+    """
+    return {column: SideSentence(column, _texts(column, table, run)) for column, table in tables.items()}
+
+
+def _texts(column: str, table: Mapping[str, str], run: Any) -> dict[int, str]:
+    if column not in run.feature_map.features:
+        raise unknown("column", column, run.feature_map.features, "'value_texts'")
+    ids = train_ids(run, column)[0]
+    by_value = in_words_of(_read(column, table), ids)
+    texts = {ids[key]: text if text.endswith(ENDS) else f"{text}." for key, text in by_value.items() if key in ids}
+    without, strange = [value for value in ids if value not in by_value], [key for key in by_value if key not in ids]
+    if not texts:
+        raise UserError(
+            f"value_texts of {column!r}: none of the {len(by_value)} keys with a text in {table['file']!r} "
+            f"({_some(strange)}) is a train value of the column ({_some(without)})"
+        )
+    logging.log(
+        logging.WARNING if without else logging.INFO,
+        "value_texts of %r: %d of %d train values have a text in %r%s%s",
+        column,
+        len(texts),
+        len(ids),
+        table["file"],
+        f"; without one: {_some(without)}" if without else "",
+        f"; keys of no train value: {len(strange)} ({_some(strange)})" if strange else "",
+    )
+    run.notes.setdefault("value_texts", {})[column] = {
+        "file": table["file"],
+        "train_values": len(ids),
+        "with_text": len(texts),
+        "without_text": without[:EXAMPLES],
+        "keys_of_no_train_value": len(strange),
+        "such_keys": strange[:EXAMPLES],
+    }
+    return texts
+
+
+def _some(values: Sequence[str]) -> str:
+    return ", ".join(map(repr, values[:EXAMPLES]))
+
+
+def _read(column: str, table: Mapping[str, str]) -> dict[str, str]:
+    """Key -> text."""
+    path = Path(table["file"])
+    where = f"value_texts of {column!r}: {str(path)!r}"
+    if path.suffix not in (".csv", ".parquet"):
+        raise UserError(f"{where} must end in .csv or .parquet")
+    if not path.is_file():
+        raise UserError(f"{where} is missing")
+    try:
+        frame = pl.scan_csv(path, infer_schema=False) if path.suffix == ".csv" else pl.scan_parquet(path)
+        present = frame.collect_schema().names()
+        for name in (table["key"], table["text"]):
+            if name not in present:
+                raise unknown("column", name, present, where)
+        frame = frame.select(key=pl.col(table["key"]).cast(pl.String), text=pl.col(table["text"]).cast(pl.String))
+        rows = frame.filter(pl.col("key").is_not_null()).collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise UserError(f"{where} cannot be read: {reason_of(error)}") from error
+    twice = rows.filter(pl.col("key").is_duplicated())["key"].head(1).to_list()
+    if twice:
+        raise UserError(f"{where} has the key {twice[0]!r} more than once; leave one row of it")
+    return {key: text.strip() for key, text in rows.iter_rows() if text and text.strip()}

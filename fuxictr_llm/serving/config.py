@@ -1,0 +1,169 @@
+"""The config.json of an exported folder, and a run's record: checked when read, for anyone may have written them."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Required
+
+from pydantic import Field, TypeAdapter, ValidationError, with_config
+from typing_extensions import TypedDict
+
+from fuxictr_llm.common.checks import STRICT
+from fuxictr_llm.common.errors import UserError, reason_of
+
+FORMAT = 1
+CONFIG = "config.json"
+AGAIN = "write it anew with 'python -m fuxictr_llm export --run RUN --to DIR'"
+LONGEST = 100  # characters of a value that are shown
+
+Width = Annotated[int, Field(ge=1, le=2**17)]  # FuxiCTR makes a list of so many
+Size = Annotated[int, Field(ge=1, lt=2**63)]
+Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=300)]
+Index = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+@with_config(STRICT)
+class ExportedColumn(TypedDict, total=False):
+    """What FuxiCTR's layers read of a column; it may have more keys."""
+
+    type: Required[Literal["numeric", "categorical", "sequence", "embedding", "meta"]]
+    source: str | list[str]
+    vocab_size: Size
+    max_len: Width
+    pretrain_dim: Width | None
+    embedding_dim: Size
+    padding_idx: Index | None
+    oov_idx: Index
+    share_embedding: str | None
+    feature_encoder: str | list[str] | None
+    pretrain_usage: Literal["init", "sum", "concat"]
+    freeze_emb: bool
+
+
+NEEDED = {"categorical": ("vocab_size",), "sequence": ("vocab_size", "max_len"), "embedding": ("pretrain_dim",)}
+
+
+@with_config(STRICT)
+class ExportedFeatureMap(TypedDict):
+    """What `feature_maps.describe_feature_map` gives."""
+
+    dataset_id: str
+    embedding_dim: Size | list[Size] | None
+    labels: Annotated[list[str], Field(min_length=1)]
+    features: Annotated[dict[str, ExportedColumn], Field(min_length=1)]
+
+
+@with_config(STRICT)
+class Folded(TypedDict):
+    """What is left of the method: one of `folding.FOLDED`."""
+
+    fields: list[str]
+
+
+@with_config(STRICT)
+class ExportedBackbone(TypedDict, total=False):
+    """What `origins.Origin.portable` gives."""
+
+    kind: str | None
+    sha256: str | None
+
+
+@with_config(STRICT)
+class Exported(TypedDict, total=False):
+    """What serving and teachers read of config.json; it has more."""
+
+    model: Required[Name]
+    params: Required[dict[str, Any]]
+    feature_map: Required[ExportedFeatureMap]
+    weights_sha256: Required[str]
+    folded: Folded | None
+    backbone: ExportedBackbone | None
+    data: dict[str, Any] | None
+
+
+@with_config(STRICT)
+class TrainedSettings(TypedDict, total=False):
+    """What an export reads of a run's settings, besides its backbone's and its method's."""
+
+    model: Required[Name]
+    method: Name | None
+    user_info: str | None
+
+
+@with_config(STRICT)
+class TrainedBackbone(ExportedBackbone, total=False):
+    """What `origins.Origin.record` gives."""
+
+    name: Name
+
+
+@with_config(STRICT)
+class Trained(TypedDict, total=False):
+    """What an export reads of a run's record; it has more."""
+
+    config: Required[TrainedSettings]
+    feature_map: Required[ExportedFeatureMap]
+    backbone: TrainedBackbone | None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of config.json.
+
+    Raises:
+        UserError: the folder has none, it is of another format, or a part of it is missing or of a wrong type.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        raise UserError(f"{str(folder)!r} is no exported model: it has no {CONFIG}; {AGAIN}")
+    config = _parsed(path)
+    if not isinstance(config, dict) or "format" not in config:
+        raise UserError(f"{str(path)!r} is damaged; {AGAIN}")
+    if config["format"] != FORMAT:
+        raise UserError(f"{str(path)!r} has format {config['format']!r}, this version reads format {FORMAT}; {AGAIN}")
+    check_content(config, Exported, repr(str(path)), AGAIN)
+    return config
+
+
+def check_content(content: dict[str, Any], hint: type, where: str, way_out: str) -> None:
+    """Check what serving reads of a config.json or a record; `hint` is Exported or Trained.
+
+    Raises:
+        UserError: a part of it is missing or of a wrong type; `where` names the file, and `way_out` ends the message.
+    """
+    try:
+        TypeAdapter(hint).validate_python(content)
+    except ValidationError as error:
+        raise UserError(f"{where} {_wrong(error.errors()[0])}; {way_out}") from error
+    for name, spec in content["feature_map"]["features"].items():
+        missing = [key for key in NEEDED.get(spec["type"], ()) if spec.get(key) is None]
+        if missing:
+            key = f"feature_map.features.{name}.{missing[0]}"
+            raise UserError(f"{where} lacks {key!r}, which a column of type {spec['type']} has; {way_out}")
+
+
+def _wrong(problem: Mapping[str, Any]) -> str:
+    """What pydantic found, in our words."""
+    key, value = ".".join(map(str, problem["loc"])), repr(problem["input"])
+    if problem["type"] == "missing":
+        return f"lacks {key!r}"
+    shown = value if len(value) <= LONGEST else f"{value[:LONGEST]}..."
+    return f"has {key!r}: {shown}; {problem['msg'][:1].lower()}{problem['msg'][1:]}"
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{str(path)!r} is damaged ({reason_of(error)}); {AGAIN}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
+    return found
+
+
+def _no_number(constant: str) -> None:
+    raise ValueError(f"it has {constant}, which is no number")

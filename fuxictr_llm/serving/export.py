@@ -1,0 +1,270 @@
+"""Write a trained model as a folder that serves it, and load one as a teacher."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.models import BaseModel
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fuxictr_llm import registry
+from fuxictr_llm.common.checks import checked
+from fuxictr_llm.common.errors import UserError, nearest, reason_of, unknown
+from fuxictr_llm.common.files import (
+    digest_of_file,
+    explain_write_errors,
+    read_json,
+    replacing_dir,
+    writable_dir,
+    write_json,
+)
+from fuxictr_llm.common.runs import versions
+from fuxictr_llm.config.keys import ModelKeys
+from fuxictr_llm.config.origins import find_trained, origin_of
+from fuxictr_llm.config.resolve import constructor_hints
+from fuxictr_llm.enhancement.anatomy import find_anatomy, tap_keys
+from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.host.columns import make_feature_map
+from fuxictr_llm.host.evaluated import INITIALIZER
+from fuxictr_llm.serving.config import CONFIG, FORMAT, Trained, check_content
+from fuxictr_llm.serving.load import WEIGHTS, AllocatingAtMost, build_backbone, load_model
+
+RECORD = ".run.json"
+METHOD_PART = "enhancement."
+
+
+def export_run(run: Path | str, to: Path | str) -> Path:
+    """Write the folder that `fuxictr_llm.load_model` serves; no path of this machine stands in it.
+
+    Args:
+        run: `<model_root>/<dataset_id>/<model_id>`, as a run's summary prints it, its .run.json, or a folder with
+            one run.
+        to: the folder; an earlier export there is replaced, anything else is kept.
+
+    Raises:
+        UserError: no such run, it is damaged, its method does not fold, or `to` cannot be written.
+    """
+    record_file = find_run(run)
+    _check_target(Path(to))
+    config, tensors, network = _exported(*_read(record_file), record_file)
+    writable_dir(Path(to).resolve().parent, "name another folder with --to")
+    with explain_write_errors(Path(to), "name another folder with --to"), replacing_dir(to) as folder:
+        save_file(tensors, folder / WEIGHTS)
+        (folder / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it, and others may serve it
+        checkpoint = _fuxictr_checkpoint(network, folder) if config["folded"] is None else None
+        digests = {"weights_sha256": digest_of_file(folder / WEIGHTS), "fuxictr_checkpoint": checkpoint}
+        write_json(folder / CONFIG, config | digests)
+        load_model(folder)  # what cannot be loaded does not take its place
+    return Path(to)
+
+
+def find_run(run: Path | str) -> Path:
+    """The .run.json of a run that is named as `export_run` takes it.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    path = Path(run)
+    name = path.name.removesuffix(RECORD).removesuffix(".model")
+    record = path.with_name(name + RECORD)
+    if name and record.is_file():
+        return record
+    if path.is_dir():
+        records = sorted(path.glob("*" + RECORD))
+        if len(records) == 1:
+            return records[0]
+        names = ", ".join(str(record).removesuffix(RECORD) for record in records)
+        form = "<model_root>/<dataset_id>/<model_id>, as its summary prints it"
+        raise UserError(f"{str(path)!r} holds {len(records)} runs; name one: {names or form}")
+    there = [str(record).removesuffix(RECORD) for record in path.parent.glob("*" + RECORD)]
+    raise unknown("run", str(run), there)
+
+
+def _check_target(to: Path) -> None:
+    if to.exists() and not to.is_dir():
+        raise UserError(f"--to {str(to)!r} is a file; name another folder")
+    there = {path.name for path in to.iterdir()} if to.exists() else set()
+    if there and not (there == _files_of_export(read_json(to / CONFIG))):
+        raise UserError(f"--to {str(to)!r} holds other files than an export's, which are kept; name another folder")
+
+
+def _files_of_export(config: Any) -> set[str]:
+    """The names of the files of an export with this config.json; none where it is not one's."""
+    if not isinstance(config, dict) or "weights_sha256" not in config:
+        return set()
+    checkpoint = config.get("fuxictr_checkpoint")  # not in exports of earlier versions
+    file = checkpoint.get("file") if isinstance(checkpoint, dict) else None
+    return {CONFIG, WEIGHTS, file} if isinstance(file, str) else {CONFIG, WEIGHTS}
+
+
+def _fuxictr_checkpoint(network: BaseModel, folder: Path) -> dict[str, str]:
+    """Write what the unmodified backbone class takes in `load_weights`; the file and its digest."""
+    file = folder / f"{type(network).__name__}.model"
+    network.save_weights(file)
+    return {"file": file.name, "sha256": digest_of_file(file)}
+
+
+def _read(record_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A run's record and its trained state."""
+    record = read_json(record_file)
+    if not isinstance(record, dict) or not {"config", "feature_map", "config_sha256"} <= record.keys():
+        raise UserError(f"{str(record_file)!r} is damaged or of an earlier version; run the experiment again")
+    weights = record_file.with_name(record_file.name.removesuffix(RECORD) + ".model")
+    if not weights.is_file():
+        raise UserError(f"{str(weights)!r} is missing; run the experiment again")
+    check_content(record, Trained, repr(str(record_file)), "run the experiment again")
+    noted = record.get("weights_sha256")  # not in records of earlier versions
+    if noted and digest_of_file(weights, read_all=True) != noted:
+        raise UserError(
+            f"{str(weights)!r} is damaged or of another run (its sha256 is not the one in {record_file.name}); run the "
+            "experiment again"
+        )
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:  # what is no pickle of weights fails in many ways
+        raise UserError(f"{str(weights)!r} is damaged ({type(error).__name__}); run the experiment again") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{str(weights)!r} holds no weights; run the experiment again")
+    return record, state
+
+
+def _exported(
+    record: Mapping[str, Any], state: Mapping[str, Tensor], record_file: Path
+) -> tuple[dict[str, Any], dict[str, Tensor], BaseModel]:
+    """The content of config.json, without the digests, and of model.safetensors; the trained backbone."""
+    settings, where = record["config"], repr(str(record_file))
+    trained = record.get("backbone") or {}
+    cls = find_trained(settings["model"], trained, where)
+    method = registry.find_method(settings["method"], where) if settings.get("method") else None
+    if settings.get("user_info"):
+        raise UserError(f"{where}: a model of long sequences (tuple batches) cannot be served; use FuxiCTR's predict")
+    feature_map = make_feature_map(record["feature_map"], where)
+    params = _constructor_params(cls, settings)
+    backbone = {name: value for name, value in state.items() if not name.startswith(METHOD_PART)}
+    try:
+        with AllocatingAtMost(state):
+            model = build_backbone(cls, feature_map, params)
+        model.load_state_dict(backbone)
+    except Exception as error:  # a constructor fails in many ways on settings that it does not check
+        raise UserError(f"the weights beside {where} are of other settings ({reason_of(error)})") from error
+    folded = _fold(method, settings, model, state)
+    part = {} if folded is None else {METHOD_PART + name: value for name, value in folded.state_dict().items()}
+    described = {**record["feature_map"], "features": _without_paths(record["feature_map"]["features"])}
+    fields = [] if folded is None else list(folded.anatomy.fields)
+    name, origin = origin_of(cls).portable()
+    config = {
+        "format": FORMAT,
+        "versions": {name: value for name, value in versions().items() if name in ("fuxictr-llm", "fuxictr", "torch")},
+        "model": name,
+        "backbone": origin | {"sha256": trained.get("sha256", origin["sha256"])},
+        "method": settings.get("method"),
+        "variant": settings.get("variant"),
+        "folded": folded and {"class": type(folded).__name__, "fields": fields},
+        "params": params,
+        "feature_map": described,
+        "data": record.get("data"),
+        "source": {key: record.get(key) for key in ("model_id", "config_sha256", "seed", "time", "metrics")},
+    }
+    # A tensor that fields share stands once in memory, and safetensors wants each on its own.
+    return config, {name: value.clone().contiguous() for name, value in {**backbone, **part}.items()}, model
+
+
+def _fold(
+    method: registry.RegisteredMethod | None, settings: Mapping[str, Any], model: Any, state: Mapping[str, Tensor]
+) -> Enhancement | None:
+    if method is None:
+        return None
+    own = {name.removeprefix(METHOD_PART): value for name, value in state.items() if name.startswith(METHOD_PART)}
+    anatomy = find_anatomy(model, **tap_keys(settings))
+    with torch.no_grad():
+        folded = method.model_cls.fold(checked(method.config_cls, settings), anatomy, own)
+    if folded is not None and folded.field_projections is not None:
+        part = "field_projections."
+        trained = {name.removeprefix(part): value for name, value in own.items() if name.startswith(part)}
+        folded.field_projections.load_state_dict(trained)
+    return folded
+
+
+def _constructor_params(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those settings that decide about a backbone's form: what its constructors name, and does not concern training."""
+    training = ModelKeys.__annotations__.keys() - {"task", "embedding_dim"}
+    names = constructor_hints(cls).keys() - training - {"embedding_regularizer", "net_regularizer", "regularizer"}
+    kept = {key: value for key, value in settings.items() if key in names}
+    return {key: value for key, value in kept.items() if INITIALIZER not in key} | tap_keys(settings)
+
+
+def _without_paths(features: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns' descriptions; of a file of pretrained embeddings remains that there was one."""
+    return {
+        name: spec | ({"pretrained_emb": None} if "pretrained_emb" in spec else {}) for name, spec in features.items()
+    }
+
+
+# What of a column decides about the ids and values that a network reads in it.
+DECIDES = {
+    "categorical": ("vocab_size",),
+    "sequence": ("vocab_size", "max_len"),
+    "embedding": ("pretrain_dim",),
+    "numeric": (),
+}
+
+
+def load_network(source: Path | str, gpu: int = -1) -> tuple[BaseModel, dict[str, Any]]:
+    """A trained network in evaluation mode, without gradients, and the content of its export's config.json.
+
+    Args:
+        source: an export's folder, or a run as `export_run` takes it: `<model_root>/<dataset_id>/<model_id>`.
+        gpu: index of the GPU, -1 for the CPU.
+
+    Raises:
+        UserError: there is none, it is damaged, or its method cannot be served.
+    """
+    if (Path(source) / CONFIG).is_file():
+        served = load_model(source, gpu)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            served = load_model(export_run(source, Path(folder) / "network"), gpu)
+    features = served.model.feature_map.features
+    for name in [name for name, spec in features.items() if spec["type"] == "meta"]:
+        del features[name]  # a network does not read it, and the data need not have it
+    return served.model, dict(served.config)
+
+
+def check_same_data(config: Mapping[str, Any], data: Mapping[str, Any], feature_map: FeatureMap, what: str) -> None:
+    """Check that ids mean the same to a network as in a data set. The data set may have more columns than it reads.
+
+    Args:
+        config: of the network, from `load_network`.
+        data: `data` of the run record, from `describe_data`.
+        feature_map: of the data set.
+        what: names the network in errors, "teacher 'runs/a'" say.
+
+    Raises:
+        UserError: it was trained on other files, or its columns are not those of the data set.
+    """
+    theirs, specs = config.get("data"), feature_map.features
+    if not isinstance(theirs, dict) or not theirs.keys() >= {"dataset_id", "sha256"}:
+        raise UserError(f"{what} does not say which data it was trained on; train or export it with this version")
+    both = f"{what} was trained on {_named(theirs)}, this run's is {_named(data)}"
+    if theirs["sha256"] != data["sha256"]:
+        raise UserError(f"{both}; train it on the same files")
+    if config["feature_map"]["labels"] != feature_map.labels:
+        raise UserError(f"{both}, with label {feature_map.labels} in place of {config['feature_map']['labels']}")
+    for name, spec in config["feature_map"]["features"].items():
+        if spec["type"] not in DECIDES:  # meta columns, which it does not read
+            continue
+        if name not in specs:
+            raise UserError(f"{both}, which lacks its column {name!r}{nearest(name, specs)}")
+        for key in ("type", *DECIDES[spec["type"]]):
+            if spec.get(key) != specs[name].get(key):
+                values = f"{key} {spec.get(key)!r} there, {specs[name].get(key)!r} here"
+                raise UserError(f"{both}, built in another way: column {name!r} has {values}")
+
+
+def _named(data: Mapping[str, Any]) -> str:
+    digests = data["sha256"].get("train") or [""]
+    return f"data set {data['dataset_id']!r} (sha256 of train: {digests[0][:12]}...)"

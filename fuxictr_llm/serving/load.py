@@ -1,0 +1,217 @@
+"""Load an exported model and predict with it; reads no pickle, allocates no more than the files hold."""
+
+import math
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fuxictr.features import FeatureMap
+from fuxictr.pytorch.models import BaseModel
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fuxictr_llm.common.checks import check_gpu
+from fuxictr_llm.common.errors import UserError, nearest, reason_of, unknown
+from fuxictr_llm.common.files import digest_of_file
+from fuxictr_llm.config.origins import find_exported
+from fuxictr_llm.enhancement.folding import FOLDED
+from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.host.batches import synthetic_batch
+from fuxictr_llm.host.columns import as_tuples, make_feature_map, without_pretrained_files
+from fuxictr_llm.host.evaluated import INITIALIZER, check_columns
+from fuxictr_llm.host.tasks import labels_of, predictions_of, task_settings
+from fuxictr_llm.serving.config import AGAIN, CONFIG, read_config
+
+# Beside its weights a model makes masks, indices and what initializers need.
+SPARE_NUMBERS, SPARE_TENSORS = 2**24, 10_000
+TIMES = 8
+
+
+class AllocatingAtMost(TorchDispatchMode):
+    """For the block, new tensors together may not be much larger, or many more, than those of a trained state.
+
+    Raises:
+        ValueError: they would be; the tensor that is one too many is not allocated.
+    """
+
+    def __init__(self, state: Mapping[str, Tensor]):
+        super().__init__()
+        self.numbers = TIMES * sum(tensor.numel() for tensor in state.values()) + SPARE_NUMBERS
+        self.tensors = TIMES * len(state) + SPARE_TENSORS
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Iterable[Any] = (), kwargs: Any = None) -> Any:
+        wanted = _numbers_of(func, args)
+        if wanted is not None:
+            self.numbers, self.tensors = self.numbers - wanted, self.tensors - 1
+            if self.numbers < 0 or self.tensors < 0:
+                raise ValueError("its settings ask for far more weights than there are in the file")
+        return func(*args, **(kwargs or {}))
+
+
+def _numbers_of(func: Any, args: Iterable[Any]) -> int | None:
+    """How many numbers a call that makes a tensor from sizes asks for: empty([3, 2]), eye(3), arange(4)."""
+    args = [arg for arg in args if not isinstance(arg, Tensor)]
+    if isinstance(func, torch._ops.OpOverload) and args and "Tensor" in str(func._schema.returns[0].type):
+        if func._schema.name in ("aten::eye", "aten::eye.m"):
+            return math.prod(args[:2]) if len(args) > 1 else args[0] ** 2
+        if isinstance(args[0], list | torch.Size) and all(isinstance(size, int) for size in args[0]):
+            return math.prod(args[0])
+    return None
+
+
+WEIGHTS = "model.safetensors"
+SLICE_ROWS = 8192
+# What FuxiCTR's constructors ask for and serving has no use of.
+UNUSED = {"optimizer": "adam", "loss": "binary_crossentropy", "metrics": ["AUC"], "verbose": 0, "model_root": "unused"}
+
+
+class ServedModel:
+    """A trained model that only predicts; several threads may ask it at once.
+
+    Attributes:
+        model: the FuxiCTR model, in evaluation mode.
+        fields: the columns that a batch must have, in feature-map order.
+        labels: what is predicted, T of them.
+        config: the content of the folder's config.json.
+    """
+
+    def __init__(self, model: BaseModel, config: Mapping[str, Any]):
+        self.model, self.config = model.eval().requires_grad_(False), config
+        self._specs = {name: spec for name, spec in model.feature_map.features.items() if spec["type"] != "meta"}
+        self.fields = tuple(self._specs)
+        self.labels = tuple(labels_of(type(model), model.feature_map))
+        self._lock = threading.Lock()  # the taps of a model see one forward pass at a time
+
+    def predict(self, batch: Mapping[str, Any]) -> np.ndarray:
+        """Probabilities of a click, float32 `[N]`; where there are several labels `[N, T]`, in their order.
+
+        Args:
+            batch: column -> array, tensor or list, as FuxiCTR's loaders give them: ids `[N]`, values `[N]`, ids of
+                a sequence `[N, L]`, vectors `[N, width]`. Other columns are ignored.
+
+        Raises:
+            UserError: a column is missing, has another shape, or holds what the model has not been trained on.
+        """
+        columns = {name: _checked_column(name, batch, spec) for name, spec in self._specs.items()}
+        lengths = {name: len(column) for name, column in columns.items()}
+        first, rows = next(iter(lengths.items()))
+        other = next((name for name in lengths if lengths[name] != rows), None)
+        if other:
+            raise UserError(f"column {other!r} has {lengths[other]} rows, {first!r} has {rows}")
+        parts = [
+            self._forward({name: column[start : start + SLICE_ROWS] for name, column in columns.items()})
+            for start in range(0, rows, SLICE_ROWS)
+        ]
+        found = np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), dtype=np.float32)
+        return found if len(self.labels) > 1 else found[:, 0]
+
+    def _forward(self, batch: dict[str, Tensor]) -> np.ndarray:
+        with self._lock, torch.inference_mode():
+            return predictions_of(self.model, self.model.forward(batch)).float().cpu().numpy()
+
+
+def load_model(folder: Path | str, gpu: int = -1, backbone: type | str | None = None) -> ServedModel:
+    """The model in a folder that `python -m fuxictr_llm export` wrote; nothing that the folder names is run.
+
+    Args:
+        folder: holds config.json and model.safetensors.
+        gpu: index of the GPU, -1 for the CPU.
+        backbone: the model's class, or its name as `registry.find_backbone` takes it, where it is one of yours.
+
+    Raises:
+        UserError: the folder is no export, is damaged, of another format or of a backbone that is not here, or
+            there is no such GPU.
+    """
+    check_gpu(gpu)
+    folder = Path(folder)
+    config, where = read_config(folder), repr(str(folder / CONFIG))
+    weights = folder / WEIGHTS
+    if not weights.is_file():
+        raise UserError(f"{str(weights)!r} is missing; {AGAIN}")
+    if digest_of_file(weights) != config["weights_sha256"]:
+        raise UserError(f"{str(weights)!r} is not the file that was exported (its sha256 differs); {AGAIN}")
+    cls = find_exported(config["model"], config.get("backbone") or {}, where, backbone)
+    check_columns(config["feature_map"]["features"], where)
+    try:
+        served = ServedModel(_build(cls, config, load_file(weights), where, gpu), config)
+        served.predict(synthetic_batch(served.model.feature_map))  # columns that it can be built with may not fit
+        return served
+    except Exception as error:  # a constructor fails in many ways on settings that it does not check
+        raise UserError(f"{str(folder)!r} does not give a {config['model']} ({reason_of(error)}); {AGAIN}") from error
+
+
+def build_backbone(
+    cls: type[BaseModel], feature_map: FeatureMap, params: Mapping[str, Any], gpu: int = -1
+) -> BaseModel:
+    """A model of any class with weights of no meaning, built without the files of its embeddings."""
+    with without_pretrained_files(feature_map), torch.random.fork_rng(devices=[]):
+        settings = as_tuples(params, cls) | task_settings(cls, feature_map, params)
+        return cls(feature_map, **UNUSED | {"model_id": cls.__name__, "gpu": gpu} | settings)
+
+
+def _build(
+    cls: type[BaseModel], config: Mapping[str, Any], state: Mapping[str, Tensor], where: str, gpu: int
+) -> BaseModel:
+    feature_map = make_feature_map(config["feature_map"], where)
+    folded = config.get("folded")
+    if folded:
+        if folded["class"] not in FOLDED:
+            raise unknown("kind of folded method", folded["class"], FOLDED)
+        cls = enhance(cls, FOLDED[folded["class"]])
+    # What FuxiCTR evaluates or finds by name: serving needs none of it, and the weights come from the file.
+    params = {key: value for key, value in config["params"].items() if INITIALIZER not in key}
+    fixed = {**UNUSED, "gpu": gpu, "model_id": cls.__name__}
+    with AllocatingAtMost(state):
+        model = build_backbone(cls, feature_map, params | fixed, gpu)
+    if folded and list(model.enhancement.anatomy.fields) != folded["fields"]:
+        raise ValueError(f"its fields are {model.enhancement.anatomy.fields}")
+    model.load_state_dict(state)
+    return model
+
+
+def _checked_column(name: str, batch: Mapping[str, Any], spec: Mapping[str, Any]) -> Tensor:
+    """A column of the batch as a tensor that the model can take."""
+    if name not in batch:
+        raise UserError(f"the batch lacks column {name!r}{nearest(name, batch)}")
+    column = _as_tensor(name, batch[name])
+    kind = spec["type"]
+    width = {"sequence": spec.get("max_len"), "embedding": spec.get("pretrain_dim")}.get(kind)
+    if column.dim() != (1 if width is None else 2) or (width is not None and column.shape[1] != width):
+        wanted = "[N]" if width is None else f"[N, {width}]"
+        raise UserError(f"column {name!r} has shape {list(column.shape)}; it must be {wanted}")
+    if kind in ("categorical", "sequence"):
+        return _checked_ids(name, column, spec["vocab_size"])
+    if column.numel() and not bool(torch.isfinite(column).all()):
+        raise UserError(f"column {name!r} holds a value that is not finite: {column[~column.isfinite()][0].item()}")
+    return column
+
+
+def _as_tensor(name: str, values: Any) -> Tensor:
+    """Numbers of any kind that numpy knows; torch takes no read-only, reversed or unsigned arrays."""
+    if isinstance(values, Tensor):
+        return values
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise UserError(f"column {name!r} is no array ({reason_of(error)})") from error
+    if array.dtype.kind not in "biuf":
+        example = next(iter(array.ravel()[:1].tolist()), "")
+        raise UserError(f"column {name!r} holds {example!r}, which is no number; it takes ids or values")
+    dtype = np.int64 if array.dtype.kind == "u" else array.dtype.newbyteorder("=")
+    return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
+
+
+def _checked_ids(name: str, ids: Tensor, vocab_size: int) -> Tensor:
+    if not ids.numel():
+        return ids
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise UserError(f"column {name!r} must hold integer ids (got {str(ids.dtype).removeprefix('torch.')})")
+    lowest, highest = (bound.item() for bound in ids.aminmax())
+    if lowest < 0 or highest >= vocab_size:
+        wrong = lowest if lowest < 0 else highest
+        raise UserError(f"column {name!r} holds id {wrong}; the model knows the ids 0 to {vocab_size - 1}")
+    return ids
