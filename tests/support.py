@@ -11,6 +11,7 @@ from fuxictr.pytorch.torch_utils import seed_everything
 
 from fuxictr_llm.common.files import read_json, write_json
 from fuxictr_llm.diagnosis import doctor as probes
+from fuxictr_llm.diagnosis.doctor import Idle as Idle
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.host.batches import rows_of, synthetic_batch

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError, reason_of
-from fuxictr_llm.llm.model_files import PROBED_TOKENS, Nature, load_folder, probe
-from fuxictr_llm.llm.progress import Unfinished
+from fuxictr_llm.llm.loading import PROBED_TOKENS, Nature, load_folder, probe
+from fuxictr_llm.llm.unfinished import Unfinished
 
 # What configs call the number of tokens that a model has positions for.
 POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")

@@ -8,8 +8,8 @@ import torch
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.experiment.run import record as kept_weights
-from fuxictr_llm.experiment.run import run as experiment_module
+from fuxictr_llm.experiment import record as kept_weights
+from fuxictr_llm.experiment import run as experiment_module
 from fuxictr_llm.experiment.run import run_experiment
 
 RUNS = Path("checkpoints/shop")

@@ -16,7 +16,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.loader import make_loaders
-from fuxictr_llm.experiment.run import run as experiment_module
+from fuxictr_llm.experiment import run as experiment_module
 from fuxictr_llm.experiment.run import run_experiment
 
 RUNS = Path("checkpoints/shop")

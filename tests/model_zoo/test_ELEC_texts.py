@@ -16,7 +16,7 @@ from fuxictr_llm.llm.model_files import digest_of_model
 from fuxictr_llm.model_zoo.ELEC import stages, vectors
 from fuxictr_llm.model_zoo.ELEC.config import ELECConfig
 from fuxictr_llm.model_zoo.ELEC.stages import adapt, encode
-from fuxictr_llm.training.fit import networks as network_store
+from fuxictr_llm.training import networks as network_store
 from support import as_arguments
 
 

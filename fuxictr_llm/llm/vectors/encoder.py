@@ -19,8 +19,8 @@ from fuxictr_llm.common.files import digest_of, digest_of_file, merged
 from fuxictr_llm.common.runs import total
 from fuxictr_llm.config.language_models import RowTextsConfig, ValueVectorsConfig
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
-from fuxictr_llm.llm.progress import Unfinished
 from fuxictr_llm.llm.texts.row_texts import RowIndex, sha256_of_texts
+from fuxictr_llm.llm.unfinished import Unfinished
 from fuxictr_llm.llm.vectors.given import given_stores
 from fuxictr_llm.llm.vectors.store import Shard, VectorStore, find_or_write, part_of
 

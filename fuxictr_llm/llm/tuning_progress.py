@@ -1,92 +1,29 @@
-"""Progress of long work with a language model: checkpoints, early stopping, and parts of vectors that are done."""
+"""How a language model's tuning goes: checkpoints, the best epoch, early stopping."""
 
-import hashlib
-import json
 import logging
 import shutil
-import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import (
-    OTHER_CACHE,
     damaged_files,
     digest_of_file,
     digests_of,
-    explain_write_errors,
     read_json,
     replacing,
     write_json,
 )
-
-HEAD = struct.Struct("<16sII")
-
-
-class Unfinished:
-    """Batches that a file keeps; what is in it is taken from there, up to the first record that does not fit.
-
-    Args:
-        path: of the file, in a folder that is there.
-        show: told how many texts are done, batch after batch.
-
-    Attributes:
-        cut: how many texts of the shard are longer than they may be.
-    """
-
-    def __init__(self, path: Path, show: Callable[[int], None]):
-        self.path, self.show, self.cut = path, show, 0
-        self._place, self._is_known = 0, path.is_file()
-
-    def __call__(self, tokens: Sequence[list[int]], make: Callable[[], Tensor]) -> Tensor:
-        """The vectors `[n, D]` of a batch of texts, in float32 on the CPU: kept ones, or those that `make` gives.
-
-        Raises:
-            UserError: the file cannot be written.
-        """
-        vectors = self._known(tokens) if self._is_known else None
-        if vectors is None:
-            vectors = make()
-            self._keep(tokens, vectors.numpy())
-        self.show(len(tokens))
-        return vectors
-
-    def _known(self, tokens: Sequence[list[int]]) -> Tensor | None:
-        with self.path.open("rb") as file:
-            file.seek(self._place)
-            head = file.read(HEAD.size)
-            digest, count, width = HEAD.unpack(head) if len(head) == HEAD.size else (b"", 0, 0)
-            content = file.read(4 * count * width) if count == len(tokens) else b""
-        if count != len(tokens) or digest != _digest(tokens, content):
-            self._is_known = False
-            return None
-        self._place += HEAD.size + len(content)
-        return torch.from_numpy(np.frombuffer(content, "<f4").reshape(count, width).copy())
-
-    def _keep(self, tokens: Sequence[list[int]], vectors: np.ndarray) -> None:
-        content = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
-        record = HEAD.pack(_digest(tokens, content), *vectors.shape) + content
-        with explain_write_errors(self.path, OTHER_CACHE), self.path.open("r+b" if self._place else "wb") as file:
-            file.seek(self._place)
-            file.truncate()
-            file.write(record)
-        self._place += len(record)
-
-
-def _digest(tokens: Sequence[list[int]], content: bytes) -> bytes:
-    return hashlib.blake2b(json.dumps([*tokens]).encode() + content, digest_size=16).digest()
-
 
 MEASURED = "measured"
 BEST, BEST_DIGESTS = "best.safetensors", "best.sha256.json"
