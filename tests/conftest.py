@@ -43,7 +43,7 @@ def _own_place(tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path)
     # A test that sets it, or a command of it, sets it for itself alone.
     monkeypatch.setenv("FUXICTR_ZOO", request.config.getoption("--zoo") or "")
-    if "llm" not in request.keywords:
+    if not request.node.get_closest_marker("llm"):  # the keywords have the folder `llm` as well
         monkeypatch.setenv("FUXICTR_LLM_CACHE", str(tmp_path / "cache"))
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -197,7 +197,7 @@ def test_the_memory_rule():
 
 def test_building_starts_no_ray(configs):
     code = (
-        "import ray; from fuxictr_llm.config import load_experiment; from fuxictr_llm.data.build import built_data; "
+        "import ray; from fuxictr_llm import load_experiment; from fuxictr_llm.data.build import built_data; "
         f"built_data(load_experiment('DeepFM_shop', {str(configs)!r}).params); assert not ray.is_initialized()"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fuxictr_llm.enhancement.folding import pair_matrix, pair_sum
-from fuxictr_llm.enhancement.model import folding
+from fuxictr_llm.enhancement import folding
 
 
 def literal(weights, embeddings):
