@@ -50,7 +50,10 @@ def test_the_core_imports_no_method_and_nobody_a_top_level_model_zoo():
     ("code", "absent"),
     [
         ("import fuxictr_llm", {"torch", "fuxictr", "pandas", "transformers"}),
-        ("import fuxictr_llm.config.resolve, fuxictr_llm.commands.options", {"transformers", "peft"}),  # FuxiCTR itself imports ray
+        (
+            "import fuxictr_llm.config.resolve, fuxictr_llm.commands.options",
+            {"transformers", "peft"},
+        ),  # FuxiCTR itself imports ray
         ("from fuxictr_llm import load_model", {"transformers", "peft", "accelerate"}),
     ],
 )
