@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuxictr_llm.commands import bars, verify
-from fuxictr_llm.commands.options import OtherUse, add_zoo, chosen_gpu
+from fuxictr_llm.commands.options import Commands, add_zoo, chosen_gpu, new_command
 from fuxictr_llm.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,11 +16,10 @@ MOST_JOBS = 8
 OF_THE_PLAN = ("backbones", "methods", "datasets", "seeds", "seed", "controls", "set", "config", "zoo")
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Declare the command."""
     text = "run backbones with methods on data sets at several seeds, and make tables with evidence"
-    parser = commands.add_parser("leaderboard", help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(command=leaderboard)
+    parser = new_command(commands, "leaderboard", leaderboard, text)
     plan = parser.add_argument_group("what is run")
     plan.add_argument("--backbones", nargs="+", metavar="NAME")
     plan.add_argument("--methods", nargs="+", metavar="NAME", help="plain: the backbone alone (default: plain)")
@@ -56,9 +54,6 @@ def add(commands: Any) -> None:
     text = "so many trials on validation AUC for every arm, plain and controls included; then the seeds at its best"
     tuning.add_argument("--tune", type=int, metavar="N", help=text)
     tuning.add_argument("--space", type=Path, metavar="FILE.yaml", help="what may be tried; FuxiCTR's tuner files too")
-    others = parser.add_subparsers(title="other uses", metavar="USE", action=OtherUse)
-    verify.add(others)
-    bars.add(others)
 
 
 def leaderboard(args: argparse.Namespace) -> None:
@@ -109,14 +104,14 @@ def write_tables(results: "Results") -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    from fuxictr_llm.experiment.record import command
+    from fuxictr_llm.experiment.record import typed_command
     from fuxictr_llm.leaderboard.plan.arms import own_settings
     from fuxictr_llm.leaderboard.report.evidence import summarize
     from fuxictr_llm.leaderboard.report.tables import write_all
     from fuxictr_llm.leaderboard.run.tuning import FOLDER, tuned_by
 
     finished, failures, plan = results.finished(), results.failures(), results.plan
-    facts = {"command": command(), "plan": plan.sha256, "tuning": tuned_by(results.folder / FOLDER, plan)}
+    facts = {"command": typed_command(), "plan": plan.sha256, "tuning": tuned_by(results.folder / FOLDER, plan)}
     for arm in plan.arms:
         told = (f"{key}: {value}" for key, value in own_settings(arm, plan.config).items())
         facts[f"settings of {arm}"] = ", ".join(told)
