@@ -62,11 +62,13 @@ def leaderboard(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: with code 1, where a run failed.
     """
-    from fuxictr_llm.common.workers import started_server
+    from fuxictr_llm.common.workers import start_server
+    from fuxictr_llm.leaderboard.run import PRELOADED
 
     jobs = _jobs(args)
     gpu = chosen_gpu(args.gpu)
-    context = None if args.dry_run else started_server()  # imports while this process does the same
+    if not args.dry_run:
+        start_server(PRELOADED)  # imports while this process does the same
 
     from rich.console import Console
 
@@ -78,7 +80,7 @@ def leaderboard(args: argparse.Namespace) -> None:
     folder = args.out or _default_folder(args, plan)
     console = Console(highlight=False)
     if args.tune is not None or args.space:
-        plan = _tuned(args, plan, folder, jobs, console, context)
+        plan = _tuned(args, plan, folder, jobs, console)
     results = Results(folder, plan)
     for line in results.ignored:
         console.print(line, markup=False, soft_wrap=True)
@@ -88,7 +90,7 @@ def leaderboard(args: argparse.Namespace) -> None:
     display = Display(results, jobs, console)
     with display.shown():
         options = {"jobs": jobs, "retry_failed": args.retry_failed, "keep_weights": args.keep_weights}
-        run_plan(results, **options, watch=display, context=context)
+        run_plan(results, **options, listener=display)
     failures = results.failures()
     console.print(*write_tables(results), sep="\n", markup=False, soft_wrap=True)
     for failure in failures:
@@ -143,7 +145,7 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
     )
 
 
-def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: Any, context: Any) -> "Plan":
+def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: Any) -> "Plan":
     """The plan with each arm at its best settings."""
     from fuxictr_llm.leaderboard.plan.search_space import read_space
     from fuxictr_llm.leaderboard.run.engine import locked_folder, run_plan
@@ -165,7 +167,7 @@ def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, cons
             return results
         display = Display(results, jobs, console)
         with display.shown():
-            run_plan(results, jobs=jobs, retry_failed=args.retry_failed, watch=display, context=context)
+            run_plan(results, jobs=jobs, retry_failed=args.retry_failed, listener=display)
         results.read()
         return results
 
