@@ -94,11 +94,11 @@ class Teacher:
     def learn(self, batch: Batch) -> None:
         """The student is about to train on this batch; nothing is done with it here."""
 
-    def kept(self) -> None:
-        """The student's weights of this moment were kept."""
+    def on_save_weights(self) -> None:
+        """Called after the student's weights were saved, the best so far."""
 
-    def finish(self) -> None:
-        """The student's training is over, and it has its best weights."""
+    def on_train_end(self) -> None:
+        """Called after the student's training, when it has its best weights."""
 
 
 class ShuffledTeacher(Teacher):
@@ -165,11 +165,11 @@ class JointTeacher(Teacher):
         if self.steps % self._batches_a_step == 0:
             self.model.optimizer.zero_grad(set_to_none=True)
 
-    def kept(self) -> None:
+    def on_save_weights(self) -> None:
         """Keep a copy of the weights, in the CPU's memory."""
         self._best = {name: value.to("cpu", copy=True) for name, value in self.model.state_dict().items()}
 
-    def finish(self) -> None:
+    def on_train_end(self) -> None:
         """Go back to the weights that were kept last."""
         if self._best is not None:
             self.model.load_state_dict(self._best)

@@ -75,12 +75,12 @@ class EnhancedModel:
         return self._taps.run(self, super().forward, inputs, self.training, watch=True)[1]
 
     def train_epoch(self, data_generator: Iterable) -> None:
-        self.enhancement.epoch(self._epoch_index)
+        self.enhancement.on_epoch_begin(self._epoch_index)
         super().train_epoch(data_generator)
 
     def save_weights(self, checkpoint: str) -> None:
         super().save_weights(checkpoint)
-        self.enhancement.kept()
+        self.enhancement.on_save_weights()
 
     def add_loss(self, return_dict: dict[str, Any], y_true: Tensor | list[Tensor]) -> Tensor:
         """The backbone's loss plus the method's term, which exists in training mode only."""

@@ -105,7 +105,7 @@ def test_serving_is_the_backbone_alone(name, teacher_of, student_of):
     teacher = teacher_of(name)
     student, plain, steps = student_of(name, teacher, **settings(teacher)), build(name, name, seed=9), batches(name)
     train(student, steps)
-    student.enhancement.finish()
+    student.enhancement.on_train_end()
     plain.load_state_dict(student.backbone_state_dict(), strict=True)
     assert Distilled.fold(student.enhancement.config, student.enhancement.anatomy, {}) is None
     for model in (plain, student):

@@ -26,19 +26,19 @@ def test_hooks_of_others_do_not_displace_those_of_an_unpickled_model(monkeypatch
     assert torch.equal(predictions(again, steps), expected)
 
 
-def test_fuxictrs_fit_tells_the_epoch_and_when_weights_are_kept(tmp_path):
+def test_fuxictrs_fit_calls_the_hooks_of_epochs_and_saved_weights(tmp_path):
     class Listens(Idle):
-        def epoch(self, index):
-            told.append(index)
+        def on_epoch_begin(self, epoch):
+            calls.append(epoch)
 
-        def kept(self):
-            told.append("kept")
+        def on_save_weights(self):
+            calls.append("saved")
 
-    told, steps = [], batches()
+    calls, steps = [], batches()
     model = enhanced("FM", Listens, learning_rate=1e-12)
     model.checkpoint = str(tmp_path / "a.model")
     model.fit(steps, epochs=3, validation_data=steps)
-    assert told == [0, "kept", 1, 2]
+    assert calls == [0, "saved", 1, 2]
 
 
 @pytest.mark.parametrize("method", [None, "LLaCTR", "ELEC"])
