@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.enhancement.anatomy import Anatomy
-from fuxictr_llm.enhancement.trace import Seen
+from fuxictr_llm.enhancement.trace import ForwardTrace
 
 TAPS = ("inputs", "embeddings", "representation", "logit", "loss")
 # Hooks of earlier versions, which nothing calls any more -> the hooks that took their place.
@@ -25,7 +25,7 @@ class Enhancement(nn.Module):
 
     Args:
         config: an instance of the method's config dataclass.
-        anatomy: what the backbone offers: fields, widths, towers.
+        anatomy: what the backbone offers: fields, widths, logit layers.
     """
 
     method_name: ClassVar[str] = ""
@@ -109,7 +109,7 @@ class Enhancement(nn.Module):
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor | None:
         """Sees `[B, F, D]` and the logits `[B, T]`; may return a term to add to them, `[B, T]` or one for all tasks."""
 
-    def loss(self, seen: Seen, y_true: Tensor) -> Tensor | None:
+    def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor | None:
         """Sees what the forward pass of a training step showed, and y `[B, T]`; may return a scalar to add."""
 
 
