@@ -27,7 +27,8 @@ from fuxictr_llm.diagnosis.tiny import TinyCase, active_regularization, reason_a
 from fuxictr_llm.distillation import Teacher, distilled
 from fuxictr_llm.enhancement.anatomy import Anatomy, find_anatomy, tap_keys
 from fuxictr_llm.enhancement.base import Enhancement
-from fuxictr_llm.enhancement.model import Seen, enhance
+from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.enhancement.trace import ForwardTrace
 from fuxictr_llm.host.batches import columns_of
 from fuxictr_llm.host.tasks import predictions_of
 from fuxictr_llm.model_zoo.ELEC.gain import gain_class
@@ -77,8 +78,8 @@ class AllTaps(Enhancement):
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
         return self.weight * logit.detach().tanh()
 
-    def loss(self, seen: Seen, y_true: Tensor) -> Tensor:
-        return ((seen.embeddings - self.pull) ** 2).mean()
+    def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor:
+        return ((trace.embeddings - self.pull) ** 2).mean()
 
 
 VECTOR_WIDTH = 8  # of the stand-ins for a language model's vectors
