@@ -157,7 +157,7 @@ def _activations(anatomy: "Anatomy") -> str:
 def _representations(anatomy: "Anatomy") -> list[str]:
     if anatomy.named:
         return [anatomy.named]
-    return [f"{tower.module} (call {tower.call + 1})" if tower.call else tower.module for tower in anatomy.towers]
+    return [f"{layer.module} (call {layer.call + 1})" if layer.call else layer.module for layer in anatomy.logit_layers]
 
 
 def _choices(case: "TinyCase", anatomy: "Anatomy") -> Iterator[tuple[str, str, str]]:
@@ -171,7 +171,7 @@ def _choices(case: "TinyCase", anatomy: "Anatomy") -> Iterator[tuple[str, str, s
     if len(candidates.representations) > 1:
         with quiet():
             model = case.build()
-        chosen = {tower.module for tower in anatomy.towers} | {anatomy.named}
+        chosen = {layer.module for layer in anatomy.logit_layers} | {anatomy.named}
         for name in candidates.representations:
             width = model.get_submodule(name).in_features
             yield "tap_representation", name, f"R = {width}{taken if name in chosen else ''}"

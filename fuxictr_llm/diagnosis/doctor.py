@@ -27,7 +27,7 @@ from fuxictr_llm.diagnosis.tiny import (
 from fuxictr_llm.diagnosis.zoo_table import ZooRow, failed
 from fuxictr_llm.enhancement.anatomy import Anatomy, find_anatomy, tap_keys
 from fuxictr_llm.enhancement.base import Enhancement
-from fuxictr_llm.enhancement.model import Seen
+from fuxictr_llm.enhancement.trace import ForwardTrace
 from fuxictr_llm.enhancement.trial import NotTried
 from fuxictr_llm.registry import find_backbone, find_method
 
@@ -73,8 +73,8 @@ class AllTaps(Enhancement):
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
         return self.weight * logit.detach().tanh()
 
-    def loss(self, seen: Seen, y_true: Tensor) -> Tensor:
-        return ((seen.embeddings - self.pull) ** 2).mean()
+    def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor:
+        return ((trace.embeddings - self.pull) ** 2).mean()
 
 
 @dataclass(frozen=True)

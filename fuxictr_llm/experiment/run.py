@@ -196,7 +196,7 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
     model.checkpoint = str(checkpoint)
     enhancement = model.enhancement if params["method"] else None
     if enhancement is not None:
-        enhancement.start(run)
+        enhancement.on_train_begin(run)
     with stages("train") as facts:
         train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
         # Opened now: another run may build the data set anew while this one trains.
@@ -206,7 +206,7 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         facts["epochs"] = model._epoch_index + 1
         facts["rows"] = train_rows.num_samples * facts["epochs"]
     if enhancement is not None:
-        enhancement.finish(run)
+        enhancement.on_train_end(run)
     logging.info("****** Validation evaluation ******")
     metrics = {"valid": model.evaluate(valid_rows), "test": {}}
     if test_rows is not None:

@@ -64,13 +64,13 @@ class ELEC(Distilled):
             raise UserError("the student trains as if it had no teacher")
         return [] if student.enhancement.compares_representations else ["the representation loss"]
 
-    def start(self, run: Any) -> None:
+    def on_train_begin(self, run: Any) -> None:
         if run.prepared is not None:
             self.learn_from(run.prepared)
 
-    def finish(self, run: Any) -> None:
+    def on_train_end(self, run: Any) -> None:
         teacher = self.teacher
-        super().finish(run)
+        super().on_train_end(run)
         if isinstance(teacher, JointTeacher):  # a staged one has been measured when it was trained
             from fuxictr_llm.data.loader import make_loaders
             from fuxictr_llm.data.slices import FrequencySlices

@@ -19,7 +19,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.folding import PairWeights, Shift, pair_matrix, pair_sums
-from fuxictr_llm.enhancement.model import Seen
+from fuxictr_llm.enhancement.trace import ForwardTrace
 from fuxictr_llm.enhancement.trial import Trial
 
 from .config import LLaCTRConfig
@@ -110,8 +110,8 @@ class LLaCTR(Enhancement):
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
         return self.config.lambda_fie * self.fie(embeddings)
 
-    def loss(self, seen: Seen, y_true: Tensor) -> Tensor:
-        return self.config.lambda_fre * self.fre(seen.embeddings)
+    def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor:
+        return self.config.lambda_fre * self.fre(trace.embeddings)
 
 
 class FeatureRepresentationEnhancement(nn.Module):

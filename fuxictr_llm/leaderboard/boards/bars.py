@@ -12,7 +12,7 @@ from fuxictr_llm.common.checks import check_name
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import explain_write_errors, read_json, replacing_dir, writable_dir
 from fuxictr_llm.config.keys import DatasetKeys
-from fuxictr_llm.config.resolve import NO_IDENTITY, Experiment
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
 from fuxictr_llm.experiment.summary import result_cells
 from fuxictr_llm.leaderboard.plan.arms import control_of
 from fuxictr_llm.serving.export import RECORD, find_run
@@ -110,7 +110,7 @@ def _results(records: Sequence[Mapping[str, Any]]) -> str:
 OTHER_OUT = "name another folder with --out"
 NEEDED = ("model_id", "seed", "metrics", "config", "versions", "command", "time", "data")
 # What may differ between the runs of a row.
-OF_THE_SEED = {*NO_IDENTITY, "seed", "control_seed", "num_threads"}
+OF_THE_SEED = {*NOT_IN_IDENTITY, "seed", "control_seed", "num_threads"}
 # What BARS calls the packages that it lists, in its order; FuxiCTR must be the last.
 SOFTWARE = {
     "python": "python",
