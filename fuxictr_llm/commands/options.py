@@ -57,6 +57,21 @@ def add_zoo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--zoo", metavar="DIR", help=text)
 
 
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    """The option `--method`; a command calls `methods_of(args)` for all methods there are."""
+    text = "try this method too: file.py:Class or package.module:Class (may be given repeatedly)"
+    parser.add_argument("--method", action="append", default=[], metavar="FILE.py:CLASS", help=text)
+
+
+def methods_of(args: argparse.Namespace) -> list[str]:
+    """The names of all methods, those of `--method` among them."""
+    from fuxictr_llm.registry import find_method, method_names
+
+    for name in args.method:
+        find_method(name, where="--method")
+    return method_names()
+
+
 def experiment_of(
     args: argparse.Namespace, defaults: Mapping[str, Any] | None = None, forced: Mapping[str, Any] | None = None
 ):
