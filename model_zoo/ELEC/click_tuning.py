@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from fuxictr_llm.common import cache as store
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file
+from fuxictr_llm.common.processes import under_torchrun
 from fuxictr_llm.llm import lora as adapter
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
 from fuxictr_llm.model_zoo.ELEC.click_model import DrawnRows
@@ -59,7 +59,7 @@ def tune_on_clicks(
     Raises:
         UserError: the rows drawn are all of one class, the language model cannot be had or tuned, or the disk is full.
     """
-    if distributed.world_size() > 1:
+    if under_torchrun():
         raise UserError("a language model is tuned on clicks in one process; start it without torchrun")
     folder = find_language_model(config.language_model)
     drawn = (

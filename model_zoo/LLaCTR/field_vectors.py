@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from fuxictr_llm.common import cache as store
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import unknown
 from fuxictr_llm.common.files import digest_of, digest_of_file, merged
+from fuxictr_llm.common.processes import from_main, process_state
 from fuxictr_llm.llm.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
 from fuxictr_llm.llm.vectors import store as controls
@@ -105,12 +105,12 @@ def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatal
     made_from = _made_from(config, digest, catalog, prompts, on_gpu=run.params["gpu"] >= 0)
 
     def find() -> tuple[Path, dict[str, Any]] | None:
-        return distributed.as_the_first_says(lambda: store.find(KIND, made_from, FILE))
+        return from_main(lambda: store.find(KIND, made_from, FILE))
 
     found = find()
     if found is None:
-        # The other processes of torchrun are let in by the first.
-        with store.alone(KIND, made_from) if distributed.is_first() else nullcontext():
+        # The other processes of torchrun are let in by the main one.
+        with store.alone(KIND, made_from) if process_state().is_main_process else nullcontext():
             found = find()
             if found is None:
                 return _compute(config, run, folder, catalog, prompts, made_from)
@@ -132,7 +132,8 @@ def _made_from(
     settings = {key: value for key, value in asdict(config).items() if key.startswith(decides)}
     tuned_on = [[[prompt.value, prompt.field] for prompt in part] for part in prompts] if config.ssft_epochs else None
     # Processes have dropout masks of their own.
-    processes = {"processes": distributed.world_size()} if config.ssft_epochs and distributed.world_size() > 1 else {}
+    count = process_state().num_processes
+    processes = {"processes": count} if config.ssft_epochs and count > 1 else {}
     keys = {
         "language_model": {"name": config.language_model, "sha256": model_digest},
         "device": "gpu" if on_gpu else "cpu",  # they round differently
@@ -177,7 +178,7 @@ def _compute(
             KIND, made_from, FILE, lambda path: write_field_vectors(path, vectors, catalog.names, untuned), facts
         )
 
-    found = distributed.as_the_first_says(save)
+    found = from_main(save)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return found
 
