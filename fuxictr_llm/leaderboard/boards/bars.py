@@ -11,6 +11,7 @@ import numpy as np
 from fuxictr_llm.common.checks import check_name
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import explain_write_errors, read_json, replacing_dir, writable_dir
+from fuxictr_llm.common.markdown import CENTRE, table_of
 from fuxictr_llm.config.keys import DatasetKeys
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
 from fuxictr_llm.experiment.summary import result_cells
@@ -101,10 +102,10 @@ def _results(records: Sequence[Mapping[str, Any]]) -> str:
     if len(records) > 1:
         rows += [
             ["Avg", *(f"{value:.6f}" for value in values.mean(axis=0))],
-            ["Std", *(f"&#177;{value:.8f}" for value in values.std(axis=0))],
+            ["Std", *(f"±{value:.8f}" for value in values.std(axis=0))],
         ]
-    lines = [["Run", *metrics], [":---:"] * (len(metrics) + 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    heads = ["Run", *metrics]
+    return table_of(heads, rows, [CENTRE] * len(heads)).replace("±", "&#177;")  # as BARS writes it
 
 
 OTHER_OUT = "name another folder with --out"
