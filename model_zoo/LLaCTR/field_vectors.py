@@ -14,6 +14,7 @@ from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.errors import unknown
 from fuxictr_llm.common.files import digest_of, digest_of_file, merged
 from fuxictr_llm.common.processes import from_main, process_state
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.llm.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
 from fuxictr_llm.llm.vectors import store as controls
@@ -36,7 +37,7 @@ SOURCES = tuple(TEXTS)
 VERSION = 3
 
 
-def prepare_field_vectors(config: FieldVectorsConfig, run: Any) -> Path:
+def prepare_field_vectors(config: FieldVectorsConfig, run: Run) -> Path:
     """The file with a vector per field of the run's data set, from the source that `field_vectors` names.
 
     Args:
@@ -94,7 +95,7 @@ def _stored_control(
     return store.find_or_make(KIND, made_from, FILE, save)
 
 
-def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatalog) -> tuple[Path, dict[str, Any]]:
+def _of_language_model(config: FieldVectorsConfig, run: Run, catalog: FieldCatalog) -> tuple[Path, dict[str, Any]]:
     """File and manifest of the language model's own vectors, from the store where they are there."""
     with run.stages("language model"):
         folder = find_language_model(config.language_model)
@@ -150,7 +151,7 @@ def _made_from(
 
 def _compute(
     config: FieldVectorsConfig,
-    run: Any,
+    run: Run,
     folder: Path,
     catalog: FieldCatalog,
     prompts: tuple[list[Prompt], list[Prompt]],
