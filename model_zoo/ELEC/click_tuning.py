@@ -72,7 +72,7 @@ def tune_on_clicks(
     if found:
         logging.info("The adapter tuned on clicks is cached: %s", found[0].parent)
     else:
-        with store.alone(KIND, made_from):
+        with store.entry_locked(KIND, made_from):
             found = _find(made_from) or _tune(config, gpu, folder, *drawn, made_from)
     path, manifest = found
     return path.parent, {key: value for key, value in manifest.items() if key != "made_from"}

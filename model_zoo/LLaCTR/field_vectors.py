@@ -112,7 +112,7 @@ def _of_language_model(config: FieldVectorsConfig, run: Run, catalog: FieldCatal
     found = find()
     if found is None:
         # The other processes of torchrun are let in by the main one.
-        with store.alone(KIND, made_from) if process_state().is_main_process else nullcontext():
+        with store.entry_locked(KIND, made_from) if process_state().is_main_process else nullcontext():
             found = find()
             if found is None:
                 return _compute(config, run, folder, catalog, prompts, made_from)
