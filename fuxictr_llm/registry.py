@@ -57,9 +57,9 @@ def register_method(*, name: str, config_cls: type, model_cls: type) -> None:
 
     Raises:
         UserError: the name has other characters than letters and digits, is taken (case does not
-            count), or `config_cls` is no dataclass.
+            count), `config_cls` is no dataclass, or `model_cls` overrides a hook by the name it had before.
     """
-    from fuxictr_llm.enhancement.base import Enhancement
+    from fuxictr_llm.enhancement.base import RENAMED_HOOKS, Enhancement
 
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", name):
         raise UserError(f"method name {name!r} must be letters and digits: an expid is split at underscores")
@@ -67,6 +67,9 @@ def register_method(*, name: str, config_cls: type, model_cls: type) -> None:
         raise UserError(f"config_cls of method {name!r} must be a dataclass (got {config_cls!r})")
     if not issubclass(model_cls, Enhancement):
         raise UserError(f"model_cls of method {name!r} must be an Enhancement (got {model_cls!r})")
+    for old, new in RENAMED_HOOKS.items():
+        if callable(getattr(model_cls, old, None)):
+            raise UserError(f"method {name!r} defines the hook {old!r}, which is called {new!r} now; rename it")
     taken = {known.lower(): known for known in _methods if known != name}
     if name.lower() in taken:
         raise UserError(f"method {name!r} clashes with {taken[name.lower()]!r}: names differ by more than case")

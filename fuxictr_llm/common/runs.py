@@ -51,7 +51,7 @@ class Run:
         stages: times of what was done.
         notes: what a method wants in the run record.
         networks: how the networks did that were trained on the way to the run's own, by name.
-        prepared: what a method's `prepare` leaves for its `start`.
+        prepared: what a method's `prepare` leaves for its `on_train_begin`.
     """
 
     params: dict[str, Any]

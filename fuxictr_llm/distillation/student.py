@@ -11,11 +11,13 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.distillation.config import DistillationConfig
 from fuxictr_llm.distillation.teacher import Batch, Teacher
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement
-from fuxictr_llm.enhancement.model import Seen, enhance
+from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.enhancement.trace import ForwardTrace
 
 
 def score_loss(kind: Literal["bce", "kl", "logit_mse"], student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
@@ -88,7 +90,7 @@ class Distilled(Enhancement):
             self.hint = nn.Linear(width, config.teacher_width or width)
         self._batch: Batch | None = None
         self._epoch = 0
-        self._kept_waiting = False  # the weights kept last are of the warm-up
+        self._saved_in_warmup = False  # the weights saved last
 
     def learn_from(self, teacher: Teacher) -> None:
         """Take `teacher` as the teacher from now on.
@@ -123,26 +125,26 @@ class Distilled(Enhancement):
         waits = self.config.schedule == "joint" and self._epoch < self.config.warmup_epochs
         return 0.0 if waits else 1.0
 
-    def epoch(self, index: int) -> None:
-        self._epoch = index
+    def on_epoch_begin(self, epoch: int) -> None:
+        self._epoch = epoch
 
-    def kept(self) -> None:
-        self._kept_waiting = self.weight == 0
+    def on_save_weights(self) -> None:
+        self._saved_in_warmup = self.weight == 0
         if self.teacher is not None:
-            self.teacher.kept()
+            self.teacher.on_save_weights()
 
-    def finish(self, run: Any = None) -> None:
-        """Let the teacher go."""
+    def on_train_end(self, run: Run | None = None) -> None:
+        """Let go of the teacher."""
         if self.teacher is not None:
-            if self._kept_waiting:
+            if self._saved_in_warmup:
                 logging.warning("the best weights are of the warm-up: the student has learnt nothing from its teacher")
-            self.teacher.finish()
+            self.teacher.on_train_end()
         self.teacher = None
 
     def inputs(self, inputs: Batch) -> None:
         self._batch = inputs
 
-    def loss(self, seen: Seen, y_true: Tensor) -> Tensor | None:
+    def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor | None:
         """Both terms, a scalar; the teacher is asked here, outside of the forward pass that may be compiled.
 
         Raises:
@@ -160,9 +162,9 @@ class Distilled(Enhancement):
         shown, config = self.teacher(batch), self.config
         terms = []
         if config.alpha > 0:
-            terms.append(config.alpha * self._score_loss(seen.final_logit, shown.logit.to(seen.final_logit)))
+            terms.append(config.alpha * self._score_loss(trace.final_logit, shown.logit.to(trace.final_logit)))
         if self.compares_representations:
-            own = seen.final_representation
+            own = trace.final_representation
             term = representation_loss(config.representation_loss, own, shown.representation.to(own), self.hint)
             terms.append(config.beta * term)
         return sum(terms)

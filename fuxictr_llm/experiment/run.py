@@ -16,10 +16,10 @@ from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr.utils import print_to_json
 
 from fuxictr_llm import registry
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.checks import check_gpu, checked
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
 from fuxictr_llm.common.files import explain_write_errors, own_folder, read_json, writable_dir
+from fuxictr_llm.common.processes import process_state, under_torchrun
 from fuxictr_llm.common.runs import Run, Stages, versions
 from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.config.resolve import Experiment
@@ -29,8 +29,15 @@ from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.data.raw import check_shares_used
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.enhancement.model import enhance
-from fuxictr_llm.experiment.identity import code_of, sources_of
-from fuxictr_llm.experiment.record import command, count_parameters, hardware, peak_memory, put_in_place, weights_kept
+from fuxictr_llm.experiment.identity import code_digests, source_digests
+from fuxictr_llm.experiment.record import (
+    count_parameters,
+    hardware,
+    peak_memory,
+    put_in_place,
+    typed_command,
+    weights_kept,
+)
 from fuxictr_llm.experiment.summary import append_result_line, log_summary
 from fuxictr_llm.host.columns import check_embedded, describe_feature_map
 from fuxictr_llm.host.evaluated import check_columns
@@ -38,7 +45,7 @@ from fuxictr_llm.host.tasks import labels_of, task_settings
 from fuxictr_llm.llm.vectors.values import prepare_value_vectors
 from fuxictr_llm.training.fit import OTHER_MODEL_ROOT, build, check_groups, fit
 
-CHANGED = {"backbone": "changed while it ran"}  # in place of the digests of `sources_of`
+CHANGED = {"backbone": "changed while it ran"}  # in place of the digests of `source_digests`
 
 
 @dataclass
@@ -60,7 +67,7 @@ def run_experiment(experiment: Experiment) -> Result:
         UserError: something that the user can put right.
     """
     check_gpu(experiment.params["gpu"])
-    if distributed.world_size() > 1:
+    if under_torchrun():
         raise UserError(
             "a CTR model is trained in one process; torchrun is for tuning the language model: "
             "torchrun ... -m fuxictr_llm encode --expid EXPID, and then run without torchrun"
@@ -71,7 +78,7 @@ def run_experiment(experiment: Experiment) -> Result:
     folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
     model_id = choose_model_id(experiment, folder)
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
-    started, sources = datetime.now(), sources_of(experiment.params)
+    started, sources = datetime.now(), source_digests(experiment.params)
     # The folder is there to the end: it goes with the process.
     with logging_to(folder / f"{model_id}.log"), own_folder(folder / f"{model_id}.model") as own:
         logging.info("Params: %s", print_to_json(experiment.params))
@@ -81,8 +88,8 @@ def run_experiment(experiment: Experiment) -> Result:
         with weights_kept(unfinished, folder / f"{experiment.full_id}.unfinished.model", run.stages):
             model, record = _train(run, unfinished)
             record["model_id"] = model_id = choose_model_id(experiment, folder)  # another may have ended meanwhile
-            record |= {"time": started.isoformat(timespec="seconds"), "command": command()}
-            if code_of(experiment.params) != sources["code"]:
+            record |= {"time": started.isoformat(timespec="seconds"), "command": typed_command()}
+            if code_digests(experiment.params) != sources["code"]:
                 logging.warning("the code of this run was changed while it ran: its record says so")
                 sources["code"] = CHANGED
             record |= {"expid": experiment.expid, "config": experiment.params}
@@ -134,7 +141,7 @@ def make_data(params: dict[str, Any], stages: Stages) -> dict[str, Any]:
     """Raw and built data in place, whatever model they are for; the settings with the built files as their data."""
     torch.set_num_threads(params["num_threads"])
     seed_everything(params["seed"])
-    with distributed.first_one_first():
+    with process_state(params["gpu"]).main_process_first():
         with stages("prepare data") as facts:
             facts |= prepare_raw_data(params)
         with stages("build data"):
@@ -196,7 +203,7 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
     model.checkpoint = str(checkpoint)
     enhancement = model.enhancement if params["method"] else None
     if enhancement is not None:
-        enhancement.start(run)
+        enhancement.on_train_begin(run)
     with stages("train") as facts:
         train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
         # Opened now: another run may build the data set anew while this one trains.
@@ -206,7 +213,7 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         facts["epochs"] = model._epoch_index + 1
         facts["rows"] = train_rows.num_samples * facts["epochs"]
     if enhancement is not None:
-        enhancement.finish(run)
+        enhancement.on_train_end(run)
     logging.info("****** Validation evaluation ******")
     metrics = {"valid": model.evaluate(valid_rows), "test": {}}
     if test_rows is not None:

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from fuxictr_llm.common import cache as store
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file
+from fuxictr_llm.common.processes import under_torchrun
 from fuxictr_llm.llm import lora as adapter
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
-from fuxictr_llm.model_zoo.ELEC.click_model import DrawnRows
-from fuxictr_llm.model_zoo.ELEC.config import ClickTuningConfig
+
+from .click_model import DrawnRows
+from .config import ClickTuningConfig
 
 KIND = "click_adapters"
 CHECKPOINTS = "click_tuning"
@@ -59,7 +60,7 @@ def tune_on_clicks(
     Raises:
         UserError: the rows drawn are all of one class, the language model cannot be had or tuned, or the disk is full.
     """
-    if distributed.world_size() > 1:
+    if under_torchrun():
         raise UserError("a language model is tuned on clicks in one process; start it without torchrun")
     folder = find_language_model(config.language_model)
     drawn = (
@@ -71,7 +72,7 @@ def tune_on_clicks(
     if found:
         logging.info("The adapter tuned on clicks is cached: %s", found[0].parent)
     else:
-        with store.alone(KIND, made_from):
+        with store.entry_locked(KIND, made_from):
             found = _find(made_from) or _tune(config, gpu, folder, *drawn, made_from)
     path, manifest = found
     return path.parent, {key: value for key, value in manifest.items() if key != "made_from"}
@@ -154,7 +155,8 @@ def _tune(
 ) -> tuple[Path, dict[str, Any]]:
     # Heavy libraries are imported only where something has to be asked of a language model.
     from fuxictr_llm.llm.language_model import load_language_model
-    from fuxictr_llm.model_zoo.ELEC.click_model import learn_clicks
+
+    from .click_model import learn_clicks
 
     started = time.perf_counter()
     model = load_language_model(folder, config.dtype_on(gpu), pooling_of(config), gpu)

@@ -7,22 +7,28 @@ Shape symbols: `B` rows, `K` fields, `D` embedding dim, `D_llm` width of the fie
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.folding import PairWeights, Shift, pair_matrix, pair_sums
-from fuxictr_llm.enhancement.model import Seen
-from fuxictr_llm.model_zoo.LLaCTR.config import LLaCTRConfig
-from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors
+from fuxictr_llm.enhancement.trace import ForwardTrace
+from fuxictr_llm.enhancement.trial import Trial
+
+from .config import LLaCTRConfig
+from .vector_file import read_field_vectors, write_field_vectors
 
 # A full map has P x P weights, so it grows as K^4: 64 fields are 4 million, 300 fields 2 billion.
 MOST_FIELDS_OF_FULL_MAP = 64
+TRIAL_WIDTH = 8  # of the vectors of a self-check
 
 
 class LLaCTR(Enhancement):
@@ -59,14 +65,14 @@ class LLaCTR(Enhancement):
             )
 
     @classmethod
-    def prepare(cls, config: LLaCTRConfig, experiment: Any) -> dict[str, Any]:
+    def prepare(cls, config: LLaCTRConfig, run: Run) -> dict[str, Any]:
         """Field vectors from the language model (cached), as a file that training reads."""
         if not config.is_on:
             logging.warning("LLaCTR is off: lambda_fre and lambda_fie are both 0")
             return {}
-        from fuxictr_llm.model_zoo.LLaCTR.field_vectors import prepare_field_vectors
+        from .field_vectors import prepare_field_vectors
 
-        return {"field_vectors": str(prepare_field_vectors(config, experiment))}
+        return {"field_vectors": str(prepare_field_vectors(config, run))}
 
     @classmethod
     def fold(cls, config: LLaCTRConfig, anatomy: Anatomy, state: Mapping[str, Tensor]) -> Enhancement | None:
@@ -78,10 +84,25 @@ class LLaCTR(Enhancement):
             return Shift(None, anatomy, weights.sum(dim=-1))
         return PairWeights(None, anatomy, weights)
 
-    def pictures(self, run: Any) -> dict[str, Any]:
-        from fuxictr_llm.model_zoo.LLaCTR.pictures import draw
+    @classmethod
+    def self_check(cls, trial: Trial) -> Sequence[str]:
+        """Both terms train, with random field vectors."""
+        fields = [name for name, spec in trial.feature_map.features.items() if spec["type"] != "meta"]
+        vectors = torch.randn(len(fields), TRIAL_WIDTH, generator=torch.Generator().manual_seed(3))
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "vectors.safetensors"
+            write_field_vectors(file, vectors, fields)
+            model = trial.trained(trial.enhanced(cls, field_vectors=str(file)))
+        terms = {"FRE": model.enhancement.fre, "FIE": model.enhancement.fie}
+        return [term for term, module in terms.items() if module is None]
 
-        return draw(self, run)
+    def pictures(self, run: Run) -> dict[str, Any]:
+        if self.fre is None and self.fie is None:
+            return {}
+        from .pictures import draw
+
+        has_pairs = self.fie is not None and self.fie.form == "pairwise"
+        return draw(run, self.anatomy.fields, self.anatomy.tasks, self.fie.pair_weights() if has_pairs else None)
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         return self.parameters() if self.config.train_maps else ()
@@ -93,8 +114,8 @@ class LLaCTR(Enhancement):
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
         return self.config.lambda_fie * self.fie(embeddings)
 
-    def loss(self, seen: Seen, y_true: Tensor) -> Tensor:
-        return self.config.lambda_fre * self.fre(seen.embeddings)
+    def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor:
+        return self.config.lambda_fre * self.fre(trace.embeddings)
 
 
 class FeatureRepresentationEnhancement(nn.Module):

@@ -13,7 +13,7 @@ import fuxictr_llm
 from fuxictr_llm import registry
 from fuxictr_llm.common.code_digest import digest_of_code, sources_below
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.experiment.identity import code_of
+from fuxictr_llm.experiment.identity import code_digests
 from fuxictr_llm.leaderboard.run import loaded
 from support import edit
 from support_zoo import NET
@@ -39,10 +39,10 @@ import json, sys
 from pathlib import Path
 folder, edits = json.loads(sys.argv[1])
 sys.path.insert(0, folder)
-from fuxictr_llm.experiment.identity import code_of
+from fuxictr_llm.experiment.identity import code_digests
 
 def show():
-    print(json.dumps({arm: code_of({"model": model, "method": method}) for arm, (model, method) in ARMS.items()}))
+    print(json.dumps({arm: code_digests({"model": model, "method": method}) for arm, (model, method) in ARMS.items()}))
 
 show()
 for file, old, new in edits:
@@ -69,7 +69,7 @@ def test_the_arms_that_an_edit_concerns_are_others_whatever_the_process_and_plac
     for zoo in model_zoo.__path__:
         shutil.copytree(zoo, tree / "fuxictr_llm" / "model_zoo", ignore=ignored, dirs_exist_ok=True)
     seen = digests(tree, EDITS)
-    here = {arm: code_of({"model": model, "method": method}) for arm, (model, method) in ARMS.items()}
+    here = {arm: code_digests({"model": model, "method": method}) for arm, (model, method) in ARMS.items()}
     assert seen[0] == here and here["plain"]["backbone"] == here["ELEC"]["backbone"] != here["DNN"]["backbone"]
     for (file, _, _, concerned), (before, after) in zip(EDITS, pairwise(seen), strict=True):
         assert {(arm, part) for arm in after for part in after[arm] if after[arm][part] != before[arm][part]} == (
@@ -115,20 +115,20 @@ def test_helpers_of_anyones_classes_count(form, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(folder if form == "module" else tmp_path))
     if form == "package":
         (folder / "__init__.py").write_text("")
-    code = [code_of({"model": name})]
+    code = [code_digests({"model": name})]
     for file in (helper, deep):
         file.write_text(file.read_text() + "X = 1\n")
-        code.append(code_of({"model": name}))
+        code.append(code_digests({"model": name}))
     (folder / "unrelated.py").write_text("X = 1\n")
-    assert len({str(one) for one in code}) == 3 and code_of({"model": name}) == code[-1]
+    assert len({str(one) for one in code}) == 3 and code_digests({"model": name}) == code[-1]
     assert str(tmp_path) not in str(sources_below([registry.find_backbone(name).__module__]))
 
 
 def test_a_method_of_a_file_counts_with_what_it_imports(method_file, configs, tmp_path):
     params = load_experiment("FM_shop", configs).params | {"method": method_file}
-    before = code_of(params)
+    before = code_digests(params)
     edit(tmp_path / "mine.py", '"real"', '"unreal"')
-    after = code_of(params)
+    after = code_digests(params)
     assert before["backbone"] == after["backbone"] and before["method"] != after["method"]
 
 
@@ -137,7 +137,7 @@ def test_a_class_without_a_file_has_the_code_of_its_bases():
     made = type("Made", (plain,), {"__module__": "nowhere"})
     registry.register_backbone(made)
     try:
-        assert code_of({"model": "Made"})["backbone"]
+        assert code_digests({"model": "Made"})["backbone"]
     finally:
         registry._backbones.pop("Made")
 
@@ -153,8 +153,8 @@ def test_code_that_changes_while_a_run_runs_is_said(configs, tmp_path, monkeypat
     from fuxictr_llm.experiment import run as experiment
 
     digests = iter([{"backbone": "a"}, {"backbone": "b"}])
-    monkeypatch.setattr(experiment, "sources_of", lambda params: {"code": next(digests)})
-    monkeypatch.setattr(experiment, "code_of", lambda params: next(digests))
+    monkeypatch.setattr(experiment, "source_digests", lambda params: {"code": next(digests)})
+    monkeypatch.setattr(experiment, "code_digests", lambda params: next(digests))
     record = experiment.run_experiment(load_experiment("FM_shop", configs, overrides={"epochs": 1})).record
     assert (
         record["sources"]["code"] == experiment.CHANGED

@@ -10,18 +10,18 @@ from fuxictr_llm.common.checks import check_name, check_value
 from fuxictr_llm.common.errors import UserError, nearest, unknown
 from fuxictr_llm.common.files import digest_of
 from fuxictr_llm.config.language_models import asks_for_vectors
-from fuxictr_llm.config.resolve import NO_IDENTITY, load_experiment
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, load_experiment
 from fuxictr_llm.training.networks import PLACES
 
 PLAIN = "plain"
 
 
-def key_of(params: Mapping[str, Any]) -> str:
+def run_key(params: Mapping[str, Any]) -> str:
     """Digest of what a run with these settings computes; of files it says only that there are some.
 
     Their content is compared apart (`Results`), and a run without test data is another run.
     """
-    kept = {key: value for key, value in params.items() if key not in NO_IDENTITY}
+    kept = {key: value for key, value in params.items() if key not in NOT_IN_IDENTITY}
     return digest_of({key: bool(value) if key in PLACES else value for key, value in kept.items()})
 
 
@@ -158,7 +158,7 @@ def own_settings(arm: Arm, config: str | None) -> dict[str, Any]:
     return {key: value for key, value in arm.settings.items() if key not in declared or declared[key] != value}
 
 
-def arm_of(entry: Mapping[str, Any], config: str | None, where: str) -> Arm:
+def arm_from_entry(entry: Mapping[str, Any], config: str | None, where: str) -> Arm:
     """The arm of an entry of a plan file.
 
     Raises:
