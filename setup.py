@@ -25,6 +25,7 @@ setup(
     package_dir={"fuxictr_llm": "fuxictr_llm", **MAPPED},
     packages=packages(),
     package_data={"fuxictr_llm": ["py.typed"], "fuxictr_llm.benchmark_configs": ["**/*.yaml", "**/*.csv"]},
+    entry_points={"console_scripts": ["fuxictr-llm = fuxictr_llm.__main__:main"]},
     install_requires=[
         "fuxictr>=2.3.10,<2.4",
         "polars<2",  # FuxiCTR 2.3 reads csv with arguments that polars 2 dropped

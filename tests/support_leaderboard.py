@@ -13,7 +13,7 @@ from fuxictr_llm.common.runs import versions
 from fuxictr_llm.experiment.identity import sources_of
 from fuxictr_llm.leaderboard.plan.arms import key_of
 from fuxictr_llm.leaderboard.plan.plan import Plan
-from fuxictr_llm.leaderboard.run.engine import Watch, run_plan
+from fuxictr_llm.leaderboard.run.engine import Listener, run_plan
 from fuxictr_llm.leaderboard.run.results import Results
 
 
@@ -113,8 +113,8 @@ def _tidied(path):
     path.touch()
 
 
-class Told(Watch):
-    """Keeps what it is told."""
+class Heard(Listener):
+    """Keeps what it hears."""
 
     def __init__(self):
         self.lines = []

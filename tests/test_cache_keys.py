@@ -14,7 +14,7 @@ from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.files import digest_of, digest_of_file, merged
 from fuxictr_llm.config.keys import DatasetKeys
 from fuxictr_llm.config.language_models import RowTextsConfig, ValueVectorsConfig
-from fuxictr_llm.config.resolve import NO_IDENTITY, load_experiment
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, load_experiment
 from fuxictr_llm.data import build
 from fuxictr_llm.experiment.run import prepare_data
 from fuxictr_llm.llm.model_files import DECIDES, digest_of_model
@@ -309,7 +309,7 @@ def network(configs, monkeypatch):
 def test_networks(network):
     key, run = network
     # Names of classes, and where files are: their content is in the key.
-    without = {*NO_IDENTITY, *PLACES, "method", "model", "dataset_id"}
+    without = {*NOT_IN_IDENTITY, *PLACES, "method", "model", "dataset_id"}
     before = key()
     for name in run.params.keys() - without:
         assert key(params={name: f"other {run.params[name]}"}) != before, name

@@ -98,7 +98,7 @@ def test_nothing_is_computed_at_inference_for_the_loss_alone(backbone, method, m
     for module in (getattr(model.enhancement, name, None) for name in ("fre", "hint")):
         if module is not None:
             monkeypatch.setattr(module, "forward", fail)
-    assert torch.equal(predictions(model, steps), expected) and "seen" not in model.forward(steps[0])
+    assert torch.equal(predictions(model, steps), expected) and "trace" not in model.forward(steps[0])
 
 
 @every_method

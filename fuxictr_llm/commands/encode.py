@@ -4,12 +4,12 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
-from fuxictr_llm.commands.options import add_command, experiment_of
+from fuxictr_llm.commands.options import Commands, add_command, experiment_of
 from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import UserError
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Declare the command."""
     text = "make what an experiment needs from a language model, and print where it is"
     parser = add_command(commands, "encode", encode, text)

@@ -5,8 +5,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuxictr_llm.commands import bars, verify
-from fuxictr_llm.commands.options import OtherUse, add_zoo, chosen_gpu
+from fuxictr_llm.commands.options import Commands, add_zoo, chosen_gpu, new_command
 from fuxictr_llm.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,11 +16,10 @@ MOST_JOBS = 8
 OF_THE_PLAN = ("backbones", "methods", "datasets", "seeds", "seed", "controls", "set", "config", "zoo")
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Declare the command."""
     text = "run backbones with methods on data sets at several seeds, and make tables with evidence"
-    parser = commands.add_parser("leaderboard", help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(command=leaderboard)
+    parser = new_command(commands, "leaderboard", leaderboard, text)
     plan = parser.add_argument_group("what is run")
     plan.add_argument("--backbones", nargs="+", metavar="NAME")
     plan.add_argument("--methods", nargs="+", metavar="NAME", help="plain: the backbone alone (default: plain)")
@@ -56,9 +54,6 @@ def add(commands: Any) -> None:
     text = "so many trials on validation AUC for every arm, plain and controls included; then the seeds at its best"
     tuning.add_argument("--tune", type=int, metavar="N", help=text)
     tuning.add_argument("--space", type=Path, metavar="FILE.yaml", help="what may be tried; FuxiCTR's tuner files too")
-    others = parser.add_subparsers(title="other uses", metavar="USE", action=OtherUse)
-    verify.add(others)
-    bars.add(others)
 
 
 def leaderboard(args: argparse.Namespace) -> None:
@@ -67,11 +62,13 @@ def leaderboard(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: with code 1, where a run failed.
     """
-    from fuxictr_llm.common.workers import started_server
+    from fuxictr_llm.common.workers import start_server
+    from fuxictr_llm.leaderboard.run import PRELOADED
 
     jobs = _jobs(args)
     gpu = chosen_gpu(args.gpu)
-    context = None if args.dry_run else started_server()  # imports while this process does the same
+    if not args.dry_run:
+        start_server(PRELOADED)  # imports while this process does the same
 
     from rich.console import Console
 
@@ -83,7 +80,7 @@ def leaderboard(args: argparse.Namespace) -> None:
     folder = args.out or _default_folder(args, plan)
     console = Console(highlight=False)
     if args.tune is not None or args.space:
-        plan = _tuned(args, plan, folder, jobs, console, context)
+        plan = _tuned(args, plan, folder, jobs, console)
     results = Results(folder, plan)
     for line in results.ignored:
         console.print(line, markup=False, soft_wrap=True)
@@ -93,7 +90,7 @@ def leaderboard(args: argparse.Namespace) -> None:
     display = Display(results, jobs, console)
     with display.shown():
         options = {"jobs": jobs, "retry_failed": args.retry_failed, "keep_weights": args.keep_weights}
-        run_plan(results, **options, watch=display, context=context)
+        run_plan(results, **options, listener=display)
     failures = results.failures()
     console.print(*write_tables(results), sep="\n", markup=False, soft_wrap=True)
     for failure in failures:
@@ -109,14 +106,14 @@ def write_tables(results: "Results") -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    from fuxictr_llm.experiment.record import command
+    from fuxictr_llm.experiment.record import typed_command
     from fuxictr_llm.leaderboard.plan.arms import own_settings
     from fuxictr_llm.leaderboard.report.evidence import summarize
     from fuxictr_llm.leaderboard.report.tables import write_all
     from fuxictr_llm.leaderboard.run.tuning import FOLDER, tuned_by
 
     finished, failures, plan = results.finished(), results.failures(), results.plan
-    facts = {"command": command(), "plan": plan.sha256, "tuning": tuned_by(results.folder / FOLDER, plan)}
+    facts = {"command": typed_command(), "plan": plan.sha256, "tuning": tuned_by(results.folder / FOLDER, plan)}
     for arm in plan.arms:
         told = (f"{key}: {value}" for key, value in own_settings(arm, plan.config).items())
         facts[f"settings of {arm}"] = ", ".join(told)
@@ -148,7 +145,7 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
     )
 
 
-def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: Any, context: Any) -> "Plan":
+def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: Any) -> "Plan":
     """The plan with each arm at its best settings."""
     from fuxictr_llm.leaderboard.plan.search_space import read_space
     from fuxictr_llm.leaderboard.run.engine import locked_folder, run_plan
@@ -170,7 +167,7 @@ def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, cons
             return results
         display = Display(results, jobs, console)
         with display.shown():
-            run_plan(results, jobs=jobs, retry_failed=args.retry_failed, watch=display, context=context)
+            run_plan(results, jobs=jobs, retry_failed=args.retry_failed, listener=display)
         results.read()
         return results
 

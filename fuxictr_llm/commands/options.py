@@ -3,18 +3,43 @@
 import argparse
 import logging
 import os
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.host.checkout import use_checkout
 
+SCRIPT = "fuxictr-llm"  # what setup.py installs
 
-def add_command(commands: Any, name: str, function: Callable, text: str) -> argparse.ArgumentParser:
-    """A command that works on an experiment; `text` says what it does."""
+
+class Commands(Protocol):
+    """The subparsers of argparse, whose own type is private."""
+
+    def add_parser(self, name: str, *, help: str, description: str) -> argparse.ArgumentParser: ...
+
+
+def program() -> str:
+    """The words that start this program: those that were typed, `fuxictr-llm` or `python -m fuxictr_llm`."""
+    return SCRIPT if Path(sys.argv[0]).stem == SCRIPT else "python -m fuxictr_llm"
+
+
+def new_command(
+    commands: Commands, name: str, function: Callable[[argparse.Namespace], None], text: str
+) -> argparse.ArgumentParser:
+    """A command that `function` carries out; `text` says what it does."""
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(command=function)
+    return parser
+
+
+def add_command(
+    commands: Commands, name: str, function: Callable[[argparse.Namespace], None], text: str
+) -> argparse.ArgumentParser:
+    """A command as `new_command` makes it, with the options that choose an experiment (see `experiment_of`)."""
+    parser = new_command(commands, name, function, text)
     parser.add_argument("--config", help="config directory or YAML file (default: the packaged benchmark_configs)")
     parser.add_argument("--expid", help="{Backbone}[_{Method}]_{dataset_id}, or a label in the config")
     parser.add_argument("--gpu", type=int, default=-1, help="index of the GPU, -1 for the CPU")
@@ -30,6 +55,21 @@ def add_zoo(parser: argparse.ArgumentParser) -> None:
     """The option `--zoo`; a command calls `use_checkout(args.zoo)` before it asks for a backbone."""
     text = "a FuxiCTR checkout or its model_zoo: its models win over ours (default: the variable FUXICTR_ZOO)"
     parser.add_argument("--zoo", metavar="DIR", help=text)
+
+
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    """The option `--method`; a command calls `methods_of(args)` for all methods there are."""
+    text = "try this method too: file.py:Class or package.module:Class (may be given repeatedly)"
+    parser.add_argument("--method", action="append", default=[], metavar="FILE.py:CLASS", help=text)
+
+
+def methods_of(args: argparse.Namespace) -> list[str]:
+    """The names of all methods, those of `--method` among them."""
+    from fuxictr_llm.registry import find_method, method_names
+
+    for name in args.method:
+        find_method(name, where="--method")
+    return method_names()
 
 
 def experiment_of(
@@ -68,14 +108,3 @@ def chosen_gpu(index: int) -> int:
     if index_left >= torch.cuda.device_count():
         raise UserError(f"--gpu {index}: this machine has no such GPU that torch can use; --gpu -1 takes the CPU")
     return index_left
-
-
-class OtherUse(argparse._SubParsersAction):
-    """A command within a command; an option of the outer one before its name would be lost, and is refused."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
-        for option in parser._actions:
-            if getattr(namespace, option.dest, option.default) != option.default:
-                told = f"{option.option_strings[0]} stands before {values[0]!r}, which has options of its own"
-                raise UserError(f"{told}; give it after {values[0]!r}, if it has such a one")
-        super().__call__(parser, namespace, values)

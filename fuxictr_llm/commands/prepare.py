@@ -2,13 +2,12 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from fuxictr_llm.commands.options import add_command, experiment_of
+from fuxictr_llm.commands.options import Commands, add_command, experiment_of
 from fuxictr_llm.common.errors import UserError
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Declare the command."""
     text = "get, check and build the data of a data set or experiment, and stop"
     parser = add_command(commands, "prepare", prepare, text)

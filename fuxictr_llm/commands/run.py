@@ -2,14 +2,13 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from fuxictr_llm.commands.options import add_command, experiment_of
+from fuxictr_llm.commands.options import Commands, add_command, experiment_of
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.host.checkout import use_checkout
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Declare the command."""
     parser = add_command(commands, "run", run, "train and evaluate an experiment")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")

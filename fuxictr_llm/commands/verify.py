@@ -1,19 +1,17 @@
-"""`leaderboard verify`: our rows of a board beside the published figures."""
+"""`verify`: our rows of a board beside the published figures."""
 
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 
-from fuxictr_llm.commands.options import add_zoo, chosen_gpu
+from fuxictr_llm.commands.options import Commands, add_zoo, chosen_gpu, new_command
 from fuxictr_llm.common.errors import UserError
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Declare the command."""
     text = "run our rows of a board and compare them with the published figures"
-    parser = commands.add_parser("verify", help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(command=verify_board)
+    parser = new_command(commands, "verify", verify_board, text)
     parser.add_argument("--board", required=True, help="frappe_x1, criteo_x1, llactr_gift, ...")
     parser.add_argument("--models", nargs="+", default=[], help="rows of it (default: all)")
     text = "one number: so many for each row, its published one first; several: these (default: 1)"

@@ -34,7 +34,7 @@ from fuxictr_llm.host.tasks import chosen_mode, monitored, warn_of_mode
 # Where a run takes place, how much it reports, what it is called and who publishes its data do not change what it
 # computes.
 OF_THE_CALL = ("gpu", "model_id")
-NO_IDENTITY = (*OF_THE_CALL, "verbose", "pictures", "slice_by", "download", "md5")
+NOT_IN_IDENTITY = (*OF_THE_CALL, "verbose", "pictures", "slice_by", "download", "md5")
 # A constructor with `regularizer` passes it on as these two, and takes neither of them.
 OF_REGULARIZER = frozenset({"embedding_regularizer", "net_regularizer"})
 NOT_SET = dict.fromkeys(("model", "method", "dataset_id", "model_id"), "name another --expid") | {"gpu": "use --gpu"}
@@ -63,7 +63,7 @@ class Experiment:
     @property
     def sha256(self) -> str:
         """Digest of what the run computes."""
-        return digest_of({key: value for key, value in self.params.items() if key not in NO_IDENTITY})
+        return digest_of({key: value for key, value in self.params.items() if key not in NOT_IN_IDENTITY})
 
     @property
     def full_id(self) -> str:

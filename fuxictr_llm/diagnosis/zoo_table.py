@@ -8,17 +8,14 @@ import multiprocessing
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from fuxictr_llm.common.errors import UserError
-
-COLUMNS = ("backbone", "without", "embeddings", "T", "R", "LLaCTR", "ELEC")
-METHODS = ("LLaCTR", "ELEC")
+COLUMNS = ("backbone", "without", "embeddings", "T", "R")  # and one for each method
 LEGEND = (
     "On tiny data and small models. without: types of features that the class itself cannot take; embeddings: of how "
     "many fields they are seen, and their width; T: tasks; R: width of the representation in front of the "
@@ -27,92 +24,70 @@ LEGEND = (
 
 
 @dataclass(frozen=True)
-class Row:
-    """What was found of a class.
+class ZooRow:
+    """What was seen of a class.
 
     Attributes:
         backbone: its name.
+        methods: method -> `works`, `works without ...`, `not tried: ...`, or why it does not work.
         without: types of features that the class cannot take.
         embeddings: how many of its fields' embeddings are seen, and D.
-        T: how many logits; and how the model makes its predictions where it hides them.
-        R: the parts of the representation; in brackets, where the field embeddings take its place.
-        LLaCTR, ELEC: `works`, `works without ...`, or why not.
+        tasks: T; and how the model makes its predictions where it hides its logits.
+        representation: the parts of R; in brackets, where the field embeddings take its place.
     """
 
     backbone: str
+    methods: Mapping[str, str]
     without: str = ""
     embeddings: str = ""
-    T: str = ""
-    R: str = ""
-    LLaCTR: str = ""
-    ELEC: str = ""
+    tasks: str = ""
+    representation: str = ""
 
     @property
     def cells(self) -> tuple[str, ...]:
         """For a table, which has no room for what `notes` says."""
-        short = {method: "in part" if self.works_with(method) else "no" for method in self.with_notes}
-        return tuple((asdict(self) | short).values())
+        own = (self.backbone, self.without, self.embeddings, self.tasks, self.representation)
+        return own + tuple(map(_short, self.methods.values()))
 
     @property
     def with_notes(self) -> list[str]:
-        """The methods with which it works in part or not at all."""
-        return [method for method in METHODS if getattr(self, method) != "works"]
+        """The methods with which it works in part or not at all, and those that could not be tried."""
+        return [method for method, text in self.methods.items() if text != "works"]
 
-    def without_path(self, path: str) -> "Row":
+    def without_path(self, path: str) -> "ZooRow":
         """The row whose reasons do not have the path: they are read elsewhere."""
-        return replace(self, **{method: getattr(self, method).replace(path, "") for method in METHODS})
+        return replace(self, methods={method: text.replace(path, "") for method, text in self.methods.items()})
 
     def works_with(self, method: str) -> bool:
         """Whether it trains with the method, or a part of it."""
-        return getattr(self, method).startswith("works")
+        return self.methods[method].startswith("works")
 
 
-def look_at(name: str) -> Row:
-    """The row of a backbone, in this process."""
-    import torch
-
-    from fuxictr_llm.diagnosis.doctor import anatomy_of, quiet, run_check
-    from fuxictr_llm.diagnosis.tiny import tiny_case
-    from fuxictr_llm.registry import find_backbone
-
-    torch.set_num_threads(1)  # other processes do the same
-    try:
-        with quiet():
-            case = tiny_case(find_backbone(name))
-        anatomy = anatomy_of(case)
-    except UserError as error:
-        return failed(name, str(error))
-    total = case.feature_map.num_fields
-    hidden = "" if all(anatomy.activations) else ", its own sigmoid"
-    parts = " + ".join(map(str, anatomy.widths)) or (f"({sum(anatomy.dims)})" if anatomy.dims else "none")
-    return Row(
-        name,
-        ", ".join(case.left_out),
-        f"{len(anatomy.fields)}/{total}" + (f", D {anatomy.embedding_dim}" if anatomy.fields else ""),
-        f"{len(anatomy.tasks)}{hidden}",
-        parts,
-        *(run_check(method, case).text for method in METHODS),
-    )
+def _short(text: str) -> str:
+    if text.startswith("works"):
+        return "works" if text == "works" else "in part"
+    return "not tried" if text.startswith("not tried") else "no"
 
 
-def failed(name: str, reason: str) -> Row:
+def failed(name: str, methods: Iterable[str], reason: str) -> ZooRow:
     """The row of a backbone that cannot be looked at."""
-    return Row(name, **dict.fromkeys(METHODS, reason))
+    return ZooRow(name, dict.fromkeys(methods, reason))
 
 
 def look_at_all(
-    names: Sequence[str], jobs: int, timeout: float = 120.0, look: Callable[[str], Row] = look_at
-) -> Iterator[Row]:
+    names: Sequence[str], look: Callable[[str], ZooRow], methods: Sequence[str], jobs: int, timeout: float = 120.0
+) -> Iterator[ZooRow]:
     """The rows of the backbones, in the order in which they are done; `jobs` processes work at the same time.
 
     Args:
-        timeout: seconds after which a class is given up; the start of a process is not counted.
         look: what a process does with a name.
+        methods: the columns of a class for which no process has an answer.
+        timeout: seconds after which a class is given up; the start of a process is not counted.
     """
-    waiting, workers = list(reversed(names)), []
+    waiting, workers = list(reversed(names)), list[_Worker]()
     try:
         while waiting or any(worker.name for worker in workers):
-            workers += [_Worker(look) for _ in range(min(jobs - len(workers), len(waiting)))]
+            workers += [_Worker(look, methods) for _ in range(min(jobs - len(workers), len(waiting)))]
             for worker in workers:
                 if waiting and worker.name is None:
                     worker.give(waiting.pop())
@@ -126,11 +101,12 @@ def look_at_all(
 class _Worker:
     """A process that looks at one class after the other; a new one takes the place of one that is lost."""
 
-    def __init__(self, look: Callable[[str], Row]):
+    def __init__(self, look: Callable[[str], ZooRow], methods: Sequence[str]):
+        self.methods = methods
         # Spawned: a forked process would share torch's threads and the locks of whatever runs here.
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, look), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, look, methods), daemon=True)
         self.process.start()
         theirs.close()
         self.name: str | None = None
@@ -141,7 +117,7 @@ class _Worker:
         self.name, self.since = name, max(self.since, time.monotonic())
         self.connection.send(name)
 
-    def row(self, timeout: float) -> Row | None:
+    def row(self, timeout: float) -> ZooRow | None:
         """The row of the class that was given, where it is done or given up."""
         if self.connection.poll():
             try:
@@ -151,10 +127,10 @@ class _Worker:
                     return None
             except EOFError:
                 self.end()
-                row = failed(self.name, f"its process ended with exit code {self.process.exitcode}")
+                row = failed(self.name, self.methods, f"its process ended with exit code {self.process.exitcode}")
         elif time.monotonic() - self.since > timeout:
             self.end()
-            row = failed(self.name, f"not done after {timeout:.0f} s")
+            row = failed(self.name, self.methods, f"not done after {timeout:.0f} s")
         else:
             return None
         self.name = None
@@ -166,7 +142,7 @@ class _Worker:
         self.process.join()
 
 
-def _done(workers: Sequence[_Worker], timeout: float) -> Iterator[Row]:
+def _done(workers: Sequence[_Worker], timeout: float) -> Iterator[ZooRow]:
     busy = [worker for worker in workers if worker.name]
     wait([worker.connection for worker in busy], timeout=1.0)
     for worker in busy:
@@ -175,10 +151,8 @@ def _done(workers: Sequence[_Worker], timeout: float) -> Iterator[Row]:
             yield row
 
 
-def _serve(connection: Connection, look: Callable[[str], Row]) -> None:
-    if look is look_at:
-        import fuxictr_llm.diagnosis.doctor  # noqa: F401 (what takes longest)
-    connection.send(None)  # started
+def _serve(connection: Connection, look: Callable[[str], ZooRow], methods: Sequence[str]) -> None:
+    connection.send(None)  # started: what `look` imports has been
     while True:
         try:
             name = connection.recv()
@@ -187,7 +161,7 @@ def _serve(connection: Connection, look: Callable[[str], Row]) -> None:
         try:
             row = look(name)
         except Exception as error:  # anyone's file can fail in any way
-            row = failed(name, f"{type(error).__name__}: {error}")
+            row = failed(name, methods, f"{type(error).__name__}: {error}")
         connection.send(row)
 
 
@@ -207,30 +181,44 @@ def _commit(folder: Path) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def as_markdown(rows: Sequence[Row], made: str, title: str) -> str:
+def as_markdown(rows: Sequence[ZooRow], made: str, title: str) -> str:
     """The table as a Markdown document."""
     lines = [f"# {title}", "", f"{summary(rows)} ({made}).", "", LEGEND, ""]
-    lines += [_line(COLUMNS), _line(["---"] * len(COLUMNS)), *(_line(row.cells) for row in rows), ""]
+    columns = columns_of(rows)
+    lines += [_line(columns), _line(["---"] * len(columns)), *(_line(row.cells) for row in rows), ""]
     lines += [f"- {note}" for note in notes(rows)]
     return "\n".join([*lines, ""])
 
 
-def notes(rows: Sequence[Row]) -> list[str]:
+def columns_of(rows: Sequence[ZooRow]) -> tuple[str, ...]:
+    """The headings of the table."""
+    return (*COLUMNS, *_methods_of(rows))
+
+
+def _methods_of(rows: Sequence[ZooRow]) -> list[str]:
+    return list(rows[0].methods) if rows else []
+
+
+def notes(rows: Sequence[ZooRow]) -> list[str]:
     """A line for each reason why classes work in part or not at all: which, with which method, and why."""
-    found: dict[tuple[str, str], list[str]] = {}
+    backbones: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         by_reason: dict[str, list[str]] = {}
         for method in row.with_notes:
-            by_reason.setdefault(getattr(row, method), []).append(method)
+            by_reason.setdefault(row.methods[method], []).append(method)
         for reason, methods in by_reason.items():
-            found.setdefault((" and ".join(methods), reason), []).append(row.backbone)
-    return [f"{', '.join(names)} with {methods}: {reason}" for (methods, reason), names in found.items()]
+            backbones.setdefault((_listed(methods), reason), []).append(row.backbone)
+    return [f"{', '.join(names)} with {methods}: {reason}" for (methods, reason), names in backbones.items()]
 
 
-def summary(rows: Sequence[Row]) -> str:
+def summary(rows: Sequence[ZooRow]) -> str:
     """How many classes work with each method."""
-    counts = [f"{sum(row.works_with(method) for row in rows)} with {method}" for method in METHODS]
-    return f"Of {len(rows)} classes train {' and '.join(counts)}"
+    counts = [f"{sum(row.works_with(method) for row in rows)} with {method}" for method in _methods_of(rows)]
+    return f"Of {len(rows)} classes train {_listed(counts)}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -16,7 +16,8 @@ from fuxictr_llm.distillation.config import DistillationConfig
 from fuxictr_llm.distillation.teacher import Batch, Teacher
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement
-from fuxictr_llm.enhancement.model import Seen, enhance
+from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.enhancement.trace import ForwardTrace
 
 
 def score_loss(kind: Literal["bce", "kl", "logit_mse"], student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
@@ -143,7 +144,7 @@ class Distilled(Enhancement):
     def inputs(self, inputs: Batch) -> None:
         self._batch = inputs
 
-    def loss(self, seen: Seen, y_true: Tensor) -> Tensor | None:
+    def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor | None:
         """Both terms, a scalar; the teacher is asked here, outside of the forward pass that may be compiled.
 
         Raises:
@@ -161,9 +162,9 @@ class Distilled(Enhancement):
         shown, config = self.teacher(batch), self.config
         terms = []
         if config.alpha > 0:
-            terms.append(config.alpha * self._score_loss(seen.final_logit, shown.logit.to(seen.final_logit)))
+            terms.append(config.alpha * self._score_loss(trace.final_logit, shown.logit.to(trace.final_logit)))
         if self.compares_representations:
-            own = seen.final_representation
+            own = trace.final_representation
             term = representation_loss(config.representation_loss, own, shown.representation.to(own), self.hint)
             terms.append(config.beta * term)
         return sum(terms)

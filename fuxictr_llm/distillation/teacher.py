@@ -12,7 +12,7 @@ from fuxictr_llm.enhancement.anatomy import find_anatomy, preserved_rng
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.model import EnhancedModel
 from fuxictr_llm.enhancement.taps import Taps
-from fuxictr_llm.enhancement.trace import Seen
+from fuxictr_llm.enhancement.trace import ForwardTrace
 from fuxictr_llm.host.batches import LongBatch, columns_of, only_columns
 
 Batch = dict[str, Tensor] | LongBatch
@@ -68,8 +68,8 @@ class Teacher:
         if self.model.training:
             self.model.eval()
         with torch.no_grad():
-            seen = self._watched(self.batch_for_model(batch))
-        return Shown(seen.final_logit, seen.final_representation)
+            trace = self._traced(self.batch_for_model(batch))
+        return Shown(trace.final_logit, trace.final_representation)
 
     def batch_for_model(self, batch: Batch) -> Batch:
         """Those columns, of the batch and of what `add` puts in, that are the model's, and the labels."""
@@ -84,12 +84,12 @@ class Teacher:
             )
         return only_columns(batch, {*features, *self.model.feature_map.labels})
 
-    def _watched(self, batch: Batch) -> Seen:
+    def _traced(self, batch: Batch) -> ForwardTrace:
         if isinstance(self.model, EnhancedModel):
-            return self.model.watched(batch)
+            return self.model.traced(batch)
         taps = Taps(self.anatomy, Enhancement(None, self.anatomy))
         with taps.attached(self.model):
-            return taps.run(self.model, self.model.forward, batch, training=False, watch=True)[1]
+            return taps.run(self.model, self.model.forward, batch, training=False, always=True)[1]
 
     def learn(self, batch: Batch) -> None:
         """The student is about to train on this batch; nothing is done with it here."""

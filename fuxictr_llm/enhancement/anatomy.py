@@ -16,7 +16,8 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
-from fuxictr_llm.enhancement.recorder import Recorder, Tower, find_towers
+from fuxictr_llm.enhancement.logit_layers import LogitLayer, find_logit_layers
+from fuxictr_llm.enhancement.recorder import Recorder
 from fuxictr_llm.host.batches import synthetic_batch, synthetic_long_batch
 
 # Config keys that choose a module where several could be meant.
@@ -51,9 +52,9 @@ class Anatomy:
         padding: the padding id of each field that is a sequence of ids.
         embedding: name of the module that makes the field embeddings; None where there is none.
         stack: name of the module whose output is these embeddings side by side; None where there is none.
-        towers: the Linears whose outputs sum up to the logits; empty where there is none.
+        logit_layers: the Linears whose outputs sum up to the logits; empty where there is none.
         named: the module whose output, or input if it is a Linear of width 1, `tap_representation` says is the
-            representation, where that is no tower.
+            representation, where that is no logit layer.
         named_width: the width of that.
         candidates: what else could have been chosen.
         missing: tap -> why there is nothing for it to see.
@@ -68,7 +69,7 @@ class Anatomy:
     padding: dict[str, int]
     embedding: str | None
     stack: str | None
-    towers: tuple[Tower, ...]
+    logit_layers: tuple[LogitLayer, ...]
     named: str | None = None
     named_width: int = 0
     candidates: Candidates = field(default=Candidates({}, ()), repr=False)
@@ -83,7 +84,7 @@ class Anatomy:
     @property
     def widths(self) -> tuple[int, ...]:
         """The width of each part of the representation that can be replaced; R is their sum."""
-        return tuple(tower.width for tower in self.towers) or ((self.named_width,) if self.named else ())
+        return tuple(layer.width for layer in self.logit_layers) or ((self.named_width,) if self.named else ())
 
     @property
     def representation_width(self) -> int:
@@ -107,17 +108,17 @@ def find_anatomy(
     named = [tap_representation] if isinstance(tap_representation, str) else list(tap_representation or ())
     for key, name in [("tap_embedding", tap_embedding), *(("tap_representation", name) for name in named)]:
         _check_module(model, key, name)
-    recorder = Recorder(model, also=tap_embedding, watched=named)
+    recorder = Recorder(model, also=tap_embedding, measured=named)
     with _left_as_it_was(model), recorder.listening(), torch.enable_grad():
         outputs = _outputs_of(model)
         tasks, keys = _tasks_of(model, outputs)
         made = [recorder.activation_of(outputs[key]) for key in keys]
         _check_probabilities(model, [outputs[key] for key, found in zip(keys, made, strict=True) if found is None])
         logits = [outputs[key] if found is None else found[1] for key, found in zip(keys, made, strict=True)]
-        towers = find_towers([None if found is None else found[1] for found in made], recorder.linears)
+        logit_layers = find_logit_layers([None if found is None else found[1] for found in made], recorder.linears)
     embedding, dims = _embedding_of(recorder, tap_embedding)
     fields = tuple(name for name in model.feature_map.features if name in dims)
-    towers, module, width = _representation_of(recorder, towers, named)
+    logit_layers, module, width = _representation_of(recorder, logit_layers, named)
     return Anatomy(
         backbone=getattr(model, "backbone_cls", type(model)).__name__,
         tasks=tasks,
@@ -128,11 +129,11 @@ def find_anatomy(
         padding=_padding(model.feature_map, fields),
         embedding=embedding,
         stack=recorder.stack_of(embedding, fields),
-        towers=towers,
+        logit_layers=logit_layers,
         named=module,
         named_width=width,
         candidates=_candidates(recorder),
-        missing=_missing(recorder, fields, towers or module, all(made), logits),
+        missing=_missing(recorder, fields, logit_layers or module, all(made), logits),
     )
 
 
@@ -206,21 +207,21 @@ def _embedding_of(recorder: Recorder, chosen: str | None) -> tuple[str | None, d
 
 
 def _representation_of(
-    recorder: Recorder, towers: tuple[Tower, ...], named: Sequence[str]
-) -> tuple[tuple[Tower, ...], str | None, int]:
-    """The towers, or the one module that is named and is no tower."""
+    recorder: Recorder, logit_layers: tuple[LogitLayer, ...], named: Sequence[str]
+) -> tuple[tuple[LogitLayer, ...], str | None, int]:
+    """The logit layers, or the one module that is named and is no logit layer."""
     if not named:
-        return towers, None, 0
-    chosen = tuple(tower for tower in towers if tower.module in named)
-    if {tower.module for tower in chosen} == set(named):
+        return logit_layers, None, 0
+    chosen = tuple(layer for layer in logit_layers if layer.module in named)
+    if {layer.module for layer in chosen} == set(named):
         return chosen, None, 0
     if len(named) > 1:
-        others = sorted(set(named) - {tower.module for tower in chosen})
+        others = sorted(set(named) - {layer.module for layer in chosen})
         raise UserError(
             f"tap_representation names {others[0]!r} beside others, but its output is no part of a sum that is the "
             "logit; name it alone"
         )
-    shape = recorder.watched.get(named[0])
+    shape = recorder.shapes.get(named[0])
     if shape is None or len(shape) < 2:
         shown = "was not called" if shape is None else f"has shape {list(shape)}"
         raise UserError(f"tap_representation {named[0]!r} {shown} in a forward pass; it must give [B, R]")
@@ -260,7 +261,7 @@ def _padding(feature_map: FeatureMap, fields: tuple[str, ...]) -> dict[str, int]
 def _left_as_it_was(model: BaseModel) -> Iterator[None]:
     """Evaluation mode for the block; afterwards modes, buffers (BatchNorm) and random numbers are as before.
 
-    Weights that are frozen are not in it: towers are found by what made the logit.
+    Weights that are frozen are not in it: logit layers are found by what made the logit.
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]

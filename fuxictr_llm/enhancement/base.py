@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.enhancement.anatomy import Anatomy
-from fuxictr_llm.enhancement.trace import Seen
+from fuxictr_llm.enhancement.trace import ForwardTrace
+from fuxictr_llm.enhancement.trial import NotTried, Trial
 
 TAPS = ("inputs", "embeddings", "representation", "logit", "loss")
 # Hooks of earlier versions, which nothing calls any more -> the hooks that took their place.
@@ -25,7 +26,7 @@ class Enhancement(nn.Module):
 
     Args:
         config: an instance of the method's config dataclass.
-        anatomy: what the backbone offers: fields, widths, towers.
+        anatomy: what the backbone offers: fields, widths, logit layers.
     """
 
     method_name: ClassVar[str] = ""
@@ -85,6 +86,29 @@ class Enhancement(nn.Module):
         """Name -> matplotlib Figure of what was learnt, saved beside the run; called when it is done."""
         return {}
 
+    @classmethod
+    def self_check(cls, trial: Trial) -> Sequence[str]:
+        """Try the method on a backbone and a little data, for `doctor` and `zoo`, which ask every method.
+
+        This one trains the method with its default settings, and every parameter must move. A method that needs
+        something prepared (vectors, a teacher) puts random ones in its place in a check of its own.
+
+        Returns:
+            The parts of the method for which the backbone offers nothing; none where all of it works.
+
+        Raises:
+            UserError: it does not work; with the reason.
+            NotTried: it cannot be tried like this.
+        """
+        try:
+            model = trial.enhanced(cls)
+        except UserError as error:
+            if _function_of(cls.prepare) is _function_of(Enhancement.prepare):
+                raise
+            raise NotTried(f"it needs what its prepare() makes, and has no self_check() of its own: {error}") from error
+        trial.trained(model)
+        return ()
+
     def active_taps(self) -> frozenset[str]:
         """The taps that this method uses now, out of `TAPS`; one that is not named costs nothing."""
         own = type(self)
@@ -109,8 +133,12 @@ class Enhancement(nn.Module):
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor | None:
         """Sees `[B, F, D]` and the logits `[B, T]`; may return a term to add to them, `[B, T]` or one for all tasks."""
 
-    def loss(self, seen: Seen, y_true: Tensor) -> Tensor | None:
+    def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor | None:
         """Sees what the forward pass of a training step showed, and y `[B, T]`; may return a scalar to add."""
+
+
+def _function_of(method: Any) -> Any:
+    return getattr(method, "__func__", method)
 
 
 class FieldProjections(nn.Module):

@@ -29,7 +29,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.enhancement.anatomy import find_anatomy, preserved_rng, tap_keys
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.taps import Taps
-from fuxictr_llm.enhancement.trace import Seen
+from fuxictr_llm.enhancement.trace import ForwardTrace
 from fuxictr_llm.host.embeddings import initialize_skipped
 
 
@@ -65,14 +65,14 @@ class EnhancedModel:
     def forward(self, inputs: Any) -> dict[str, Any]:
         if self._taps is None:
             return super().forward(inputs)
-        return_dict, seen = self._taps.run(self, super().forward, inputs, self.training)
-        if seen is not None and "loss" in self._taps.active:
-            return_dict["seen"] = seen
+        return_dict, trace = self._taps.run(self, super().forward, inputs, self.training)
+        if trace is not None and "loss" in self._taps.active:
+            return_dict["trace"] = trace
         return return_dict
 
-    def watched(self, inputs: Any) -> Seen:
-        """One forward pass and what it showed, whatever taps are active."""
-        return self._taps.run(self, super().forward, inputs, self.training, watch=True)[1]
+    def traced(self, inputs: Any) -> ForwardTrace:
+        """The trace of one forward pass, whatever taps are active."""
+        return self._taps.run(self, super().forward, inputs, self.training, always=True)[1]
 
     def train_epoch(self, data_generator: Iterable) -> None:
         self.enhancement.on_epoch_begin(self._epoch_index)
@@ -84,12 +84,12 @@ class EnhancedModel:
 
     def add_loss(self, return_dict: dict[str, Any], y_true: Tensor | list[Tensor]) -> Tensor:
         """The backbone's loss plus the method's term, which exists in training mode only."""
-        seen = return_dict.pop("seen", None)
+        trace = return_dict.pop("trace", None)
         loss = super().add_loss(return_dict, y_true)
-        if seen is None:
+        if trace is None:
             return loss
         # FuxiCTR's multi-task models have a list of labels.
-        term = self.enhancement.loss(seen, torch.cat(y_true, dim=-1) if isinstance(y_true, list) else y_true)
+        term = self.enhancement.loss(trace, torch.cat(y_true, dim=-1) if isinstance(y_true, list) else y_true)
         return loss if term is None else loss + term
 
     def regularization_loss(self) -> Tensor | float:

@@ -1,9 +1,8 @@
-"""One forward pass, recorded: which modules make the field embeddings, the representation and the logits."""
+"""Records one forward pass of a model: which modules make field embeddings, logits and predictions."""
 
 import contextlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,88 +10,7 @@ from fuxictr.pytorch.layers import FeatureEmbedding, FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
-# What may stand between a Linear's output and the logit so that the logit is still a sum of such outputs, each
-# times a constant.
-_LINEAR = ("Add", "Sub", "Neg", "Mul", "Div", "Sum", "Mean", "Cat", "Stack")
-_SAME_VALUES = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Slice", "Clone", "Alias")
-_OF_A_CONSTANT = ("Mul", "Div")
-
-
-@dataclass(frozen=True)
-class Tower:
-    """A call of a Linear of width 1.
-
-    Attributes:
-        module: its name in the model.
-        call: which of the module's calls in a forward pass.
-        width: of its input.
-        task: index of the task whose logit it feeds.
-        scale: how often its output is in that logit: 1 in a sum, 0.5 in a mean of two.
-    """
-
-    module: str
-    call: int
-    width: int
-    task: int
-    scale: float
-
-
-@dataclass(frozen=True)
-class LinearCall:
-    """A call of a Linear of width 1 with `[B, width]`, as recorded: what made its output, and with which weight."""
-
-    module: str
-    call: int
-    width: int
-    node: Any
-    weight: nn.Parameter
-
-
-def find_towers(logits: Sequence[Tensor | None], calls: Sequence[LinearCall]) -> tuple[Tower, ...]:
-    """The calls whose output reaches a task's logit through sums and constants alone, task by task.
-
-    Args:
-        logits: `[B, 1]` of each task, with the graph that made them; None where a model does not show its logit.
-    """
-    towers = []
-    for task, logit in enumerate(logits):
-        if logit is None or logit.grad_fn is None or logit.numel() != len(logit):
-            continue
-        reached = set(_reached(logit.grad_fn))
-        for call in calls:
-            scale = _scale(logit, call) if call.node in reached else None
-            if scale:
-                towers.append(Tower(call.module, call.call, call.width, task, scale))
-    return tuple(towers)
-
-
-def _reached(start: Any) -> Iterator[Any]:
-    seen, waiting = set(), [start]
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        yield node
-        kind = node.name().partition("Backward")[0]
-        children = [child for child, _ in node.next_functions if child is not None]
-        passes = kind in _SAME_VALUES or kind in _LINEAR
-        if passes and not (kind in _OF_A_CONSTANT and len(children) > 1):
-            waiting.extend(children)
-
-
-def _scale(logit: Tensor, call: LinearCall) -> float | None:
-    """The logit's derivative by the call's output where it is the same for all rows."""
-    caught: list[Tensor] = []
-    handle = call.node.register_prehook(lambda gradients: caught.append(gradients[0]))
-    try:
-        torch.autograd.grad(logit.sum(), call.weight, retain_graph=True)
-    finally:
-        handle.remove()
-    if len(caught) != 1:
-        return None
-    first = caught[0].flatten()[0]
-    return first.item() if bool((caught[0] == first).all()) else None
+from fuxictr_llm.enhancement.logit_layers import LinearCall, is_logit_layer
 
 
 class Recorder:
@@ -101,18 +19,18 @@ class Recorder:
     Args:
         model: it is listened to inside of `listening`.
         also: a module that may make field embeddings, beside FuxiCTR's own.
-        watched: modules whose output's shape is noted (of a Linear of width 1: its input's).
+        measured: modules whose output's shape is noted (of a Linear of width 1: its input's).
     """
 
-    def __init__(self, model: BaseModel, also: str | None = None, watched: Sequence[str] = ()):
-        self.model, self.also, self.watched_names = model, also, tuple(watched)
+    def __init__(self, model: BaseModel, also: str | None = None, measured: Sequence[str] = ()):
+        self.model, self.also, self.measured = model, also, tuple(measured)
         self.fields = [name for name, spec in model.feature_map.features.items() if spec["type"] != "meta"]
         self.embeddings: dict[str, dict[str, Tensor]] = {}
         self.stacks: dict[str, tuple[Tensor, int]] = {}  # what the first call gave, and its version
         self.linears: list[LinearCall] = []
         self.calls: Counter[str] = Counter()
         self.activations: list[tuple[str, Tensor, Tensor]] = []  # module, logit, prediction
-        self.watched: dict[str, torch.Size] = {}
+        self.shapes: dict[str, torch.Size] = {}  # of the modules in `measured`
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
@@ -131,8 +49,8 @@ class Recorder:
                 yield name, module, self._stack_hook
             if isinstance(module, nn.Linear) and not name.startswith(inside):
                 yield name, module, self._linear_hook
-            if name in self.watched_names:
-                yield name, module, self._watched_hook
+            if name in self.measured:
+                yield name, module, self._shape_hook
         for name in activations_of(self.model):
             yield name, modules[name], self._activation_hook
 
@@ -162,11 +80,11 @@ class Recorder:
     def _activation_hook(self, name: str):
         return lambda _module, args, output: self.activations.append((name, args[0], output))
 
-    def _watched_hook(self, name: str):
+    def _shape_hook(self, name: str):
         def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            shown = args[0] if gives_its_input(module) else output
+            shown = args[0] if is_logit_layer(module) else output
             if isinstance(shown, Tensor):
-                self.watched.setdefault(name, shown.shape)
+                self.shapes.setdefault(name, shown.shape)
 
         return hook
 
@@ -218,11 +136,6 @@ def activations_of(model: BaseModel) -> list[str]:
 
 def _is_among(module: nn.Module, activation: nn.Module) -> bool:
     return isinstance(activation, nn.ModuleList) and any(module is one for one in activation)
-
-
-def gives_its_input(module: nn.Module) -> bool:
-    """Whether the representation is what goes into the module, which is then a logit layer."""
-    return isinstance(module, nn.Linear) and module.out_features == 1
 
 
 def vectors_by_field(output: Any, fields: Sequence[str]) -> dict[str, Tensor]:

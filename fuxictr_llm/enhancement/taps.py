@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fuxictr_llm.enhancement.anatomy import Anatomy
-from fuxictr_llm.enhancement.recorder import gives_its_input
-from fuxictr_llm.enhancement.trace import Seen
+from fuxictr_llm.enhancement.logit_layers import is_logit_layer
+from fuxictr_llm.enhancement.trace import ForwardTrace
 from fuxictr_llm.host.batches import rows_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Taps:
         self.anatomy = anatomy
         self.enhancement = enhancement
         self.active: frozenset[str] = frozenset()
-        self.seen: Seen | None = None  # None outside of a forward pass: the hooks then do nothing
+        self.trace: ForwardTrace | None = None  # None outside of a forward pass: the hooks then do nothing
         # Kept because torch numbers hooks by process: their numbers go to no other hook of an unpickled model.
         self.handles: list[RemovableHandle] = []
 
@@ -45,9 +45,9 @@ class Taps:
             self.handles.append(module(anatomy.embedding).register_forward_hook(self.on_embeddings))
         if anatomy.stack is not None:
             self.handles.append(module(anatomy.stack).register_forward_hook(self.on_stack))
-        for name in dict.fromkeys(tower.module for tower in anatomy.towers):
-            self.handles.append(module(name).register_forward_pre_hook(functools.partial(self.on_tower, name)))
-        if anatomy.named is not None and gives_its_input(module(anatomy.named)):
+        for name in dict.fromkeys(layer.module for layer in anatomy.logit_layers):
+            self.handles.append(module(name).register_forward_pre_hook(functools.partial(self.on_logit_layer, name)))
+        if anatomy.named is not None and is_logit_layer(module(anatomy.named)):
             self.handles.append(module(anatomy.named).register_forward_pre_hook(self.on_named_input))
         elif anatomy.named is not None:
             self.handles.append(module(anatomy.named).register_forward_hook(self.on_named_output))
@@ -65,38 +65,38 @@ class Taps:
                 self.handles.pop().remove()
 
     def run(
-        self, model: BaseModel, forward: Callable[[Any], dict], inputs: Any, training: bool, watch: bool = False
-    ) -> tuple[dict[str, Any], Seen | None]:
-        """One forward pass: what it returns, and what it showed where a tap is active or `watch` is on."""
+        self, model: BaseModel, forward: Callable[[Any], dict], inputs: Any, training: bool, always: bool = False
+    ) -> tuple[dict[str, Any], ForwardTrace | None]:
+        """One forward pass: what it returns, and what it showed where a tap is active or `always` is set."""
         self.active = self.enhancement.active_taps()
         if not training:
             self.active -= {"loss"}
             self.active = frozenset() if self.active == {"inputs"} else self.active
-        if not self.active and not watch:
+        if not self.active and not always:
             return forward(inputs), None
-        seen = self.seen = Seen(self.anatomy, rows_of(inputs), self.enhancement.field_projections)
+        trace = self.trace = ForwardTrace(self.anatomy, rows_of(inputs), self.enhancement.field_projections)
         try:
             if "inputs" in self.active:
                 self.enhancement.inputs(inputs)
             outputs = forward(inputs)
-            return self._with_terms(model, outputs, seen), seen
+            return self._with_terms(model, outputs, trace), trace
         finally:
-            self.seen = None
+            self.trace = None
 
     def on_embeddings(self, _module: nn.Module, args: tuple, output: Any) -> None:
-        if self.seen is not None:  # copies, because some backbones put other things into these dicts afterwards
-            self.seen.embedded.append((_copied(output), _copied(args[0])))
+        if self.trace is not None:  # copies, because some backbones put other things into these dicts afterwards
+            self.trace.embedded.append((_copied(output), _copied(args[0])))
 
     def on_stack(self, _module: FeatureEmbedding, _args: tuple, output: Tensor) -> None:
         # A compiler cannot ask for versions, and fuses the second stacking anyway.
-        if self.seen is not None and self.seen.stack is None and not torch.compiler.is_compiling():
-            self.seen.stack = output
-            self.seen.stack_version = output._version if torch.is_grad_enabled() else 0
+        if self.trace is not None and self.trace.stack is None and not torch.compiler.is_compiling():
+            self.trace.stack = output
+            self.trace.stack_version = output._version if torch.is_grad_enabled() else 0
 
-    def on_tower(self, name: str, module: nn.Linear, args: tuple) -> None:
-        if self.seen is not None:
-            self.seen.tower_inputs.setdefault(name, []).append(args[0])
-            self.seen.tower_weights[name] = module.weight
+    def on_logit_layer(self, name: str, module: nn.Linear, args: tuple) -> None:
+        if self.trace is not None:
+            self.trace.layer_inputs.setdefault(name, []).append(args[0])
+            self.trace.layer_weights[name] = module.weight
 
     def on_named_input(self, _module: nn.Module, args: tuple) -> tuple | None:
         replacement = self._on_named(args[0])
@@ -107,31 +107,31 @@ class Taps:
 
     def _on_named(self, shown: Tensor) -> Tensor | None:
         """The first call counts; a replacement takes its place at once."""
-        if self.seen is None or self.seen.named is not None:
+        if self.trace is None or self.trace.named is not None:
             return None
-        self.seen.named = shown.flatten(start_dim=1)
+        self.trace.named = shown.flatten(start_dim=1)
         if "representation" in self.active:
-            self.seen.replacement = self.enhancement.representation(self.seen.named)
-        return None if self.seen.replacement is None else self.seen.replacement.view_as(shown)
+            self.trace.replacement = self.enhancement.representation(self.trace.named)
+        return None if self.trace.replacement is None else self.trace.replacement.view_as(shown)
 
     def on_activation(self, _module: nn.Module, args: tuple, output: Tensor) -> None:
-        if self.seen is not None:
-            self.seen.activations.append((args[0], output))
+        if self.trace is not None:
+            self.trace.activations.append((args[0], output))
 
-    def _with_terms(self, model: BaseModel, outputs: Mapping[str, Any], seen: Seen) -> Mapping[str, Any]:
+    def _with_terms(self, model: BaseModel, outputs: Mapping[str, Any], trace: ForwardTrace) -> Mapping[str, Any]:
         """What the model returned, its predictions made anew where a term changes a logit."""
         predictions = [outputs[key] for key in self.anatomy.outputs]
-        logits = [_logit_of(prediction, seen.activations, model) for prediction in predictions]
-        logit = seen.logit = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
+        logits = [_logit_of(prediction, trace.activations, model) for prediction in predictions]
+        logit = trace.logit = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
         if "embeddings" in self.active:
-            self.enhancement.embeddings(seen.embeddings)
-        if "representation" in self.active and self.anatomy.towers:
-            logit = self._with_replacement(logit, seen)
+            self.enhancement.embeddings(trace.embeddings)
+        if "representation" in self.active and self.anatomy.logit_layers:
+            logit = self._with_replacement(logit, trace)
         if "logit" in self.active:
-            term = self.enhancement.logit(seen.embeddings if self.enhancement.reads_embeddings else None, logit)
+            term = self.enhancement.logit(trace.embeddings if self.enhancement.reads_embeddings else None, logit)
             logit = logit if term is None else logit + term
-        seen.final_logit = logit
-        if logit is seen.logit:
+        trace.final_logit = logit
+        if logit is trace.logit:
             return outputs
         changed = {}
         for task, (key, name) in enumerate(zip(self.anatomy.outputs, self.anatomy.activations, strict=True)):
@@ -139,22 +139,22 @@ class Taps:
             changed[key] = activation(logit[:, task : task + 1]).view_as(predictions[task])
         return {**outputs, **changed}
 
-    def _with_replacement(self, logit: Tensor, seen: Seen) -> Tensor:
-        """The logits as if the towers had been given the replacement.
+    def _with_replacement(self, logit: Tensor, trace: ForwardTrace) -> Tensor:
+        """The logits as if the logit layers had been given the replacement.
 
         They are linear and their outputs are summed, so the difference can be added afterwards; only then
-        are the inputs of all towers known.
+        are the inputs of all logit layers known.
         """
-        representation = seen.representation
+        representation = trace.representation
         replacement = self.enhancement.representation(representation)
         if replacement is None:
             return logit
-        seen.replacement = replacement
+        trace.replacement = replacement
         differences = (replacement - representation).split(self.anatomy.widths, dim=-1)
         columns = list(logit.split(1, dim=-1))
-        for tower, difference in zip(self.anatomy.towers, differences, strict=True):
-            added = functional.linear(difference, seen.tower_weights[tower.module])
-            columns[tower.task] = columns[tower.task] + (added if tower.scale == 1 else tower.scale * added)
+        for layer, difference in zip(self.anatomy.logit_layers, differences, strict=True):
+            added = functional.linear(difference, trace.layer_weights[layer.module])
+            columns[layer.task] = columns[layer.task] + (added if layer.scale == 1 else layer.scale * added)
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
 
 

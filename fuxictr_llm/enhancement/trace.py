@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     pass
 
 
-class Seen:
+class ForwardTrace:
     """What one forward pass showed: field embeddings, representation and logits, the backbone's own and the final."""
 
     def __init__(self, anatomy: Anatomy, rows: int, project: Callable[[list[Tensor]], Tensor] | None = None):
         self.anatomy = anatomy
         self.rows = rows  # B
         self.embedded: list[tuple[Any, Any]] = []  # what the embedding module gave, and what it was given; one a call
-        self.tower_inputs: dict[str, list[Tensor]] = {}  # one a call, [B, width] each
-        self.tower_weights: dict[str, Tensor] = {}  # [1, width] each
+        self.layer_inputs: dict[str, list[Tensor]] = {}  # one a call, [B, width] each
+        self.layer_weights: dict[str, Tensor] = {}  # [1, width] each
         self.named: Tensor | None = None  # [B, R], where the config names the module
         self.activations: list[tuple[Tensor, Tensor]] = []  # logit and prediction of each call
         self.logit: Tensor | None = None  # [B, T], before any term is added
@@ -73,9 +73,10 @@ class Seen:
 
     @property
     def representation(self) -> Tensor:
-        """`[B, R]`, what feeds the logits: the inputs of all towers, or else the field embeddings, side by side."""
-        if self.anatomy.towers:
-            return torch.cat([self.tower_inputs[tower.module][tower.call] for tower in self.anatomy.towers], dim=-1)
+        """`[B, R]`: the inputs of all logit layers side by side, or else the field embeddings."""
+        if self.anatomy.logit_layers:
+            inputs = [self.layer_inputs[layer.module][layer.call] for layer in self.anatomy.logit_layers]
+            return torch.cat(inputs, dim=-1)
         if self.named is not None:
             return self.named
         return torch.cat([self.by_field[name] for name in self.anatomy.fields], dim=-1)

@@ -59,9 +59,11 @@ def peak_memory() -> dict[str, float]:
     return peak
 
 
-def command() -> str:
-    """As it can be typed again, for records."""
+def typed_command() -> str:
+    """The command of this process, as it can be typed again."""
     script, *args = sys.argv
+    if Path(script).stem == "fuxictr-llm":
+        return shlex.join(["fuxictr-llm", *args])
     is_ours = Path(script).parts[-2:] == ("fuxictr_llm", "__main__.py")  # python -m fuxictr_llm
     return shlex.join(["python", *(["-m", "fuxictr_llm"] if is_ours else [script]), *args])
 

@@ -30,7 +30,14 @@ from fuxictr_llm.data.raw import check_shares_used
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.experiment.identity import code_of, sources_of
-from fuxictr_llm.experiment.record import command, count_parameters, hardware, peak_memory, put_in_place, weights_kept
+from fuxictr_llm.experiment.record import (
+    count_parameters,
+    hardware,
+    peak_memory,
+    put_in_place,
+    typed_command,
+    weights_kept,
+)
 from fuxictr_llm.experiment.summary import append_result_line, log_summary
 from fuxictr_llm.host.columns import check_embedded, describe_feature_map
 from fuxictr_llm.host.evaluated import check_columns
@@ -81,7 +88,7 @@ def run_experiment(experiment: Experiment) -> Result:
         with weights_kept(unfinished, folder / f"{experiment.full_id}.unfinished.model", run.stages):
             model, record = _train(run, unfinished)
             record["model_id"] = model_id = choose_model_id(experiment, folder)  # another may have ended meanwhile
-            record |= {"time": started.isoformat(timespec="seconds"), "command": command()}
+            record |= {"time": started.isoformat(timespec="seconds"), "command": typed_command()}
             if code_of(experiment.params) != sources["code"]:
                 logging.warning("the code of this run was changed while it ran: its record says so")
                 sources["code"] = CHANGED

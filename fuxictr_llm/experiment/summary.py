@@ -10,7 +10,7 @@ from fuxictr.utils import print_to_list
 
 from fuxictr_llm.common.files import explain_write_errors, read_json
 from fuxictr_llm.common.runs import Stages
-from fuxictr_llm.config.resolve import NO_IDENTITY
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 from fuxictr_llm.data.slices import slices_table
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
@@ -103,7 +103,7 @@ def find_plain(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     for path in sorted(folder.glob("*.run.json")):
         other = read_json(path) or {}
         config = other.get("config") or {"method": ""}
-        compared = config.keys() - {*NO_IDENTITY, "method"}
+        compared = config.keys() - {*NOT_IN_IDENTITY, "method"}
         same = all(record["config"].get(key) == config[key] for key in compared)
         same &= _backbone_code(other) == _backbone_code(record)
         if config.get("method") is None and same and other.get("data") == record["data"]:

@@ -15,7 +15,7 @@ from fuxictr_llm.common.code_digest import digest_of_code, modules_of
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import OTHER_CACHE, digest_of_file, merged, own_folder, writable_dir
 from fuxictr_llm.common.runs import versions
-from fuxictr_llm.config.resolve import NO_IDENTITY
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 from fuxictr_llm.data.loader import describe_data, make_loaders
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.host.batches import with_columns
@@ -153,7 +153,7 @@ def _digests_of_vectors(run: Any) -> dict[str, str]:
 
 
 def _settings(params: Mapping[str, Any], leave_out: Iterable[str]) -> dict[str, Any]:
-    without = {*NO_IDENTITY, *PLACES, *leave_out, "method"}
+    without = {*NOT_IN_IDENTITY, *PLACES, *leave_out, "method"}
     return {key: value for key, value in params.items() if key not in without}
 
 

@@ -22,7 +22,8 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of
 from fuxictr_llm.llm.language_model import LanguageModel
 from fuxictr_llm.llm.lora import Schedule, check_device, train, with_lora
-from fuxictr_llm.model_zoo.ELEC.config import ClickTuningConfig
+
+from .config import ClickTuningConfig
 
 # The head's place in the language model: there peft trains it, and keeps it in checkpoints, along with LoRA.
 HEAD = "click_head"

@@ -21,8 +21,9 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.llm import lora as adapter
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
-from fuxictr_llm.model_zoo.ELEC.click_model import DrawnRows
-from fuxictr_llm.model_zoo.ELEC.config import ClickTuningConfig
+
+from .click_model import DrawnRows
+from .config import ClickTuningConfig
 
 KIND = "click_adapters"
 CHECKPOINTS = "click_tuning"
@@ -154,7 +155,8 @@ def _tune(
 ) -> tuple[Path, dict[str, Any]]:
     # Heavy libraries are imported only where something has to be asked of a language model.
     from fuxictr_llm.llm.language_model import load_language_model
-    from fuxictr_llm.model_zoo.ELEC.click_model import learn_clicks
+
+    from .click_model import learn_clicks
 
     started = time.perf_counter()
     model = load_language_model(folder, config.dtype_on(gpu), pooling_of(config), gpu)

@@ -18,7 +18,8 @@ from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.host.batches import columns_of
-from fuxictr_llm.model_zoo.ELEC.head import VECTOR, with_vector
+
+from .head import VECTOR, with_vector
 
 
 @dataclass(config=STRICT, kw_only=True)

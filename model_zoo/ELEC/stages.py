@@ -21,14 +21,15 @@ from fuxictr_llm.enhancement.anatomy import find_anatomy, tap_keys
 from fuxictr_llm.llm.texts.row_texts import RowIndex, index_rows
 from fuxictr_llm.llm.vectors.encoder import unit_vectors
 from fuxictr_llm.llm.vectors.store import VectorStore
-from fuxictr_llm.model_zoo.ELEC import vectors
-from fuxictr_llm.model_zoo.ELEC.config import TEACHERS, ELECConfig
-from fuxictr_llm.model_zoo.ELEC.gain import gain_class
-from fuxictr_llm.model_zoo.ELEC.head import MultiTaskTextHead, TextHead, with_texts
-from fuxictr_llm.model_zoo.ELEC.vectors import RawVectors, RowVectors
 from fuxictr_llm.serving.export import check_same_data, load_network
 from fuxictr_llm.training.fit import build
 from fuxictr_llm.training.networks import Network, find_or_train, unchanged
+
+from . import vectors
+from .config import TEACHERS, ELECConfig
+from .gain import gain_class
+from .head import MultiTaskTextHead, TextHead, with_texts
+from .vectors import RawVectors, RowVectors
 
 # Of the settings that every experiment has, those that a text head does not follow.
 NOT_OF_HEAD = {"model", "embedding_dim", "embedding_regularizer", "net_regularizer", "feature_specs"}
@@ -177,7 +178,7 @@ def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, An
 
 def _tuned(config: ELECConfig, run: Any, index: RowIndex) -> Path:
     """The adapter of the language model, tuned on clicks."""
-    from fuxictr_llm.model_zoo.ELEC.click_tuning import tune_on_clicks
+    from .click_tuning import tune_on_clicks
 
     train, valid = (_clicks(run, index, rows) for rows in make_loaders(run.feature_map, run.params, "train"))
     with run.stages("tune") as stage:
@@ -188,7 +189,7 @@ def _tuned(config: ELECConfig, run: Any, index: RowIndex) -> Path:
 
 
 def _clicks(run: Any, index: RowIndex, batches: Any) -> Any:
-    from fuxictr_llm.model_zoo.ELEC.click_tuning import ClickRows
+    from .click_tuning import ClickRows
 
     rows, clicks = [], []
     for batch in batches:

@@ -19,7 +19,8 @@ from fuxictr_llm.distillation.teacher import Batch
 from fuxictr_llm.host.batches import columns_of, with_columns
 from fuxictr_llm.llm.texts.row_texts import RowIndex
 from fuxictr_llm.llm.vectors.store import VectorStore, find_or_write
-from fuxictr_llm.model_zoo.ELEC.head import VECTOR, TextHead, text_columns
+
+from .head import VECTOR, TextHead, text_columns
 
 KIND = "row_vectors"
 # Rows on which is fitted (scaling, a PCA, alignment), at most; a random sample where there are more.

@@ -17,10 +17,11 @@ from fuxictr_llm.common.files import digest_of, digest_of_file, merged
 from fuxictr_llm.llm.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
 from fuxictr_llm.llm.vectors import store as controls
-from fuxictr_llm.model_zoo.LLaCTR import vector_file
-from fuxictr_llm.model_zoo.LLaCTR.config import FieldVectorsConfig
-from fuxictr_llm.model_zoo.LLaCTR.prompts import Prompt, common_prefix, sample_prompts
-from fuxictr_llm.model_zoo.LLaCTR.vector_file import SUFFIXES, read_field_vectors, write_field_vectors
+
+from . import vector_file
+from .config import FieldVectorsConfig
+from .prompts import Prompt, common_prefix, sample_prompts
+from .vector_file import SUFFIXES, read_field_vectors, write_field_vectors
 
 if TYPE_CHECKING:
     from fuxictr_llm.llm.language_model import LanguageModel
@@ -156,7 +157,8 @@ def _compute(
 ) -> tuple[Path, dict[str, Any]]:
     # Heavy libraries are imported only where something has to be asked of a language model.
     from fuxictr_llm.llm.language_model import load_language_model
-    from fuxictr_llm.model_zoo.LLaCTR.ssft import tune
+
+    from .ssft import tune
 
     with run.stages("load language model"):
         model = load_language_model(folder, config.llm_dtype, config.llm_pooling, run.params["gpu"])

@@ -7,7 +7,9 @@ Shape symbols: `B` rows, `K` fields, `D` embedding dim, `D_llm` width of the fie
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,12 +19,15 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.folding import PairWeights, Shift, pair_matrix, pair_sums
-from fuxictr_llm.enhancement.model import Seen
-from fuxictr_llm.model_zoo.LLaCTR.config import LLaCTRConfig
-from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors
+from fuxictr_llm.enhancement.trace import ForwardTrace
+from fuxictr_llm.enhancement.trial import Trial
+
+from .config import LLaCTRConfig
+from .vector_file import read_field_vectors, write_field_vectors
 
 # A full map has P x P weights, so it grows as K^4: 64 fields are 4 million, 300 fields 2 billion.
 MOST_FIELDS_OF_FULL_MAP = 64
+TRIAL_WIDTH = 8  # of the vectors of a self-check
 
 
 class LLaCTR(Enhancement):
@@ -64,7 +69,7 @@ class LLaCTR(Enhancement):
         if not config.is_on:
             logging.warning("LLaCTR is off: lambda_fre and lambda_fie are both 0")
             return {}
-        from fuxictr_llm.model_zoo.LLaCTR.field_vectors import prepare_field_vectors
+        from .field_vectors import prepare_field_vectors
 
         return {"field_vectors": str(prepare_field_vectors(config, experiment))}
 
@@ -78,8 +83,20 @@ class LLaCTR(Enhancement):
             return Shift(None, anatomy, weights.sum(dim=-1))
         return PairWeights(None, anatomy, weights)
 
+    @classmethod
+    def self_check(cls, trial: Trial) -> Sequence[str]:
+        """Both terms train, with random field vectors."""
+        fields = [name for name, spec in trial.feature_map.features.items() if spec["type"] != "meta"]
+        vectors = torch.randn(len(fields), TRIAL_WIDTH, generator=torch.Generator().manual_seed(3))
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "vectors.safetensors"
+            write_field_vectors(file, vectors, fields)
+            model = trial.trained(trial.enhanced(cls, field_vectors=str(file)))
+        terms = {"FRE": model.enhancement.fre, "FIE": model.enhancement.fie}
+        return [term for term, module in terms.items() if module is None]
+
     def pictures(self, run: Any) -> dict[str, Any]:
-        from fuxictr_llm.model_zoo.LLaCTR.pictures import draw
+        from .pictures import draw
 
         return draw(self, run)
 
@@ -93,8 +110,8 @@ class LLaCTR(Enhancement):
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
         return self.config.lambda_fie * self.fie(embeddings)
 
-    def loss(self, seen: Seen, y_true: Tensor) -> Tensor:
-        return self.config.lambda_fre * self.fre(seen.embeddings)
+    def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor:
+        return self.config.lambda_fre * self.fre(trace.embeddings)
 
 
 class FeatureRepresentationEnhancement(nn.Module):

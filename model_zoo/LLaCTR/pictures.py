@@ -8,10 +8,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fuxictr_llm.common.pictures import Panel, heat_maps, tuning_curves
-from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors, read_untuned_vectors
+
+from .vector_file import read_field_vectors, read_untuned_vectors
 
 if TYPE_CHECKING:
-    from fuxictr_llm.model_zoo.LLaCTR.model import LLaCTR
+    from .model import LLaCTR
 
 
 def draw(method: "LLaCTR", run: Any) -> dict[str, Figure]:

@@ -18,8 +18,9 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.llm.catalog import FieldCatalog
 from fuxictr_llm.llm.language_model import LanguageModel, pool
 from fuxictr_llm.llm.loading import widened
-from fuxictr_llm.model_zoo.LLaCTR.packing import ROW_TOKENS, attention_mask, pack, pool_packed
-from fuxictr_llm.model_zoo.LLaCTR.prompts import ANSWER, Prompt, common_prefix
+
+from .packing import ROW_TOKENS, attention_mask, pack, pool_packed
+from .prompts import ANSWER, Prompt, common_prefix
 
 # What torch's cross entropy leaves out.
 IGNORED = -100

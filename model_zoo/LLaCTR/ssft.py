@@ -21,9 +21,10 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.llm.catalog import FieldCatalog
 from fuxictr_llm.llm.language_model import LanguageModel
 from fuxictr_llm.llm.lora import Schedule, check_device, train, with_lora
-from fuxictr_llm.model_zoo.LLaCTR.config import FieldVectorsConfig
-from fuxictr_llm.model_zoo.LLaCTR.prompt_batches import IGNORED, PromptBatches
-from fuxictr_llm.model_zoo.LLaCTR.prompts import Prompt
+
+from .config import FieldVectorsConfig
+from .prompt_batches import IGNORED, PromptBatches
+from .prompts import Prompt
 
 
 def contrastive_loss(prompts: Tensor, fields: Tensor, answers: Tensor, tau: float) -> Tensor:

@@ -51,7 +51,7 @@ def test_forward_compiles_without_graph_breaks(name, method):
     with torch.no_grad():
         assert torch.equal(compiled(batch)["y_pred"], model.forward(batch)["y_pred"])
     model.train()
-    assert ("seen" in compiled(batch)) == (method is not None)
+    assert ("trace" in compiled(batch)) == (method is not None)
 
 
 def model_with(name, method):
@@ -65,8 +65,8 @@ def model_with(name, method):
 
 def test_the_added_loss_counts_in_training_only():
     class Ten(Enhancement):
-        def loss(self, seen, y_true):
-            return seen.logit.sum() * 0 + 10
+        def loss(self, trace, y_true):
+            return trace.logit.sum() * 0 + 10
 
     model, plain, steps = enhanced("FM", Ten), build("FM", "FM"), batches(count=1)
     assert train(model, steps)[0] == pytest.approx(train(plain, steps)[0] + 10)
@@ -110,7 +110,7 @@ def test_a_frozen_model_has_the_same_anatomy_and_stays_frozen():
     model = build("FinalMLP", "FinalMLP")
     expected = find_anatomy(model)
     model.requires_grad_(False)
-    assert find_anatomy(model) == expected and expected.towers
+    assert find_anatomy(model) == expected and expected.logit_layers
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 

@@ -12,7 +12,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.leaderboard.plan.plan import Arm
 from fuxictr_llm.leaderboard.report.evidence import summarize
 from fuxictr_llm.leaderboard.report.report import make_report, tell_p, tell_seconds
-from fuxictr_llm.leaderboard.report.tables import latex, markdown, to_csv, to_html, to_latex, to_markdown, write_all
+from fuxictr_llm.leaderboard.report.tables import latex, to_csv, to_html, to_latex, to_markdown, write_all
 from fuxictr_llm.leaderboard.run.results import Failure
 from support_tables import STRANGE, runs, shifted
 
@@ -106,7 +106,6 @@ def test_markdown_keeps_its_columns_and_shows_names_as_they_are(report):
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(report.tables[0].heads) + 1}
     assert r"A\_B\|c\$^{x}&lt;b&gt;&amp;%#\~\\\*" in lines[2]
     assert r"random, seed 3: failed: out of memory A\_B\|c" in text and "![gain\\_shop](<gain_shop.png>)" in text
-    assert markdown("[a](http://b) `c`\nd") == r"[a]\(http://b) \`c\` d"
     for told in ("- plan: a1b2", "torch 2.13.0", "train ab12, test cd34", "seed 1 1A"):
         assert told in text
 

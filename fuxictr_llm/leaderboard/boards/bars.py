@@ -11,8 +11,9 @@ import numpy as np
 from fuxictr_llm.common.checks import check_name
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import explain_write_errors, read_json, replacing_dir, writable_dir
+from fuxictr_llm.common.markdown import CENTRE, table_of
 from fuxictr_llm.config.keys import DatasetKeys
-from fuxictr_llm.config.resolve import NO_IDENTITY, Experiment
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
 from fuxictr_llm.experiment.summary import result_cells
 from fuxictr_llm.leaderboard.plan.arms import control_of
 from fuxictr_llm.serving.export import RECORD, find_run
@@ -101,16 +102,16 @@ def _results(records: Sequence[Mapping[str, Any]]) -> str:
     if len(records) > 1:
         rows += [
             ["Avg", *(f"{value:.6f}" for value in values.mean(axis=0))],
-            ["Std", *(f"&#177;{value:.8f}" for value in values.std(axis=0))],
+            ["Std", *(f"±{value:.8f}" for value in values.std(axis=0))],
         ]
-    lines = [["Run", *metrics], [":---:"] * (len(metrics) + 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    heads = ["Run", *metrics]
+    return table_of(heads, rows, [CENTRE] * len(heads)).replace("±", "&#177;")  # as BARS writes it
 
 
 OTHER_OUT = "name another folder with --out"
 NEEDED = ("model_id", "seed", "metrics", "config", "versions", "command", "time", "data")
 # What may differ between the runs of a row.
-OF_THE_SEED = {*NO_IDENTITY, "seed", "control_seed", "num_threads"}
+OF_THE_SEED = {*NOT_IN_IDENTITY, "seed", "control_seed", "num_threads"}
 # What BARS calls the packages that it lists, in its order; FuxiCTR must be the last.
 SOFTWARE = {
     "python": "python",

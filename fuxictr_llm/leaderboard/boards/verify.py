@@ -15,6 +15,7 @@ from rich.table import Table
 from fuxictr_llm import registry
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import explain_write_errors, replacing
+from fuxictr_llm.common.markdown import escaped, list_of, table_of
 from fuxictr_llm.config.resolve import Experiment, load_experiment
 from fuxictr_llm.config.sources import model_entry_names
 from fuxictr_llm.data.prepare import prepare_raw_data
@@ -294,9 +295,12 @@ def to_screen(board: str, rows: Sequence[Verified]) -> Group:
 
 def to_markdown(board: str, rows: Sequence[Verified], facts: Sequence[str] = ()) -> str:
     """A page with the table and, above it, `facts`: what was run, and on which data."""
-    lines = [f"# {board}: ours and published", "", *(f"- {fact}" for fact in facts), f"- {EXPLAINED}", ""]
-    lines += [_line(HEADER), _line(["---"] * len(HEADER)), *(_line(cells_of(row)) for row in rows)]
-    return "\n".join(lines) + "\n"
+    parts = [
+        f"# {escaped(board)}: ours and published",
+        list_of([*facts, EXPLAINED]),
+        table_of(HEADER, map(cells_of, rows)),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
 def write_markdown(path: Path, text: str) -> None:
@@ -307,7 +311,3 @@ def write_markdown(path: Path, text: str) -> None:
     """
     with explain_write_errors(path, OTHER_OUT), replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

@@ -10,7 +10,7 @@ from fuxictr_llm.common.checks import check_name, check_value
 from fuxictr_llm.common.errors import UserError, nearest, unknown
 from fuxictr_llm.common.files import digest_of
 from fuxictr_llm.config.language_models import asks_for_vectors
-from fuxictr_llm.config.resolve import NO_IDENTITY, load_experiment
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, load_experiment
 from fuxictr_llm.training.networks import PLACES
 
 PLAIN = "plain"
@@ -21,7 +21,7 @@ def key_of(params: Mapping[str, Any]) -> str:
 
     Their content is compared apart (`Results`), and a run without test data is another run.
     """
-    kept = {key: value for key, value in params.items() if key not in NO_IDENTITY}
+    kept = {key: value for key, value in params.items() if key not in NOT_IN_IDENTITY}
     return digest_of({key: bool(value) if key in PLACES else value for key, value in kept.items()})
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.yamls import read_yaml
 from fuxictr_llm.config.keys import DatasetKeys
-from fuxictr_llm.config.resolve import NO_IDENTITY
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
 
 TUNER_SPACE = "tuner_space"
@@ -31,7 +31,7 @@ NOT_TUNED = {
     "model": "name backbones in the plan",
     "method": "name methods in the plan",
     "model_root": "the leaderboard's folder decides",
-    **dict.fromkeys((*NO_IDENTITY, "num_threads"), "it does not change what is learnt"),
+    **dict.fromkeys((*NOT_IN_IDENTITY, "num_threads"), "it does not change what is learnt"),
     **dict.fromkeys(DatasetKeys.__annotations__, "it is of the data set, which all arms share"),
 }
 

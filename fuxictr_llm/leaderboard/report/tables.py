@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm.common.files import explain_write_errors, replacing
+from fuxictr_llm.common.markdown import LEFT, RIGHT, escaped, list_of, table_of
 from fuxictr_llm.leaderboard.report.evidence import METRICS, VERDICTS, Row
 from fuxictr_llm.leaderboard.report.gains import Gain
 from fuxictr_llm.leaderboard.report.plots import figures, png_of
@@ -102,7 +103,6 @@ def _picture(name: str, content: bytes) -> str:
     return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"></figure>'
 
 
-OF_MARKDOWN = re.compile(r"[\\`*_|~$]|(?<=\])\(")
 OF_LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
     "<": "$<$", ">": "$>$", "…": r"\dots{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -151,14 +151,15 @@ def to_markdown(report: Report, pictures: Iterable[str] = ()) -> str:
     """
     parts = ["# Leaderboard"]
     for table in report.tables:
-        parts += [f"## {markdown(table.title)}", _markdown_table(table)]
-    parts += ["## Failed and missing runs", _markdown_list(report.troubles or ["none"])]
+        places = [LEFT if head in TEXTS else RIGHT for head in table.heads]
+        parts += [f"## {escaped(table.title)}", table_of(table.heads, [line.cells for line in table.lines], places)]
+    parts += ["## Failed and missing runs", list_of(report.troubles or ["none"])]
     if pictures := list(pictures):
-        parts += ["## Pictures", *(f"![{markdown(Path(name).stem)}](<{name}>)" for name in pictures)]
-    parts += ["## How to read this", _markdown_list(report.notes)]
-    parts += ["## How it was made", _markdown_list([f"{name}: {text}" for name, text in report.facts.items()])]
+        parts += ["## Pictures", *(f"![{escaped(Path(name).stem)}](<{name}>)" for name in pictures)]
+    parts += ["## How to read this", list_of(report.notes)]
+    parts += ["## How it was made", list_of([f"{name}: {text}" for name, text in report.facts.items()])]
     if report.digests:
-        parts += ["<details><summary>Digests of the runs</summary>", _markdown_list(report.digests), "</details>"]
+        parts += ["<details><summary>Digests of the runs</summary>", list_of(report.digests), "</details>"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -199,25 +200,9 @@ def to_latex(report: Report) -> str:
     return "\n".join([*parts, *(_latex_table(table) for table in report.tables)])
 
 
-def markdown(text: str) -> str:
-    """Text that Markdown shows as it is, on one line, within a table or without."""
-    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return OF_MARKDOWN.sub(lambda found: f"\\{found[0]}", text)
-
-
 def latex(text: str) -> str:
     """Text that LaTeX sets as it is, on one line."""
     return "".join(OF_LATEX.get(sign, sign) for sign in " ".join(str(text).split()))
-
-
-def _markdown_table(table: Table) -> str:
-    ruler = [":--" if head in TEXTS else "--:" for head in table.heads]
-    lines = [[markdown(head) for head in table.heads], ruler, *(map(markdown, line.cells) for line in table.lines)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _markdown_list(texts: Iterable[str]) -> str:
-    return "\n".join(f"- {markdown(text)}" for text in texts)
 
 
 def _latex_table(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""Runs what is left of a plan in parallel processes, each its own; a kill at any moment loses what runs then at most.
+"""Runs what is left of a plan, each run in a process of its own; a kill at any moment loses at most what runs then.
 
 results = Results("leaderboards/mine", Plan.crossed(["DeepFM"], ["movielens100k"], ["plain", "LLaCTR"], seeds=[1]))
 run_plan(results, jobs=2)
@@ -12,9 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +19,11 @@ from filelock import FileLock, Timeout
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import explain_write_errors, read_json, writable_dir, write_json
-from fuxictr_llm.common.workers import started_server
+from fuxictr_llm.common.workers import Context, Lost, Pool
 from fuxictr_llm.leaderboard.plan.plan import PlannedRun
+from fuxictr_llm.leaderboard.run import PRELOADED
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Results
-from fuxictr_llm.leaderboard.run.worker import DISK_FULL, DONE, FAILED, Job, Outcome, serve, work
+from fuxictr_llm.leaderboard.run.worker import DISK_FULL, DONE, FAILED, Job, Outcome, run_job, work
 
 
 class Queue:
@@ -81,8 +79,8 @@ def data_set_of(run: PlannedRun) -> str:
     return str(Path(params["data_root"]) / params["dataset_id"])
 
 
-class Watch:
-    """Is told what happens; a display overrides what it shows."""
+class Listener:
+    """Its methods are called when something happens; a display overrides those whose news it shows."""
 
     def started(self, run: PlannedRun) -> None:
         """A run began."""
@@ -104,9 +102,9 @@ def run_plan(
     retry_failed: bool = False,
     keep_weights: bool = False,
     save_plan: bool = True,
-    watch: Watch | None = None,
+    listener: Listener | None = None,
     work: Callable[[Job], None] = work,
-    context: BaseContext | None = None,
+    context: Context | None = None,
 ) -> None:
     """Run what is neither done nor failed; the folder is this process's alone meanwhile.
 
@@ -115,6 +113,7 @@ def run_plan(
         retry_failed: whether those that failed, with the same settings, data and version, are tried again.
         keep_weights: whether the trained weights are left beside the records.
         save_plan: whether the plan becomes the folder's own, in place of the one before.
+        listener: hears of what happens.
         work: what a process does.
         context: how processes are started; None: by a server that has imported everything once.
 
@@ -125,8 +124,9 @@ def run_plan(
         if save_plan:
             results.write_plan()
         results.read()
-        engine = _Engine(results, jobs, retry_failed, keep_weights, watch or Watch(), work, context)
-        engine.run()
+        engine = _Engine(results, retry_failed, keep_weights, listener or Listener(), work)
+        with Pool[_Task, Outcome](jobs, PRELOADED, context=context) as pool:
+            engine.run(pool)
 
 
 @contextlib.contextmanager
@@ -173,116 +173,62 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@dataclass
-class _Process:
-    """A process under way: of a run, or for a data set."""
+@dataclass(frozen=True)
+class _Task:
+    """What a process under way does: a run, or the preparation of a run's data set."""
 
-    process: BaseProcess
-    connection: Connection
     run: PlannedRun
     data_only: bool
     output: Path
 
-    @property
-    def signs(self) -> list[Any]:
-        return [self.connection, self.process.sentinel]
-
-    def outcome(self) -> Outcome:
-        """How it ended; it has said so, or is gone."""
-        try:
-            found = self.connection.recv() if self.connection.poll() else None
-        except (EOFError, OSError):
-            found = None
-        self.process.join(10 if found else None)  # closing the connection first would kill it while it tidies up
-        self.connection.close()
-        self.end()
-        return found or Outcome(FAILED, self._last_words())
-
-    def _last_words(self) -> str:
-        code = self.process.exitcode
-        text = f"ended with exit code {code}"
-        if code < 0:
-            text = f"killed by {signal.Signals(-code).name}"
-            text += ", as the system does when memory runs out; try fewer --jobs" if -code == signal.SIGKILL else ""
-        with contextlib.suppress(OSError):
-            lines = self.output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            text += f"; its last words: {lines[-1].strip()[:300]}" if lines else ""
-        return text
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.join()
-
 
 class _Engine:
     def __init__(
-        self,
-        results: Results,
-        jobs: int,
-        retry_failed: bool,
-        keep_weights: bool,
-        watch: Watch,
-        work: Callable[[Job], None],
-        context: BaseContext | None,
+        self, results: Results, retry_failed: bool, keep_weights: bool, listener: Listener, work: Callable[[Job], None]
     ):
-        self.results, self.jobs, self.retry_failed, self.keep_weights = results, jobs, retry_failed, keep_weights
-        self.watch, self.work, self.context = watch, work, context
-        self.processes: list[_Process] = []
+        self.results, self.retry_failed, self.keep_weights = results, retry_failed, keep_weights
+        self.listener, self.work = listener, work
         self.prepared: set[str] = set()
         done = [run for run in results.plan.runs() if results.record_of(run)]
-        self.queue = Queue(results.to_do(retry_failed), {run.language_model for run in done} - {None})
+        self.queue = Queue(results.to_do(retry_failed), {run.language_model for run in done if run.language_model})
 
-    def run(self) -> None:
+    def run(self, pool: Pool[_Task, Outcome]) -> None:
         # Also those of finished runs whose data is not there: it may turn out to be another now.
         unsure = [run for run in self.results.plan.runs() if self.results.data_of(run) is None]
         unsure = [run for run in unsure if self.results.record_of(run)]
         unprepared = list({data_set_of(run): run for run in reversed([*self.queue.waiting, *unsure])}.values())
-        if unprepared and self.context is None:
-            self.context = started_server()
-        try:
-            while self.queue.waiting or self.processes:
-                while len(self.processes) < self.jobs and unprepared:
-                    self._start(unprepared.pop(), data_only=True)
-                while len(self.processes) < self.jobs and (run := self.queue.take(self._is_prepared)):
-                    self._start(run, data_only=False)
-                wait([sign for process in self.processes for sign in process.signs])
-                for process in [process for process in self.processes if wait(process.signs, timeout=0)]:
-                    self.processes.remove(process)
-                    self._end(process, process.outcome())
-        finally:
-            for process in self.processes:
-                process.end()
+        while self.queue.waiting or len(pool):
+            while pool.has_room and unprepared:
+                self._start(pool, unprepared.pop(), data_only=True)
+            while pool.has_room and (run := self.queue.take(self._is_prepared)):
+                self._start(pool, run, data_only=False)
+            for task, ended in pool.wait():
+                self._end(task, _outcome_of_lost(task, ended) if isinstance(ended, Lost) else ended)
 
     def _is_prepared(self, run: PlannedRun) -> bool:
         return data_set_of(run) in self.prepared
 
-    def _start(self, run: PlannedRun, data_only: bool) -> None:
+    def _start(self, pool: Pool[_Task, Outcome], run: PlannedRun, data_only: bool) -> None:
         files = self.results.files_of(run)
         if data_only:
-            self.watch.preparing(run.arm.dataset)
+            self.listener.preparing(run.arm.dataset)
         else:
             self.results.make_way(run)
-            self.watch.started(run)
+            self.listener.started(run)
         # A run has a name, a folder and a result file of its own; pictures of 100 runs help nobody.
         params = {**run.experiment.params, "model_root": str(self.results.folder / "runs"), "pictures": False}
         experiment = replace(
             run.experiment, expid=run.name, params={**params, "verbose": 0}, changed=False, config_name=str(files)
         )
-        output = Path(f"{files}.data.out" if data_only else f"{files}.out")
-        job = Job(experiment, output, data_only, self.keep_weights, str(Path.cwd()), dict(os.environ))
-        if self.context.get_start_method() == "forkserver":
-            started_server()  # multiprocessing alone would start one with other settings, where it was killed
-        ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=serve, args=(job, theirs, self.work))
-        process.start()
-        theirs.close()
-        self.processes.append(_Process(process, ours, run, data_only, output))
+        task = _Task(run, data_only, Path(f"{files}.data.out" if data_only else f"{files}.out"))
+        job = Job(experiment, task.output, data_only, self.keep_weights)
+        pool.start(task, run_job, job, self.work, threads=params["num_threads"])
 
-    def _end(self, process: _Process, outcome: Outcome) -> None:
-        run = process.run
+    def _end(self, task: _Task, outcome: Outcome) -> None:
+        run = task.run
         if outcome.kind == DISK_FULL:
             raise UserError(f"{run}: {outcome.reason}; what was finished is kept, and the same command goes on")
-        if process.data_only:
+        if task.data_only:
             self._data_ended(run, outcome)
             return
         if outcome.kind == DONE:
@@ -293,7 +239,7 @@ class _Engine:
         self.queue.ended(run, well=outcome.kind == DONE)
         if outcome.kind == DONE:
             self.results.forget_failure(run)
-            self.watch.finished(run)
+            self.listener.finished(run)
         else:
             self._failed(run, outcome)
 
@@ -311,4 +257,14 @@ class _Engine:
     def _failed(self, run: PlannedRun, outcome: Outcome) -> None:
         self.results.clear_unfinished(run)
         self.results.note_failure(run, outcome.reason, outcome.traceback)
-        self.watch.failed(run, outcome.reason)
+        self.listener.failed(run, outcome.reason)
+
+
+def _outcome_of_lost(task: _Task, lost: Lost) -> Outcome:
+    text = lost.reason
+    if lost.killed_by == "SIGKILL":
+        text += ", as the system does when memory runs out; try fewer --jobs"
+    with contextlib.suppress(OSError):
+        lines = task.output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        text += f"; its last words: {lines[-1].strip()[:300]}" if lines else ""
+    return Outcome(FAILED, text)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fuxictr_llm.leaderboard.plan.plan import Arm, PlannedRun
-from fuxictr_llm.leaderboard.run.engine import Watch
+from fuxictr_llm.leaderboard.run.engine import Listener
 from fuxictr_llm.leaderboard.run.results import Results, RunResult
 
 # What a finished run has in common with the one that is asked about; the first that any has decides.
@@ -74,7 +74,7 @@ def tell_seconds(seconds: float) -> str:
 MOST_ROWS = 15
 
 
-class Display(Watch):
+class Display(Listener):
     """A live table on a terminal; elsewhere a line for each thing that happens.
 
     Args:

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of, digest_of_file
 from fuxictr_llm.common.runs import versions
-from fuxictr_llm.config.resolve import NO_IDENTITY
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.loader import describe_data
 from fuxictr_llm.data.raw import raw_files
@@ -85,7 +85,7 @@ def record_problem(record: Any) -> str:
     """Why a run record does not count; empty where it does."""
     if not _is(RECORD, record):
         return "is damaged"
-    settings = {key: value for key, value in record["config"].items() if key not in NO_IDENTITY}
+    settings = {key: value for key, value in record["config"].items() if key not in NOT_IN_IDENTITY}
     if digest_of(settings) != record["config_sha256"] or "train" not in record["stages"]:
         return "is damaged"
     return _other_version(record["versions"].get(OURS))
