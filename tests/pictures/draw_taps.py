@@ -4,6 +4,7 @@ The arrows are those of `fuxictr_llm.enhancement.TAPS`: a tap that the picture d
 """
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -64,7 +65,7 @@ def _draw_model(axis: Axes) -> None:
     boxes = list(FLOW.values())
     for name, (x, width, title, below) in FLOW.items():
         _box(axis, x, MODEL_Y, width, 0.95, BLUE if name != "loss" else GREY, title, below)
-    for (x, width, *_), (next_x, next_width, *_) in zip(boxes, boxes[1:], strict=False):
+    for (x, width, *_), (next_x, next_width, *_) in pairwise(boxes):
         _arrow(axis, (x + width / 2, MODEL_Y), (next_x - next_width / 2, MODEL_Y), "black")
 
 
