@@ -5,8 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from fuxictr_llm.commands.options import Commands, add_command, experiment_of
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.processes import process_state
 
 
 def add(commands: Commands) -> None:
@@ -57,7 +57,7 @@ def _encode_values(args: argparse.Namespace) -> None:
 
 
 def _print_files(run: Any) -> None:
-    if not distributed.is_first():
+    if not process_state().is_main_process:
         return
     files = [run.notes.get("field_vectors", {}), *run.notes.get("value_vectors", {}).get("columns", {}).values()]
     files += run.notes.get("text_vectors", {}).values()

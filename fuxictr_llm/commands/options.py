@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.processes import process_state, under_torchrun
 from fuxictr_llm.host.checkout import use_checkout
 
 SCRIPT = "fuxictr-llm"  # what setup.py installs
@@ -78,8 +78,8 @@ def experiment_of(
     """The resolved experiment; `forced` wins over `--set`, which wins over `defaults`, which win over the config."""
     if not args.expid:
         raise UserError("--expid is missing, for example --expid DeepFM_LLaCTR_movielens100k; --list shows the parts")
-    level = logging.INFO if distributed.is_first() else logging.ERROR
-    logging.basicConfig(level=level, format="%(levelname)s %(message)s")
+    is_main = not under_torchrun() or process_state(args.gpu).is_main_process
+    logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(levelname)s %(message)s")
     use_checkout(args.zoo)
     from fuxictr_llm.config.resolve import load_experiment, parse_overrides
 
@@ -97,8 +97,8 @@ def chosen_gpu(index: int) -> int:
     if index == -1:
         return index
     index_left = 0
-    if distributed.world_size() > 1:
-        index = index_left = distributed.local_index()
+    if under_torchrun():
+        index = index_left = process_state(index).local_process_index
     else:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         indexes = [str(number) for number in range(index + 1)] if visible is None else visible.split(",")

@@ -82,13 +82,13 @@ def find_or_make(
     """The entry's file and manifest, from `make`, which saves it, where it is not there."""
     found = find(kind, made_from, file_name)
     if found is None:
-        with alone(kind, made_from):
+        with entry_locked(kind, made_from):
             found = find(kind, made_from, file_name) or make()
     return found
 
 
 @contextmanager
-def alone(kind: str, made_from: Mapping[str, Any]) -> Iterator[None]:
+def entry_locked(kind: str, made_from: Mapping[str, Any]) -> Iterator[None]:
     """While a process is in the block, others that need the same entry wait, and then find it."""
     with locked(f"{kind}-{entry_dir(kind, made_from).name}"):
         yield

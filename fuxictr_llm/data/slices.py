@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
 from fuxictr_llm.common.files import read_json
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.data.field_words import RESERVED, read_field_config, values_for_missing
 from fuxictr_llm.data.in_memory import data_files
 from fuxictr_llm.host.batches import columns_of
@@ -57,7 +58,7 @@ class FrequencySlices:
         self._least_head = _count_that_reaches(HEAD, ascending[::-1])
 
     @classmethod
-    def of(cls, run: Any) -> "FrequencySlices | None":
+    def of(cls, run: Run) -> "FrequencySlices | None":
         """Those of a run (`fuxictr_llm.experiment.Run`), whose train split is counted; None: no column has the items.
 
         Raises:

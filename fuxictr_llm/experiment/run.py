@@ -16,10 +16,10 @@ from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr.utils import print_to_json
 
 from fuxictr_llm import registry
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.checks import check_gpu, checked
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
 from fuxictr_llm.common.files import explain_write_errors, own_folder, read_json, writable_dir
+from fuxictr_llm.common.processes import process_state, under_torchrun
 from fuxictr_llm.common.runs import Run, Stages, versions
 from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.config.resolve import Experiment
@@ -67,7 +67,7 @@ def run_experiment(experiment: Experiment) -> Result:
         UserError: something that the user can put right.
     """
     check_gpu(experiment.params["gpu"])
-    if distributed.world_size() > 1:
+    if under_torchrun():
         raise UserError(
             "a CTR model is trained in one process; torchrun is for tuning the language model: "
             "torchrun ... -m fuxictr_llm encode --expid EXPID, and then run without torchrun"
@@ -141,7 +141,7 @@ def make_data(params: dict[str, Any], stages: Stages) -> dict[str, Any]:
     """Raw and built data in place, whatever model they are for; the settings with the built files as their data."""
     torch.set_num_threads(params["num_threads"])
     seed_everything(params["seed"])
-    with distributed.first_one_first():
+    with process_state(params["gpu"]).main_process_first():
         with stages("prepare data") as facts:
             facts |= prepare_raw_data(params)
         with stages("build data"):

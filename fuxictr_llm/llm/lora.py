@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from transformers import ProgressCallback, Trainer, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import OTHER_CACHE, explain_write_errors
+from fuxictr_llm.common.processes import from_main, process_state
 from fuxictr_llm.config.language_models import LoraKeys
 from fuxictr_llm.llm.tuning_progress import (
     BestEpoch,
@@ -152,7 +152,7 @@ def check_device(model: nn.Module) -> None:
         UserError: the model is on another.
     """
     device = next(model.parameters()).device
-    if device.type == "cuda" and device.index != distributed.local_index():
+    if device.type == "cuda" and device.index != process_state().local_process_index:
         raise UserError(
             f"the Trainer takes the first GPU it sees: set CUDA_VISIBLE_DEVICES={device.index}, and gpu to 0"
         )
@@ -228,18 +228,18 @@ def train(
     if measure:
         # On their own devices the processes might see a tie differently, and not stop together.
         best = BestEpoch(
-            lambda: distributed.as_the_first_says(measure),
+            lambda: from_main(measure),
             checkpoints,
             schedule.patience,
             f"{schedule.name} epoch %d: {schedule.measured} %.4f",
         )
         trainer.add_callback(best)
-    last = distributed.as_the_first_says(lambda: last_checkpoint(checkpoints, schedule.patience, schedule.name))
+    last = from_main(lambda: last_checkpoint(checkpoints, schedule.patience, schedule.name))
     with explain_write_errors(checkpoints, OTHER_CACHE), progress.closed_at_the_end():
         trainer.train(resume_from_checkpoint=last)
     state = trainer.state
     if best:
-        distributed.wait_for_all()  # the first process writes the weights
+        process_state().wait_for_everyone()  # the main process writes the weights
         best.restore(model)
     return Tuned(
         epochs=round(state.epoch),
@@ -272,7 +272,7 @@ class _Trainer(Trainer):
 
 
 def _arguments(folder: Path, schedule: Schedule, num_rows: int, on_gpu: bool) -> TrainingArguments:
-    processes = distributed.world_size()
+    processes = process_state().num_processes
     if schedule.batch_size % processes:
         raise UserError(
             f"{schedule.keys}_batch_size {schedule.batch_size} cannot be shared among {processes} processes; "

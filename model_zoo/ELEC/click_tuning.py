@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from fuxictr_llm.common import cache as store
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file
+from fuxictr_llm.common.processes import under_torchrun
 from fuxictr_llm.llm import lora as adapter
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
 
@@ -60,7 +60,7 @@ def tune_on_clicks(
     Raises:
         UserError: the rows drawn are all of one class, the language model cannot be had or tuned, or the disk is full.
     """
-    if distributed.world_size() > 1:
+    if under_torchrun():
         raise UserError("a language model is tuned on clicks in one process; start it without torchrun")
     folder = find_language_model(config.language_model)
     drawn = (
@@ -72,7 +72,7 @@ def tune_on_clicks(
     if found:
         logging.info("The adapter tuned on clicks is cached: %s", found[0].parent)
     else:
-        with store.alone(KIND, made_from):
+        with store.entry_locked(KIND, made_from):
             found = _find(made_from) or _tune(config, gpu, folder, *drawn, made_from)
     path, manifest = found
     return path.parent, {key: value for key, value in manifest.items() if key != "made_from"}

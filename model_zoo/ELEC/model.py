@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.distillation import Distilled, JointTeacher, Teacher
 from fuxictr_llm.distillation.teacher import Batch
 from fuxictr_llm.enhancement.anatomy import tap_keys
@@ -29,7 +30,7 @@ class ELEC(Distilled):
     controls = {"self": {"teacher": "self"}, "noise": {"h": "noise"}}
 
     @classmethod
-    def encode(cls, config: ELECConfig, run: Any) -> dict[str, Any]:
+    def encode(cls, config: ELECConfig, run: Run) -> dict[str, Any]:
         """The language model's vectors of the rows' texts."""
         from .stages import encode
 
@@ -37,7 +38,7 @@ class ELEC(Distilled):
         return {}
 
     @classmethod
-    def prepare(cls, config: ELECConfig, run: Any) -> dict[str, Any]:
+    def prepare(cls, config: ELECConfig, run: Run) -> dict[str, Any]:
         """Everything up to the trained teacher, each part cached."""
         if not config.is_on:
             logging.warning("ELEC is off: alpha and beta are both 0")
@@ -64,11 +65,11 @@ class ELEC(Distilled):
             raise UserError("the student trains as if it had no teacher")
         return [] if student.enhancement.compares_representations else ["the representation loss"]
 
-    def on_train_begin(self, run: Any) -> None:
+    def on_train_begin(self, run: Run) -> None:
         if run.prepared is not None:
             self.learn_from(run.prepared)
 
-    def on_train_end(self, run: Any) -> None:
+    def on_train_end(self, run: Run) -> None:
         teacher = self.teacher
         super().on_train_end(run)
         if isinstance(teacher, JointTeacher):  # a staged one has been measured when it was trained

@@ -12,6 +12,7 @@ from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 from fuxictr_llm import registry
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import merged
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.keys import DatasetKeys, ModelKeys
 from fuxictr_llm.config.resolve import constructor_hints
 from fuxictr_llm.data.loader import describe_data, make_loaders
@@ -35,7 +36,7 @@ from .vectors import RawVectors, RowVectors
 NOT_OF_HEAD = {"model", "embedding_dim", "embedding_regularizer", "net_regularizer", "feature_specs"}
 
 
-def encode(config: ELECConfig, run: Any) -> tuple[RowIndex, tuple[VectorStore, ...]]:
+def encode(config: ELECConfig, run: Run) -> tuple[RowIndex, tuple[VectorStore, ...]]:
     """Which texts the rows have, and the language model's vectors of them."""
     with run.stages("texts") as stage:
         index = index_rows(config, run)
@@ -45,7 +46,7 @@ def encode(config: ELECConfig, run: Any) -> tuple[RowIndex, tuple[VectorStore, .
     return index, unit_vectors(config, run, index, adapter, tuned)
 
 
-def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
+def prepare_teacher(config: ELECConfig, run: Run) -> Teacher:
     """The network that the vanilla network learns from.
 
     Raises:
@@ -80,7 +81,7 @@ def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
     return Teacher(network.model, row_vectors, taps)
 
 
-def _check_widths(config: ELECConfig, run: Any, backbone: type[BaseModel]) -> None:
+def _check_widths(config: ELECConfig, run: Run, backbone: type[BaseModel]) -> None:
     """One more column can make a representation wider: that is said before anything is computed."""
     if config.inject != "input" or not config.beta or config.representation_loss == "hint":
         return
@@ -95,7 +96,7 @@ def _check_widths(config: ELECConfig, run: Any, backbone: type[BaseModel]) -> No
         )
 
 
-def _given_teacher(config: ELECConfig, run: Any) -> Teacher:
+def _given_teacher(config: ELECConfig, run: Run) -> Teacher:
     """A run or an export as the teacher."""
     if config.schedule == "joint":
         raise UserError(f"schedule: joint trains its teacher, and {config.teacher!r} is trained; set schedule: staged")
@@ -112,7 +113,7 @@ def _given_teacher(config: ELECConfig, run: Any) -> Teacher:
     return Teacher(model, taps=tap_keys(settings["params"]))
 
 
-def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
+def adapt(config: ELECConfig, run: Run) -> tuple[RowVectors, dict[str, Any]]:
     """The vectors that the gain network gets of rows, and what decides about them.
 
     A text head is trained in every case: how well it does is what the text alone can do.
@@ -149,7 +150,7 @@ def made_from_texts(index: RowIndex, stores: Sequence[VectorStore]) -> dict[str,
     }
 
 
-def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, Any], fold: int | None = None) -> Network:
+def _head(config: ELECConfig, run: Run, raw: RawVectors, made_from: dict[str, Any], fold: int | None = None) -> Network:
     """A text head, trained on the rows of all folds but one; without `fold` on all."""
     feature_map = with_texts(run.feature_map, len(raw.stores), raw.stores[0].dim)
     seen = {*feature_map.features, *feature_map.labels}
@@ -176,7 +177,7 @@ def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, An
     )
 
 
-def _tuned(config: ELECConfig, run: Any, index: RowIndex) -> Path:
+def _tuned(config: ELECConfig, run: Run, index: RowIndex) -> Path:
     """The adapter of the language model, tuned on clicks."""
     from .click_tuning import tune_on_clicks
 
@@ -188,7 +189,7 @@ def _tuned(config: ELECConfig, run: Any, index: RowIndex) -> Path:
     return adapter
 
 
-def _clicks(run: Any, index: RowIndex, batches: Any) -> Any:
+def _clicks(run: Run, index: RowIndex, batches: Any) -> Any:
     from .click_tuning import ClickRows
 
     rows, clicks = [], []

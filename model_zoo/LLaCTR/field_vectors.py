@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from fuxictr_llm.common import cache as store
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import unknown
 from fuxictr_llm.common.files import digest_of, digest_of_file, merged
+from fuxictr_llm.common.processes import from_main, process_state
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.llm.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
 from fuxictr_llm.llm.vectors import store as controls
@@ -36,7 +37,7 @@ SOURCES = tuple(TEXTS)
 VERSION = 3
 
 
-def prepare_field_vectors(config: FieldVectorsConfig, run: Any) -> Path:
+def prepare_field_vectors(config: FieldVectorsConfig, run: Run) -> Path:
     """The file with a vector per field of the run's data set, from the source that `field_vectors` names.
 
     Args:
@@ -94,7 +95,7 @@ def _stored_control(
     return store.find_or_make(KIND, made_from, FILE, save)
 
 
-def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatalog) -> tuple[Path, dict[str, Any]]:
+def _of_language_model(config: FieldVectorsConfig, run: Run, catalog: FieldCatalog) -> tuple[Path, dict[str, Any]]:
     """File and manifest of the language model's own vectors, from the store where they are there."""
     with run.stages("language model"):
         folder = find_language_model(config.language_model)
@@ -106,12 +107,12 @@ def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatal
     made_from = _made_from(config, digest, catalog, prompts, on_gpu=run.params["gpu"] >= 0)
 
     def find() -> tuple[Path, dict[str, Any]] | None:
-        return distributed.as_the_first_says(lambda: store.find(KIND, made_from, FILE))
+        return from_main(lambda: store.find(KIND, made_from, FILE))
 
     found = find()
     if found is None:
-        # The other processes of torchrun are let in by the first.
-        with store.alone(KIND, made_from) if distributed.is_first() else nullcontext():
+        # The other processes of torchrun are let in by the main one.
+        with store.entry_locked(KIND, made_from) if process_state().is_main_process else nullcontext():
             found = find()
             if found is None:
                 return _compute(config, run, folder, catalog, prompts, made_from)
@@ -133,7 +134,8 @@ def _made_from(
     settings = {key: value for key, value in asdict(config).items() if key.startswith(decides)}
     tuned_on = [[[prompt.value, prompt.field] for prompt in part] for part in prompts] if config.ssft_epochs else None
     # Processes have dropout masks of their own.
-    processes = {"processes": distributed.world_size()} if config.ssft_epochs and distributed.world_size() > 1 else {}
+    count = process_state().num_processes
+    processes = {"processes": count} if config.ssft_epochs and count > 1 else {}
     keys = {
         "language_model": {"name": config.language_model, "sha256": model_digest},
         "device": "gpu" if on_gpu else "cpu",  # they round differently
@@ -149,7 +151,7 @@ def _made_from(
 
 def _compute(
     config: FieldVectorsConfig,
-    run: Any,
+    run: Run,
     folder: Path,
     catalog: FieldCatalog,
     prompts: tuple[list[Prompt], list[Prompt]],
@@ -179,7 +181,7 @@ def _compute(
             KIND, made_from, FILE, lambda path: write_field_vectors(path, vectors, catalog.names, untuned), facts
         )
 
-    found = distributed.as_the_first_says(save)
+    found = from_main(save)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return found
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.folding import PairWeights, Shift, pair_matrix, pair_sums
@@ -64,14 +65,14 @@ class LLaCTR(Enhancement):
             )
 
     @classmethod
-    def prepare(cls, config: LLaCTRConfig, experiment: Any) -> dict[str, Any]:
+    def prepare(cls, config: LLaCTRConfig, run: Run) -> dict[str, Any]:
         """Field vectors from the language model (cached), as a file that training reads."""
         if not config.is_on:
             logging.warning("LLaCTR is off: lambda_fre and lambda_fie are both 0")
             return {}
         from .field_vectors import prepare_field_vectors
 
-        return {"field_vectors": str(prepare_field_vectors(config, experiment))}
+        return {"field_vectors": str(prepare_field_vectors(config, run))}
 
     @classmethod
     def fold(cls, config: LLaCTRConfig, anatomy: Anatomy, state: Mapping[str, Tensor]) -> Enhancement | None:
@@ -95,10 +96,13 @@ class LLaCTR(Enhancement):
         terms = {"FRE": model.enhancement.fre, "FIE": model.enhancement.fie}
         return [term for term, module in terms.items() if module is None]
 
-    def pictures(self, run: Any) -> dict[str, Any]:
+    def pictures(self, run: Run) -> dict[str, Any]:
+        if self.fre is None and self.fie is None:
+            return {}
         from .pictures import draw
 
-        return draw(self, run)
+        has_pairs = self.fie is not None and self.fie.form == "pairwise"
+        return draw(run, self.anatomy.fields, self.anatomy.tasks, self.fie.pair_weights() if has_pairs else None)
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         return self.parameters() if self.config.train_maps else ()

@@ -10,10 +10,12 @@ from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm import registry
 from fuxictr_llm.__main__ import main
+from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.diagnosis import doctor
 from fuxictr_llm.diagnosis.doctor import CHECKS, AllTaps, method_check, run_check
 from fuxictr_llm.diagnosis.tiny import tiny_case
 from fuxictr_llm.distillation import Distilled
+from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.registry import find_backbone, find_method, method_names
 
 ELEC, LLMEMB, LLACTR = OURS = method_names()
@@ -102,6 +104,43 @@ def test_a_method_whose_parameter_is_left_alone_is_seen(monkeypatch):
 
     monkeypatch.setattr(doctor, "AllTaps", Lazy)
     assert finding_of(MOVES, Net) == doctor.Finding("failed", "unused of Net_AllTaps did not move")
+
+
+class Prepared(Enhancement):
+    """Needs what its `prepare` makes, and does not say how it is tried."""
+
+    method_name = "Prepared"
+
+    def __init__(self, config, anatomy):
+        super().__init__(config, anatomy)
+        raise UserError("there are no vectors")
+
+    @classmethod
+    def prepare(cls, config, run):
+        return {}
+
+
+class Refusing(Prepared):
+    prepare = Enhancement.prepare
+
+
+def test_a_method_without_a_check_of_its_own_is_trained_with_its_defaults(method_file):
+    finding = run_check(method_check(find_method(method_file).model_cls), tiny_case(Net))
+    assert finding == doctor.Finding("passed", "works")
+    finding = run_check(method_check(Refusing), tiny_case(Net))
+    assert finding == doctor.Finding("failed", "there are no vectors")
+
+
+def test_a_method_that_cannot_be_tried_says_so_and_is_no_failure(monkeypatch, few_checks, capsys):
+    finding = run_check(method_check(Prepared), tiny_case(Net))
+    assert finding.outcome == "not tried"
+    assert (
+        finding.cell
+        == "not tried: it needs what its prepare() makes, and has no self_check() of its own: there are no vectors"
+    )
+    monkeypatch.setattr(find_method(LLACTR).model_cls, "self_check", Prepared.self_check)
+    assert main(["doctor", "--model", "DNN"]) == 0
+    assert "LLaCTR not tried it needs what" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_student_that_learns_nothing_is_seen(monkeypatch):

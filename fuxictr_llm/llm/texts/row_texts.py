@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.language_models import RowTextsConfig
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.in_memory import read_slices
@@ -137,7 +138,7 @@ class RowIndex:
         return rows
 
 
-def index_rows(config: RowTextsConfig, run: Any) -> RowIndex:
+def index_rows(config: RowTextsConfig, run: Run) -> RowIndex:
     """The index of all distinct rows of the splits; their labels are not read.
 
     Raises:
@@ -159,7 +160,7 @@ def index_rows(config: RowTextsConfig, run: Any) -> RowIndex:
     )
 
 
-def _index(plan: Sequence[Any], row_keys: RowKeys, run: Any) -> RowIndex:
+def _index(plan: Sequence[Any], row_keys: RowKeys, run: Run) -> RowIndex:
     entities = EntityTexts(plan, run)
     told = list(dict.fromkeys(name for unit in plan for name in unit.columns))
     columns = list(dict.fromkeys([*told, *entities.columns.values()]))
@@ -200,7 +201,7 @@ def _index(plan: Sequence[Any], row_keys: RowKeys, run: Any) -> RowIndex:
     )
 
 
-def _reader(run: Any) -> Callable[[str, list[str]], Iterator[dict[str, np.ndarray]]]:
+def _reader(run: Run) -> Callable[[str, list[str]], Iterator[dict[str, np.ndarray]]]:
     """Reads columns of a split in slices; of long sequences, a row has the columns of its target item."""
     item_info = run.params.get("item_info")
     if not item_info:

@@ -4,12 +4,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import polars as pl
 
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.host.columns import feature_columns
 from fuxictr_llm.llm.catalog import in_words_of
 from fuxictr_llm.llm.texts.vocabulary import missing_values, train_ids, words_of
@@ -71,7 +72,7 @@ class SideSentence:
         return " ".join(self.texts[index] for index in ids.tolist() if index in self.texts)
 
 
-def sentence_of(run: Any, column: str, words: str) -> Sentence:
+def sentence_of(run: Run, column: str, words: str) -> Sentence:
     """How a column is told.
 
     Raises:
@@ -101,7 +102,7 @@ ENDS = (".", "!", "?")
 EXAMPLES = 3
 
 
-def side_sentences(tables: Mapping[str, Mapping[str, str]], run: Any) -> dict[str, SideSentence]:
+def side_sentences(tables: Mapping[str, Mapping[str, str]], run: Run) -> dict[str, SideSentence]:
     """For each column with a table, the texts of its train values; rows with an empty text are left out.
 
     Raises:
@@ -110,7 +111,7 @@ def side_sentences(tables: Mapping[str, Mapping[str, str]], run: Any) -> dict[st
     return {column: SideSentence(column, _texts(column, table, run)) for column, table in tables.items()}
 
 
-def _texts(column: str, table: Mapping[str, str], run: Any) -> dict[int, str]:
+def _texts(column: str, table: Mapping[str, str], run: Run) -> dict[int, str]:
     if column not in run.feature_map.features:
         raise unknown("column", column, run.feature_map.features, "'value_texts'")
     ids = train_ids(run, column)[0]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError, unknown
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.language_models import RowTextsConfig
 from fuxictr_llm.llm.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.llm.texts.sentences import Sentence, sentence_of, side_sentences
@@ -153,7 +154,7 @@ class EntityTexts:
         run: the experiment under way.
     """
 
-    def __init__(self, plan: Sequence[UnitPlan], run: Any):
+    def __init__(self, plan: Sequence[UnitPlan], run: Run):
         self.run = run
         features = run.feature_map.features
         one_id = [unit for unit in plan if unit.id and features.get(unit.id, {}).get("type") in ("categorical", "meta")]
@@ -215,7 +216,7 @@ ROW = "row"
 CONTEXT = "context"
 
 
-def plan_units(config: RowTextsConfig, run: Any) -> list[UnitPlan]:
+def plan_units(config: RowTextsConfig, run: Run) -> list[UnitPlan]:
     """The units of text of the run's data set.
 
     Raises:

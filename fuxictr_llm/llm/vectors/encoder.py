@@ -16,7 +16,7 @@ from tqdm import tqdm
 from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of, digest_of_file, merged
-from fuxictr_llm.common.runs import total
+from fuxictr_llm.common.runs import Run, total
 from fuxictr_llm.config.language_models import RowTextsConfig, ValueVectorsConfig
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
 from fuxictr_llm.llm.texts.row_texts import RowIndex, sha256_of_texts
@@ -206,7 +206,7 @@ class TextEncoder:
 
 
 def unit_vectors(
-    config: RowTextsConfig, run: Any, index: RowIndex, adapter: Path | None = None, tuned: bool = False
+    config: RowTextsConfig, run: Run, index: RowIndex, adapter: Path | None = None, tuned: bool = False
 ) -> tuple[VectorStore, ...]:
     """The vectors of each unit's texts: those given with `text_vectors`, or those of a language model.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.language_models import RowTextsConfig
 from fuxictr_llm.data.vector_files import check_width, keys_as_text, read_vectors
 from fuxictr_llm.host.columns import feature_columns
@@ -102,7 +103,7 @@ def _problem_of_tuning(found: VectorStore, tuned: bool) -> str | None:
 NOTE = "given_vectors"
 
 
-def note_matches(run: Any, name: str) -> None:
+def note_matches(run: Run, name: str) -> None:
     """Log, and note in the run record, how many train values of a column have a vector in its file.
 
     Args:
@@ -156,7 +157,7 @@ def note_matches(run: Any, name: str) -> None:
         )
 
 
-def _given_file(run: Any, name: str, path: Path) -> str:
+def _given_file(run: Run, name: str, path: Path) -> str:
     """The file as a config names it: FuxiCTR copies it into the built data set."""
     columns = feature_columns({"feature_cols": run.params.get("feature_cols") or []})
     declared = {col["name"]: col.get("pretrained_emb") for col in columns}.get(name)

@@ -174,7 +174,7 @@ def find_or_write(
     shard_rows = max(SHARD, -(-rows // MOST_SHARDS))
     plan = {"made_from": made_from, "rows": rows, "shard_rows": shard_rows}
     if not (folder / MANIFEST).is_file() or _missing(folder, plan):
-        with store.alone(kind, made_from):
+        with store.entry_locked(kind, made_from):
             writable_dir(folder, OTHER_CACHE)
             remove_abandoned(folder, again=True)
             for left in folder.glob(".*.tmp"):  # as earlier versions left them
