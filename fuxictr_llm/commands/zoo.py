@@ -13,6 +13,9 @@ from fuxictr_llm.common.errors import UserError
 if TYPE_CHECKING:
     from fuxictr_llm.diagnosis.zoo_table import ZooRow
 
+# What every class is looked at with, and what torch imports with its first optimizer.
+PRELOADED = ("fuxictr_llm.diagnosis.doctor", "torch._dynamo")
+
 
 def add(commands: Any) -> None:
     """Declare the command."""
@@ -54,7 +57,7 @@ def zoo(args: argparse.Namespace) -> None:
     # Progress goes to the error stream, so that the output is the table alone.
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("trying", total=len(names))
-        for row in look_at_all(names, look, methods, jobs, args.timeout):
+        for row in look_at_all(names, look, methods, jobs, args.timeout, PRELOADED):
             rows.append(row.without_path(f"{checkout.folder}{os.sep}") if checkout else row)
             progress.update(task, advance=1, description=row.backbone)
     if checkout:
