@@ -5,7 +5,6 @@ import importlib.metadata
 import json
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from fuxictr_llm.diagnosis.tiny import active_regularization, constructor_defaul
 from fuxictr_llm.host.checkout import current_checkout, use_checkout
 from fuxictr_llm.host.columns import describe_feature_map
 from fuxictr_llm.host.embeddings import initialize_skipped
-from fuxictr_llm.model_zoo import backbones
+from fuxictr_llm.registry import own_backbone_names
 from histories import padded_behind
 from support_golden import ARRAYS, DESCRIPTION, build, in_batches, observe, summaries
 
@@ -115,7 +114,7 @@ def main() -> None:
     torch.set_num_threads(1)
     stored: dict[str, np.ndarray] = {}
     described: dict[str, Any] = {"fuxictr": versions(arguments), "feature_maps": {}, "classes": {}, "cases": {}}
-    for name in sorted(path.stem for path in Path(backbones.__path__[0]).glob("[!_]*.py")):
+    for name in own_backbone_names():
         model = current_checkout().find(name)
         if model is None:
             continue
