@@ -80,11 +80,11 @@ def find_or_make(
     kind: str, made_from: Mapping[str, Any], file_name: str, make: Callable[[], tuple[Path, dict[str, Any]]]
 ) -> tuple[Path, dict[str, Any]]:
     """The entry's file and manifest; `make` saves it where it is absent, in one process at a time."""
-    found = find(kind, made_from, file_name)
-    if found is None:
+    entry = find(kind, made_from, file_name)
+    if entry is None:
         with entry_locked(kind, made_from):
-            found = find(kind, made_from, file_name) or make()
-    return found
+            entry = find(kind, made_from, file_name) or make()
+    return entry
 
 
 @contextmanager

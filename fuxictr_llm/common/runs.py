@@ -88,8 +88,8 @@ def _duration(facts: Mapping[str, Any]) -> str:
 
 def versions() -> dict[str, str]:
     """The versions of Python and the packages that a result depends on."""
-    found = {"python": sys.version.split()[0]}
+    installed = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
+            installed[package] = version(package)
+    return installed

@@ -194,7 +194,7 @@ def _entry(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
 def _from_fuxictr(expid: str, folder: Path) -> Source:
     """Resolve as fuxictr.utils.load_config does: `Base` below the expid's entry, the data set's keys win."""
     base: dict[str, Any] = {}
-    found: dict[str, Any] | None = None
+    entry: dict[str, Any] | None = None
     names: list[str] = []
     files = _config_files(folder, "model_config")
     if not files:
@@ -206,13 +206,13 @@ def _from_fuxictr(expid: str, folder: Path) -> Source:
         entries = read_yaml(path)
         names += [name for name in entries if name != "Base"]
         base = entries.get("Base") or base
-        if found is None and expid in entries:
-            found = entries[expid] or {}
-        if base and found is not None:
+        if entry is None and expid in entries:
+            entry = entries[expid] or {}
+        if base and entry is not None:
             break
-    if found is None:
+    if entry is None:
         raise unknown("expid", expid, names, where=repr(str(folder)))
-    params = {**base, **found}
+    params = {**base, **entry}
     dataset_id = params.get("dataset_id")
     if dataset_id is None:
         raise UserError(f"expid {expid!r} in {str(folder)!r} names no dataset_id")

@@ -138,14 +138,14 @@ class Checkout:
         Raises:
             UserError: several models have the name, or the file of that name is damaged.
         """
-        found = [m for m in self.models if m.full_name == name] if "/" in name else self._by_class_name(name)
-        if len(found) > 1:
-            raise self._ambiguous(name, found)
-        if not found:
+        matches = [m for m in self.models if m.full_name == name] if "/" in name else self._by_class_name(name)
+        if len(matches) > 1:
+            raise self._ambiguous(name, matches)
+        if not matches:
             for file, reason in self.damaged.items():
                 if file.stem == name.rpartition("/")[2]:
                     raise UserError(f"backbone {name!r} cannot be loaded: {reason}")
-        return found[0] if found else None
+        return matches[0] if matches else None
 
     def load(self, model: ZooModel) -> type:
         """The class itself; its file runs at the first call.
@@ -171,16 +171,16 @@ class Checkout:
         return next((m for m in self.models if (m.file, m.class_name) == (file, cls.__name__)), None)
 
     def _by_class_name(self, name: str) -> list[ZooModel]:
-        found = [model for model in self.models if model.class_name == name]
-        own = [model for model in found if model.is_in_its_own_folder]
-        return own if len(found) > 1 and own else found
+        matches = [model for model in self.models if model.class_name == name]
+        own = [model for model in matches if model.is_in_its_own_folder]
+        return own if len(matches) > 1 and own else matches
 
-    def _ambiguous(self, name: str, found: list[ZooModel]) -> UserError:
-        names = sorted({model.full_name for model in found})
-        if len(names) == len(found):
+    def _ambiguous(self, name: str, matches: list[ZooModel]) -> UserError:
+        names = sorted({model.full_name for model in matches})
+        if len(names) == len(matches):
             return UserError(f"backbone {name!r} is ambiguous in {str(self.folder)!r}; name one of {', '.join(names)}")
-        files = ", ".join(f"{str(model.file)!r}" for model in found)
-        return UserError(f"two classes have the name {name!r}: {files}; name one as FILE.py:{found[0].class_name}")
+        files = ", ".join(f"{str(model.file)!r}" for model in matches)
+        return UserError(f"two classes have the name {name!r}: {files}; name one as FILE.py:{matches[0].class_name}")
 
 
 def current_checkout() -> Checkout | None:
@@ -238,19 +238,19 @@ def _models(folder: Path, trees: dict[Path, ast.Module]) -> Iterator[ZooModel]:
         for node in tree.body
         if isinstance(node, ast.ClassDef)
     }
-    found: set[tuple[Path, str]] = set()
+    derived: set[tuple[Path, str]] = set()
     while True:
-        names = {*BASES, *(name for _, name in found)}
+        names = {*BASES, *(name for _, name in derived)}
         # A base is the class of that name in the same file, or else one of another file.
         more = {
             (file, name)
             for (file, name), bases in bases_of.items()
-            if any((file, base) in found if (file, base) in bases_of else base in names for base in bases)
+            if any((file, base) in derived if (file, base) in bases_of else base in names for base in bases)
         }
-        if more == found:
+        if more == derived:
             break
-        found = more
-    for file, name in sorted(found):
+        derived = more
+    for file, name in sorted(derived):
         top = file.relative_to(folder).parts[:-1][:1]
         yield ZooModel(name, "/".join([*top, name]), file)
 
