@@ -119,6 +119,8 @@ class _Worker:
 
     def row(self, timeout: float) -> ZooRow | None:
         """The row of the class that was given, where it is done or given up."""
+        if self.name is None:
+            return None
         if self.connection.poll():
             try:
                 row = self.connection.recv()
