@@ -1,4 +1,16 @@
-"""The words of a data set: values of its fields in train, and what a field config says about them."""
+"""The words of a data set: the train values of its fields, and what a field config says about them.
+
+While FuxiCTR's FeatureProcessor fits, the values are written to `field_texts.json` in the built data set, one entry a
+field (none for embedding, meta and label columns):
+
+    {"<categorical or sequence>": {"distinct": N, "values": [...], "counts": [...]},
+     "<numeric>": {"quantiles": [min, ..., max]}}
+
+Values are written as in feature_vocab.json, in descending count: at most `MOST`, half of them the most frequent
+ones, half spread evenly over the others. Fields that share an embedding have their own values. A field with missing
+values also has `"filled": {"<value>": [missing, as such]}`: the rows of all splits in which the value stands for a
+missing one, and those in which it was read; `counts` has only the latter.
+"""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping

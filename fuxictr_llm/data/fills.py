@@ -1,4 +1,11 @@
-"""Raw values before FuxiCTR reads them: lists, missing values and their fills."""
+"""Raw values as FuxiCTR's FeatureProcessor takes them (lists, plain types), and the values that stand for missing ones.
+
+A parquet column must give what the same data gives as csv, where a sequence is its values with a splitter between: a
+list that is null or empty is an empty cell, and null inside a list is an empty place, which FuxiCTR pads.
+
+Only the raw files distinguish a missing value from the same value written there (`fill_na`, or what a preprocess step
+makes of it): in the built data both have one id.
+"""
 
 import copy
 import json

@@ -1,4 +1,7 @@
-"""A seeded in-memory loader in FuxiCTR's form: the same seed gives the same batches, each epoch other ones."""
+"""A seeded in-memory loader in FuxiCTR's form: the same seed gives the same batches, in another order each epoch.
+
+Shape symbols: `B` rows of a batch.
+"""
 
 import zipfile
 from collections.abc import Iterator, Mapping

@@ -116,8 +116,8 @@ def _made_from(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """What the files depend on, for a digest; there `prepare_split` is called `split`, as it always was."""
     preparer, raw_data = PREPARERS[name], params.get("raw_data")
     settings = {key.removeprefix("prepare_"): params.get(key, value) for key, value in preparer.keys.items()}
-    found = find_originals(raw_data, preparer.originals) if raw_data else {}
-    digests = {file: digest_of_file(path) for file, path in found.items()}
+    files = find_originals(raw_data, preparer.originals) if raw_data else {}
+    digests = {file: digest_of_file(path) for file, path in files.items()}
     return {"name": name, **settings, "raw_data": raw_data and digests, "version": VERSION}
 
 
@@ -175,12 +175,12 @@ def _originals(params: Mapping[str, Any]) -> dict[str, Path]:
     preparer, raw_data = PREPARERS[params["prepare"]], params.get("raw_data")
     if params.get("prepare_split", "time") != "time":
         raise UserError(f"'prepare: {params['prepare']}' splits in the order of time; leave out prepare_split")
-    found = find_originals(raw_data, preparer.originals) if raw_data else {}
-    missing = [name for name in preparer.originals if name not in found]
+    files = find_originals(raw_data, preparer.originals) if raw_data else {}
+    missing = [name for name in preparer.originals if name not in files]
     if missing:
         place = f"raw_data folder {str(raw_data)!r} lacks" if raw_data else "its original files are needed:"
         raise how_to_get(params, missing, f"{place} {', '.join(missing)} (or packed, .gz)")
-    return {name: found[name] for name in preparer.originals}
+    return {name: files[name] for name in preparer.originals}
 
 
 def _targets(params: Mapping[str, Any]) -> dict[str, Path]:

@@ -1,4 +1,8 @@
-"""Feature processors: FuxiCTR's, a data set's own, and the scaling of constant columns."""
+"""`feature_processor:` of a data-set config: the class that reads, fits and transforms its raw files.
+
+Columns of one value, and numbers too large for a mean, would be scaled to nonsense by FuxiCTR's normalizers; both are
+handled here.
+"""
 
 import inspect
 import math

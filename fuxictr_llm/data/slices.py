@@ -178,7 +178,7 @@ def slices_table(networks: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [head + [f"{name:>{width}}" for name, width in widths.items()]]
     for name, facts in first["slices"].items():
         bounds = "-" if facts["train_rows"] is None else "-".join(map(str, dict.fromkeys(facts["train_rows"])))
-        values = {network: found["slices"][name]["AUC"] for network, found in networks.items()}
+        values = {network: measured["slices"][name]["AUC"] for network, measured in networks.items()}
         shown = {network: "-" if value is None else f"{value:.6f}" for network, value in values.items()}
         line = [f"{name:<20}{bounds:>16}{facts['rows']:>10,}"]
         lines.append(line + [f"{shown[network]:>{width}}" for network, width in widths.items()])

@@ -1,4 +1,7 @@
-"""What can be done with a model class: what each tap finds, and what real runs on a little data show.
+"""What can be done with a model class: what each tap sees, and checks by real training on a little data.
+
+Two add-ons try a backbone: `Idle` does nothing, `AllTaps` uses all taps. A method checks itself
+(`Enhancement.self_check`).
 
 Shape symbols: `F` fields, `D` embedding dim, `R` width of the representation, `T` tasks.
 """
@@ -223,14 +226,14 @@ def look_at(name: str, methods: Sequence[str]) -> ZooRow:
         methods: what `registry.find_method` takes.
     """
     torch.set_num_threads(1)  # other processes do the same
-    found = [find_method(method) for method in methods]
+    registered = [find_method(method) for method in methods]
     try:
         with quiet():
             case = tiny_case(find_backbone(name))
         anatomy = anatomy_of(case)
     except UserError as error:
-        return failed(name, [method.name for method in found], str(error))
-    findings = {method.name: run_check(method_check(method.model_cls), case) for method in found}
+        return failed(name, [method.name for method in registered], str(error))
+    findings = {method.name: run_check(method_check(method.model_cls), case) for method in registered}
     hidden = "" if all(anatomy.activations) else ", its own sigmoid"
     return ZooRow(
         backbone=name,

@@ -1,4 +1,4 @@
-"""Any FuxiCTR model class on tiny data: which of it the class takes, and how the class is built small."""
+"""A model class on a little data: what of the tiny data set it takes, built small; or on the data of a run."""
 
 import inspect
 import itertools

@@ -1,4 +1,7 @@
-"""A language model, asked for vectors of texts."""
+"""A language model that turns texts into vectors: its tokens, batches and pooling.
+
+Shape symbols: `N` texts, `L` tokens, `D_llm` width of the language model.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,10 @@
-"""A language model's folder, loaded: which class, what its tokenizer gives, how it treats padding and width."""
+"""Load a language model's folder, and probe how its network treats padding and the tokens behind.
+
+transformers reads network and tokenizer; code in the folder is never run. Whether a network is causal and ignores
+padding is seen from its hidden states: names of classes and keys of a config do not say it reliably.
+
+Shape symbols: `N` texts, `L` tokens, `D_llm` width of the language model.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

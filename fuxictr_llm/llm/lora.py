@@ -1,4 +1,7 @@
-"""LoRA: adapters of a language model, and the training of one."""
+"""LoRA for any purpose: wrap a language model, train the adapter with checkpoints, save it and merge it.
+
+The adapter's files are peft's own: its weights and its config.
+"""
 
 import warnings
 from collections.abc import Callable, Sequence

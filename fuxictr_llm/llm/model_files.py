@@ -1,4 +1,7 @@
-"""Language models on the disk: how they are found, converted and checked."""
+"""Language models on the disk: a named one, a folder or a Hugging Face id; found, converted and digested.
+
+transformers is imported only to convert one.
+"""
 
 import logging
 from pathlib import Path

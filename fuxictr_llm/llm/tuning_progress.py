@@ -1,4 +1,7 @@
-"""How a language model's tuning goes: checkpoints, the best epoch, early stopping."""
+"""The course of a tuning: progress, the best epoch, early stopping, checks of gradients, and checkpoints.
+
+The digests of a checkpoint's files are written beside it, and compared before a tuning goes on from it.
+"""
 
 import logging
 import shutil

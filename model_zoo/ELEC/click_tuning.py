@@ -68,13 +68,13 @@ def tune_on_clicks(
         draw_rows("validation", valid, units, config.click_valid_rows, config.click_seed + 1, "click_valid_rows"),
     )
     made_from = _made_from(config, gpu, digest_of_model(folder), *drawn)
-    found = _find(made_from)
-    if found:
-        logging.info("The adapter tuned on clicks is cached: %s", found[0].parent)
+    entry = _find(made_from)
+    if entry:
+        logging.info("The adapter tuned on clicks is cached: %s", entry[0].parent)
     else:
         with store.entry_locked(KIND, made_from):
-            found = _find(made_from) or _tune(config, gpu, folder, *drawn, made_from)
-    path, manifest = found
+            entry = _find(made_from) or _tune(config, gpu, folder, *drawn, made_from)
+    path, manifest = entry
     return path.parent, {key: value for key, value in manifest.items() if key != "made_from"}
 
 
@@ -137,13 +137,13 @@ def _made_from(config: ELECConfig, gpu: int, model_digest: str, train: DrawnRows
 
 
 def _find(made_from: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
-    found = store.find(KIND, made_from, adapter.WEIGHTS)
-    if found is None:
+    entry = store.find(KIND, made_from, adapter.WEIGHTS)
+    if entry is None:
         return None
-    path, manifest = found
+    path, manifest = entry
     config = path.with_name(adapter.CONFIG)
     if config.is_file() and digest_of_file(config) == manifest.get("config_sha256"):
-        return found
+        return entry
     logging.warning("%s is damaged: the language model is tuned anew", config)
     return None
 
@@ -166,6 +166,6 @@ def _tune(
         adapter.save_adapter(model.model, path, config.language_model)
         facts["config_sha256"] = digest_of_file(path.with_name(adapter.CONFIG))
 
-    found = store.save(KIND, made_from, adapter.WEIGHTS, write, facts)
+    entry = store.save(KIND, made_from, adapter.WEIGHTS, write, facts)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return found
+    return entry

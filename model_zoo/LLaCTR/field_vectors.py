@@ -60,17 +60,17 @@ def prepare_field_vectors(config: FieldVectorsConfig, run: Run) -> Path:
         config = replace(config, ssft_epochs=0)
     if source == "identity":
         names = catalog.names
-        found = _stored_control(source, {"fields": names}, catalog, lambda: controls.identity(len(names)))
+        entry = _stored_control(source, {"fields": names}, catalog, lambda: controls.identity(len(names)))
     else:
-        found = _of_language_model(config, run, catalog)
+        entry = _of_language_model(config, run, catalog)
     if source in controls.OF_VECTORS:
-        path, manifest = found
+        path, manifest = entry
         make = {"random": controls.random_like, "shuffled": controls.shuffled}[source]
         made_from = {"of_sha256": manifest["sha256"], "seed": config.control_seed}
-        found = _stored_control(
+        entry = _stored_control(
             source, made_from, catalog, lambda: make(read_field_vectors(path, catalog.names), config.control_seed)
         )
-    path, manifest = found
+    path, manifest = entry
     run.notes["field_vectors"] = {
         "source": source,
         "path": str(path),
@@ -109,18 +109,18 @@ def _of_language_model(config: FieldVectorsConfig, run: Run, catalog: FieldCatal
     def find() -> tuple[Path, dict[str, Any]] | None:
         return from_main(lambda: store.find(KIND, made_from, FILE))
 
-    found = find()
-    if found is None:
+    entry = find()
+    if entry is None:
         # The other processes of torchrun are let in by the main one.
         with store.entry_locked(KIND, made_from) if process_state().is_main_process else nullcontext():
-            found = find()
-            if found is None:
+            entry = find()
+            if entry is None:
                 return _compute(config, run, folder, catalog, prompts, made_from)
-    logging.info("Field vectors of %s are cached: %s", config.language_model, found[0])
-    for stage, seconds in (found[1].get("seconds") or {"encode": None}).items():
+    logging.info("Field vectors of %s are cached: %s", config.language_model, entry[0])
+    for stage, seconds in (entry[1].get("seconds") or {"encode": None}).items():
         with run.stages(stage, cached=True, made_in=seconds):
             pass
-    return found
+    return entry
 
 
 def _made_from(
@@ -181,9 +181,9 @@ def _compute(
             KIND, made_from, FILE, lambda path: write_field_vectors(path, vectors, catalog.names, untuned), facts
         )
 
-    found = from_main(save)
+    entry = from_main(save)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return found
+    return entry
 
 
 def _field_vectors(model: "LanguageModel", catalog: FieldCatalog, config: FieldVectorsConfig) -> Tensor:

@@ -1,4 +1,7 @@
-"""What the text of a row says of one column: its values, its number, or the longer text of a side table."""
+"""What the text of a row says of a column: `<words> is <value>.`, or the longer text of a side table (`value_texts`).
+
+Shape symbols: `W` ids of a column (a sequence has as many as it is long).
+"""
 
 import logging
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,10 @@
-"""Distinct texts of a data set: which columns make one text, and the keys that rows find it by."""
+"""Units of text: which columns make one text, the 64-bit keys of texts and rows, and entities with several texts.
+
+A key is the same for equal ids, on the CPU and on a GPU, from every loader. An entity should have one text: a title
+that is written in two ways makes two texts of a movie, which is warned of.
+
+Shape symbols: `B` rows of a batch, `U` units of text, `W` ids of a unit's columns, `N` distinct texts of a unit.
+"""
 
 import functools
 import hashlib

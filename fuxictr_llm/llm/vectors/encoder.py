@@ -1,4 +1,9 @@
-"""Texts to vectors, in batches, in one process or over Ray."""
+"""Texts -> a language model's vectors: each text once, in shards that are stored as soon as they are done.
+
+The shards are made in this process, or by processes of Ray Data on one machine or many.
+
+Shape symbols: `N` texts, `D_llm` width of the language model.
+"""
 
 import logging
 import sys

@@ -1,7 +1,12 @@
-"""Many vectors on disk: `[N, D]` in shards that are stored as soon as they are done, and mapped into memory.
+"""Vectors on disk, `[N, D]`: shards that are stored as soon as they are done and mapped into memory; and placebos.
 
 A store is a folder with `manifest.json`, which says in words how it was made and holds the digest of each shard, and
-the shards `vectors-00000.npy`, ... Memory is asked for by what is looked up, not by N.
+the shards `vectors-00000.npy`, ... Memory is used for the rows that are looked up, not for all N.
+
+A placebo has other vectors in the place of the language model's: what a method gains with it as well, it does not gain
+from the words.
+
+Shape symbols: `K` vectors of a placebo, `D_llm` width of the language model.
 """
 
 import io
