@@ -13,10 +13,14 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from fuxictr_llm.common.code_digest import FILE_PREFIX, modules_of
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.host.checkout import current_checkout, import_file, syntax_error
+
+if TYPE_CHECKING:  # it imports torch, which a list of names need not wait for
+    from fuxictr_llm.enhancement.base import Enhancement
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
@@ -31,8 +35,8 @@ class RegisteredMethod:
     """A method: its name in expids, the dataclass of its config keys, and its Enhancement class."""
 
     name: str
-    config_cls: type
-    model_cls: type
+    config_cls: type[Any]
+    model_cls: "type[Enhancement]"
 
 
 def register_backbone(cls: type) -> type:
@@ -88,7 +92,7 @@ def method_names() -> list[str]:
     return sorted({name for name in _zoo_modules(packages=True) if name != "backbones"} | {*_methods})
 
 
-def find_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type:
+def find_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type[Any]:
     """The class of a backbone.
 
     Args:

@@ -96,7 +96,7 @@ def _data(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def _results(records: Sequence[Mapping[str, Any]]) -> str:
-    """A table with a line for each run and, where there are several, mean and standard deviation (of the population)."""
+    """A table with a line for each run; of several also mean and standard deviation (of the population)."""
     metrics = list(records[0]["metrics"]["test"])
     values = np.array([[record["metrics"]["test"][name] for name in metrics] for record in records])
     rows = [[str(index), *(f"{value:.6f}" for value in line)] for index, line in enumerate(values, 1)]

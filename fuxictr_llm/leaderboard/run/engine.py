@@ -190,7 +190,7 @@ class _Engine:
         self.queue = Queue(results.to_do(retry_failed), {run.language_model for run in done if run.language_model})
 
     def run(self, pool: Pool[_Task, Outcome]) -> None:
-        # Also the data sets of finished runs whose files are gone: made again, they may differ from those of the record.
+        # Also the data of finished runs whose files are gone: made again, it may differ from that of their records.
         without_data = [run for run in self.results.plan.runs() if self.results.data_of(run) is None]
         unsure = [run for run in without_data if self.results.record_of(run)]
         unprepared = list({data_set_of(run): run for run in reversed([*self.queue.waiting, *unsure])}.values())
