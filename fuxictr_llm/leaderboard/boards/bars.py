@@ -1,4 +1,12 @@
-"""Finished runs as a row of BARS: a folder with a page, a config, logs and results, in the form that BARS has them."""
+"""Finished runs as a row of BARS: a folder that its scripts/gen_readme_md.py reads (github.com/reczoo/BARS).
+
+<Model>/<Model>_<dataset_id>/
+    README.md           how to run it, the results and the log; made from the other files
+    <expid>_config/     dataset_config.yaml and model_config.yaml, in FuxiCTR's form
+    <expid>.log         of the first run; BARS takes the expid from its name
+    environments.txt    [Hardware] and [Software]; BARS takes the last line for FuxiCTR's version
+    results.csv         FuxiCTR's line of each run; where there are several, seed=... stands in front
+"""
 
 import csv
 from collections.abc import Mapping, Sequence

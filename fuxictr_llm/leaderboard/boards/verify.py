@@ -1,4 +1,4 @@
-"""Our rows of a published board: run them, and write them beside the published figures."""
+"""Our runs of a board's rows beside the published figures: reproduced, better, worse, or why there is no run."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

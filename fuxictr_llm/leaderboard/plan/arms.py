@@ -1,4 +1,4 @@
-"""Arms of a plan: a backbone on a data set, plain, with a method or with its placebo; their settings and digests."""
+"""Arms, the things that a leaderboard compares: crossed, or as a plan file has them; digests of what they compute."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,6 @@
-"""Runs what is left of a plan, each run in a process of its own; a kill at any moment loses at most what runs then.
+"""Runs what is left of a plan, each run in a process of its own; a kill at any moment loses at most the runs under way.
+
+The order of the runs (`Queue`) has a language model's work done once, and no process waiting for it idly.
 
 results = Results("leaderboards/mine", Plan.crossed(["DeepFM"], ["movielens100k"], ["plain", "LLaCTR"], seeds=[1]))
 run_plan(results, jobs=2)
