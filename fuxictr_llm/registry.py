@@ -84,7 +84,12 @@ def register_method(*, name: str, config_cls: type, model_cls: type) -> None:
 def backbone_names() -> list[str]:
     """The backbones of our zoo, of the FuxiCTR checkout, and those registered so far, sorted."""
     checkout = current_checkout()
-    return sorted({*_zoo_modules("backbones", packages=False), *_backbones, *(checkout.names() if checkout else ())})
+    return sorted({*own_backbone_names(), *_backbones, *(checkout.names() if checkout else ())})
+
+
+def own_backbone_names() -> list[str]:
+    """The backbones of our zoo, sorted."""
+    return [name for name in _zoo_modules("backbones", packages=False) if name != "base"]
 
 
 def method_names() -> list[str]:
@@ -135,7 +140,7 @@ def find_own_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> t
         UserError: no such backbone; `where` is what named it, and `also` other names that would do.
     """
     if name not in _backbones:
-        if name not in _zoo_modules("backbones", packages=False):
+        if name not in own_backbone_names():
             error = unknown("backbone", name, [*backbone_names(), *also], where)
             more = "" if current_checkout() else "; --zoo DIR adds the models of a FuxiCTR checkout"
             raise UserError(f"{error}{more}")

@@ -3,10 +3,6 @@
 import logging
 from pathlib import Path
 
-from transformers import (
-    AutoTokenizer,
-)
-
 from fuxictr_llm.common.errors import UserError, nearest, reason_of
 from fuxictr_llm.common.files import cache_dir, digest_of, digest_of_file, locked, remove_abandoned, replacing_dir
 from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, seal
@@ -82,7 +78,7 @@ def _converted(name: str) -> Path:
 
 
 def _convert(name: str, folder: Path) -> None:
-    from transformers import LlamaForCausalLM
+    from transformers import AutoTokenizer, LlamaForCausalLM
 
     source = asset_dir(name)
     gguf = Path(ASSETS[name].members[0]).name
