@@ -134,7 +134,7 @@ class LongSequenceLoader(InMemoryLoader):
         return [name for name in (*super()._names(feature_map), *self._undeclared) if name not in self.items.columns]
 
     def _batch(self, rows: slice | Tensor) -> LongBatch:
-        batch = super()._batch(rows)
+        batch = self._columns(rows)
         users, targets, lengths = (batch[name] for name in INDEXES)
         history = self.histories.before(users, lengths, self.max_len, self.padding)
         items = torch.cat([history, targets.unsqueeze(1)], dim=1).flatten()
@@ -142,7 +142,7 @@ class LongSequenceLoader(InMemoryLoader):
         return columns, self.items.of(items), (history > 0).float()
 
     def _check_indexes(self, data_path: str) -> None:
-        everything = super()._batch(slice(None))
+        everything = self._columns(slice(None))
         sizes = {"user_index": len(self.histories), "item_index": len(self.items), "seq_len": 2**31}
         for name, size in sizes.items():
             _check_range(f"column {name!r} of {data_path!r}", everything[name], size)

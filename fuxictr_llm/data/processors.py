@@ -15,7 +15,7 @@ from fuxictr_llm.host.columns import feature_columns, label_columns
 from fuxictr_llm.registry import import_class
 
 
-class ScalesConstants:
+class ScalesConstants(FeatureProcessor):
     """Mixed into a FeatureProcessor: the deviation of a column of one value is 0, which FuxiCTR takes for 1."""
 
     def fit_numeric_col(self, col: dict[str, Any], stats_dict: Mapping[str, Any] | None = None) -> None:

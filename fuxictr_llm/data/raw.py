@@ -120,8 +120,8 @@ class RawSplit:
             return UserError(f"{self.name} cannot be read: {reason_of(error)}")
         text, name = found[1].strip('"'), found[2]
         col = next(col for col in _declared(self.params) if col["name"] == name)
-        rows = pl.concat([self._scan(file).select(name) for file in self.files]).with_row_index(ROW)
-        rows = rows.filter(pl.col(name) == text).head(1).collect(engine="streaming")
+        column = pl.concat([self._scan(file).select(name) for file in self.files]).with_row_index(ROW)
+        rows = column.filter(pl.col(name) == text).head(1).collect(engine="streaming")
         where = self.where(rows[ROW].item()) if len(rows) else self.name
         return UserError(f"column {name!r} holds the text {text!r} in {where}; {no_number(col)}")
 

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.data.fills import fill_of, is_list
+from fuxictr_llm.data.fills import fill_of, holds, is_list
 from fuxictr_llm.data.raw import ROW, RawSplit, no_number
 from fuxictr_llm.host.columns import feature_columns, label_columns
 
@@ -94,7 +94,7 @@ def check_values(made: pl.LazyFrame, split: RawSplit, params: Mapping[str, Any])
     for index, col in enumerate(cols):
         row = found.get(f"first {index}")
         if row is not None:
-            raise _told(col, row, found[f"count {index}"], made, split)
+            raise _error_of(col, row, found[f"count {index}"], made, split)
 
 
 def check_made(values: Mapping[str, np.ndarray], cols: Mapping[str, str], start: int, split: RawSplit) -> None:
@@ -122,9 +122,9 @@ def first_not_finite(values: np.ndarray) -> int | None:
     if values.dtype.kind != "f":
         return None
     with np.errstate(over="ignore"):
-        finite = np.isfinite(values.astype(np.float32, copy=False))
-    finite = finite.reshape(len(values), -1).all(axis=1)
-    return None if finite.all() else int(np.argmin(finite))
+        finite = np.isfinite(values.astype(np.float32, copy=False)).reshape(len(values), -1)
+    rows = np.logical_and.reduce(finite, axis=1)
+    return None if rows.all() else int(np.argmin(rows))
 
 
 def _active(params: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ def _check_type(col: Mapping[str, Any], dtype: pl.DataType, where: str) -> None:
     """Check what the type in which a column is stored, or made, tells without a look at the rows."""
     name, kind = col["name"], col["type"]
     is_plain = dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)
-    inner_is_plain = is_list(dtype) and not (dtype.inner.is_nested() or dtype.inner in (pl.Binary, pl.Object))
+    inner_is_plain = is_list(dtype) and not (holds(dtype).is_nested() or holds(dtype) in (pl.Binary, pl.Object))
     problem = None
     if kind == "sequence":
         if dtype.is_nested() and not inner_is_plain:
@@ -184,7 +184,7 @@ def _wrong(col: Mapping[str, Any], dtype: pl.DataType) -> pl.Expr | None:
         # A normalizer may bring into the range of float32 what is beyond it.
         wide = pl.Float64 if col.get("normalizer") else pl.Float32
         return value.cast(wide).is_finite().fill_null(False).not_()
-    if col["type"] == "embedding" and is_list(dtype) and dtype.inner.is_numeric():
+    if col["type"] == "embedding" and is_list(dtype) and holds(dtype).is_numeric():
         finite = value.arr.to_list().list.eval(pl.element().is_finite().fill_null(False)).list.all()
         return (value.is_not_null() & finite).not_()
     if col["type"] in ("numeric", "embedding"):
@@ -192,7 +192,7 @@ def _wrong(col: Mapping[str, Any], dtype: pl.DataType) -> pl.Expr | None:
     return None
 
 
-def _told(col: Mapping[str, Any], row: int, count: int, made: pl.LazyFrame, split: RawSplit) -> UserError:
+def _error_of(col: Mapping[str, Any], row: int, count: int, made: pl.LazyFrame, split: RawSplit) -> UserError:
     name, fill = col["name"], fill_of(col)
     shown = made.slice(row, 1).select(name).collect().item()
     if isinstance(shown, pl.Series):

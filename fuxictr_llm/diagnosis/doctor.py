@@ -52,9 +52,9 @@ class AllTaps(Enhancement):
 
     def __init__(self, config: Any, anatomy: Anatomy):
         super().__init__(config, anatomy)
-        width = sum(anatomy.widths)
+        width, dim = sum(anatomy.widths), anatomy.embedding_dim
         self.shift = nn.Parameter(torch.full((width,), 0.1)) if width else None
-        self.pull = nn.Parameter(torch.full((anatomy.embedding_dim,), 0.1)) if anatomy.fields else None
+        self.pull = None if dim is None else nn.Parameter(torch.full((dim,), 0.1))
         self.weight = nn.Parameter(torch.full((len(anatomy.tasks),), 0.3))
 
     def active_taps(self) -> frozenset[str]:
@@ -68,12 +68,14 @@ class AllTaps(Enhancement):
         """Read, so that this tap is active."""
 
     def representation(self, representation: Tensor) -> Tensor:
+        assert self.shift is not None  # or this tap is not active
         return representation + self.shift
 
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
         return self.weight * logit.detach().tanh()
 
     def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor:
+        assert self.pull is not None  # or this tap is not active
         return ((trace.embeddings - self.pull) ** 2).mean()
 
 

@@ -209,7 +209,7 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
         # Opened now: another run may build the data set anew while this one trains.
         test_rows = make_loaders(run.feature_map, params, "test") if params.get("test_data") else None
-        slices = FrequencySlices.of(run) if test_rows is not None else None
+        slices = FrequencySlices.from_run(run) if test_rows is not None else None
         best_epoch = fit(model, train_rows, valid_rows, params)
         facts["epochs"] = model._epoch_index + 1
         facts["rows"] = train_rows.num_samples * facts["epochs"]

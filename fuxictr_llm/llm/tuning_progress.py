@@ -131,7 +131,9 @@ class WithDigests(TrainerCallback):
         if state.is_world_process_zero:
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
             others = process_state().num_processes > 1  # each process writes its own random state, when it comes to it
-            digests = {name: of for name, of in digests_of(folder).items() if not (others and "rng_state" in name)}
+            digests = {
+                name: digest for name, digest in digests_of(folder).items() if not (others and "rng_state" in name)
+            }
             write_json(folder / DIGESTS, digests)
 
 

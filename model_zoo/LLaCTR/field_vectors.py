@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from torch import Tensor
 
@@ -49,7 +49,7 @@ def prepare_field_vectors(config: FieldVectorsConfig, run: Run) -> Path:
     """
     catalog = load_catalog(run.feature_map, run.data_dir, run.params.get("field_config"))
     config, source = config.filled(), config.field_vectors
-    config = replace(config, llm_dtype=config.dtype_on(run.params["gpu"]))
+    config = replace(config, llm_dtype=cast(Literal["bfloat16", "float32"], config.dtype_on(run.params["gpu"])))
     if source not in SOURCES:
         if Path(source).suffix not in SUFFIXES and not Path(source).exists():
             raise unknown("source", source, [*SOURCES, *(f"a {suffix} file" for suffix in SUFFIXES)], "'field_vectors'")
@@ -103,7 +103,7 @@ def _of_language_model(config: FieldVectorsConfig, run: Run, catalog: FieldCatal
     if len(catalog.fields) == 1 and config.ssft_epochs:
         logging.warning("One field alone cannot be told from others: the language model is left untuned")
         config = replace(config, ssft_epochs=0)
-    prompts = sample_prompts(catalog, config.ssft_values_per_field, config.ssft_held_out, config.ssft_seed)
+    prompts = sample_prompts(catalog, cast(int, config.ssft_values_per_field), config.ssft_held_out, config.ssft_seed)
     made_from = _made_from(config, digest, catalog, prompts, on_gpu=run.params["gpu"] >= 0)
 
     def find() -> tuple[Path, dict[str, Any]] | None:
@@ -130,8 +130,8 @@ def _made_from(
     prompts: tuple[list[Prompt], list[Prompt]],
     on_gpu: bool,
 ) -> dict[str, Any]:
-    decides = ("llm_", "ssft_", "lora_") if config.ssft_epochs else ("llm_",)
-    settings = {key: value for key, value in asdict(config).items() if key.startswith(decides)}
+    prefixes = ("llm_", "ssft_", "lora_") if config.ssft_epochs else ("llm_",)
+    settings = {key: value for key, value in asdict(config).items() if key.startswith(prefixes)}
     tuned_on = [[[prompt.value, prompt.field] for prompt in part] for part in prompts] if config.ssft_epochs else None
     # Processes have dropout masks of their own.
     count = process_state().num_processes

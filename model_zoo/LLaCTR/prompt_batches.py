@@ -216,7 +216,8 @@ def pack(
 
 def _rows(texts: Sequence[list[int]], shared: int, row_tokens: int) -> list[list[tuple[int, int]]]:
     """Index and length of the texts of each row, in order; rows are filled up one after the other."""
-    rows, filled = [], row_tokens
+    rows: list[list[tuple[int, int]]] = []
+    filled = row_tokens
     for index, tokens in enumerate(texts):
         if filled + len(tokens) > row_tokens:
             rows.append([])

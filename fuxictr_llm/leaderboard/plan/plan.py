@@ -16,7 +16,7 @@ from fuxictr_llm.common.yamls import dump_yaml, read_yaml
 from fuxictr_llm.config.keys import Positive, Seed
 from fuxictr_llm.config.resolve import Experiment, known_keys, load_experiment
 from fuxictr_llm.data import SPLITS
-from fuxictr_llm.data.build import DECIDES
+from fuxictr_llm.data.build import BUILD_KEYS
 from fuxictr_llm.data.prepare import PREPARERS
 from fuxictr_llm.host.checkout import use_checkout
 from fuxictr_llm.leaderboard.plan.arms import (
@@ -34,7 +34,7 @@ from fuxictr_llm.leaderboard.plan.arms import (
 )
 
 # The config keys that the files of a data set depend on.
-DATA_SET_KEYS = (*DECIDES, "feature_processor", "prepare", "raw_data", *(f"{split}_data" for split in SPLITS))
+DATA_SET_KEYS = (*BUILD_KEYS, "feature_processor", "prepare", "raw_data", *(f"{split}_data" for split in SPLITS))
 DATA_SET_KEYS += tuple(sorted({key for preparer in PREPARERS.values() for key in preparer.decides}))
 Names = list[str]
 PLAN_KEYS = {

@@ -239,7 +239,8 @@ def shaped(vectors: np.ndarray, width: int | None, scale: float | None) -> tuple
         The vectors, and the share of their variance that a PCA kept.
     """
     facts = {}
-    reduce = width is not None and width != vectors.shape[1]
+    width = width or vectors.shape[1]
+    reduce = width != vectors.shape[1]
     if reduce or scale is not None:
         vectors = vectors - vectors.mean(axis=0)
     if reduce:
