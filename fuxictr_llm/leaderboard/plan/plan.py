@@ -35,7 +35,7 @@ from fuxictr_llm.leaderboard.plan.arms import (
 
 # The config keys that the files of a data set depend on.
 DATA_SET_KEYS = (*BUILD_KEYS, "feature_processor", "prepare", "raw_data", *(f"{split}_data" for split in SPLITS))
-DATA_SET_KEYS += tuple(sorted({key for preparer in PREPARERS.values() for key in preparer.decides}))
+DATA_SET_KEYS += tuple(sorted({key for preparer in PREPARERS.values() for key in preparer.keys}))
 Names = list[str]
 PLAN_KEYS = {
     "backbones": Names,
