@@ -1,7 +1,8 @@
 """Finds backbones and methods by name.
 
 A backbone of ours is a file of its name in `model_zoo/backbones/`, a method a package of its name in
-`model_zoo/`. The models of a FuxiCTR checkout (`--zoo`) are backbones too, and win over ours of the same name.
+`model_zoo/`. The models of a FuxiCTR checkout (`--zoo`) are backbones too, and win over ours of the same name; those
+that the fuxictr wheel installs (LongCTR) are there where neither has the name.
 Users add their own with `@register_backbone` or `register_method(...)`, or name a class as `package.module:Class` or
 `file.py:Class`.
 """
@@ -17,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from fuxictr_llm.common.code_digest import FILE_PREFIX, modules_of
 from fuxictr_llm.common.errors import UserError, unknown
-from fuxictr_llm.host.checkout import current_checkout, import_file, syntax_error
+from fuxictr_llm.host.checkout import current_checkout, import_file, installed_zoo, syntax_error
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it imports torch, which a list of names need not wait for
     from fuxictr_llm.enhancement.base import Enhancement
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
@@ -82,9 +83,12 @@ def register_method(*, name: str, config_cls: type[Any], model_cls: "type[Enhanc
 
 
 def backbone_names() -> list[str]:
-    """The backbones of our zoo, of the FuxiCTR checkout, and those registered so far, sorted."""
+    """The backbones of our zoo, of the FuxiCTR checkout and wheel, and those registered so far, sorted."""
     checkout = current_checkout()
-    return sorted({*own_backbone_names(), *_backbones, *(checkout.names() if checkout else ())})
+    names = {*own_backbone_names(), *_backbones, *(checkout.names() if checkout else ())}
+    in_checkout = {model.full_name for model in checkout.models} if checkout else set()
+    installed = [model for model in installed_zoo().models if model.full_name not in in_checkout]
+    return sorted(names | {each.full_name if each.class_name in names else each.class_name for each in installed})
 
 
 def own_backbone_names() -> list[str]:
@@ -97,12 +101,12 @@ def method_names() -> list[str]:
     return sorted({name for name in _zoo_modules(packages=True) if name != "backbones"} | {*_methods})
 
 
-def find_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type:
+def find_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type[Any]:
     """The class of a backbone.
 
     Args:
-        name: `DeepFM`, or with a FuxiCTR checkout `LongCTR/DIN`; a user's own is `package.module:Class` or
-            `file.py:Class`.
+        name: `DeepFM`, or `LongCTR/DIN` for one of FuxiCTR's classes of that name; a user's own is
+            `package.module:Class` or `file.py:Class`.
         where: what names it, for errors.
         also: more names that would do, for errors: a config's entries.
 
@@ -118,7 +122,8 @@ def find_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type:
     checkout = current_checkout()
     model = checkout.find(name) if checkout else None
     if checkout is None or model is None:
-        return find_own_backbone(name, where, also)
+        installed = None if name in _backbones or name in own_backbone_names() else installed_zoo().find(name)
+        return installed_zoo().load(installed) if installed else find_own_backbone(name, where, also)
     registered = _backbones.get(name)
     if registered is not None and not registered.__module__.startswith(ZOO):
         raise UserError(

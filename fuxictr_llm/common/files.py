@@ -198,8 +198,8 @@ def write_json(path: Path | str, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path | str) -> Any | None:
-    """The value in a JSON file; None where the file is absent or damaged."""
+def read_json(path: Path | str) -> Any:
+    """The value in a JSON file; None where the file is absent or damaged, so that it is made anew."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -15,9 +15,9 @@ from fuxictr_llm import registry
 from fuxictr_llm.common.code_digest import CHECKOUT_PREFIX, FILE_PREFIX
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file
-from fuxictr_llm.host.checkout import VARIABLE, current_checkout, is_of
+from fuxictr_llm.host.checkout import VARIABLE, current_checkout, installed_zoo, is_of
 
-Kind = Literal["fuxictr-llm", "checkout", "file", "module"]
+Kind = Literal["fuxictr-llm", "fuxictr", "checkout", "file", "module"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Origin:
     """Where a class comes from.
 
     Attributes:
-        kind: our zoo, a FuxiCTR checkout, `file.py:Class`, or a module that Python finds.
+        kind: our zoo, the fuxictr wheel, a FuxiCTR checkout, `file.py:Class`, or a module that Python finds.
         name: by which `registry.find_backbone` finds it.
         file: its path, or None for a class that has none.
         sha256: of the file.
@@ -65,6 +65,8 @@ def _kind_and_name(cls: type, file: str | None) -> tuple[Kind, str]:
         model = checkout.model_of(cls) if checkout else None
         if checkout and model:
             return "checkout", checkout.name_of(model)
+        if model := installed_zoo().model_of(cls):
+            return "fuxictr", model.full_name
         return "file", f"{file}:{cls.__qualname__}"
     if cls.__module__ == f"{registry.ZOO}.backbones.{cls.__name__}":
         return "fuxictr-llm", cls.__name__
@@ -89,6 +91,8 @@ def find_exported(name: str, described: Mapping[str, Any], where: str, given: ty
         cls = _known(name, where)
     elif described.get("kind") == "checkout":
         cls = _of_checkout(name, where)
+    elif described.get("kind") == "fuxictr":
+        cls = _of_wheel(name, where)
     else:
         cls = registry.find_own_backbone(name, where)
     _warn_of_change(cls, name, described, where)
@@ -103,6 +107,8 @@ def find_trained(name: str, described: Mapping[str, Any], where: str) -> type:
     """
     if described.get("kind") == "checkout":
         cls = _of_checkout(name, where)
+    elif described.get("kind") == "fuxictr":
+        cls = _of_wheel(described.get("name", name), where)
     elif described.get("kind") == "fuxictr-llm":
         cls = registry.find_own_backbone(described.get("name", name), where)
     else:  # a user's, or of a record without an origin
@@ -115,6 +121,13 @@ def _of_checkout(name: str, where: str) -> type:
     if current_checkout() is None:
         raise UserError(f"{where} holds a {name} of a FuxiCTR checkout; set {VARIABLE} to one (or give --zoo)")
     return registry.find_backbone(name, where)
+
+
+def _of_wheel(name: str, where: str) -> type:
+    model = installed_zoo().find(name)
+    if model is None:
+        raise UserError(f"{where} holds a {name} of the fuxictr package, and the one that is installed has none")
+    return installed_zoo().load(model)
 
 
 def _warn_of_change(cls: type, name: str, described: Mapping[str, Any], where: str) -> None:

@@ -1,4 +1,7 @@
-"""What can be done with a model class: what each tap finds, and what real runs on a little data show.
+"""What can be done with a model class: what each tap sees, and checks by real training on a little data.
+
+Two add-ons try a backbone: `Idle` does nothing, `AllTaps` uses all taps. A method checks itself
+(`Enhancement.self_check`).
 
 Shape symbols: `F` fields, `D` embedding dim, `R` width of the representation, `T` tasks.
 """
@@ -51,9 +54,9 @@ class AllTaps(Enhancement):
 
     def __init__(self, config: Any, anatomy: Anatomy):
         super().__init__(config, anatomy)
-        width = sum(anatomy.widths)
+        width, dim = sum(anatomy.widths), anatomy.embedding_dim
         self.shift = nn.Parameter(torch.full((width,), 0.1)) if width else None
-        self.pull = nn.Parameter(torch.full((anatomy.embedding_dim,), 0.1)) if anatomy.fields else None
+        self.pull = None if dim is None else nn.Parameter(torch.full((dim,), 0.1))
         self.weight = nn.Parameter(torch.full((len(anatomy.tasks),), 0.3))
 
     def active_taps(self) -> frozenset[str]:
@@ -67,12 +70,14 @@ class AllTaps(Enhancement):
         """Read, so that this tap is active."""
 
     def representation(self, representation: Tensor) -> Tensor:
+        assert self.shift is not None  # or this tap is not active
         return representation + self.shift
 
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
         return self.weight * logit.detach().tanh()
 
     def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor:
+        assert self.pull is not None  # or this tap is not active
         return ((trace.embeddings - self.pull) ** 2).mean()
 
 
@@ -220,14 +225,14 @@ def look_at(name: str, methods: Sequence[str]) -> ZooRow:
         methods: what `registry.find_method` takes.
     """
     torch.set_num_threads(1)  # other processes do the same
-    found = [find_method(method) for method in methods]
+    registered = [find_method(method) for method in methods]
     try:
         with quiet():
             case = tiny_case(find_backbone(name))
         anatomy = anatomy_of(case)
     except UserError as error:
-        return failed(name, [method.name for method in found], str(error))
-    findings = {method.name: run_check(method_check(method.model_cls), case) for method in found}
+        return failed(name, [method.name for method in registered], str(error))
+    findings = {method.name: run_check(method_check(method.model_cls), case) for method in registered}
     hidden = "" if all(anatomy.activations) else ", its own sigmoid"
     return ZooRow(
         backbone=name,

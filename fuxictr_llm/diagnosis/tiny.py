@@ -1,4 +1,4 @@
-"""Any FuxiCTR model class on tiny data: which of it the class takes, and how the class is built small."""
+"""A model class on a little data: what of the tiny data set it takes, built small; or on the data of a run."""
 
 import inspect
 import itertools
@@ -43,7 +43,7 @@ _APG = {
     "overparam_p": 8,
 }
 # What FuxiCTR's classes need beyond their defaults.
-_NEEDED = {
+_NEEDED: dict[str, dict[str, Any]] = {
     "APG_DCNv2": _APG,
     "APG_DeepFM": _APG,
     "DMR": {"context_field": None},
@@ -236,12 +236,12 @@ def tiny_feature_map_for(
 
 def constructor_defaults(cls: type[BaseModel]) -> dict[str, Any]:
     """The defaults of the constructor's arguments, those of its base classes included."""
-    found: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base):
-            parameters = inspect.signature(base.__init__).parameters.values()
-            found |= {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
-    return found
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            defaults |= {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+    return defaults
 
 
 def reason_against(case: TinyCase) -> str | None:

@@ -1,4 +1,4 @@
-"""Which class of a zoo can do what, from real runs: each class is looked at in a process that may fail or hang.
+"""The table of a zoo: which class works with which method. Each class is tried in a process that may fail or hang.
 
 Shape symbols: `D` embedding dim, `R` width of the representation, `T` tasks.
 """

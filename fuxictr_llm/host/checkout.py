@@ -1,4 +1,4 @@
-"""The models of a FuxiCTR checkout (`--zoo`, FUXICTR_ZOO), and Python files that are imported by their path.
+"""FuxiCTR's models: of a checkout (`--zoo`, FUXICTR_ZOO), of its wheel; and Python files imported by their path.
 
 A checkout is parsed and not run: the file of a model runs when its class is asked for. It is named by an environment
 variable, so that the processes that a run starts have it too. Importing a file leaves `sys.path` as it is and runs no
@@ -8,11 +8,12 @@ variable, so that the processes that a run starts have it too. Importing a file 
 import ast
 import functools
 import importlib
+import importlib.metadata
 import inspect
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -69,7 +70,8 @@ def _quoted(part: str) -> str:
 
 def _run(name: str, path: Path) -> ModuleType:
     spec = spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None  # the file ends in .py
+    if spec is None or spec.loader is None:  # Python has a loader for the endings that it knows
+        raise UserError(f"file {str(path)!r} cannot be imported: its name must end with .py")
     module = sys.modules[name] = module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -210,8 +212,34 @@ def _open(folder: Path) -> Checkout:
     if not folder.is_dir():
         raise UserError(f"--zoo {str(folder)!r} is no folder; name a FuxiCTR checkout or its model_zoo")
     folder = folder / "model_zoo" if (folder / "model_zoo").is_dir() else folder
+    zoo = _parsed(folder, folder.rglob("*.py"))
+    if not zoo.models and not zoo.damaged:
+        raise UserError(f"--zoo {str(folder)!r} has no torch models; name a FuxiCTR checkout or its model_zoo")
+    for reason in zoo.damaged.values():
+        logging.warning("left out of the zoo: %s", reason)
+    return zoo
+
+
+@functools.cache
+def installed_zoo() -> Checkout:
+    """The models that the fuxictr wheel installs beside its package (LongCTR); none where it brings none.
+
+    The wheel's own list of files says which: other packages and checkouts have a top-level `model_zoo` too, and
+    whichever of them Python would import is not asked for.
+    """
+    try:
+        wheel = importlib.metadata.distribution("fuxictr")
+    except importlib.metadata.PackageNotFoundError:  # FuxiCTR's source is on the path, not installed
+        return Checkout(Path(), (), {})
+    files = [Path(str(file.locate())).resolve() for file in wheel.files or () if file.parts[0] == "model_zoo"]
+    folder = Path(str(wheel.locate_file("model_zoo"))).resolve()
+    return _parsed(folder, [file for file in files if file.suffix == ".py" and file.is_file()])
+
+
+def _parsed(folder: Path, files: Iterable[Path]) -> Checkout:
+    """The models in the files of a zoo; none of them is run."""
     trees, damaged = {}, {}
-    for file in sorted(folder.rglob("*.py")):
+    for file in sorted(files):
         # The zoo's own __init__.py imports all of it, and what begins with a dot is no part of a checkout.
         if file.name in SCRIPTS or file == folder / "__init__.py" or _is_hidden(file.relative_to(folder)):
             continue
@@ -221,12 +249,7 @@ def _open(folder: Path) -> Checkout:
             damaged[file] = str(syntax_error(error, file))
         except (ValueError, OSError, RecursionError, MemoryError) as error:  # the last two of too deep an expression
             damaged[file] = f"file {str(file)!r} cannot be read: {reason_of(error)}"
-    models = tuple(_models(folder, trees))
-    if not models and not damaged:
-        raise UserError(f"--zoo {str(folder)!r} has no torch models; name a FuxiCTR checkout or its model_zoo")
-    for reason in damaged.values():
-        logging.warning("left out of the zoo: %s", reason)
-    return Checkout(folder, models, damaged)
+    return Checkout(folder, tuple(_models(folder, trees)), damaged)
 
 
 def _models(folder: Path, trees: dict[Path, ast.Module]) -> Iterator[ZooModel]:

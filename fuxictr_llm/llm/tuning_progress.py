@@ -1,4 +1,7 @@
-"""How a language model's tuning goes: checkpoints, the best epoch, early stopping."""
+"""The course of a tuning: progress, the best epoch, early stopping, checks of gradients, and checkpoints.
+
+The digests of a checkpoint's files are written beside it, and compared before a tuning goes on from it.
+"""
 
 import logging
 import shutil
@@ -131,7 +134,9 @@ class WithDigests(TrainerCallback):
         if state.is_world_process_zero:
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
             others = process_state().num_processes > 1  # each process writes its own random state, when it comes to it
-            digests = {name: of for name, of in digests_of(folder).items() if not (others and "rng_state" in name)}
+            digests = {
+                name: digest for name, digest in digests_of(folder).items() if not (others and "rng_state" in name)
+            }
             write_json(folder / DIGESTS, digests)
 
 

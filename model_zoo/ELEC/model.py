@@ -79,7 +79,7 @@ class ELEC(Distilled):
 
             name = "twin" if self.config.teacher == "self" else "gain"
             _, valid_rows = make_loaders(run.feature_map, run.params, "train")
-            slices = FrequencySlices.of(run)
+            slices = FrequencySlices.from_run(run)
             run.networks[name] = measure(run, teacher.model, valid_rows, teacher.batch_for_model, slices)
 
 

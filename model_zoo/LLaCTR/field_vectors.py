@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from torch import Tensor
 
@@ -49,7 +49,7 @@ def prepare_field_vectors(config: FieldVectorsConfig, run: Run) -> Path:
     """
     catalog = load_catalog(run.feature_map, run.data_dir, run.params.get("field_config"))
     config, source = config.filled(), config.field_vectors
-    config = replace(config, llm_dtype=config.dtype_on(run.params["gpu"]))
+    config = replace(config, llm_dtype=cast(Literal["bfloat16", "float32"], config.dtype_on(run.params["gpu"])))
     if source not in SOURCES:
         if Path(source).suffix not in SUFFIXES and not Path(source).exists():
             raise unknown("source", source, [*SOURCES, *(f"a {suffix} file" for suffix in SUFFIXES)], "'field_vectors'")
@@ -60,17 +60,17 @@ def prepare_field_vectors(config: FieldVectorsConfig, run: Run) -> Path:
         config = replace(config, ssft_epochs=0)
     if source == "identity":
         names = catalog.names
-        found = _stored_control(source, {"fields": names}, catalog, lambda: controls.identity(len(names)))
+        entry = _stored_control(source, {"fields": names}, catalog, lambda: controls.identity(len(names)))
     else:
-        found = _of_language_model(config, run, catalog)
+        entry = _of_language_model(config, run, catalog)
     if source in controls.OF_VECTORS:
-        path, manifest = found
+        path, manifest = entry
         make = {"random": controls.random_like, "shuffled": controls.shuffled}[source]
         made_from = {"of_sha256": manifest["sha256"], "seed": config.control_seed}
-        found = _stored_control(
+        entry = _stored_control(
             source, made_from, catalog, lambda: make(read_field_vectors(path, catalog.names), config.control_seed)
         )
-    path, manifest = found
+    path, manifest = entry
     run.notes["field_vectors"] = {
         "source": source,
         "path": str(path),
@@ -103,24 +103,24 @@ def _of_language_model(config: FieldVectorsConfig, run: Run, catalog: FieldCatal
     if len(catalog.fields) == 1 and config.ssft_epochs:
         logging.warning("One field alone cannot be told from others: the language model is left untuned")
         config = replace(config, ssft_epochs=0)
-    prompts = sample_prompts(catalog, config.ssft_values_per_field, config.ssft_held_out, config.ssft_seed)
+    prompts = sample_prompts(catalog, cast(int, config.ssft_values_per_field), config.ssft_held_out, config.ssft_seed)
     made_from = _made_from(config, digest, catalog, prompts, on_gpu=run.params["gpu"] >= 0)
 
     def find() -> tuple[Path, dict[str, Any]] | None:
         return from_main(lambda: store.find(KIND, made_from, FILE))
 
-    found = find()
-    if found is None:
+    entry = find()
+    if entry is None:
         # The other processes of torchrun are let in by the main one.
         with store.entry_locked(KIND, made_from) if process_state().is_main_process else nullcontext():
-            found = find()
-            if found is None:
+            entry = find()
+            if entry is None:
                 return _compute(config, run, folder, catalog, prompts, made_from)
-    logging.info("Field vectors of %s are cached: %s", config.language_model, found[0])
-    for stage, seconds in (found[1].get("seconds") or {"encode": None}).items():
+    logging.info("Field vectors of %s are cached: %s", config.language_model, entry[0])
+    for stage, seconds in (entry[1].get("seconds") or {"encode": None}).items():
         with run.stages(stage, cached=True, made_in=seconds):
             pass
-    return found
+    return entry
 
 
 def _made_from(
@@ -130,8 +130,8 @@ def _made_from(
     prompts: tuple[list[Prompt], list[Prompt]],
     on_gpu: bool,
 ) -> dict[str, Any]:
-    decides = ("llm_", "ssft_", "lora_") if config.ssft_epochs else ("llm_",)
-    settings = {key: value for key, value in asdict(config).items() if key.startswith(decides)}
+    prefixes = ("llm_", "ssft_", "lora_") if config.ssft_epochs else ("llm_",)
+    settings = {key: value for key, value in asdict(config).items() if key.startswith(prefixes)}
     tuned_on = [[[prompt.value, prompt.field] for prompt in part] for part in prompts] if config.ssft_epochs else None
     # Processes have dropout masks of their own.
     count = process_state().num_processes
@@ -181,9 +181,9 @@ def _compute(
             KIND, made_from, FILE, lambda path: write_field_vectors(path, vectors, catalog.names, untuned), facts
         )
 
-    found = from_main(save)
+    entry = from_main(save)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return found
+    return entry
 
 
 def _field_vectors(model: "LanguageModel", catalog: FieldCatalog, config: FieldVectorsConfig) -> Tensor:

@@ -10,7 +10,7 @@ import logging
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +50,8 @@ class LLaCTR(Enhancement):
         if anatomy.embedding_dim is None:
             reason = anatomy.missing.get("embeddings", "it has none")
             raise UserError(f"LLaCTR needs field embeddings, and {anatomy.backbone} shows none: {reason}")
-        self.fre = self.fie = None
+        self.fre: FeatureRepresentationEnhancement | None = None
+        self.fie: FeatureInteractionEnhancement | None = None
         if not config.is_on:
             self.field_projections = None  # a regularizer would move them, and with them the norm that is clipped
             return
@@ -60,7 +61,11 @@ class LLaCTR(Enhancement):
             self.fre = FeatureRepresentationEnhancement(vectors, anatomy.embedding_dim)
         if config.lambda_fie > 0 and len(anatomy.fields) > 1:
             self.fie = FeatureInteractionEnhancement(
-                vectors, config.fie_map, config.fie_form, config.fie_init, tasks=len(anatomy.tasks)
+                vectors,
+                config.fie_map,
+                cast(str, config.fie_form),
+                cast(str, config.fie_init),
+                tasks=len(anatomy.tasks),
             )
 
     @classmethod
@@ -100,8 +105,8 @@ class LLaCTR(Enhancement):
             return {}
         from .pictures import draw
 
-        has_pairs = self.fie is not None and self.fie.form == "pairwise"
-        return draw(run, self.anatomy.fields, self.anatomy.tasks, self.fie.pair_weights() if has_pairs else None)
+        weights = self.fie.pair_weights() if self.fie is not None and self.fie.form == "pairwise" else None
+        return draw(run, self.anatomy.fields, self.anatomy.tasks, weights)
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         return self.parameters() if self.config.train_maps else ()
@@ -111,9 +116,11 @@ class LLaCTR(Enhancement):
         return frozenset(taps | {"logit"} if self.fie is not None else taps)
 
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
+        assert self.fie is not None  # or this tap is not active
         return self.config.lambda_fie * self.fie(embeddings)
 
     def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor:
+        assert self.fre is not None  # or this tap is not active
         return self.config.lambda_fre * self.fre(trace.embeddings)
 
 
@@ -124,6 +131,8 @@ class FeatureRepresentationEnhancement(nn.Module):
         field_vectors: H, `[K, D_llm]`.
         embedding_dim: D.
     """
+
+    field_vectors: Tensor
 
     def __init__(self, field_vectors: Tensor, embedding_dim: int):
         super().__init__()
@@ -158,6 +167,9 @@ class FeatureInteractionEnhancement(nn.Module):
     Raises:
         UserError: a full map over more than 64 fields.
     """
+
+    cosines: Tensor
+    folded: Tensor
 
     def __init__(
         self, field_vectors: Tensor, fie_map: str, form: str = "pairwise", init: str = "identity", tasks: int = 1
@@ -196,7 +208,7 @@ class FeatureInteractionEnhancement(nn.Module):
         """The symmetric `[K, K]` matrix of `g` (`[T, K, K]`), with zeros on its diagonal."""
         return pair_matrix(pair_weights(self.map, self.cosines, self.bias), self.folded.shape[-1])
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> Self:
         if not mode:
             self._fold()
         return super().train(mode)

@@ -179,7 +179,7 @@ class PromptBatches:
 
 
 def pack(
-    shared: list[int], texts: Sequence[list[int]], alone: Sequence[list[int]], pad: int, row_tokens: int = ROW_TOKENS
+    shared: list[int], texts: Sequence[list[int]], apart: Sequence[list[int]], pad: int, row_tokens: int = ROW_TOKENS
 ) -> dict[str, Tensor]:
     """Token ids of N texts behind a shared beginning and K texts without it, packed into rows for a causal model.
 
@@ -187,19 +187,19 @@ def pack(
         `input_ids`, `position_ids`, `segments` `[R, T]`, `sees_shared` `[R, T]`, and `places` `[N + K, 2]`: the first
         token of each text and the one behind its last, counted through the flattened rows.
     """
-    rows = _rows([*texts, *alone], len(shared), row_tokens)
+    rows = _rows([*texts, *apart], len(shared), row_tokens)
     longest = len(shared) + max(sum(length for _, length in row) for row in rows)
     ids = torch.full((len(rows), longest), pad)
     positions = torch.zeros_like(ids)
     segments = torch.full_like(ids, PADDING)
     sees_shared = torch.zeros_like(ids, dtype=torch.bool)
-    places = torch.zeros(len(texts) + len(alone), 2, dtype=torch.long)
+    places = torch.zeros(len(texts) + len(apart), 2, dtype=torch.long)
     for r, row in enumerate(rows):
         end = len(shared)
         ids[r, :end], positions[r, :end], segments[r, :end] = torch.tensor(shared), torch.arange(end), SHARED
         for number, (index, length) in enumerate(row, start=1):
             behind = index < len(texts)
-            tokens = texts[index] if behind else alone[index - len(texts)]
+            tokens = texts[index] if behind else apart[index - len(texts)]
             start, end = end, end + length
             first = len(shared) if behind else 0
             ids[r, start:end], positions[r, start:end] = torch.tensor(tokens), torch.arange(first, first + length)
@@ -216,7 +216,8 @@ def pack(
 
 def _rows(texts: Sequence[list[int]], shared: int, row_tokens: int) -> list[list[tuple[int, int]]]:
     """Index and length of the texts of each row, in order; rows are filled up one after the other."""
-    rows, filled = [], row_tokens
+    rows: list[list[tuple[int, int]]] = []
+    filled = row_tokens
     for index, tokens in enumerate(texts):
         if filled + len(tokens) > row_tokens:
             rows.append([])

@@ -1,4 +1,7 @@
-"""Rows and side tables in sentences."""
+"""What the text of a row says of a column: `<words> is <value>.`, or the longer text of a side table (`value_texts`).
+
+Shape symbols: `W` ids of a column (a sequence has as many as it is long).
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,11 +20,12 @@ from fuxictr_llm.llm.texts.vocabulary import missing_values, train_ids, words_of
 
 
 class Sentence(Protocol):
-    """Something to say of a row, by its ids of one column."""
+    """What a text says of one column of a row."""
 
-    column: str
+    @property
+    def column(self) -> str: ...
 
-    def of(self, ids: np.ndarray) -> str:
+    def text_of(self, ids: np.ndarray) -> str:
         """The sentence for ids `[W]`; empty where the value is missing or was not seen in train."""
 
 
@@ -30,17 +34,17 @@ class ValueSentence:
     """`<words> is <value>.`; several values of a sequence are joined with commas.
 
     Attributes:
-        values: id -> value in words; an id beyond them, and one without words, is not told.
+        values: id -> value in words; an id beyond them, and one without words, is left out.
     """
 
     column: str
     words: str
     values: Sequence[str]
 
-    def of(self, ids: np.ndarray) -> str:
-        told = [self.values[index] for index in ids if 0 <= index < len(self.values)]
-        told = [value for value in told if value]
-        return f"{self.words} is {', '.join(told)}." if told else ""
+    def text_of(self, ids: np.ndarray) -> str:
+        values = [self.values[index] for index in ids if 0 <= index < len(self.values)]
+        known = [value for value in values if value]
+        return f"{self.words} is {', '.join(known)}." if known else ""
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,10 @@ class NumberSentence:
     words: str
     missing: frozenset[float] = frozenset()
 
-    def of(self, ids: np.ndarray) -> str:
+    def text_of(self, ids: np.ndarray) -> str:
         number = ids.astype(np.int32).view(np.float32)[0]
-        told = np.isfinite(number) and float(number) not in self.missing
-        return f"{self.words} is {as_written(number)}." if told else ""
+        is_known = np.isfinite(number) and float(number) not in self.missing
+        return f"{self.words} is {as_written(number)}." if is_known else ""
 
 
 @dataclass(frozen=True)
@@ -68,19 +72,19 @@ class SideSentence:
     column: str
     texts: Mapping[int, str]
 
-    def of(self, ids: np.ndarray) -> str:
+    def text_of(self, ids: np.ndarray) -> str:
         return " ".join(self.texts[index] for index in ids.tolist() if index in self.texts)
 
 
 def sentence_of(run: Run, column: str, words: str) -> Sentence:
-    """How a column is told.
+    """The sentence that says a column's values.
 
     Raises:
-        UserError: it is of a type that cannot be told, or normalized.
+        UserError: it is of a type that has no values, or its numbers are normalized.
     """
     if run.feature_map.features[column]["type"] == "numeric":
         declared = feature_columns(run.params) if run.params.get("feature_cols") else []  # as it was built
-        if any(told["name"] == column and told.get("normalizer") for told in declared):
+        if any(col["name"] == column and col.get("normalizer") for col in declared):
             raise UserError(f"column {column!r} is normalized, so its numbers cannot be told; name others: text_fields")
         missing = frozenset(float(np.float32(value)) for value in missing_values(run, column))
         return NumberSentence(column, words, missing)

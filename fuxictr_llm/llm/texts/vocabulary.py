@@ -53,8 +53,8 @@ def _ids_without_missing(run: Run, name: str, columns: Iterable[str]) -> tuple[d
 
 def missing_values(run: Run, name: str, values: Iterable[str] = ()) -> list[str]:
     """The values that stand for missing ones in a column; in a warning, those that rows also have as such."""
-    found = values_for_missing(run.data_dir, name)
-    for value, (missing, as_such) in found.items():
+    filled = values_for_missing(run.data_dir, name)
+    for value, (missing, as_such) in filled.items():
         if as_such and (value in values or run.feature_map.features[name]["type"] == "numeric"):
             logging.warning(
                 "column %r: %d rows lack a value and get %s for it, as %d rows have in the raw files: no text can tell "
@@ -64,7 +64,7 @@ def missing_values(run: Run, name: str, values: Iterable[str] = ()) -> list[str]
                 value,
                 as_such,
             )
-    return list(found) if found else not_a_number(values)
+    return list(filled) if filled else not_a_number(values)
 
 
 def words_of(run: Run, name: str, values: Sequence[str]) -> dict[str, str]:
@@ -73,7 +73,7 @@ def words_of(run: Run, name: str, values: Sequence[str]) -> dict[str, str]:
     words = read_field_config(run.params.get("field_config")).get("values") or {}
     # The same words whichever of the columns with this embedding asks.
     sharing = _sharing(name, columns)
-    return {value: text for of in sharing for value, text in in_words_of(words.get(of) or {}, values).items()}
+    return {value: text for column in sharing for value, text in in_words_of(words.get(column) or {}, values).items()}
 
 
 def _sharing(name: str, columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -82,5 +82,5 @@ def _sharing(name: str, columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def owner_of(name: str, columns: Mapping[str, Mapping[str, Any]]) -> str:
     """The column whose embedding a column uses."""
-    shared = columns[name].get("share_embedding")
+    shared = columns[name].get("share_embedding", name)
     return shared if shared in columns else name

@@ -154,7 +154,7 @@ def _train_values(run: Run, names: Iterable[str], described: bool) -> dict[str, 
     columns = run.feature_map.features
     catalog = load_catalog(run.feature_map, run.data_dir, run.params.get("field_config"))
     fields = {field.name: field.text for field in catalog.fields}
-    found = {}
+    values_of = {}
     for name in names:
         if name not in columns:
             raise unknown("column", name, columns, f"data set {run.params['dataset_id']!r}")
@@ -168,8 +168,8 @@ def _train_values(run: Run, names: Iterable[str], described: bool) -> dict[str, 
             )
         in_words = words_of(run, name, keys)
         head = f"{fields[owner_of(name, columns)]}:" if described else ""
-        found[name] = ColumnValues(keys, tuple(in_words.get(key, key) for key in keys), head, oov_idx)
-    return found
+        values_of[name] = ColumnValues(keys, tuple(in_words.get(key, key) for key in keys), head, oov_idx)
+    return values_of
 
 
 def can_be_read(keys: Sequence[str]) -> bool:
@@ -239,7 +239,8 @@ def shaped(vectors: np.ndarray, width: int | None, scale: float | None) -> tuple
         The vectors, and the share of their variance that a PCA kept.
     """
     facts = {}
-    reduce = width is not None and width != vectors.shape[1]
+    width = width or vectors.shape[1]
+    reduce = width != vectors.shape[1]
     if reduce or scale is not None:
         vectors = vectors - vectors.mean(axis=0)
     if reduce:
