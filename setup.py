@@ -52,6 +52,15 @@ setup(
     ],
     extras_require={
         "tune": ["optuna>=5"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=77", "optuna>=5"],
+        "test": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "import-linter",
+            "setuptools>=77",
+            "optuna>=5",
+        ],
     },
 )

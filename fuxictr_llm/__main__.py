@@ -13,7 +13,10 @@ from fuxictr_llm.common.errors import UserError
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
 COMMANDS = (run, prepare, encode, leaderboard, verify, bars, export, doctor, zoo)
-MOVED = {("leaderboard", "verify"): "verify", ("leaderboard", "bars"): "bars"}  # commands by their names until 0.1
+MOVED: dict[tuple[str, ...], str] = {
+    ("leaderboard", "verify"): "verify",
+    ("leaderboard", "bars"): "bars",
+}  # commands by their names until 0.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:

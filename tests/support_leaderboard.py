@@ -10,8 +10,8 @@ import torch
 
 from fuxictr_llm.common.files import digest_of_file, write_json
 from fuxictr_llm.common.runs import versions
-from fuxictr_llm.experiment.identity import sources_of
-from fuxictr_llm.leaderboard.plan.arms import key_of
+from fuxictr_llm.experiment.identity import source_digests
+from fuxictr_llm.leaderboard.plan.arms import run_key
 from fuxictr_llm.leaderboard.plan.plan import Plan
 from fuxictr_llm.leaderboard.run.engine import Listener, run_plan
 from fuxictr_llm.leaderboard.run.results import Results
@@ -20,7 +20,7 @@ from fuxictr_llm.leaderboard.run.results import Results
 def made_up_record(experiment, **changes):
     """What the run record of an experiment on `shop` would be; its AUC follows from its seed and its settings."""
     params = experiment.params
-    auc = 0.5 + int(key_of(params)[:4], 16) / 2**18
+    auc = 0.5 + int(run_key(params)[:4], 16) / 2**18
     metrics = {"AUC": auc, "logloss": 0.6}
     stages = {"train": {"seconds": 2.0, "rows": 900, "epochs": 1}, "test": {"seconds": 0.5, "rows": 150}}
     if params["method"]:
@@ -32,7 +32,7 @@ def made_up_record(experiment, **changes):
     return {
         "config": params,
         "config_sha256": experiment.sha256,
-        "sources": sources_of(params),
+        "sources": source_digests(params),
         "seed": params["seed"],
         "labels": ["click"],
         "metrics": {"valid": metrics, "test": metrics},

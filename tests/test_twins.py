@@ -1,14 +1,11 @@
 """With `--zoo=DIR`: each backbone of ours is the same model as the FuxiCTR checkout's class of its name."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from fuxictr_llm.diagnosis.tiny import active_regularization, tiny_case, train
 from fuxictr_llm.host.checkout import current_checkout
-from fuxictr_llm.model_zoo import backbones
-from fuxictr_llm.registry import find_backbone, find_own_backbone
+from fuxictr_llm.registry import find_backbone, find_own_backbone, own_backbone_names
 from histories import padded_behind
 from matrix_cells import predictions
 
@@ -16,7 +13,7 @@ pytestmark = pytest.mark.zoo
 
 
 def pytest_generate_tests(metafunc):
-    checkout, ours = current_checkout(), sorted(path.stem for path in Path(backbones.__path__[0]).glob("[!_]*.py"))
+    checkout, ours = current_checkout(), own_backbone_names()
     metafunc.parametrize("backbone", [name for name in ours if checkout and checkout.find(name)])
 
 

@@ -10,7 +10,7 @@ from fuxictr_llm.host.checkout import use_checkout
 def add(commands: Commands) -> None:
     """Declare the command."""
     text = "write a trained model as a folder that serves it"
-    parser = new_command(commands, "export", export, text)
+    parser = new_command(commands, "export", execute, text)
     parser.add_argument(
         "--run", required=True, help="what a run's summary prints: <model_root>/<dataset_id>/<model_id>"
     )
@@ -18,7 +18,7 @@ def add(commands: Commands) -> None:
     add_zoo(parser)
 
 
-def export(args: argparse.Namespace) -> None:
+def execute(args: argparse.Namespace) -> None:
     """Write the folder and print it."""
     use_checkout(args.zoo)
     from fuxictr_llm.serving.export import export_run

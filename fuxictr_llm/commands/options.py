@@ -6,11 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import process_state, under_torchrun
 from fuxictr_llm.host.checkout import use_checkout
+
+if TYPE_CHECKING:  # importing it takes a second, which --help need not wait for
+    from fuxictr_llm.config.resolve import Experiment
 
 SCRIPT = "fuxictr-llm"  # what setup.py installs
 
@@ -19,6 +22,12 @@ class Commands(Protocol):
     """The subparsers of argparse, whose own type is private."""
 
     def add_parser(self, name: str, *, help: str, description: str) -> argparse.ArgumentParser: ...
+
+
+class Options(Protocol):
+    """A parser, or a group of its options, whose own type is private."""
+
+    def add_argument(self, *names: str, **details: Any) -> Any: ...
 
 
 def program() -> str:
@@ -51,7 +60,7 @@ def add_command(
     return parser
 
 
-def add_zoo(parser: argparse.ArgumentParser) -> None:
+def add_zoo(parser: Options) -> None:
     """The option `--zoo`; a command calls `use_checkout(args.zoo)` before it asks for a backbone."""
     text = "a FuxiCTR checkout or its model_zoo: its models win over ours (default: the variable FUXICTR_ZOO)"
     parser.add_argument("--zoo", metavar="DIR", help=text)
@@ -74,7 +83,7 @@ def methods_of(args: argparse.Namespace) -> list[str]:
 
 def experiment_of(
     args: argparse.Namespace, defaults: Mapping[str, Any] | None = None, forced: Mapping[str, Any] | None = None
-):
+) -> "Experiment":
     """The resolved experiment; `forced` wins over `--set`, which wins over `defaults`, which win over the config."""
     if not args.expid:
         raise UserError("--expid is missing, for example --expid DeepFM_LLaCTR_movielens100k; --list shows the parts")
@@ -85,6 +94,12 @@ def experiment_of(
 
     overrides = {**(defaults or {}), **parse_overrides(args.set), **(forced or {})}
     return load_experiment(args.expid, args.config, seed=args.seed, overrides=overrides, gpu=chosen_gpu(args.gpu))
+
+
+def default_jobs() -> int:
+    """How many processes work at the same time where nothing is said: one a core, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
 
 
 def chosen_gpu(index: int) -> int:

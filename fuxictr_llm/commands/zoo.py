@@ -7,11 +7,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuxictr_llm.commands.options import add_methods, add_zoo, methods_of
+from fuxictr_llm.commands.options import add_methods, add_zoo, default_jobs, methods_of
 from fuxictr_llm.common.errors import UserError
 
 if TYPE_CHECKING:
     from fuxictr_llm.diagnosis.zoo_table import ZooRow
+
+# What every class is looked at with, and what torch imports with its first optimizer.
+PRELOADED_FOR_CHECKS = ("fuxictr_llm.diagnosis.doctor", "torch._dynamo")
 
 
 def add(commands: Any) -> None:
@@ -28,7 +31,7 @@ def add(commands: Any) -> None:
 
 def zoo(args: argparse.Namespace) -> None:
     """Print the table as far as it is, and write it when all is done."""
-    jobs = min(8, _cores()) if args.jobs is None else args.jobs
+    jobs = default_jobs() if args.jobs is None else args.jobs
     if jobs < 1:
         raise UserError(f"--jobs {args.jobs} is less than 1")
     if not args.timeout > 0:
@@ -54,7 +57,7 @@ def zoo(args: argparse.Namespace) -> None:
     # Progress goes to the error stream, so that the output is the table alone.
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("trying", total=len(names))
-        for row in look_at_all(names, look, methods, jobs, args.timeout):
+        for row in look_at_all(names, look, methods, jobs, args.timeout, PRELOADED_FOR_CHECKS):
             rows.append(row.without_path(f"{checkout.folder}{os.sep}") if checkout else row)
             progress.update(task, advance=1, description=row.backbone)
     if checkout:
@@ -69,10 +72,6 @@ def zoo(args: argparse.Namespace) -> None:
         with replacing(args.to) as temporary:
             temporary.write_text(as_markdown(rows, made, title), encoding="utf-8")
         console.print(str(args.to), markup=False)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _table(rows: Sequence["ZooRow"]) -> Any:

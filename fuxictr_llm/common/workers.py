@@ -31,8 +31,8 @@ AFFECTS_RESULTS = False  # see common/code_digest.py
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
 SECONDS_TO_TIDY_UP = 10  # after the result is sent; then the process is killed
 
-Task = TypeVar("Task")
-Value = TypeVar("Value")
+TaskT = TypeVar("TaskT")
+ValueT = TypeVar("ValueT")
 Context = ForkServerContext | ForkContext
 
 
@@ -48,7 +48,7 @@ class Lost:
     killed_by: str = ""
 
 
-class Pool(Generic[Task, Value]):
+class Pool(Generic[TaskT, ValueT]):
     """At most `jobs` processes at the same time, each of which calls a function once; all are killed when it is left.
 
     Args:
@@ -63,7 +63,7 @@ class Pool(Generic[Task, Value]):
         self, jobs: int, preload: Sequence[str] = (), time_limit: float = math.inf, context: Context | None = None
     ):
         self.jobs, self.preload, self.time_limit, self.context = jobs, preload, time_limit, context
-        self._workers: list[_Worker[Task]] = []
+        self._workers: list[_Worker[TaskT]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -82,7 +82,7 @@ class Pool(Generic[Task, Value]):
     def has_room(self) -> bool:
         return len(self._workers) < self.jobs
 
-    def start(self, task: Task, function: Callable[..., Value], *arguments: Any, threads: int = 1) -> None:
+    def start(self, task: TaskT, function: Callable[..., ValueT], *arguments: Any, threads: int = 1) -> None:
         """Call the function in a process of its own, in this working directory and environment.
 
         Args:
@@ -98,7 +98,7 @@ class Pool(Generic[Task, Value]):
         theirs.close()
         self._workers.append(_Worker(task, process, ours))
 
-    def wait(self) -> list[tuple[Task, Value | Lost]]:
+    def wait(self) -> list[tuple[TaskT, ValueT | Lost]]:
         """Wait until something happens, and give back what ended by that, which may be nothing."""
         if not self._workers:
             return []
@@ -111,8 +111,8 @@ class Pool(Generic[Task, Value]):
         return [(worker.task, result[0]) for worker, result in results if result]
 
 
-class _Worker(Generic[Task]):
-    def __init__(self, task: Task, process: BaseProcess, connection: Connection):
+class _Worker(Generic[TaskT]):
+    def __init__(self, task: TaskT, process: BaseProcess, connection: Connection):
         self.task, self.process, self.connection = task, process, connection
         self.since = math.inf  # until it says that it has started, which takes long where much else runs
 

@@ -14,14 +14,13 @@ import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
 from sklearn.metrics import log_loss, roc_auc_score
-from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
 from fuxictr_llm.common.files import read_json
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.data.field_words import RESERVED, read_field_config, values_for_missing
 from fuxictr_llm.data.in_memory import data_files
-from fuxictr_llm.host.batches import columns_of
+from fuxictr_llm.host.batches import Batch, columns_of
 from fuxictr_llm.host.tasks import labels_of, predictions_of, truth_of
 
 SLICES = ("unseen", "rare", "middle", "head")
@@ -71,7 +70,7 @@ class FrequencySlices:
         known = ~np.isin(items, _ids_of_no_item(column, run.feature_map, run.data_dir))
         return cls(column, items[known], counts[known])
 
-    def of_model(self, model: BaseModel, rows: Iterable[Mapping[str, Tensor]]) -> dict[str, Any]:
+    def of_model(self, model: BaseModel, rows: Iterable[Batch]) -> dict[str, Any]:
         """`of_predictions` of a model on a loader's batches."""
         return self.of_predictions(*predict(model, rows, self.column), labels_of(type(model), model.feature_map))
 
@@ -145,7 +144,7 @@ def item_column(params: Mapping[str, Any], feature_map: FeatureMap) -> str | Non
     return column
 
 
-def predict(model: BaseModel, rows: Iterable[Mapping[str, Tensor]], column: str) -> Predictions:
+def predict(model: BaseModel, rows: Iterable[Batch], column: str) -> Predictions:
     """Run a model over a loader's batches once, in evaluation mode, as FuxiCTR's `evaluate` does.
 
     Args:

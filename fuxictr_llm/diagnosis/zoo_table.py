@@ -3,17 +3,16 @@
 Shape symbols: `D` embedding dim, `R` width of the representation, `T` tasks.
 """
 
-import math
-import multiprocessing
 import os
 import subprocess
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from importlib.metadata import version
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
+
+from fuxictr_llm.common.markdown import table_of
+from fuxictr_llm.common.workers import Lost, Pool
 
 COLUMNS = ("backbone", "without", "embeddings", "T", "R")  # and one for each method
 LEGEND = (
@@ -75,7 +74,12 @@ def failed(name: str, methods: Iterable[str], reason: str) -> ZooRow:
 
 
 def look_at_all(
-    names: Sequence[str], look: Callable[[str], ZooRow], methods: Sequence[str], jobs: int, timeout: float = 120.0
+    names: Sequence[str],
+    look: Callable[[str], ZooRow],
+    methods: Sequence[str],
+    jobs: int,
+    timeout: float = 120.0,
+    preload: Sequence[str] = (),
 ) -> Iterator[ZooRow]:
     """The rows of the backbones, in the order in which they are done; `jobs` processes work at the same time.
 
@@ -83,88 +87,23 @@ def look_at_all(
         look: what a process does with a name.
         methods: the columns of a class for which no process has an answer.
         timeout: seconds after which a class is given up; the start of a process is not counted.
+        preload: modules that every process needs.
     """
-    waiting, workers = list(reversed(names)), list[_Worker]()
+    with Pool[str, ZooRow](jobs, preload, timeout) as pool:
+        waiting = list(reversed(names))
+        while waiting or len(pool):
+            while waiting and pool.has_room:
+                name = waiting.pop()
+                pool.start(name, _row_of, name, look, methods)
+            for name, row in pool.wait():
+                yield failed(name, methods, row.reason) if isinstance(row, Lost) else row
+
+
+def _row_of(name: str, look: Callable[[str], ZooRow], methods: Sequence[str]) -> ZooRow:
     try:
-        while waiting or any(worker.name for worker in workers):
-            workers += [_Worker(look, methods) for _ in range(min(jobs - len(workers), len(waiting)))]
-            for worker in workers:
-                if waiting and worker.name is None:
-                    worker.give(waiting.pop())
-            yield from _done(workers, timeout)
-            workers = [worker for worker in workers if worker.is_usable]
-    finally:
-        for worker in workers:
-            worker.end()
-
-
-class _Worker:
-    """A process that looks at one class after the other; a new one takes the place of one that is lost."""
-
-    def __init__(self, look: Callable[[str], ZooRow], methods: Sequence[str]):
-        self.methods = methods
-        # Spawned: a forked process would share torch's threads and the locks of whatever runs here.
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, look, methods), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.name: str | None = None
-        self.since = math.inf  # until it says that it has started, which takes long where much else runs
-        self.is_usable = True
-
-    def give(self, name: str) -> None:
-        self.name, self.since = name, max(self.since, time.monotonic())
-        self.connection.send(name)
-
-    def row(self, timeout: float) -> ZooRow | None:
-        """The row of the class that was given, where it is done or given up."""
-        if self.name is None:
-            return None
-        if self.connection.poll():
-            try:
-                row = self.connection.recv()
-                if row is None:
-                    self.since = time.monotonic()
-                    return None
-            except EOFError:
-                self.end()
-                row = failed(self.name, self.methods, f"its process ended with exit code {self.process.exitcode}")
-        elif time.monotonic() - self.since > timeout:
-            self.end()
-            row = failed(self.name, self.methods, f"not done after {timeout:.0f} s")
-        else:
-            return None
-        self.name = None
-        return row
-
-    def end(self) -> None:
-        self.is_usable = False
-        self.process.kill()
-        self.process.join()
-
-
-def _done(workers: Sequence[_Worker], timeout: float) -> Iterator[ZooRow]:
-    busy = [worker for worker in workers if worker.name]
-    wait([worker.connection for worker in busy], timeout=1.0)
-    for worker in busy:
-        row = worker.row(timeout)
-        if row is not None:
-            yield row
-
-
-def _serve(connection: Connection, look: Callable[[str], ZooRow], methods: Sequence[str]) -> None:
-    connection.send(None)  # started: what `look` imports has been
-    while True:
-        try:
-            name = connection.recv()
-        except EOFError:
-            return
-        try:
-            row = look(name)
-        except Exception as error:  # anyone's file can fail in any way
-            row = failed(name, methods, f"{type(error).__name__}: {error}")
-        connection.send(row)
+        return look(name)
+    except Exception as error:  # anyone's file can fail in any way
+        return failed(name, methods, f"{type(error).__name__}: {error}")
 
 
 def made_with(zoo: Path | None) -> str:
@@ -185,9 +124,8 @@ def _commit(folder: Path) -> str:
 
 def as_markdown(rows: Sequence[ZooRow], made: str, title: str) -> str:
     """The table as a Markdown document."""
-    lines = [f"# {title}", "", f"{summary(rows)} ({made}).", "", LEGEND, ""]
-    columns = columns_of(rows)
-    lines += [_line(columns), _line(["---"] * len(columns)), *(_line(row.cells) for row in rows), ""]
+    table = table_of(columns_of(rows), [row.cells for row in rows])
+    lines = [f"# {title}", "", f"{summary(rows)} ({made}).", "", LEGEND, "", table, ""]
     lines += [f"- {note}" for note in notes(rows)]
     return "\n".join([*lines, ""])
 
@@ -221,7 +159,3 @@ def summary(rows: Sequence[ZooRow]) -> str:
 
 def _listed(parts: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
-
-
-def _line(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# What may stand between a Linear's output and the logit so that the logit is still a sum of such outputs, each
-# times a constant.
+# The autograd operations that may lie between a Linear's output and the logit: with these alone, the logit is still a
+# sum of such outputs, each times a constant.
 _LINEAR = ("Add", "Sub", "Neg", "Mul", "Div", "Sum", "Mean", "Cat", "Stack")
 _SAME_VALUES = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Slice", "Clone", "Alias")
 _OF_A_CONSTANT = ("Mul", "Div")
@@ -19,14 +19,14 @@ _OF_A_CONSTANT = ("Mul", "Div")
 
 @dataclass(frozen=True)
 class LogitLayer:
-    """A call of a Linear of width 1.
+    """A call of a Linear of width 1 whose output is a summand of a logit.
 
     Attributes:
         module: its name in the model.
         call: which of the module's calls in a forward pass.
         width: of its input.
         task: index of the task whose logit it feeds.
-        scale: how often its output is in that logit: 1 in a sum, 0.5 in a mean of two.
+        scale: the factor of its output in that logit: 1 in a sum, 0.5 in a mean of two.
     """
 
     module: str
@@ -38,22 +38,30 @@ class LogitLayer:
 
 @dataclass(frozen=True)
 class LinearCall:
-    """A call of a Linear of width 1 with `[B, width]`, as recorded: what made its output, and with which weight."""
+    """A recorded call of a Linear of width 1 on `[B, width]`.
+
+    Attributes:
+        module: its name in the model.
+        call: which of the module's calls in the forward pass.
+        width: of its input.
+        node: the autograd node that made its output.
+        weight: the module's weight.
+    """
 
     module: str
     call: int
     width: int
     node: Any
-    weight: nn.Parameter
+    weight: Tensor
 
 
 def find_logit_layers(logits: Sequence[Tensor | None], calls: Sequence[LinearCall]) -> tuple[LogitLayer, ...]:
-    """The calls whose output reaches a task's logit through sums and constants alone, task by task.
+    """The calls whose output is a summand of a task's logit, up to a constant factor, task by task.
 
     Args:
-        logits: `[B, 1]` of each task, with the graph that made them; None where a model does not show its logit.
+        logits: `[B, 1]` of each task, with its autograd graph; None where the logit of a task is not known.
     """
-    towers = []
+    layers = []
     for task, logit in enumerate(logits):
         if logit is None or logit.grad_fn is None or logit.numel() != len(logit):
             continue
@@ -61,17 +69,18 @@ def find_logit_layers(logits: Sequence[Tensor | None], calls: Sequence[LinearCal
         for call in calls:
             scale = _scale(logit, call) if call.node in reached else None
             if scale:
-                towers.append(LogitLayer(call.module, call.call, call.width, task, scale))
-    return tuple(towers)
+                layers.append(LogitLayer(call.module, call.call, call.width, task, scale))
+    return tuple(layers)
 
 
 def _reached(start: Any) -> Iterator[Any]:
-    seen, waiting = set(), [start]
+    """The autograd nodes from which `start` is reached through `_LINEAR` and `_SAME_VALUES` operations alone."""
+    visited, waiting = set(), [start]
     while waiting:
         node = waiting.pop()
-        if node in seen:
+        if node in visited:
             continue
-        seen.add(node)
+        visited.add(node)
         yield node
         kind = node.name().partition("Backward")[0]
         children = [child for child, _ in node.next_functions if child is not None]
@@ -81,7 +90,7 @@ def _reached(start: Any) -> Iterator[Any]:
 
 
 def _scale(logit: Tensor, call: LinearCall) -> float | None:
-    """The logit's derivative by the call's output where it is the same for all rows."""
+    """The logit's derivative by the call's output; None where it differs from row to row."""
     caught: list[Tensor] = []
     handle = call.node.register_prehook(lambda gradients: caught.append(gradients[0]))
     try:
@@ -95,5 +104,5 @@ def _scale(logit: Tensor, call: LinearCall) -> float | None:
 
 
 def is_logit_layer(module: nn.Module) -> bool:
-    """Whether it is a Linear of width 1, whose input, and not its output, can be the representation."""
+    """Whether the module is a Linear of width 1: then its input, not its output, is the representation."""
     return isinstance(module, nn.Linear) and module.out_features == 1

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,34 +12,37 @@ from torch import Tensor, nn
 
 from fuxictr_llm.enhancement.logit_layers import LinearCall, is_logit_layer
 
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
+
 
 class Recorder:
-    """What one forward pass of a model shows.
+    """Forward hooks that note the calls of a model's embedding modules, Linears and activations.
 
     Args:
-        model: it is listened to inside of `listening`.
-        also: a module that may make field embeddings, beside FuxiCTR's own.
+        model: its calls are noted inside of `listening`.
+        also: a module that may make field embeddings, besides FuxiCTR's own.
         measured: modules whose output's shape is noted (of a Linear of width 1: its input's).
     """
 
     def __init__(self, model: BaseModel, also: str | None = None, measured: Sequence[str] = ()):
         self.model, self.also, self.measured = model, also, tuple(measured)
         self.fields = [name for name, spec in model.feature_map.features.items() if spec["type"] != "meta"]
-        self.embeddings: dict[str, dict[str, Tensor]] = {}
-        self.stacks: dict[str, tuple[Tensor, int]] = {}  # what the first call gave, and its version
+        self.embeddings: dict[str, dict[str, Tensor]] = {}  # module -> field -> vectors of the first call that had it
+        self.stacks: dict[str, tuple[Tensor, int]] = {}  # module -> output of the first call, and its version then
         self.linears: list[LinearCall] = []
-        self.calls: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()  # of each Linear
         self.activations: list[tuple[str, Tensor, Tensor]] = []  # module, logit, prediction
         self.shapes: dict[str, torch.Size] = {}  # of the modules in `measured`
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
+        """The hooks are on the model for the block alone."""
         with contextlib.ExitStack() as stack:
             for name, module, hook in self._hooks():
                 stack.callback(module.register_forward_hook(hook(name)).remove)
             yield
 
-    def _hooks(self) -> Iterator[tuple[str, nn.Module, Any]]:
+    def _hooks(self) -> Iterator[tuple[str, nn.Module, Callable[[str], Hook]]]:
         modules = dict(self.model.named_modules())
         inside = tuple(f"{name}." for name, module in modules.items() if isinstance(module, FeatureEmbeddingDict))
         for name, module in modules.items():
@@ -54,22 +57,23 @@ class Recorder:
         for name in activations_of(self.model):
             yield name, modules[name], self._activation_hook
 
-    def _embedding_hook(self, name: str):
-        def hook(_module: nn.Module, _args: tuple, output: Any) -> None:
-            seen = self.embeddings.setdefault(name, {})
+    def _embedding_hook(self, name: str) -> Hook:
+        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            by_field = self.embeddings.setdefault(name, {})
             for field, tensor in vectors_by_field(output, self.fields).items():
-                seen.setdefault(field, tensor)
+                by_field.setdefault(field, tensor)
 
         return hook
 
-    def _stack_hook(self, name: str):
-        def hook(_module: nn.Module, _args: tuple, output: Tensor) -> None:
+    def _stack_hook(self, name: str) -> Hook:
+        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
             self.stacks.setdefault(name, (output, output._version))
 
         return hook
 
-    def _linear_hook(self, name: str):
-        def hook(module: nn.Linear, args: tuple, output: Tensor) -> None:
+    def _linear_hook(self, name: str) -> Hook:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            assert isinstance(module, nn.Linear)
             if module.out_features == 1 and module.in_features > 1 and args[0].dim() == 2:
                 call = LinearCall(name, self.calls[name], module.in_features, output.grad_fn, module.weight)
                 self.linears.append(call)
@@ -77,11 +81,11 @@ class Recorder:
 
         return hook
 
-    def _activation_hook(self, name: str):
+    def _activation_hook(self, name: str) -> Hook:
         return lambda _module, args, output: self.activations.append((name, args[0], output))
 
-    def _shape_hook(self, name: str):
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
+    def _shape_hook(self, name: str) -> Hook:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             shown = args[0] if is_logit_layer(module) else output
             if isinstance(shown, Tensor):
                 self.shapes.setdefault(name, shown.shape)
@@ -89,22 +93,23 @@ class Recorder:
         return hook
 
     def activation_of(self, prediction: Tensor) -> tuple[str, Tensor] | None:
-        """Name of the activation that made a prediction, and the logit that it made it of."""
+        """Name of the activation that made a prediction, and its input, the logit; None where no activation did."""
         return next(((name, logit) for name, logit, made in self.activations[::-1] if made is prediction), None)
 
     def embedding_module(self, name: str) -> str:
-        """The module with the vectors field by field: FuxiCTR's FeatureEmbedding has it inside."""
+        """The module that gives the vectors field by field: of FuxiCTR's FeatureEmbedding, the one inside of it."""
         inner = f"{name}.embedding_layer"
         return inner if isinstance(self.model.get_submodule(name), FeatureEmbedding) else name
 
     def dims_of(self, module: str) -> dict[str, int]:
-        """Field -> width, of those with vectors (width > 1)."""
+        """Field -> width, for the fields that the module embeds with vectors (width > 1)."""
         tensors = self.embeddings.get(module, {})
         return {field: tensor.shape[-1] for field, tensor in tensors.items() if tensor.shape[-1] > 1}
 
     def widest_embedding(self) -> tuple[str | None, dict[str, int]]:
         """The embedding module that covers most fields with vectors; the first one called on a tie."""
-        best, best_dims = None, {}
+        best: str | None = None
+        best_dims: dict[str, int] = {}
         for name in self.embeddings:
             dims = self.dims_of(name)
             if len(dims) > len(best_dims):
@@ -114,10 +119,10 @@ class Recorder:
     def stack_of(self, embedding: str | None, fields: tuple[str, ...]) -> str | None:
         """The module around `embedding` whose output, `[B, F, D]` or `[B, F * D]`, is the fields' embeddings.
 
-        The model must leave that tensor as it is.
+        None where there is no such module, or the model changes its output in place.
         """
         name = (embedding or "").rpartition(".")[0]
-        if name not in self.stacks:
+        if embedding is None or name not in self.stacks:
             return None
         output, version = self.stacks[name]
         tensors = [self.embeddings[embedding][field] for field in fields]
@@ -129,7 +134,7 @@ class Recorder:
 
 
 def activations_of(model: BaseModel) -> list[str]:
-    """Names of the modules that make predictions of logits: one, or one a task."""
+    """Names of the modules that turn logits into predictions: one, or one for each task."""
     activation = model.output_activation
     return [name for name, module in model.named_modules() if module is activation or _is_among(module, activation)]
 
@@ -139,7 +144,7 @@ def _is_among(module: nn.Module, activation: nn.Module) -> bool:
 
 
 def vectors_by_field(output: Any, fields: Sequence[str]) -> dict[str, Tensor]:
-    """Field -> vectors, of what an embedding module gave: a dict of them, or `[B, F, D]` of all fields in order."""
+    """Field -> vectors, from an embedding module's output: a dict of them, or `[B, F, D]` with all fields in order."""
     if isinstance(output, Mapping):
         return {name: tensor for name, tensor in output.items() if name in fields and isinstance(tensor, Tensor)}
     if isinstance(output, Tensor) and output.dim() == 3 and output.shape[1] == len(fields):

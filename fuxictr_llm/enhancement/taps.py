@@ -1,4 +1,4 @@
-"""The hooks that show a method what goes on in a model's forward pass, and bring in what it returns.
+"""The forward hooks that give a method's taps what they read, and put what they return into the model.
 
 Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation, `T` tasks, `L` length of a
 sequence.
@@ -26,20 +26,21 @@ if TYPE_CHECKING:
 
 
 class Taps:
-    """The hooks of one model and what they have seen in the running forward pass.
+    """The hooks of one model and the trace of the forward pass that is running.
 
-    A plain object that model and hooks share: copying or pickling the model copies all of it together.
+    A plain object that the model and its hooks share: copying or pickling the model copies it with its hooks.
     """
 
     def __init__(self, anatomy: Anatomy, enhancement: "Enhancement"):
         self.anatomy = anatomy
         self.enhancement = enhancement
         self.active: frozenset[str] = frozenset()
-        self.trace: ForwardTrace | None = None  # None outside of a forward pass: the hooks then do nothing
-        # Kept because torch numbers hooks by process: their numbers go to no other hook of an unpickled model.
+        self.trace: ForwardTrace | None = None  # None outside of a forward pass: then the hooks do nothing
+        # Pickled with the model: torch numbers hooks by process, and an unpickled handle reserves its number.
         self.handles: list[RemovableHandle] = []
 
     def attach(self, model: BaseModel) -> None:
+        """Put the hooks on the model's modules."""
         anatomy, module = self.anatomy, model.get_submodule
         if anatomy.embedding is not None:
             self.handles.append(module(anatomy.embedding).register_forward_hook(self.on_embeddings))
@@ -65,9 +66,14 @@ class Taps:
                 self.handles.pop().remove()
 
     def run(
-        self, model: BaseModel, forward: Callable[[Any], dict], inputs: Any, training: bool, always: bool = False
+        self,
+        model: BaseModel,
+        forward: Callable[[Any], dict[str, Any]],
+        inputs: Any,
+        training: bool,
+        always: bool = False,
     ) -> tuple[dict[str, Any], ForwardTrace | None]:
-        """One forward pass: what it returns, and what it showed where a tap is active or `always` is set."""
+        """One forward pass: its output, and its trace where a tap is active or `always` is set."""
         self.active = self.enhancement.active_taps()
         if not training:
             self.active -= {"loss"}
@@ -83,43 +89,43 @@ class Taps:
         finally:
             self.trace = None
 
-    def on_embeddings(self, _module: nn.Module, args: tuple, output: Any) -> None:
-        if self.trace is not None:  # copies, because some backbones put other things into these dicts afterwards
+    def on_embeddings(self, _module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.trace is not None:  # copies, because some backbones change these dicts afterwards
             self.trace.embedded.append((_copied(output), _copied(args[0])))
 
-    def on_stack(self, _module: FeatureEmbedding, _args: tuple, output: Tensor) -> None:
+    def on_stack(self, _module: FeatureEmbedding, _args: tuple[Any, ...], output: Tensor) -> None:
         # A compiler cannot ask for versions, and fuses the second stacking anyway.
         if self.trace is not None and self.trace.stack is None and not torch.compiler.is_compiling():
             self.trace.stack = output
             self.trace.stack_version = output._version if torch.is_grad_enabled() else 0
 
-    def on_logit_layer(self, name: str, module: nn.Linear, args: tuple) -> None:
+    def on_logit_layer(self, name: str, module: nn.Linear, args: tuple[Any, ...]) -> None:
         if self.trace is not None:
             self.trace.layer_inputs.setdefault(name, []).append(args[0])
             self.trace.layer_weights[name] = module.weight
 
-    def on_named_input(self, _module: nn.Module, args: tuple) -> tuple | None:
+    def on_named_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         replacement = self._on_named(args[0])
         return None if replacement is None else (replacement, *args[1:])
 
-    def on_named_output(self, _module: nn.Module, _args: tuple, output: Tensor) -> Tensor | None:
+    def on_named_output(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         return self._on_named(output)
 
-    def _on_named(self, shown: Tensor) -> Tensor | None:
-        """The first call counts; a replacement takes its place at once."""
+    def _on_named(self, tensor: Tensor) -> Tensor | None:
+        """Note the representation, of the first call alone; returns its replacement, if any."""
         if self.trace is None or self.trace.named is not None:
             return None
-        self.trace.named = shown.flatten(start_dim=1)
+        self.trace.named = tensor.flatten(start_dim=1)
         if "representation" in self.active:
             self.trace.replacement = self.enhancement.representation(self.trace.named)
-        return None if self.trace.replacement is None else self.trace.replacement.view_as(shown)
+        return None if self.trace.replacement is None else self.trace.replacement.view_as(tensor)
 
-    def on_activation(self, _module: nn.Module, args: tuple, output: Tensor) -> None:
+    def on_activation(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if self.trace is not None:
             self.trace.activations.append((args[0], output))
 
-    def _with_terms(self, model: BaseModel, outputs: Mapping[str, Any], trace: ForwardTrace) -> Mapping[str, Any]:
-        """What the model returned, its predictions made anew where a term changes a logit."""
+    def _with_terms(self, model: BaseModel, outputs: dict[str, Any], trace: ForwardTrace) -> dict[str, Any]:
+        """The model's output, with its predictions computed again where the method changed a logit."""
         predictions = [outputs[key] for key in self.anatomy.outputs]
         logits = [_logit_of(prediction, trace.activations, model) for prediction in predictions]
         logit = trace.logit = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
@@ -128,7 +134,8 @@ class Taps:
         if "representation" in self.active and self.anatomy.logit_layers:
             logit = self._with_replacement(logit, trace)
         if "logit" in self.active:
-            term = self.enhancement.logit(trace.embeddings if self.enhancement.reads_embeddings else None, logit)
+            embeddings: Any = trace.embeddings if self.enhancement.reads_embeddings else None
+            term = self.enhancement.logit(embeddings, logit)
             logit = logit if term is None else logit + term
         trace.final_logit = logit
         if logit is trace.logit:
@@ -142,8 +149,8 @@ class Taps:
     def _with_replacement(self, logit: Tensor, trace: ForwardTrace) -> Tensor:
         """The logits as if the logit layers had been given the replacement.
 
-        They are linear and their outputs are summed, so the difference can be added afterwards; only then
-        are the inputs of all logit layers known.
+        They are linear and their outputs are summed, so the difference can be added afterwards, when the inputs of
+        all of them are known.
         """
         representation = trace.representation
         replacement = self.enhancement.representation(representation)
@@ -159,9 +166,9 @@ class Taps:
 
 
 def _logit_of(prediction: Tensor, calls: list[tuple[Tensor, Tensor]], model: BaseModel) -> Tensor:
-    """`[B, 1]`: what the activation made the prediction of, or what a model's own sigmoid must have been given."""
-    for logit, made in reversed(calls):
-        if made is prediction:
+    """`[B, 1]`: the input of the activation that made the prediction, or else the prediction's inverse sigmoid."""
+    for logit, output in reversed(calls):
+        if output is prediction:
             return logit.view(-1, 1)
     if isinstance(model.output_activation, nn.Identity):
         return prediction.view(-1, 1)
@@ -172,5 +179,5 @@ def _own_activation(model: BaseModel) -> Callable[[Tensor], Tensor]:
     return model.output_activation if isinstance(model.output_activation, nn.Identity) else torch.sigmoid
 
 
-def _copied(given: Any) -> Any:
-    return dict(given) if isinstance(given, Mapping) else given
+def _copied(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value

@@ -26,14 +26,14 @@ FOLDERS: dict[str, DigestOfFolder] = {
 }
 
 
-def sources_of(params: Mapping[str, Any]) -> dict[str, Any]:
+def source_digests(params: Mapping[str, Any]) -> dict[str, Any]:
     """Digests of what a run with these settings goes by, as it is now on the disk.
 
-    `code` is `code_of`. `files` are those of config keys: files, trained runs, and the folders of FOLDERS, by the name
+    `code` is `code_digests`. `files` are those of config keys: files, trained runs, and the folders of FOLDERS, by the name
     that is given.
     """
     method = registry.find_method(params["method"]) if params.get("method") else None
-    found: dict[str, Any] = {"code": code_of(params)}
+    found: dict[str, Any] = {"code": code_digests(params)}
     if method or asks_for_vectors(params):
         with contextlib.suppress(UserError):  # what reads it says what is wrong
             found["words"] = digest_of(read_field_config(params.get("field_config")))
@@ -41,7 +41,7 @@ def sources_of(params: Mapping[str, Any]) -> dict[str, Any]:
     return {**found, "files": files} if files else found
 
 
-def code_of(params: Mapping[str, Any]) -> dict[str, str]:
+def code_digests(params: Mapping[str, Any]) -> dict[str, str]:
     """Digests of what computes: `backbone`, with all that a plain run does, and `method`, where there is one."""
     # A plain run calls nothing of it, though the modules that could are imported.
     idle = () if any(column.get("pretrained_emb") for column in _columns(params)) else (llm.__name__,)

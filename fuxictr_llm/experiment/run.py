@@ -29,7 +29,7 @@ from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.data.raw import check_shares_used
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.enhancement.model import enhance
-from fuxictr_llm.experiment.identity import code_of, sources_of
+from fuxictr_llm.experiment.identity import code_digests, source_digests
 from fuxictr_llm.experiment.record import (
     count_parameters,
     hardware,
@@ -45,7 +45,7 @@ from fuxictr_llm.host.tasks import labels_of, task_settings
 from fuxictr_llm.llm.vectors.values import prepare_value_vectors
 from fuxictr_llm.training.fit import OTHER_MODEL_ROOT, build, check_groups, fit
 
-CHANGED = {"backbone": "changed while it ran"}  # in place of the digests of `sources_of`
+CHANGED = {"backbone": "changed while it ran"}  # in place of the digests of `source_digests`
 
 
 @dataclass
@@ -78,7 +78,7 @@ def run_experiment(experiment: Experiment) -> Result:
     folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
     model_id = choose_model_id(experiment, folder)
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
-    started, sources = datetime.now(), sources_of(experiment.params)
+    started, sources = datetime.now(), source_digests(experiment.params)
     # The folder is there to the end: it goes with the process.
     with logging_to(folder / f"{model_id}.log"), own_folder(folder / f"{model_id}.model") as own:
         logging.info("Params: %s", print_to_json(experiment.params))
@@ -89,7 +89,7 @@ def run_experiment(experiment: Experiment) -> Result:
             model, record = _train(run, unfinished)
             record["model_id"] = model_id = choose_model_id(experiment, folder)  # another may have ended meanwhile
             record |= {"time": started.isoformat(timespec="seconds"), "command": typed_command()}
-            if code_of(experiment.params) != sources["code"]:
+            if code_digests(experiment.params) != sources["code"]:
                 logging.warning("the code of this run was changed while it ran: its record says so")
                 sources["code"] = CHANGED
             record |= {"expid": experiment.expid, "config": experiment.params}

@@ -21,9 +21,8 @@ from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.language_models import LLM
 from fuxictr_llm.enhancement.anatomy import Anatomy
-from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.enhancement.base import Enhancement, NotTried, Trial
 from fuxictr_llm.enhancement.model import enhance
-from fuxictr_llm.enhancement.trial import NotTried, Trial
 from fuxictr_llm.training.fit import build
 
 from .config import LLMEmbConfig

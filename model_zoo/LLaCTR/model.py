@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.enhancement.anatomy import Anatomy
-from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.enhancement.base import Enhancement, Trial
 from fuxictr_llm.enhancement.folding import PairWeights, Shift, pair_matrix, pair_sums
 from fuxictr_llm.enhancement.trace import ForwardTrace
-from fuxictr_llm.enhancement.trial import Trial
 
 from .config import LLaCTRConfig
 from .vector_file import read_field_vectors, write_field_vectors

@@ -1,12 +1,13 @@
 from typing import Any
 
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding, InnerProductInteraction, LogisticRegression
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.layers import InnerProductInteraction, LogisticRegression
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Backbone
 
-class AFM(BaseModel):
+
+class AFM(Backbone):
     """A factorization machine whose pairs of fields are weighed by attention.
 
     Xiao et al., "Attentional Factorization Machines: Learning the Weight of Feature Interactions via Attention
@@ -18,42 +19,27 @@ class AFM(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "AFM",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
+        *,
         attention_dropout: list[float] = [0, 0],
         attention_dim: int = 10,
         use_attention: bool = True,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, **shared)
         if not isinstance(attention_dropout, list) or len(attention_dropout) != 2:
             raise ValueError(f"attention_dropout must be a list of two rates (got {attention_dropout!r})")
         self.use_attention = use_attention
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
         self.product_layer = InnerProductInteraction(feature_map.num_fields, output="elementwise_product")
         self.lr_layer = LogisticRegression(feature_map)
         self.attention = nn.Sequential(
-            nn.Linear(embedding_dim, attention_dim),
+            nn.Linear(self.embedding_dim, attention_dim),
             nn.ReLU(),
             nn.Linear(attention_dim, 1, bias=False),
             nn.Softmax(dim=1),
         )
-        self.weight_p = nn.Linear(embedding_dim, 1, bias=False)
+        self.weight_p = nn.Linear(self.embedding_dim, 1, bias=False)
         self.dropout1, self.dropout2 = (nn.Dropout(rate) for rate in attention_dropout)
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -3,11 +3,12 @@ from typing import Any
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 
-class AFN(BaseModel):
+
+class AFN(Backbone):
     """Products of learnt powers of the embeddings below an MLP, and with `ensemble_dnn` a second MLP beside (AFN+).
 
     Cheng et al., "Adaptive Factorization Network: Learning Adaptive-Order Feature Interactions", AAAI 2020: its
@@ -18,38 +19,25 @@ class AFN(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "AFN",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
+        *,
         ensemble_dnn: bool = True,
         dnn_hidden_units: list[int] = [64, 64, 64],
-        dnn_activations: str | list[str] = "ReLU",
-        dnn_dropout: float | list[float] = 0,
+        dnn_activations: Activations = "ReLU",
+        dnn_dropout: Rates = 0,
         afn_hidden_units: list[int] = [64, 64, 64],
-        afn_activations: str | list[str] = "ReLU",
-        afn_dropout: float | list[float] = 0,
+        afn_activations: Activations = "ReLU",
+        afn_dropout: Rates = 0,
         logarithmic_neurons: int = 5,
         batch_norm: bool = True,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, **shared)
         if logarithmic_neurons < 1:
             raise ValueError(f"logarithmic_neurons must be 1 or more (got {logarithmic_neurons})")
         num_fields = feature_map.num_fields
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
         self.coefficient_W = nn.Linear(num_fields, logarithmic_neurons, bias=False)
         self.dense_layer = MLP_Block(
-            input_dim=embedding_dim * logarithmic_neurons,
+            input_dim=self.embedding_dim * logarithmic_neurons,
             output_dim=1,
             hidden_units=afn_hidden_units,
             hidden_activations=afn_activations,
@@ -60,9 +48,9 @@ class AFN(BaseModel):
         self.exp_batch_norm = nn.BatchNorm1d(logarithmic_neurons)
         self.ensemble_dnn = ensemble_dnn
         if ensemble_dnn:
-            self.embedding_layer2 = FeatureEmbedding(feature_map, embedding_dim)
+            self.embedding_layer2 = FeatureEmbedding(feature_map, self.embedding_dim)
             self.dnn = MLP_Block(
-                input_dim=embedding_dim * num_fields,
+                input_dim=self.embedding_dim * num_fields,
                 output_dim=1,
                 hidden_units=dnn_hidden_units,
                 hidden_activations=dnn_activations,
@@ -70,9 +58,7 @@ class AFN(BaseModel):
                 batch_norm=batch_norm,
             )
             self.fc = nn.Linear(2, 1)
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -1,12 +1,13 @@
 from typing import Any
 
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding, LogisticRegression, MLP_Block, ScaledDotProductAttention
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.layers import LogisticRegression, MLP_Block, ScaledDotProductAttention
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone
 
-class AutoInt(BaseModel):
+
+class AutoInt(Backbone):
     """Self-attention between the fields, beside an MLP (AutoInt+) where `dnn_hidden_units` are given.
 
     Song et al., "AutoInt: Automatic Feature Interaction Learning via Self-Attentive Neural Networks", CIKM 2019,
@@ -16,12 +17,9 @@ class AutoInt(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "AutoInt",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
+        *,
         dnn_hidden_units: list[int] = [64, 64, 64],
-        dnn_activations: str | list[str] = "ReLU",
+        dnn_activations: Activations = "ReLU",
         attention_layers: int = 2,
         num_heads: int = 1,
         attention_dim: int = 8,
@@ -31,21 +29,11 @@ class AutoInt(BaseModel):
         use_scale: bool = False,
         use_wide: bool = False,
         use_residual: bool = True,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, **shared)
         if attention_layers < 1:
             raise ValueError(f"attention_layers must be 1 or more (got {attention_layers})")
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
         self.lr_layer = LogisticRegression(feature_map, use_bias=False) if use_wide else None
         self.dnn = None
         if dnn_hidden_units:
@@ -68,13 +56,11 @@ class AutoInt(BaseModel):
                     use_scale=use_scale,
                     layer_norm=layer_norm,
                 )
-                for input_dim in [embedding_dim] + [attention_dim] * (attention_layers - 1)
+                for input_dim in [self.embedding_dim] + [attention_dim] * (attention_layers - 1)
             )
         )
         self.fc = nn.Linear(feature_map.num_fields * attention_dim, 1)
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -4,15 +4,15 @@ from typing import Any, Literal
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbeddingDict, MLP_Block
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone
 from fuxictr_llm.model_zoo.sequence_fields import Fields, check_others, field_pairs, others_of, side_by_side
 
 POOLINGS = ("mean", "sum", "target", "concat")
 
 
-class BST(BaseModel):
+class BST(Backbone):
     """A transformer over what the user dealt with before and the target behind it; an MLP on top.
 
     Chen et al., "Behavior Sequence Transformer for E-commerce Recommendation in Alibaba", DLP-KDD 2019, section 2,
@@ -20,18 +20,17 @@ class BST(BaseModel):
     passed, and `concat` lays the outputs at padded places in the MLP's input too.
     """
 
+    embedding_cls = FeatureEmbeddingDict
+
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "BST",
-        gpu: int = -1,
+        *,
         dnn_hidden_units: list[int] = [256, 128, 64],
-        dnn_activations: str | list[str] = "ReLU",
+        dnn_activations: Activations = "ReLU",
         num_heads: int = 2,
         stacked_transformer_layers: int = 1,
         attention_dropout: float = 0,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
         net_dropout: float = 0,
         batch_norm: bool = False,
         layer_norm: bool = True,
@@ -41,33 +40,23 @@ class BST(BaseModel):
         seq_pooling_type: Literal["mean", "sum", "target", "concat"] = "mean",
         use_position_emb: bool = True,
         use_causal_mask: bool = False,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, **shared)
         if seq_pooling_type not in POOLINGS:
             raise ValueError(f"seq_pooling_type must be one of {', '.join(POOLINGS)} (got {seq_pooling_type!r})")
         self.pairs = field_pairs(feature_map, bst_target_field=bst_target_field, bst_sequence_field=bst_sequence_field)
         self.sequences = [name for _, sequence in self.pairs for name in sequence]
         check_others(feature_map, self.sequences)
         self.seq_pooling_type, self.use_causal_mask, self.num_heads = seq_pooling_type, use_causal_mask, num_heads
-        self.embedding_layer = FeatureEmbeddingDict(feature_map, embedding_dim)
         self.transformer_encoders = nn.ModuleList()
-        width_of_mlp = feature_map.sum_emb_out_dim() - embedding_dim * len(self.sequences)
+        width_of_mlp = feature_map.sum_emb_out_dim() - self.embedding_dim * len(self.sequences)
         for _, sequence in self.pairs:
             length = feature_map.features[sequence[0]]["max_len"] + 1
-            width = embedding_dim * (len(sequence) + int(use_position_emb))
+            width = self.embedding_dim * (len(sequence) + int(use_position_emb))
             if width % num_heads:
                 raise ValueError(f"num_heads must divide the transformer's width {width} (got {num_heads})")
-            position_dim = embedding_dim if use_position_emb else 0
+            position_dim = self.embedding_dim if use_position_emb else 0
             blocks = [
                 TransformerBlock(width, num_heads, attention_dropout, net_dropout, layer_norm, use_residual)
                 for _ in range(stacked_transformer_layers)
@@ -82,9 +71,7 @@ class BST(BaseModel):
             dropout_rates=net_dropout,
             batch_norm=batch_norm,
         )
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -2,12 +2,13 @@ from typing import Any
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import CrossNet, FeatureEmbedding, MLP_Block
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.layers import CrossNet, MLP_Block
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 
-class DCN(BaseModel):
+
+class DCN(Backbone):
     """A cross network with vector weights, beside an MLP if there are `dnn_hidden_units`.
 
     Wang et al., "Deep & Cross Network for Ad Click Predictions", ADKDD 2017, equations 3-5.
@@ -16,28 +17,15 @@ class DCN(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "DCN",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
+        *,
         dnn_hidden_units: list[int] = [],
-        dnn_activations: str | list[str] = "ReLU",
+        dnn_activations: Activations = "ReLU",
         num_cross_layers: int = 3,
-        net_dropout: float | list[float] = 0,
+        net_dropout: Rates = 0,
         batch_norm: bool = False,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        super().__init__(feature_map, **shared)
         input_dim = final_dim = feature_map.sum_emb_out_dim()
         self.dnn = None
         if dnn_hidden_units:
@@ -51,9 +39,7 @@ class DCN(BaseModel):
             final_dim += dnn_hidden_units[-1]
         self.crossnet = CrossNet(input_dim, num_cross_layers)
         self.fc = nn.Linear(final_dim, 1)
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

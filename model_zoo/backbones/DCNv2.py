@@ -2,14 +2,15 @@ from typing import Any, Literal
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import CrossNetMix, CrossNetV2, FeatureEmbedding, MLP_Block
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.layers import CrossNetMix, CrossNetV2, MLP_Block
 from torch import Tensor, nn
+
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 
 STRUCTURES = ("crossnet_only", "stacked", "parallel", "stacked_parallel")
 
 
-class DCNv2(BaseModel):
+class DCNv2(Backbone):
     """A cross network with full (or low-rank mixture) weights, alone, below or beside an MLP.
 
     Wang et al., "DCN V2: Improved Deep & Cross Network and Practical Lessons for Web-scale Learning to
@@ -19,35 +20,22 @@ class DCNv2(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "DCNv2",
-        gpu: int = -1,
+        *,
         model_structure: Literal["crossnet_only", "stacked", "parallel", "stacked_parallel"] = "parallel",
         use_low_rank_mixture: bool = False,
         low_rank: int = 32,
         num_experts: int = 4,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
         stacked_dnn_hidden_units: list[int] = [],
         parallel_dnn_hidden_units: list[int] = [],
-        dnn_activations: str | list[str] = "ReLU",
+        dnn_activations: Activations = "ReLU",
         num_cross_layers: int = 3,
-        net_dropout: float | list[float] = 0,
+        net_dropout: Rates = 0,
         batch_norm: bool = False,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, **shared)
         if model_structure not in STRUCTURES:
             raise ValueError(f"model_structure must be one of {', '.join(STRUCTURES)} (got {model_structure!r})")
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
         input_dim = feature_map.sum_emb_out_dim()
         if use_low_rank_mixture:
             self.crossnet = CrossNetMix(input_dim, num_cross_layers, low_rank=low_rank, num_experts=num_experts)
@@ -74,9 +62,7 @@ class DCNv2(BaseModel):
             self.parallel_dnn = mlp(parallel_dnn_hidden_units)
             final_dim += _width(input_dim, parallel_dnn_hidden_units)
         self.fc = nn.Linear(final_dim, 1)
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

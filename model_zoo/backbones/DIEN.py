@@ -4,9 +4,9 @@ import torch
 import torch.nn.functional as functional
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbeddingDict, MLP_Block
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 from fuxictr_llm.model_zoo.sequence_fields import (
     Fields,
     check_field,
@@ -23,7 +23,7 @@ GRU_TYPES = ("GRU", "AIGRU", "AGRU", "AUGRU")
 ATTENTION_TYPES = ("bilinear_attention", "dot_attention", "din_attention")
 
 
-class DIEN(BaseModel):
+class DIEN(Backbone):
     """A GRU over what the user dealt with before, a second one that follows what is near the target; an MLP on top.
 
     Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction", AAAI 2019, equations 2-12.
@@ -32,42 +32,33 @@ class DIEN(BaseModel):
     (equation 6) is a mean over real steps, and is of the last pair of fields.
     """
 
+    embedding_cls = FeatureEmbeddingDict
+
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "DIEN",
-        gpu: int = -1,
+        *,
         dnn_hidden_units: list[int] = [200, 80],
-        dnn_activations: str | list[str] = "ReLU",
-        learning_rate: float = 1e-3,
+        dnn_activations: Activations = "ReLU",
         embedding_dim: int = 16,
-        net_dropout: float | list[float] = 0,
+        net_dropout: Rates = 0,
         batch_norm: bool = True,
         dien_target_field: Fields = [("item_id", "cate_id")],
         dien_sequence_field: Fields = [("click_history", "cate_history")],
         dien_neg_seq_field: Fields = [("neg_click_history", "neg_cate_history")],
         gru_type: Literal["GRU", "AIGRU", "AGRU", "AUGRU"] = "AUGRU",
         enable_sum_pooling: bool = False,
-        attention_dropout: float | list[float] = 0,
+        attention_dropout: Rates = 0,
         attention_type: Literal["bilinear_attention", "dot_attention", "din_attention"] = "bilinear_attention",
         attention_hidden_units: list[int] = [80, 40],
-        attention_activation: str | list[str] = "Dice",
+        attention_activation: Activations = "Dice",
         use_attention_softmax: bool = True,
         aux_hidden_units: list[int] = [100, 50],
-        aux_activation: str | list[str] = "ReLU",
+        aux_activation: Activations = "ReLU",
         aux_loss_alpha: float = 0,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, embedding_dim=embedding_dim, **shared)
         if gru_type not in GRU_TYPES:
             raise ValueError(f"gru_type must be one of {', '.join(GRU_TYPES)} (got {gru_type!r})")
         self.pairs = field_pairs(
@@ -75,7 +66,6 @@ class DIEN(BaseModel):
         )
         self.aux_loss_alpha, self.enable_sum_pooling = aux_loss_alpha, enable_sum_pooling
         self._set_fields_left_out(dien_neg_seq_field)
-        self.embedding_layer = FeatureEmbeddingDict(feature_map, embedding_dim)
         self.extraction_modules = nn.ModuleList()
         self.evolving_modules = nn.ModuleList()
         self.attention_modules = nn.ModuleList()
@@ -106,9 +96,7 @@ class DIEN(BaseModel):
                 output_activation="Sigmoid",
                 dropout_rates=net_dropout,
             )
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def _set_fields_left_out(self, dien_neg_seq_field: Fields) -> None:
         """The sequences, which the MLP does not get; without the auxiliary loss no negatives need be there."""

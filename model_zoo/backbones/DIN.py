@@ -2,13 +2,13 @@ from typing import Any
 
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import DIN_Attention, FeatureEmbeddingDict, MLP_Block
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 from fuxictr_llm.model_zoo.sequence_fields import Fields, check_others, field_pairs, side_by_side
 
 
-class DIN(BaseModel):
+class DIN(Backbone):
     """What the user dealt with before, summed with weights that say how near each is to the target; an MLP on top.
 
     Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018, equation 3. As in FuxiCTR, the
@@ -16,43 +16,31 @@ class DIN(BaseModel):
     and Dice counts padding in its statistics of a training batch.
     """
 
+    embedding_cls = FeatureEmbeddingDict
+
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "DIN",
-        gpu: int = -1,
+        *,
         dnn_hidden_units: list[int] = [512, 128, 64],
-        dnn_activations: str | list[str] = "ReLU",
+        dnn_activations: Activations = "ReLU",
         attention_hidden_units: list[int] = [64],
-        attention_hidden_activations: str | list[str] = "Dice",
+        attention_hidden_activations: Activations = "Dice",
         attention_output_activation: str | None = None,
-        attention_dropout: float | list[float] = 0,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
-        net_dropout: float | list[float] = 0,
+        attention_dropout: Rates = 0,
+        net_dropout: Rates = 0,
         batch_norm: bool = False,
         din_target_field: Fields = [("item_id", "cate_id")],
         din_sequence_field: Fields = [("click_history", "cate_history")],
         din_use_softmax: bool = False,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, **shared)
         self.pairs = field_pairs(feature_map, din_target_field=din_target_field, din_sequence_field=din_sequence_field)
         check_others(feature_map, [name for _, sequence in self.pairs for name in sequence])
-        self.embedding_dim = embedding_dim
-        self.embedding_layer = FeatureEmbeddingDict(feature_map, embedding_dim)
         self.attention_layers = nn.ModuleList(
             DIN_Attention(
-                embedding_dim * len(target),
+                self.embedding_dim * len(target),
                 attention_units=attention_hidden_units,
                 hidden_activations=attention_hidden_activations,
                 output_activation=attention_output_activation,
@@ -69,9 +57,7 @@ class DIN(BaseModel):
             dropout_rates=net_dropout,
             batch_norm=batch_norm,
         )
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -3,46 +3,37 @@ from typing import Any, Literal
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbedding, InnerProductInteraction, MLP_Block
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
+
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 
 INTERACTIONS = ("dot", "cat")
 
 
-class DLRM(BaseModel):
+class DLRM(Backbone):
     """An MLP over the numeric fields gives one more embedding; the dot products of all pairs go through an MLP.
 
     Naumov et al., "Deep Learning Recommendation Model for Personalization and Recommendation Systems", 2019, section
     2. FuxiCTR's class takes numeric columns of shape `[B, 1]` alone, ours also those of its loaders, `[B]`.
     """
 
+    embedding_cls = None  # made below, without the numeric fields
+
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "DLRM",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
+        *,
         top_mlp_units: list[int] = [64, 64, 64],
         bottom_mlp_units: list[int] = [64, 64, 64],
-        top_mlp_activations: str | list[str] = "ReLU",
+        top_mlp_activations: Activations = "ReLU",
         bottom_mlp_activations: str = "ReLU",
-        top_mlp_dropout: float | list[float] = 0,
-        bottom_mlp_dropout: float | list[float] = 0,
+        top_mlp_dropout: Rates = 0,
+        bottom_mlp_dropout: Rates = 0,
         interaction_op: Literal["dot", "cat"] = "dot",
         batch_norm: bool = False,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, **shared)
         if interaction_op not in INTERACTIONS:
             raise ValueError(f"interaction_op must be one of {', '.join(INTERACTIONS)} (got {interaction_op!r})")
         if isinstance(bottom_mlp_activations, list):
@@ -52,12 +43,12 @@ class DLRM(BaseModel):
         if not num_embedded:
             raise ValueError(f"DLRM needs a field that is not numeric (got {', '.join(self.dense_feats)})")
         self.embedding_layer = FeatureEmbedding(
-            feature_map, embedding_dim, not_required_feature_columns=self.dense_feats
+            feature_map, self.embedding_dim, not_required_feature_columns=self.dense_feats
         )
         if self.dense_feats:
             self.bottom_mlp = MLP_Block(
                 input_dim=len(self.dense_feats),
-                output_dim=embedding_dim,
+                output_dim=self.embedding_dim,
                 hidden_units=bottom_mlp_units,
                 hidden_activations=bottom_mlp_activations,
                 output_activation=bottom_mlp_activations,
@@ -68,10 +59,10 @@ class DLRM(BaseModel):
         self.interaction_op = interaction_op
         if interaction_op == "dot":
             self.interact = DotInteraction(num_vectors)
-            top_dim = self.interact.interaction_units + embedding_dim * bool(self.dense_feats)
+            top_dim = self.interact.interaction_units + self.embedding_dim * bool(self.dense_feats)
         else:
             self.interact = nn.Flatten(start_dim=1)
-            top_dim = num_vectors * embedding_dim
+            top_dim = num_vectors * self.embedding_dim
         self.top_mlp = MLP_Block(
             input_dim=top_dim,
             output_dim=1,
@@ -81,9 +72,7 @@ class DLRM(BaseModel):
             dropout_rates=top_mlp_dropout,
             batch_norm=batch_norm,
         )
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -2,14 +2,15 @@ from typing import Any, Literal
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import CrossInteraction, FeatureEmbedding, MLP_Block
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.layers import CrossInteraction, MLP_Block
 from torch import Tensor, nn
+
+from fuxictr_llm.model_zoo.backbones.base import Backbone
 
 BRIDGES = ("hadamard_product", "pointwise_addition", "concatenation", "attention_pooling")
 
 
-class EDCN(BaseModel):
+class EDCN(Backbone):
     """A cross and a deep network side by side that share what they know, and regulate what they take, at every layer.
 
     Chen et al., "Enhancing Explicit and Implicit Feature Interactions via Information Sharing for Parallel Deep CTR
@@ -21,10 +22,7 @@ class EDCN(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "EDCN",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
+        *,
         num_cross_layers: int = 3,
         hidden_activations: str = "ReLU",
         bridge_type: Literal[
@@ -33,18 +31,9 @@ class EDCN(BaseModel):
         temperature: float = 1,
         net_dropout: float = 0,
         batch_norm: bool = False,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, **shared)
         if num_cross_layers < 1:
             raise ValueError(f"num_cross_layers must be 1 or more (got {num_cross_layers})")
         if bridge_type not in BRIDGES:
@@ -52,8 +41,7 @@ class EDCN(BaseModel):
         if temperature <= 0:
             raise ValueError(f"temperature must be positive (got {temperature})")
         num_fields, layers = feature_map.num_fields, range(num_cross_layers)
-        width = num_fields * embedding_dim
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        width = num_fields * self.embedding_dim
         self.dense_layers = nn.ModuleList(
             MLP_Block(
                 input_dim=width,
@@ -66,12 +54,10 @@ class EDCN(BaseModel):
         self.cross_layers = nn.ModuleList(CrossInteraction(width) for _ in layers)
         self.bridge_modules = nn.ModuleList(Bridge(width, bridge_type) for _ in layers)
         self.regulation_modules = nn.ModuleList(
-            Regulation(num_fields, embedding_dim, temperature, batch_norm) for _ in layers
+            Regulation(num_fields, self.embedding_dim, temperature, batch_norm) for _ in layers
         )
         self.fc = nn.Linear(width * 3, 1)
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -2,12 +2,12 @@ from typing import Any
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Backbone
 
-class EulerNet(BaseModel):
+
+class EulerNet(Backbone):
     """Fields as complex numbers: sums of their phases and log moduli are products of any order.
 
     Tian et al., "EulerNet: Adaptive Feature Interaction Learning via Euler's Formula for CTR Prediction", SIGIR 2023:
@@ -19,45 +19,31 @@ class EulerNet(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "EulerNet",
-        gpu: int = -1,
+        *,
         shape: list[int] = [3],
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
         net_ex_dropout: float = 0,
         net_im_dropout: float = 0,
         layer_norm: bool = False,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, **shared)
         if any(neurons < 1 for neurons in shape):
             raise ValueError(f"shape must hold numbers of neurons, 1 or more each (got {shape})")
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
         # Here, not last: it must not draw the weights of the layers below again.
         self.reset_parameters()
         widths = [feature_map.num_fields, *shape]
         self.Euler_interaction_layers = nn.Sequential(
             *(
                 EulerInteractionLayer(
-                    widths[i], widths[i + 1], embedding_dim, net_ex_dropout, net_im_dropout, layer_norm
+                    widths[i], widths[i + 1], self.embedding_dim, net_ex_dropout, net_im_dropout, layer_norm
                 )
                 for i in range(len(shape))
             )
         )
         self.mu = nn.Parameter(torch.ones(1, feature_map.num_fields, 1))
-        self.reg = nn.Linear(widths[-1] * embedding_dim, 1)
+        self.reg = nn.Linear(widths[-1] * self.embedding_dim, 1)
         nn.init.xavier_normal_(self.reg.weight)
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.model_to_device()
+        self.start(reset=False)
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -3,45 +3,41 @@ from typing import Any
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbedding, LogisticRegression
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Backbone, Regularizer
 
-class FFM(BaseModel):
+
+class FFM(Backbone):
     """A factorization machine in which a field has another embedding for each field that it meets.
 
     Juan et al., "Field-aware Factorization Machines for CTR Prediction", RecSys 2016, equation 4, with the linear
     term that the paper leaves out, as in FuxiCTR (whose own class ignores `task`; this one heeds it).
     """
 
+    embedding_cls = None  # one for each field that is met, below
+
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "FFM",
-        gpu: int = -1,
-        task: str = "binary_classification",
-        learning_rate: float = 1e-3,
+        *,
         embedding_dim: int = 2,
-        regularizer: float | str | None = None,
-        **kwargs: Any,
+        regularizer: Regularizer = None,
+        **shared: Any,
     ):
         super().__init__(
             feature_map,
-            model_id=model_id,
-            task=task,
-            gpu=gpu,
+            embedding_dim=embedding_dim,
             embedding_regularizer=regularizer,
             net_regularizer=regularizer,
-            **kwargs,
+            **shared,
         )
         self.lr_layer = LogisticRegression(feature_map)
         # Field i meets field j > i with table j - 1, and field j meets field i with table i.
         self.embedding_layers = nn.ModuleList(
             FeatureEmbedding(feature_map, embedding_dim) for _ in range(feature_map.num_fields - 1)
         )
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

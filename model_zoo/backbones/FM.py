@@ -1,12 +1,13 @@
 from typing import Any
 
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FactorizationMachine, FeatureEmbedding
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.layers import FactorizationMachine
 from torch import Tensor
 
+from fuxictr_llm.model_zoo.backbones.base import Backbone, Regularizer
 
-class FM(BaseModel):
+
+class FM(Backbone):
     """Factorization machine: first-order weights plus the inner products of all pairs of field embeddings.
 
     Rendle, "Factorization Machines", ICDM 2010, equation 1.
@@ -15,26 +16,13 @@ class FM(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "FM",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
-        regularizer: float | str | None = None,
-        **kwargs: Any,
+        *,
+        regularizer: Regularizer = None,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=regularizer,
-            net_regularizer=regularizer,
-            **kwargs,
-        )
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        super().__init__(feature_map, embedding_regularizer=regularizer, net_regularizer=regularizer, **shared)
         self.fm = FactorizationMachine(feature_map)
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -4,19 +4,19 @@ import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import (
     BilinearInteractionV2,
-    FeatureEmbedding,
     LogisticRegression,
     MLP_Block,
     SqueezeExcitation,
 )
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
+
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 
 BILINEAR_TYPES = ("field_all", "field_each", "field_interaction")
 EXCITATIONS = ("relu", "sigmoid")
 
 
-class FiBiNET(BaseModel):
+class FiBiNET(Backbone):
     """Bilinear products of all pairs of fields, of the embeddings and of the embeddings reweighted by a SENET.
 
     Huang et al., "FiBiNET: Combining Feature Importance and Bilinear feature Interaction for Click-Through Rate
@@ -27,29 +27,17 @@ class FiBiNET(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "FiBiNET",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
+        *,
         hidden_units: list[int] = [],
-        hidden_activations: str | list[str] = "ReLU",
+        hidden_activations: Activations = "ReLU",
         excitation_activation: str = "ReLU",
         reduction_ratio: float = 3,
         bilinear_type: Literal["field_all", "field_each", "field_interaction"] = "field_interaction",
-        net_dropout: float | list[float] = 0,
+        net_dropout: Rates = 0,
         batch_norm: bool = False,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, **shared)
         if bilinear_type not in BILINEAR_TYPES:
             raise ValueError(f"bilinear_type must be one of {', '.join(BILINEAR_TYPES)} (got {bilinear_type!r})")
         if excitation_activation.lower() not in EXCITATIONS:
@@ -59,22 +47,19 @@ class FiBiNET(BaseModel):
         if reduction_ratio <= 0:
             raise ValueError(f"reduction_ratio must be positive (got {reduction_ratio})")
         num_fields = feature_map.num_fields
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
         self.senet_layer = SqueezeExcitation(num_fields, reduction_ratio, excitation_activation)
-        self.bilinear_interaction1 = BilinearInteractionV2(num_fields, embedding_dim, bilinear_type)
-        self.bilinear_interaction2 = BilinearInteractionV2(num_fields, embedding_dim, bilinear_type)
+        self.bilinear_interaction1 = BilinearInteractionV2(num_fields, self.embedding_dim, bilinear_type)
+        self.bilinear_interaction2 = BilinearInteractionV2(num_fields, self.embedding_dim, bilinear_type)
         self.lr_layer = LogisticRegression(feature_map, use_bias=False)
         self.dnn = MLP_Block(
-            input_dim=num_fields * (num_fields - 1) * embedding_dim,
+            input_dim=num_fields * (num_fields - 1) * self.embedding_dim,
             output_dim=1,
             hidden_units=hidden_units,
             hidden_activations=hidden_activations,
             dropout_rates=net_dropout,
             batch_norm=batch_norm,
         )
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

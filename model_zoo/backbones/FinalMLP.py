@@ -3,11 +3,12 @@ from typing import Any
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 
-class FinalMLP(BaseModel):
+
+class FinalMLP(Backbone):
     """Two MLPs over differently gated features, fused by a multi-head bilinear layer.
 
     Mao et al., "FinalMLP: An Enhanced Two-Stream MLP Model for CTR Prediction", AAAI 2023, equations 2-9.
@@ -16,36 +17,23 @@ class FinalMLP(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "FinalMLP",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
+        *,
         mlp1_hidden_units: list[int] = [64, 64, 64],
-        mlp1_hidden_activations: str | list[str] = "ReLU",
-        mlp1_dropout: float | list[float] = 0,
+        mlp1_hidden_activations: Activations = "ReLU",
+        mlp1_dropout: Rates = 0,
         mlp1_batch_norm: bool = False,
         mlp2_hidden_units: list[int] = [64, 64, 64],
-        mlp2_hidden_activations: str | list[str] = "ReLU",
-        mlp2_dropout: float | list[float] = 0,
+        mlp2_hidden_activations: Activations = "ReLU",
+        mlp2_dropout: Rates = 0,
         mlp2_batch_norm: bool = False,
         use_fs: bool = True,
         fs_hidden_units: list[int] = [64],
         fs1_context: list[str] = [],
         fs2_context: list[str] = [],
         num_heads: int = 1,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        super().__init__(feature_map, **shared)
         feature_dim = feature_map.sum_emb_out_dim()
         self.mlp1 = MLP_Block(
             input_dim=feature_dim,
@@ -64,12 +52,10 @@ class FinalMLP(BaseModel):
         self.use_fs = use_fs
         if use_fs:
             self.fs_module = FeatureSelection(
-                feature_map, feature_dim, embedding_dim, fs_hidden_units, fs1_context, fs2_context
+                feature_map, feature_dim, self.embedding_dim, fs_hidden_units, fs1_context, fs2_context
             )
         self.fusion_module = BilinearFusion(mlp1_hidden_units[-1], mlp2_hidden_units[-1], num_heads)
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -2,16 +2,16 @@ from typing import Any, Literal
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding
-from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import get_activation
 from torch import Tensor, nn
+
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 
 BLOCK_TYPES = ("1B", "2B")
 RESIDUAL_TYPES = ("concat", "sum")
 
 
-class FinalNet(BaseModel):
+class FinalNet(Backbone):
     """One block of factorized interaction layers, or two that learn from their mean.
 
     Zhu et al., "FINAL: Factorized Interaction Layer for CTR Prediction", SIGIR 2023: its FINAL layer and block, and
@@ -23,38 +23,25 @@ class FinalNet(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "FinalNet",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
+        *,
         block_type: Literal["1B", "2B"] = "2B",
         batch_norm: bool = True,
         use_feature_gating: bool = False,
         block1_hidden_units: list[int] = [64, 64, 64],
-        block1_hidden_activations: str | list[str] | None = None,
-        block1_dropout: float | list[float] = 0,
+        block1_hidden_activations: Activations | None = None,
+        block1_dropout: Rates = 0,
         block2_hidden_units: list[int] = [64, 64, 64],
-        block2_hidden_activations: str | list[str] | None = None,
-        block2_dropout: float | list[float] = 0,
+        block2_hidden_activations: Activations | None = None,
+        block2_dropout: Rates = 0,
         residual_type: Literal["concat", "sum"] = "concat",
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, **shared)
         if block_type not in BLOCK_TYPES:
             raise ValueError(f"block_type must be one of {', '.join(BLOCK_TYPES)} (got {block_type!r})")
         if residual_type not in RESIDUAL_TYPES:
             raise ValueError(f"residual_type must be one of {', '.join(RESIDUAL_TYPES)} (got {residual_type!r})")
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
-        input_dim = embedding_dim * feature_map.num_fields
+        input_dim = self.embedding_dim * feature_map.num_fields
         self.feature_gating = FeatureGating(feature_map.num_fields) if use_feature_gating else None
 
         def block(name: str, width: int, units: list[int], activations: Any, dropout: Any) -> FinalBlock:
@@ -67,9 +54,7 @@ class FinalNet(BaseModel):
         if block_type == "2B":
             self.block2 = block("block2", input_dim, block2_hidden_units, block2_hidden_activations, block2_dropout)
             self.fc2 = nn.Linear(block2_hidden_units[-1], 1)
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor | None]:
         """`y_pred`, and the logits of both blocks as `y1` and `y2` (None where there is one block)."""
@@ -118,8 +103,8 @@ class FinalBlock(nn.Module):
         name: str,
         input_dim: int,
         hidden_units: list[int],
-        activations: str | list[str] | None,
-        dropout: float | list[float],
+        activations: Activations | None,
+        dropout: Rates,
         batch_norm: bool,
         residual_type: str,
     ):

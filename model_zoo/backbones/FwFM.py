@@ -2,52 +2,43 @@ from typing import Any, Literal
 
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbedding, InnerProductInteraction
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Backbone, Regularizer
 
-class FwFM(BaseModel):
+
+class FwFM(Backbone):
     """A factorization machine with one weight per pair of fields.
 
     Pan et al., "Field-weighted Factorization Machines for Click-Through Rate Prediction in Display
     Advertising", WWW 2018, equation 5; the linear term is equation 8 (`FeLV`), 9 (`FiLV`) or plain (`LW`).
     """
 
+    embedding_cls = None  # made below, as FuxiCTR draws the weights of pairs first
+
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "FwFM",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
-        regularizer: float | str | None = None,
+        *,
+        regularizer: Regularizer = None,
         linear_type: Literal["LW", "FeLV", "FiLV"] = "FiLV",
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=regularizer,
-            net_regularizer=regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, embedding_regularizer=regularizer, net_regularizer=regularizer, **shared)
         num_fields = feature_map.num_fields
         self.linear_type = linear_type
         self.interaction_weight = nn.Linear(num_fields * (num_fields - 1) // 2, 1)
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        self.embedding_layer = FeatureEmbedding(feature_map, self.embedding_dim)
         self.inner_product_layer = InnerProductInteraction(num_fields, output="inner_product")
         if linear_type == "LW":
             self.linear_weight_layer = FeatureEmbedding(feature_map, 1, use_pretrain=False)
         elif linear_type == "FeLV":
-            self.linear_weight_layer = FeatureEmbedding(feature_map, embedding_dim)
+            self.linear_weight_layer = FeatureEmbedding(feature_map, self.embedding_dim)
         elif linear_type == "FiLV":
-            self.linear_weight_layer = nn.Linear(num_fields * embedding_dim, 1, bias=False)
+            self.linear_weight_layer = nn.Linear(num_fields * self.embedding_dim, 1, bias=False)
         else:
             raise ValueError(f"linear_type must be one of LW, FeLV, FiLV (got {linear_type!r})")
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

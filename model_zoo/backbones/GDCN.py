@@ -2,12 +2,13 @@ from typing import Any
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.layers import MLP_Block
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 
-class GDCN(BaseModel):
+
+class GDCN(Backbone):
     """A cross network whose layers are gated, below an MLP (GDCN-S); without hidden units a linear layer (GCN).
 
     Wang et al., "Towards Deeper, Lighter and Interpretable Cross Network for CTR Prediction", CIKM 2023: its gated
@@ -18,28 +19,15 @@ class GDCN(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "GDCN",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
+        *,
         dnn_hidden_units: list[int] = [],
-        dnn_activations: str | list[str] = "ReLU",
+        dnn_activations: Activations = "ReLU",
         num_cross_layers: int = 3,
-        net_dropout: float | list[float] = 0,
+        net_dropout: Rates = 0,
         batch_norm: bool = False,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        super().__init__(feature_map, **shared)
         input_dim = feature_map.sum_emb_out_dim()
         self.dnn = MLP_Block(
             input_dim=input_dim,
@@ -50,9 +38,7 @@ class GDCN(BaseModel):
             batch_norm=batch_norm,
         )
         self.cross_net = GatedCrossNet(input_dim, num_cross_layers)
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

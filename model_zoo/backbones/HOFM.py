@@ -2,38 +2,32 @@ from typing import Any
 
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbedding, LogisticRegression
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Backbone, Regularizer
 
-class HOFM(BaseModel):
+
+class HOFM(Backbone):
     """A factorization machine of the products of 2, 3, ... `order` field embeddings, with embeddings for each order.
 
     Blondel et al., "Higher-Order Factorization Machines", NIPS 2016, equation 2; `reuse_embedding` shares one
     embedding among the orders (section 5). `embedding_dropout` does nothing, as in FuxiCTR.
     """
 
+    embedding_cls = None  # one for each order, below
+
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "HOFM",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
+        *,
         order: int = 3,
         embedding_dim: int | list[int] = 10,
         reuse_embedding: bool = False,
         embedding_dropout: float = 0,
-        regularizer: float | str | None = None,
-        **kwargs: Any,
+        regularizer: Regularizer = None,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=regularizer,
-            net_regularizer=regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, embedding_regularizer=regularizer, net_regularizer=regularizer, **shared)
         num_fields = feature_map.num_fields
         if not isinstance(order, int) or not 2 <= order <= num_fields:
             raise ValueError(f"order must be an integer from 2 to {num_fields}, the number of fields (got {order!r})")
@@ -49,9 +43,7 @@ class HOFM(BaseModel):
                 raise ValueError(f"embedding_dim must be an integer or a list of {order - 1}, order - 1 (got {dims})")
             self.embedding_layers = nn.ModuleList(FeatureEmbedding(feature_map, dim) for dim in dims)
         self.lr_layer = LogisticRegression(feature_map)
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -2,37 +2,29 @@ from typing import Any
 
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import LogisticRegression
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
+from fuxictr_llm.model_zoo.backbones.base import Backbone, Regularizer
 
-class LR(BaseModel):
+
+class LR(Backbone):
     """Logistic regression: one weight per feature and a bias.
 
     McMahan et al., "Ad Click Prediction: a View from the Trenches", KDD 2013, section 3 (the model, not FTRL).
     """
 
+    embedding_cls = None  # one weight a feature is all it has
+
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "LR",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        regularizer: float | str | None = None,
-        **kwargs: Any,
+        *,
+        regularizer: Regularizer = None,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=regularizer,
-            net_regularizer=regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, embedding_regularizer=regularizer, net_regularizer=regularizer, **shared)
         self.lr_layer = LogisticRegression(feature_map)
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         logit = self.lr_layer(self.get_inputs(inputs))

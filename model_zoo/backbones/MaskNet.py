@@ -2,15 +2,16 @@ from typing import Any, Literal
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.layers import MLP_Block
 from fuxictr.pytorch.torch_utils import get_activation
 from torch import Tensor, nn
+
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 
 MODEL_TYPES = ("SerialMaskNet", "ParallelMaskNet")
 
 
-class MaskNet(BaseModel):
+class MaskNet(Backbone):
     """Blocks whose input is multiplied with a mask made of the embeddings, one after the other or side by side.
 
     Wang et al., "MaskNet: Introducing Feature-Wise Multiplication to CTR Ranking Models by Instance-Guided Mask",
@@ -22,35 +23,22 @@ class MaskNet(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "MaskNet",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
+        *,
         dnn_hidden_units: list[int] = [64, 64, 64],
-        dnn_hidden_activations: str | list[str] = "ReLU",
+        dnn_hidden_activations: Activations = "ReLU",
         model_type: Literal["SerialMaskNet", "ParallelMaskNet"] = "SerialMaskNet",
         parallel_num_blocks: int = 1,
         parallel_block_dim: int = 64,
         reduction_ratio: float = 1,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        net_dropout: float | list[float] = 0,
+        net_dropout: Rates = 0,
         emb_layernorm: bool = True,
         net_layernorm: bool = True,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, **shared)
         if model_type not in MODEL_TYPES:
             raise ValueError(f"model_type must be one of {', '.join(MODEL_TYPES)} (got {model_type!r})")
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
-        input_dim = feature_map.num_fields * embedding_dim
+        input_dim = feature_map.num_fields * self.embedding_dim
         if model_type == "SerialMaskNet":
             self.mask_net = SerialMaskNet(
                 input_dim,
@@ -75,10 +63,8 @@ class MaskNet(BaseModel):
             )
         self.emb_norm = None
         if emb_layernorm:
-            self.emb_norm = nn.ModuleList(nn.LayerNorm(embedding_dim) for _ in range(feature_map.num_fields))
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+            self.emb_norm = nn.ModuleList(nn.LayerNorm(self.embedding_dim) for _ in range(feature_map.num_fields))
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)
@@ -96,8 +82,8 @@ class SerialMaskNet(nn.Module):
         self,
         input_dim: int,
         hidden_units: list[int],
-        activations: str | list[str],
-        dropout: float | list[float],
+        activations: Activations,
+        dropout: Rates,
         reduction_ratio: float,
         layer_norm: bool,
         output_activation: nn.Module,

@@ -1,12 +1,13 @@
 from typing import Any
 
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding, InnerProductInteraction, LogisticRegression, MLP_Block
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.layers import InnerProductInteraction, LogisticRegression, MLP_Block
 from torch import Tensor
 
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 
-class NFM(BaseModel):
+
+class NFM(Backbone):
     """An MLP over the sum of the element-wise products of all pairs of field embeddings, plus a linear term.
 
     He and Chua, "Neural Factorization Machines for Sparse Predictive Analytics", SIGIR 2017, equations 3-7.
@@ -16,41 +17,26 @@ class NFM(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "NFM",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
+        *,
         hidden_units: list[int] = [64, 64, 64],
-        hidden_activations: str | list[str] = "ReLU",
+        hidden_activations: Activations = "ReLU",
         embedding_dropout: float = 0,
-        net_dropout: float | list[float] = 0,
+        net_dropout: Rates = 0,
         batch_norm: bool = False,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        super().__init__(feature_map, **shared)
         self.lr_layer = LogisticRegression(feature_map, use_bias=False)
         self.bi_pooling_layer = InnerProductInteraction(feature_map.num_fields, output="bi_interaction")
         self.dnn = MLP_Block(
-            input_dim=embedding_dim,
+            input_dim=self.embedding_dim,
             output_dim=1,
             hidden_units=hidden_units,
             hidden_activations=hidden_activations,
             dropout_rates=net_dropout,
             batch_norm=batch_norm,
         )
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -2,12 +2,13 @@ from typing import Any
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
-from fuxictr.pytorch.models import MultiTaskModel
+from fuxictr.pytorch.layers import MLP_Block
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Activations, MultiTaskBackbone, Rates
 
-class PLE(MultiTaskModel):
+
+class PLE(MultiTaskBackbone):
     """Layers of experts, some of a task's own and some that all tasks share, and an MLP for each task on top.
 
     Tang et al., "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL) Model for Personalized
@@ -19,52 +20,33 @@ class PLE(MultiTaskModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        task: str | list[str] = ["binary_classification"],
-        num_tasks: int = 1,
-        model_id: str = "PLE",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
+        *,
         num_layers: int = 1,
         num_shared_experts: int = 1,
         num_specific_experts: int = 1,
         expert_hidden_units: list[int] = [512, 256, 128],
         gate_hidden_units: list[int] = [128, 64],
         tower_hidden_units: list[int] = [128, 64],
-        hidden_activations: str | list[str] = "ReLU",
-        net_dropout: float | list[float] = 0,
+        hidden_activations: Activations = "ReLU",
+        net_dropout: Rates = 0,
         batch_norm: bool = False,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            task=task,
-            num_tasks=num_tasks,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, **shared)
         for argument, number in (("num_layers", num_layers), ("num_shared_experts", num_shared_experts)):
             if number < 1:
                 raise ValueError(f"{argument} must be a positive integer (got {number})")
         mlp = {"hidden_activations": hidden_activations, "dropout_rates": net_dropout, "batch_norm": batch_norm}
         experts = (num_shared_experts, num_specific_experts)
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
-        widths = [embedding_dim * feature_map.num_fields, *[expert_hidden_units[-1]] * (num_layers - 1)]
+        widths = [self.embedding_dim * feature_map.num_fields, *[expert_hidden_units[-1]] * (num_layers - 1)]
         self.cgc_layers = nn.ModuleList(
-            CustomizedGateControl(*experts, num_tasks, width, expert_hidden_units, gate_hidden_units, mlp)
+            CustomizedGateControl(*experts, self.num_tasks, width, expert_hidden_units, gate_hidden_units, mlp)
             for width in widths
         )
         self.tower = nn.ModuleList(
-            MLP_Block(expert_hidden_units[-1], tower_hidden_units, output_dim=1, **mlp) for _ in range(num_tasks)
+            MLP_Block(expert_hidden_units[-1], tower_hidden_units, output_dim=1, **mlp) for _ in range(self.num_tasks)
         )
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -3,9 +3,9 @@ from typing import Any
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import CrossNetV2, FeatureEmbeddingDict, MLP_Block
-from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 from fuxictr_llm.model_zoo.sequence_fields import (
     Fields,
     check_others,
@@ -17,7 +17,7 @@ from fuxictr_llm.model_zoo.sequence_fields import (
 )
 
 
-class TransAct(BaseModel):
+class TransAct(Backbone):
     """A transformer over what the user dealt with last, each beside the target; DCNv2 on top.
 
     Xia et al., "TransAct: Transformer-based Realtime User Action Model for Recommendation at Pinterest", KDD 2023,
@@ -25,12 +25,13 @@ class TransAct(BaseModel):
     padding only is one step of it, and there are no types and times of actions, so `use_time_window_mask` is refused.
     """
 
+    embedding_cls = FeatureEmbeddingDict
+
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "TransAct",
-        gpu: int = -1,
-        hidden_activations: str | list[str] = "ReLU",
+        *,
+        hidden_activations: Activations = "ReLU",
         dcn_cross_layers: int = 3,
         dcn_hidden_units: list[int] = [256, 128, 64],
         mlp_hidden_units: list[int] = [],
@@ -38,9 +39,8 @@ class TransAct(BaseModel):
         transformer_layers: int = 1,
         transformer_dropout: float = 0,
         dim_feedforward: int = 512,
-        learning_rate: float = 1e-3,
         embedding_dim: int = 64,
-        net_dropout: float | list[float] = 0,
+        net_dropout: Rates = 0,
         batch_norm: bool = False,
         target_item_field: Fields = [("item_id", "cate_id")],
         sequence_item_field: Fields = [("click_history", "cate_history")],
@@ -48,18 +48,9 @@ class TransAct(BaseModel):
         use_time_window_mask: bool = False,
         time_window_ms: int = 86400000,
         concat_max_pool: bool = True,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, embedding_dim=embedding_dim, **shared)
         if use_time_window_mask:
             raise ValueError(
                 "use_time_window_mask needs the times of actions, which the model does not get: leave it out"
@@ -72,7 +63,6 @@ class TransAct(BaseModel):
         )
         self.sequences = [name for _, sequence in self.pairs for name in sequence]
         check_others(feature_map, self.sequences)
-        self.embedding_layer = FeatureEmbeddingDict(feature_map, embedding_dim)
         self.transformer_encoders = nn.ModuleList()
         width_of_dcn = feature_map.sum_emb_out_dim() - embedding_dim * len(self.sequences)
         for target, sequence in self.pairs:
@@ -98,9 +88,7 @@ class TransAct(BaseModel):
             hidden_units=mlp_hidden_units,
             hidden_activations=hidden_activations,
         )
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -2,12 +2,13 @@ from typing import Any
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.layers import MLP_Block
 from torch import Tensor, nn
 
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 
-class WuKong(BaseModel):
+
+class WuKong(Backbone):
     """Stacked factorization machines, each beside a linear compression of its input.
 
     Zhang et al., "Wukong: Towards a Scaling Law for Large-Scale Recommendation", ICML 2024, sections 3.2-3.5.
@@ -16,34 +17,22 @@ class WuKong(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "WuKong",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
+        *,
         embedding_dim: int = 64,
         num_wukong_layers: int = 3,
         lcb_features: int = 40,
         fmb_features: int = 40,
         fmb_mlp_units: list[int] = [32, 32],
-        fmb_mlp_activations: str | list[str] = "relu",
+        fmb_mlp_activations: Activations = "relu",
         fmp_rank_k: int | None = 8,
         mlp_hidden_units: list[int] = [32, 32],
-        mlp_hidden_activations: str | list[str] = "relu",
+        mlp_hidden_activations: Activations = "relu",
         mlp_batch_norm: bool = True,
         layer_norm: bool = True,
-        net_dropout: float | list[float] = 0,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        net_dropout: Rates = 0,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
+        super().__init__(feature_map, embedding_dim=embedding_dim, **shared)
         out_features = lcb_features + fmb_features
         in_features = [feature_map.num_fields] + [out_features] * (num_wukong_layers - 1)
         self.wukong_stack = nn.Sequential(
@@ -69,9 +58,7 @@ class WuKong(BaseModel):
             hidden_activations=mlp_hidden_activations,
             batch_norm=mlp_batch_norm,
         )
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)
@@ -91,8 +78,8 @@ class WuKongLayer(nn.Module):
         *,
         rank: int | None,
         mlp_units: list[int],
-        mlp_activations: str | list[str],
-        dropout: float | list[float],
+        mlp_activations: Activations,
+        dropout: Rates,
         layer_norm: bool,
     ):
         super().__init__()
@@ -121,8 +108,8 @@ class FactorizationMachineBlock(nn.Module):
         embedding_dim: int,
         rank: int | None,
         mlp_units: list[int],
-        mlp_activations: str | list[str],
-        dropout: float | list[float],
+        mlp_activations: Activations,
+        dropout: Rates,
     ):
         super().__init__()
         self.shape = (out_features, embedding_dim)

@@ -1,12 +1,13 @@
 from typing import Any
 
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import CompressedInteractionNet, FeatureEmbedding, LogisticRegression, MLP_Block
-from fuxictr.pytorch.models import BaseModel
+from fuxictr.pytorch.layers import CompressedInteractionNet, LogisticRegression, MLP_Block
 from torch import Tensor
 
+from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
 
-class xDeepFM(BaseModel):
+
+class xDeepFM(Backbone):
     """A compressed interaction network (CIN), an MLP and a linear model, their logits summed.
 
     Lian et al., "xDeepFM: Combining Explicit and Implicit Feature Interactions for Recommender Systems", KDD 2018,
@@ -16,30 +17,17 @@ class xDeepFM(BaseModel):
     def __init__(
         self,
         feature_map: FeatureMap,
-        model_id: str = "xDeepFM",
-        gpu: int = -1,
-        learning_rate: float = 1e-3,
-        embedding_dim: int = 10,
+        *,
         dnn_hidden_units: list[int] = [64, 64, 64],
-        dnn_activations: str | list[str] = "ReLU",
+        dnn_activations: Activations = "ReLU",
         cin_hidden_units: list[int] = [16, 16, 16],
-        net_dropout: float | list[float] = 0,
+        net_dropout: Rates = 0,
         batch_norm: bool = False,
-        embedding_regularizer: float | str | None = None,
-        net_regularizer: float | str | None = None,
-        **kwargs: Any,
+        **shared: Any,
     ):
-        super().__init__(
-            feature_map,
-            model_id=model_id,
-            gpu=gpu,
-            embedding_regularizer=embedding_regularizer,
-            net_regularizer=net_regularizer,
-            **kwargs,
-        )
+        super().__init__(feature_map, **shared)
         if not cin_hidden_units:
             raise ValueError(f"cin_hidden_units must be a list of at least one width (got {cin_hidden_units!r})")
-        self.embedding_layer = FeatureEmbedding(feature_map, embedding_dim)
         self.dnn = None
         if dnn_hidden_units:
             self.dnn = MLP_Block(
@@ -52,9 +40,7 @@ class xDeepFM(BaseModel):
             )
         self.lr_layer = LogisticRegression(feature_map, use_bias=False)
         self.cin = CompressedInteractionNet(feature_map.num_fields, cin_hidden_units)
-        self.compile(kwargs["optimizer"], kwargs["loss"], learning_rate)
-        self.reset_parameters()
-        self.model_to_device()
+        self.start()
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)

@@ -1,7 +1,7 @@
 """The zoo's table: a class that fails, hangs or takes its process with it stops no other, and says why."""
 
 import pytest
-from looks import look
+from looks import SlowToArrive, look
 
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.diagnosis import zoo_table
@@ -39,9 +39,8 @@ def test_a_class_that_is_lost_stops_no_other():
     }
 
 
-def test_the_start_of_a_process_is_not_counted(monkeypatch):
-    monkeypatch.setenv("SECONDS_TO_START", "1.5")
-    rows = look_at_all(["fine"], look, METHODS, jobs=1, timeout=1.0)
+def test_the_start_of_a_process_is_not_counted():
+    rows = look_at_all(["fine"], SlowToArrive(1.5), METHODS, jobs=1, timeout=1.0)
     assert [row.methods["Mine"] for row in rows] == ["works"]
 
 

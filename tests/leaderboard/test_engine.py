@@ -17,7 +17,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.workers import serve, start_server
 from fuxictr_llm.experiment.run import run_experiment
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
-from fuxictr_llm.leaderboard.run import PRELOADED
+from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
 from fuxictr_llm.leaderboard.run.engine import locked_folder, run_plan
 from fuxictr_llm.leaderboard.run.results import Results
 from fuxictr_llm.leaderboard.run.worker import Job, run_job
@@ -47,6 +47,14 @@ def files():
 
 def metrics_of(results):
     return {result.key: result.metrics for result in results.finished()}
+
+
+def wait_for(file):
+    """Until a process has written it."""
+    end = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < end, f"no {file} after a minute"
+        time.sleep(0.01)
 
 
 def test_real_runs_equal_those_of_the_command_run_and_are_skipped_the_next_time(plan):
@@ -137,9 +145,11 @@ def test_killed_at_any_moment_and_started_again_it_equals_an_uninterrupted_one(p
     draw = random.Random(5)
     clean = multiprocessing.get_context("fork")  # the killed process is a young one, which may fork
     for _ in range(4):
-        parent = start_server(PRELOADED).Process(target=_in, args=(tmp_path, "plan.yaml", clean))
+        Path("board/.lock.json").unlink(missing_ok=True)  # of the one that was killed
+        parent = start_server(PRELOADED_FOR_RUNS).Process(target=_in, args=(tmp_path, "plan.yaml", clean))
         parent.start()
-        time.sleep(0.25 + 0.3 * draw.random())
+        wait_for(Path("board/.lock.json"))
+        time.sleep(0.3 * draw.random())
         parent.kill()
         parent.join()
     results, _ = run(made, work=slow)
@@ -155,14 +165,13 @@ def _in(folder, plan, context):
 
 
 def test_a_process_dies_with_its_parent(plan):
-    results, context = Results("board", plan(["FM"], seeds=[1])), start_server(PRELOADED)
+    results, context = Results("board", plan(["FM"], seeds=[1])), start_server(PRELOADED_FOR_RUNS)
     ours, theirs = context.Pipe()
     job = Job(results.plan.runs()[0].experiment, Path("board/out"), False, False)
     process = context.Process(target=serve, args=(theirs, str(Path.cwd()), dict(os.environ), run_job, (job, endless)))
     process.start()
     theirs.close()
-    while not Path("board/out").exists():
-        time.sleep(0.01)
+    wait_for(Path("board/out"))
     process.join(0.2)
     assert process.is_alive()
     ours.close()  # what the death of a parent does

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fuxictr_llm.leaderboard.report.evidence import summarize
-from fuxictr_llm.leaderboard.report.gains import Gain
+from fuxictr_llm.leaderboard.report.gains import PairedGain
 from fuxictr_llm.leaderboard.report.plot_parts import PALE, limits_of
 from fuxictr_llm.leaderboard.report.plots import TOGETHER, figures, png_of
 from support_tables import STRANGE, runs, shifted, slices
@@ -94,13 +94,13 @@ def test_gains_on_slices_are_means_over_backbones_and_few_rows_are_not_drawn():
 
 def test_limits_hold_every_mean_and_let_wide_intervals_go_on():
     def gain(mean, half):
-        return Gain((1, 2), mean, mean - half, mean + half, 0.5, 0.0, 0.0)
+        return PairedGain((1, 2), mean, mean - half, mean + half, 0.5, 0.0, 0.0)
 
     low, high = limits_of([gain(0.01, 0.002), gain(0.02, 0.002), gain(-0.01, 0.002), gain(0.0, 5.0)])
     assert -0.02 < low < -0.012 and 0.022 < high < 0.03
-    one = Gain((1,), 0.01, None, None, None, 0.0, 0.0)
+    one = PairedGain((1,), 0.01, None, None, None, 0.0, 0.0)
     assert limits_of([one])[0] < 0 < 0.01 < limits_of([one])[1]
-    nothing = Gain((1,), 0.0, None, None, None, 0.0, 0.0)
+    nothing = PairedGain((1,), 0.0, None, None, None, 0.0, 0.0)
     assert limits_of([nothing])[0] < 0 < limits_of([nothing])[1]
 
 

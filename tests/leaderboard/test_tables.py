@@ -11,7 +11,7 @@ import pytest
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.leaderboard.plan.plan import Arm
 from fuxictr_llm.leaderboard.report.evidence import summarize
-from fuxictr_llm.leaderboard.report.report import make_report, tell_p, tell_seconds
+from fuxictr_llm.leaderboard.report.report import make_report, p_cell, seconds_cell
 from fuxictr_llm.leaderboard.report.tables import latex, to_csv, to_html, to_latex, to_markdown, write_all
 from fuxictr_llm.leaderboard.run.results import Failure
 from support_tables import STRANGE, runs, shifted
@@ -75,8 +75,8 @@ def test_numbers_are_rounded_and_differences_signed(report):
     assert cells[1]["method over control [95 %]"] == "-"
     assert re.fullmatch(r"\+0\.00783 \[\+0\.00\d{3}, \+0\.00\d{3}\]", cells[3]["method over control [95 %]"])
     assert cells[2]["seeds"] == "5 of 6 (1 failed)" and cells[0]["seeds"] == "6"
-    assert (tell_p(0.0004), tell_p(0.04567), tell_p(None)) == ("<0.001", "0.046", "-")
-    assert (tell_seconds(0), tell_seconds(0.0321), tell_seconds(9.96), tell_seconds(12345.6)) == (
+    assert (p_cell(0.0004), p_cell(0.04567), p_cell(None)) == ("<0.001", "0.046", "-")
+    assert (seconds_cell(0), seconds_cell(0.0321), seconds_cell(9.96), seconds_cell(12345.6)) == (
         "0",
         "0.0",
         "10",
@@ -182,9 +182,7 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(
-        UserError, match=r"cannot write to .*: No space left on device; choose another folder with --out"
-    ):
+    with pytest.raises(UserError, match=r"cannot write to .*: No space left on device; give another folder with --out"):
         write_all(tmp_path, summarize([], FAILED), [], FAILED, FACTS)
     assert (tmp_path / "table.md").read_bytes() == before
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]

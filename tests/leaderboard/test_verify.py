@@ -9,7 +9,15 @@ from rich.console import Console
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.leaderboard.boards.published import PublishedRow, read_board
-from fuxictr_llm.leaderboard.boards.verify import Verified, arm_of, flags_of, seeds_for, to_markdown, to_screen, verify
+from fuxictr_llm.leaderboard.boards.verify import (
+    Verified,
+    arm_of_row,
+    comparison_on_screen,
+    comparison_page,
+    flags_of,
+    seeds_for,
+    verify,
+)
 from fuxictr_llm.leaderboard.run.results import Results
 from runs_here import run_here
 from support import edit
@@ -48,10 +56,10 @@ def test_rows_run_at_their_own_seeds_and_are_compared(board):
     assert fm.sd > 0 and set(fm.logloss) == {7, 2021} and fm.data == "no md5 is published"
     assert fm.flags == () and dnn.flags == ("published: one run", "a|note")
     assert "not in model_config" in dcnv2.reason and "unknown backbone 'AOANet'" in aoanet.reason
-    text = to_markdown("shop", rows, ["seeds 2"])
+    text = comparison_page("shop", rows, ["seeds 2"])
     assert "| YoutubeDNN | 0.99 | 0.990000 | 1 | " in text and "a\\|note" in text and "- seeds 2" in text
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(to_screen("shop", rows))
+    console.print(comparison_on_screen("shop", rows))
     screen = console.export_text()
     assert "0.31000 ± 0.00100" in screen and "published: one run: YoutubeDNN, DCN-V2" in screen
     assert max(map(len, screen.splitlines())) <= 80
@@ -60,7 +68,7 @@ def test_rows_run_at_their_own_seeds_and_are_compared(board):
 def test_a_method_row_is_the_backbone_with_it(board):
     (row,) = verify("shop", run_here("verified"), models=["FM_LLaCTR"], config=board)
     assert row.verdict in ("better", "worse") and list(row.auc) == [7] and "ours: one run" in row.flags
-    arm = arm_of(row.row)
+    arm = arm_of_row(row.row)
     assert (arm.backbone, arm.method, arm.dataset) == ("FM", "LLaCTR", "shop")
 
 

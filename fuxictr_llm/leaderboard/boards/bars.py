@@ -1,4 +1,4 @@
-"""Finished runs as a row in the folder form of BARS."""
+"""Finished runs as a row of BARS: a folder with a page, a config, logs and results, in the form that BARS has them."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from fuxictr_llm.config.keys import DatasetKeys
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
 from fuxictr_llm.experiment.summary import result_cells
 from fuxictr_llm.leaderboard.plan.arms import control_of
+from fuxictr_llm.leaderboard.run.results import OTHER_OUT
 from fuxictr_llm.serving.export import RECORD, find_run
 
 PAGE = """## {row}
@@ -90,12 +91,12 @@ def _placebo(config: Mapping[str, Any]) -> str:
 def _data(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     page = config.get("download")
     lines = [f"`{config['dataset_id']}`" + (f", from {page}." if page else ".")]
-    lines += [f"    {split}  sha256 {digest}" for split, of in data["sha256"].items() for digest in of]
+    lines += [f"    {split}  sha256 {digest}" for split, files in data["sha256"].items() for digest in files]
     return "\n".join([lines[0], "", *lines[1:]])
 
 
 def _results(records: Sequence[Mapping[str, Any]]) -> str:
-    """A table with a line for each run and, of several, average and standard deviation (of the population)."""
+    """A table with a line for each run and, where there are several, mean and standard deviation (of the population)."""
     metrics = list(records[0]["metrics"]["test"])
     values = np.array([[record["metrics"]["test"][name] for name in metrics] for record in records])
     rows = [[str(index), *(f"{value:.6f}" for value in line)] for index, line in enumerate(values, 1)]
@@ -108,10 +109,9 @@ def _results(records: Sequence[Mapping[str, Any]]) -> str:
     return table_of(heads, rows, [CENTRE] * len(heads)).replace("±", "&#177;")  # as BARS writes it
 
 
-OTHER_OUT = "name another folder with --out"
-NEEDED = ("model_id", "seed", "metrics", "config", "versions", "command", "time", "data")
-# What may differ between the runs of a row.
-OF_THE_SEED = {*NOT_IN_IDENTITY, "seed", "control_seed", "num_threads"}
+REQUIRED_KEYS = ("model_id", "seed", "metrics", "config", "versions", "command", "time", "data")
+# Config keys that may differ between the runs of a row.
+SEED_KEYS = {*NOT_IN_IDENTITY, "seed", "control_seed", "num_threads"}
 # What BARS calls the packages that it lists, in its order; FuxiCTR must be the last.
 SOFTWARE = {
     "python": "python",
@@ -186,7 +186,7 @@ def environments_of(record: Mapping[str, Any]) -> str:
 
 
 def write_results(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """FuxiCTR's lines; a cell with a comma, as a command with a list in it, is quoted."""
+    """Write FuxiCTR's result lines; a cell with a comma, as a command with a list in it, is quoted."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         for record in records:
@@ -196,7 +196,7 @@ def write_results(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 def _read(file: Path) -> dict[str, Any]:
     record = read_json(file)
-    if not isinstance(record, dict) or any(key not in record for key in NEEDED):
+    if not isinstance(record, dict) or any(key not in record for key in REQUIRED_KEYS):
         raise UserError(f"{str(file)!r} is damaged or no run record; run the experiment again")
     if not record["metrics"].get("test"):
         raise UserError(f"{str(file)!r} has no test metrics: it ran without test data, and BARS lists test figures")
@@ -206,7 +206,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _check_alike(records: Sequence[Mapping[str, Any]], files: Sequence[Path]) -> None:
     first, seeds = records[0], [record["seed"] for record in records]
     for index, record in enumerate(records):
-        keys = (first["config"].keys() | record["config"].keys()) - OF_THE_SEED
+        keys = (first["config"].keys() | record["config"].keys()) - SEED_KEYS
         different = sorted(key for key in keys if first["config"].get(key) != record["config"].get(key))
         different += ["data"] if record["data"] != first["data"] else []
         if different:
@@ -217,7 +217,7 @@ def _check_alike(records: Sequence[Mapping[str, Any]], files: Sequence[Path]) ->
 
 
 def _log_of(file: Path) -> str:
-    """The last run of a log, which keeps those before."""
+    """The part of a log that is of its last run; a log file keeps those before."""
     path = file.with_name(file.name.removesuffix(RECORD) + ".log")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -14,7 +14,7 @@ from pathlib import Path
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.config.sources import packaged_configs
 
-FOLDER = "leaderboard"
+BOARDS_FOLDER = "leaderboard"
 # The names of BARS for backbones of ours; its other names (CrossNet, CIN, AutoInt+, ...) are rows of ours.
 OUR_NAMES = {"YoutubeDNN": "DNN", "Wide&Deep": "WideDeep", "IPNN": "PNN", "DCN-V2": "DCNv2"}
 
@@ -60,9 +60,9 @@ class PublishedRow:
         return self.auc_mean if self.runs > 1 and self.auc_mean is not None else self.auc
 
 
-COLUMNS = [field.name for field in fields(PublishedRow)]
-NUMBERS = {"gauc", "auc", "logloss", "auc_mean", "auc_sd", "logloss_mean"}
-NEEDED = ("board", "model", "auc", "runs")
+BOARD_COLUMNS = [field.name for field in fields(PublishedRow)]
+NUMBER_COLUMNS = {"gauc", "auc", "logloss", "auc_mean", "auc_sd", "logloss_mean"}
+REQUIRED_COLUMNS = ("board", "model", "auc", "runs")
 
 
 def read_board(board: str, config: Path | str | None = None) -> list[PublishedRow]:
@@ -90,7 +90,7 @@ def read_boards(config: Path | str | None = None) -> dict[str, list[PublishedRow
     found: dict[str, list[PublishedRow]] = {}
     for folder in filter(None, (packaged_configs(), config and Path(config))):
         own: dict[str, list[PublishedRow]] = {}
-        for path in sorted((folder / FOLDER).glob("*.csv")):
+        for path in sorted((folder / BOARDS_FOLDER).glob("*.csv")):
             for row in _read(path):
                 own.setdefault(row.board, []).append(row)
         found |= own
@@ -101,10 +101,12 @@ def _read(path: Path) -> list[PublishedRow]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            if missing := [name for name in NEEDED if name not in (reader.fieldnames or ())]:
-                raise UserError(f"{str(path)!r} lacks the column {missing[0]!r}; a board has: {', '.join(COLUMNS)}")
-            if more := [name for name in reader.fieldnames if name not in COLUMNS]:
-                raise unknown("column", more[0], COLUMNS, repr(str(path)))
+            if missing := [name for name in REQUIRED_COLUMNS if name not in (reader.fieldnames or ())]:
+                raise UserError(
+                    f"{str(path)!r} lacks the column {missing[0]!r}; a board has: {', '.join(BOARD_COLUMNS)}"
+                )
+            if more := [name for name in reader.fieldnames if name not in BOARD_COLUMNS]:
+                raise unknown("column", more[0], BOARD_COLUMNS, repr(str(path)))
             rows: dict[tuple[str, str], PublishedRow] = {}
             for cells in reader:
                 row = _row(cells, path, reader.line_num)
@@ -116,12 +118,12 @@ def _read(path: Path) -> list[PublishedRow]:
 
 
 def _row(cells: Mapping[str | None, str | None], path: Path, line: int) -> PublishedRow:
-    values = {name: (cells.get(name) or "").strip() or None for name in COLUMNS}
-    if absent := [name for name in NEEDED if values[name] is None]:
+    values = {name: (cells.get(name) or "").strip() or None for name in BOARD_COLUMNS}
+    if absent := [name for name in REQUIRED_COLUMNS if values[name] is None]:
         raise UserError(f"{str(path)!r}, line {line}: {absent[0]!r} is empty")
     if None in cells:
         raise UserError(f"{str(path)!r}, line {line} has more cells than the header")
-    for name in NUMBERS | {"runs"}:
+    for name in NUMBER_COLUMNS | {"runs"}:
         if values[name] is not None:
             values[name] = _number(
                 values[name], int if name == "runs" else float, f"{str(path)!r}, line {line}: {name}"

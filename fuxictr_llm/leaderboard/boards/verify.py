@@ -23,7 +23,7 @@ from fuxictr_llm.leaderboard.boards.published import PublishedRow, read_board
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Results
 
-TOLERANCE = 0.001  # AUC; the maintainers of BARS call a smaller difference reproduced
+AUC_TOLERANCE = 0.001  # AUC; the maintainers of BARS call a smaller difference reproduced
 # The seeds of the rows that BARS ran five times; the first is that of most single runs.
 BARS_SEEDS = (2021, 190034, 992817, 27011, 948432)
 DEAD_ADD_LOSS = ((2, 0, 2), (2, 3, 3))  # the first and the last FuxiCTR whose fit never called a model's add_loss
@@ -68,7 +68,7 @@ class Verified:
         """`reproduced`, `better`, `worse` or `not run`."""
         if self.difference is None:
             return NOT_RUN
-        if abs(self.difference) < TOLERANCE:
+        if abs(self.difference) < AUC_TOLERANCE:
             return "reproduced"
         return "better" if self.difference > 0 else "worse"
 
@@ -100,7 +100,7 @@ def verify(
     known = set(model_entry_names(Path(config) if config else None))
     own = {row.model: _experiment(row, known, config, gpu) for row in rows}
     plans = [
-        Plan([arm_of(row) for row in group], chosen, config, zoo, overrides or {}, gpu)
+        Plan([arm_of_row(row) for row in group], chosen, config, zoo, overrides or {}, gpu)
         for chosen, group in _by_seeds([(row, own[row.model]) for row in rows], seeds)
     ]
     data = _data(plans[0].runs()[0].experiment.params) if plans else ""
@@ -130,7 +130,7 @@ def our_name(row: PublishedRow) -> str:
     return row.our_expid.removesuffix(f"_{row.board}")
 
 
-def arm_of(row: PublishedRow) -> Arm:
+def arm_of_row(row: PublishedRow) -> Arm:
     """The arm that is a row's repetition."""
     backbone, _, method = our_name(row).rpartition("_")
     if backbone and method in registry.method_names():
@@ -250,7 +250,7 @@ HEADER = ("model", "printed AUC", "published mean", "runs", "our AUC", "sd", "se
 COLORS = {"reproduced": "green", "better": "cyan", "worse": "red", NOT_RUN: "dim"}
 EXPLAINED = (
     "difference: the mean of our test AUCs minus the mean of the published runs (of a single one, the printed value). "
-    f"reproduced: by less than {TOLERANCE}, the tolerance of the maintainers of BARS."
+    f"reproduced: by less than {AUC_TOLERANCE}, the tolerance of the maintainers of BARS."
 )
 
 
@@ -273,7 +273,7 @@ def cells_of(row: Verified) -> list[str]:
     ]
 
 
-def to_screen(board: str, rows: Sequence[Verified]) -> Group:
+def comparison_on_screen(board: str, rows: Sequence[Verified]) -> Group:
     """A table that fits 80 columns, and below it each remark with the rows that it is about."""
     table = Table(title=f"{board}: published and ours, test AUC", box=box.SIMPLE_HEAD, show_edge=False)
     for name in ("model", "published", "ours", "difference", "verdict"):
@@ -293,7 +293,7 @@ def to_screen(board: str, rows: Sequence[Verified]) -> Group:
     return Group(table, "", *map(escape, remarks), escape(EXPLAINED))
 
 
-def to_markdown(board: str, rows: Sequence[Verified], facts: Sequence[str] = ()) -> str:
+def comparison_page(board: str, rows: Sequence[Verified], facts: Sequence[str] = ()) -> str:
     """A page with the table and, above it, `facts`: what was run, and on which data."""
     parts = [
         f"# {escaped(board)}: ours and published",
@@ -303,7 +303,7 @@ def to_markdown(board: str, rows: Sequence[Verified], facts: Sequence[str] = ())
     return "\n\n".join(parts) + "\n"
 
 
-def write_markdown(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
     """Write a page whole or not at all.
 
     Raises:

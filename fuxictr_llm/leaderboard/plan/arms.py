@@ -16,7 +16,7 @@ from fuxictr_llm.training.networks import PLACES
 PLAIN = "plain"
 
 
-def key_of(params: Mapping[str, Any]) -> str:
+def run_key(params: Mapping[str, Any]) -> str:
     """Digest of what a run with these settings computes; of files it says only that there are some.
 
     Their content is compared apart (`Results`), and a run without test data is another run.
@@ -158,7 +158,7 @@ def own_settings(arm: Arm, config: str | None) -> dict[str, Any]:
     return {key: value for key, value in arm.settings.items() if key not in declared or declared[key] != value}
 
 
-def arm_of(entry: Mapping[str, Any], config: str | None, where: str) -> Arm:
+def arm_from_entry(entry: Mapping[str, Any], config: str | None, where: str) -> Arm:
     """The arm of an entry of a plan file.
 
     Raises:

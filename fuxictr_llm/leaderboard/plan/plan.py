@@ -22,25 +22,25 @@ from fuxictr_llm.host.checkout import use_checkout
 from fuxictr_llm.leaderboard.plan.arms import (
     PLAIN,
     Arm,
-    arm_of,
+    arm_from_entry,
     check_keys,
     cross,
     declared_controls,
     has_settings,
-    key_of,
     language_model_work,
     own_settings,
     refuse_twice,
+    run_key,
 )
 
 # All that decides about a data set's files.
-OF_DATA = (*BUILD_KEYS, "feature_processor", "prepare", "raw_data", *(f"{split}_data" for split in SPLITS))
-OF_DATA += tuple(sorted({key for preparer in PREPARERS.values() for key in preparer.decides}))
-NAMES = list[str]
+DATA_SET_KEYS = (*BUILD_KEYS, "feature_processor", "prepare", "raw_data", *(f"{split}_data" for split in SPLITS))
+DATA_SET_KEYS += tuple(sorted({key for preparer in PREPARERS.values() for key in preparer.keys}))
+Names = list[str]
 PLAN_KEYS = {
-    "backbones": NAMES,
-    "methods": NAMES,
-    "datasets": NAMES,
+    "backbones": Names,
+    "methods": Names,
+    "datasets": Names,
     "controls": StrictBool,
     "arms": list[dict[str, Any]],
     "config": str | None,
@@ -154,7 +154,7 @@ class Plan:
         check_keys(given, {**PLAN_KEYS, "seeds": seeds}, where)
         use_checkout(given.get("zoo"))
         config = given.get("config")
-        arms = [arm_of(entry, config, where) for entry in given.get("arms", ())]
+        arms = [arm_from_entry(entry, config, where) for entry in given.get("arms", ())]
         if given.keys() & {"backbones", "methods", "datasets", "controls"}:
             names = (given.get("backbones", []), given.get("datasets", []), given.get("methods", [PLAIN]))
             arms = [*cross(*names, given.get("controls", False), config), *arms]
@@ -209,7 +209,7 @@ class Plan:
             for seed in self.seeds or (base.params["seed"],):
                 params = {**experiment.params, "seed": seed, **({"control_seed": seed} if redrawn else {})}
                 work = language_model_work(params)
-                yield PlannedRun(arm, seed, replace(experiment, params=params), key_of(params), work)
+                yield PlannedRun(arm, seed, replace(experiment, params=params), run_key(params), work)
 
     def _resolved(self, arm: Arm, overrides: Mapping[str, Any]) -> Experiment:
         try:
@@ -259,7 +259,7 @@ def _refuse_two_builds(runs: Iterable[PlannedRun]) -> None:
     built: dict[tuple, tuple[PlannedRun, dict[str, Any]]] = {}
     for run in runs:
         params = run.experiment.params
-        decides = {key: params.get(key) for key in OF_DATA}
+        decides = {key: params.get(key) for key in DATA_SET_KEYS}
         first, others = built.setdefault((params["data_root"], params["dataset_id"]), (run, decides))
         if differs := [key for key in decides if decides[key] != others[key]]:
             raise UserError(

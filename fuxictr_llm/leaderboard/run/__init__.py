@@ -1,5 +1,9 @@
 """How a leaderboard runs: processes, records, progress, tuning."""
 
-# What a run imports. The second is what torch imports with its first optimizer, which takes longer than a small run.
-PRELOADED = ("fuxictr_llm.experiment.run", "torch._dynamo")
-PRELOADED += ("fuxictr_llm.leaderboard.run.worker", "fuxictr_llm.leaderboard.run.loaded")
+# Modules that every run needs; the second is what torch imports with its first optimizer, longer than a small run takes.
+PRELOADED_FOR_RUNS = (
+    "fuxictr_llm.experiment.run",
+    "torch._dynamo",
+    "fuxictr_llm.leaderboard.run.worker",
+    "fuxictr_llm.leaderboard.run.loaded",
+)

@@ -21,16 +21,17 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.common.workers import Context, Lost, Pool
 from fuxictr_llm.leaderboard.plan.plan import PlannedRun
-from fuxictr_llm.leaderboard.run import PRELOADED
+from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Results
 from fuxictr_llm.leaderboard.run.worker import DISK_FULL, DONE, FAILED, Job, Outcome, run_job, work
 
 
 class Queue:
-    """The runs that wait.
+    """The runs that wait, in the order in which they are best done.
 
-    The first run of each piece of language-model work comes first. Others that need the same wait until it is done, as
-    long as there is anything else to do. The rest goes seed by seed: early on there is a whole table, of few seeds.
+    First comes one run for each piece of language-model work. Others that need the same work wait until it is done, as
+    long as there is anything else to do. The rest goes seed by seed, so that early on there is a whole table of few
+    seeds.
 
     Args:
         runs: those to do.
@@ -38,7 +39,8 @@ class Queue:
     """
 
     def __init__(self, runs: Iterable[PlannedRun], known: Iterable[str]):
-        self._known, self._asked = set(known), set()
+        self._known: set[str | None] = set(known)
+        self._asked: set[str | None] = set()
         self._order(runs)
 
     def _order(self, runs: Iterable[PlannedRun]) -> None:
@@ -51,30 +53,26 @@ class Queue:
         """The next run, out of those that are ready."""
         able = [run for run in self.waiting if is_ready(run)]
         under_way = self._asked - self._known
-        found = next((run for run in able if run.language_model not in under_way), able[0] if able else None)
-        if found is not None:
-            self.waiting.remove(found)
-            self._asked |= {found.language_model} - {None}
-        return found
+        taken = next((run for run in able if run.language_model not in under_way), able[0] if able else None)
+        if taken is not None:
+            self.waiting.remove(taken)
+            self._asked |= {taken.language_model} - {None}
+        return taken
 
     def ended(self, run: PlannedRun, well: bool) -> None:
-        """A run is done, with its language-model work; or it failed, and another one may have to do that."""
+        """Note that a run is done, with its language-model work; or that it failed, so that another may do that."""
         if well:
             self._known.add(run.language_model)
         else:
             self._asked.discard(run.language_model)
 
-    def of_data(self, data_set: str) -> list[PlannedRun]:
-        """Those that wait for a data set."""
-        return [run for run in self.waiting if data_set_of(run) == data_set]
-
     def replace(self, data_set: str, runs: Sequence[PlannedRun]) -> None:
-        """These are the runs on the data set now."""
+        """Have these wait in place of all others on the data set."""
         self._order([*(run for run in self.waiting if data_set_of(run) != data_set), *runs])
 
 
 def data_set_of(run: PlannedRun) -> str:
-    """The folder of the built data set, which is built once for all."""
+    """The folder of the run's built data set, which is built once for all runs on it."""
     params = run.experiment.params
     return str(Path(params["data_root"]) / params["dataset_id"])
 
@@ -106,7 +104,7 @@ def run_plan(
     work: Callable[[Job], None] = work,
     context: Context | None = None,
 ) -> None:
-    """Run what is neither done nor failed; the folder is this process's alone meanwhile.
+    """Run what is neither done nor failed; no other leaderboard may write to the folder meanwhile.
 
     Args:
         jobs: how many runs at the same time.
@@ -125,7 +123,7 @@ def run_plan(
             results.write_plan()
         results.read()
         engine = _Engine(results, retry_failed, keep_weights, listener or Listener(), work)
-        with Pool[_Task, Outcome](jobs, PRELOADED, context=context) as pool:
+        with Pool[_Task, Outcome](jobs, PRELOADED_FOR_RUNS, context=context) as pool:
             engine.run(pool)
 
 
@@ -141,10 +139,9 @@ def locked_folder(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        found = read_json(holder)
-        who = "another process"
-        if isinstance(found, dict) and found.keys() >= {"pid", "host", "since"}:
-            who = "process {pid} on {host} since {since}".format(**found)
+        held_by, who = read_json(holder), "another process"
+        if isinstance(held_by, dict) and held_by.keys() >= {"pid", "host", "since"}:
+            who = "process {pid} on {host} since {since}".format(**held_by)
         raise UserError(f"{str(folder)!r} is in use by {who}; wait until it is done, or {OTHER_OUT}") from error
     try:
         facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -193,9 +190,9 @@ class _Engine:
         self.queue = Queue(results.to_do(retry_failed), {run.language_model for run in done if run.language_model})
 
     def run(self, pool: Pool[_Task, Outcome]) -> None:
-        # Also those of finished runs whose data is not there: it may turn out to be another now.
-        unsure = [run for run in self.results.plan.runs() if self.results.data_of(run) is None]
-        unsure = [run for run in unsure if self.results.record_of(run)]
+        # Also the data sets of finished runs whose files are gone: made again, they may differ from those of the record.
+        without_data = [run for run in self.results.plan.runs() if self.results.data_of(run) is None]
+        unsure = [run for run in without_data if self.results.record_of(run)]
         unprepared = list({data_set_of(run): run for run in reversed([*self.queue.waiting, *unsure])}.values())
         while self.queue.waiting or len(pool):
             while pool.has_room and unprepared:
@@ -244,7 +241,7 @@ class _Engine:
             self._failed(run, outcome)
 
     def _data_ended(self, run: PlannedRun, outcome: Outcome) -> None:
-        """The data set of this run is ready; or all runs on it fail, for the same reason."""
+        """Let the runs on the run's data set start; or where it could not be made, note that all of them failed."""
         self.prepared.add(data_set_of(run))
         self.results.forget_data()
         left = [other for other in self.results.to_do(self.retry_failed) if data_set_of(other) == data_set_of(run)]
