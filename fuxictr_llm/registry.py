@@ -19,7 +19,7 @@ from fuxictr_llm.common.code_digest import FILE_PREFIX, modules_of
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.host.checkout import current_checkout, import_file, syntax_error
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # it imports torch, which a list of names need not wait for
     from fuxictr_llm.enhancement.base import Enhancement
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
@@ -97,7 +97,7 @@ def method_names() -> list[str]:
     return sorted({name for name in _zoo_modules(packages=True) if name != "backbones"} | {*_methods})
 
 
-def find_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type:
+def find_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type[Any]:
     """The class of a backbone.
 
     Args:

@@ -96,7 +96,7 @@ def full_disk(job):
 
 
 def full_disk_of_weights(job):
-    """FM's weights find the disk full, which torch tells in words of its own."""
+    """FM's weights find the disk full, which torch says in words of its own."""
     if job.experiment.params["model"] == "FM" and not job.data_only:
         torch.save({"weight": torch.zeros(job.experiment.params["seed"] ** 20)}, "/dev/full")
     quick(job)

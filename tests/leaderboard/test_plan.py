@@ -84,16 +84,16 @@ def test_a_label_keeps_its_settings_in_every_form_of_a_plan(configs, plan):
 
 
 @pytest.mark.parametrize(
-    ("expid", "entry", "told"),
+    ("expid", "entry", "problem"),
     [
         ("DeepFM_best", {"model": "DeepFM", "method": "LLaCTR"}, "method: LLaCTR, which the table would call plain"),
         ("FM_best", {"model": "DeepFM"}, "model: DeepFM, which the table would call FM"),
     ],
 )
-def test_a_label_of_something_else_than_it_says_is_refused(configs, expid, entry, told):
+def test_a_label_of_something_else_than_it_says_is_refused(configs, expid, entry, problem):
     labels(configs, **{expid: {**entry, "dataset_id": "shop"}})
     backbone, _, name = expid.partition("_")
-    with pytest.raises(UserError, match=f"{backbone} plain on best: expid '{expid}' has {told}; rename it"):
+    with pytest.raises(UserError, match=f"{backbone} plain on best: expid '{expid}' has {problem}; rename it"):
         Plan.crossed([backbone], [name], config=str(configs))
 
 

@@ -16,15 +16,15 @@ NAMES = [f"{STRANGE}{index}" for index in range(12)]
 
 
 def results_of(backbones):
-    found = []
+    made_up = []
     for index, name in enumerate(backbones):
         base = [auc + 0.01 * index for auc in BASE]
-        found += runs(None, None, base, name)
+        made_up += runs(None, None, base, name)
         for method, controls in {"LLaCTR": ("random", "shuffled"), "ELEC": ("self",)}.items():
-            found += runs(method, None, shifted(base, 0.004 + index / 1000), name)
+            made_up += runs(method, None, shifted(base, 0.004 + index / 1000), name)
             for control in controls:
-                found += runs(method, control, shifted(base, 0.001), name)
-    return found
+                made_up += runs(method, control, shifted(base, 0.001), name)
+    return made_up
 
 
 def markers(axis):

@@ -23,10 +23,10 @@ VOID = {"meta", "img"}
 
 
 def strange_runs():
-    found = [*runs(None, None, BASE, STRANGE), *runs("LLaCTR", None, shifted(BASE, 0.01), STRANGE)]
-    found += runs("LLaCTR", "random", {1: 0.7, 2: 0.71, 4: 0.7, 5: 0.709, 6: 0.7}, STRANGE)
+    made_up = [*runs(None, None, BASE, STRANGE), *runs("LLaCTR", None, shifted(BASE, 0.01), STRANGE)]
+    made_up += runs("LLaCTR", "random", {1: 0.7, 2: 0.71, 4: 0.7, 5: 0.709, 6: 0.7}, STRANGE)
     return [
-        *found,
+        *made_up,
         *runs("LLaCTR", "shuffled", [0.702, 0.714, 0.708, 0.7, 0.711, 0.703], STRANGE),
         *runs(None, None, [0.7], "FM"),
     ]
@@ -86,8 +86,8 @@ def test_numbers_are_rounded_and_differences_signed(report):
 
 def test_a_board_whose_validation_is_its_test_split_says_so(report):
     same = runs(None, None, BASE, record={"data": {"sha256": {"train": ["a"], "valid": ["b"], "test": ["b"]}}})
-    (told,) = [note for note in make_report(summarize(same), same).notes if "chosen on test" in note]
-    assert told.startswith("shop: validation is the test split")
+    (note_on_test,) = [note for note in make_report(summarize(same), same).notes if "chosen on test" in note]
+    assert note_on_test.startswith("shop: validation is the test split")
     assert not any("chosen on test" in note for note in report.notes)
 
 
@@ -106,8 +106,8 @@ def test_markdown_keeps_its_columns_and_shows_names_as_they_are(report):
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(report.tables[0].heads) + 1}
     assert r"A\_B\|c\$^{x}&lt;b&gt;&amp;%#\~\\\*" in lines[2]
     assert r"random, seed 3: failed: out of memory A\_B\|c" in text and "![gain\\_shop](<gain_shop.png>)" in text
-    for told in ("- plan: a1b2", "torch 2.13.0", "train ab12, test cd34", "seed 1 1A"):
-        assert told in text
+    for part in ("- plan: a1b2", "torch 2.13.0", "train ab12, test cd34", "seed 1 1A"):
+        assert part in text
 
 
 def test_latex_is_escaped_and_its_braces_match(report):

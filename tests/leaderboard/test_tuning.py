@@ -133,6 +133,6 @@ def test_a_real_trial_tests_nothing_and_the_data_is_not_built_again(plan, caplog
     )
     Path("board/plan.yaml").write_text(tuned.to_yaml(), encoding="utf-8")
     write_tables(Results("board"))  # as a command that goes on from there, and was not asked to tune
-    told = Path("board/table.md").read_text()
-    assert "- tuning: 1 trials on validation AUC for each arm" in told
-    assert "- settings of FM plain on shop: learning\\_rate: 0.05" in told
+    page = Path("board/table.md").read_text()
+    assert "- tuning: 1 trials on validation AUC for each arm" in page
+    assert "- settings of FM plain on shop: learning\\_rate: 0.05" in page

@@ -78,10 +78,10 @@ def test_failed_runs_and_changed_settings_are_said(board):
 
     def half(plan):
         results = done(replace(plan, seeds=plan.seeds[:1]))
-        found = type(results)("verified", plan)
-        found.note_failure(plan.runs()[-1], "killed by SIGKILL")
-        found.read()
-        return found
+        with_failure = type(results)("verified", plan)
+        with_failure.note_failure(plan.runs()[-1], "killed by SIGKILL")
+        with_failure.read()
+        return with_failure
 
     (row,) = verify("shop", half, models=["FM"], seeds=[3, 4], config=board, overrides={"batch_size": 64})
     assert list(row.auc) == [3]
@@ -144,18 +144,18 @@ def test_llactrs_board_asks_for_the_original_files():
 
 
 @pytest.mark.parametrize(
-    ("digests", "told"),
+    ("digests", "expected"),
     [
         ("{train.csv: abc, test.csv: null}", "others than published: train.csv, valid.csv"),
         ("{train.csv: %s, valid.csv: null, test.csv: null}", "as published (md5), but no md5 is known of valid.csv, test.csv"),
         ("{train.csv: null, valid.csv: null, test.csv: null}", "no md5 is published"),
     ],
 )  # fmt: skip
-def test_the_published_files_are_known_by_their_md5(configs, board, digests, told):
+def test_the_published_files_are_known_by_their_md5(configs, board, digests, expected):
     digests = digests.replace("%s", digest_of_file("raw/train.csv", "md5"))
     edit(configs / "dataset_config.yaml", "    data_format: csv\n", f"    data_format: csv\n    md5: {digests}\n")
     (row,) = verify("shop", lambda plan: Results("verified", plan), models=["FM"], config=board)
-    assert row.data == told and row.verdict == "not run" and row.reason == "not finished"
+    assert row.data == expected and row.verdict == "not run" and row.reason == "not finished"
 
 
 def test_an_unknown_model_names_the_nearest():

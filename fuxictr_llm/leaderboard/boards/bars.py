@@ -1,4 +1,12 @@
-"""Finished runs as a row of BARS: a folder with a page, a config, logs and results, in the form that BARS has them."""
+"""Finished runs as a row of BARS: a folder that its scripts/gen_readme_md.py reads (github.com/reczoo/BARS).
+
+<Model>/<Model>_<dataset_id>/
+    README.md           how to run it, the results and the log; made from the other files
+    <expid>_config/     dataset_config.yaml and model_config.yaml, in FuxiCTR's form
+    <expid>.log         of the first run; BARS takes the expid from its name
+    environments.txt    [Hardware] and [Software]; BARS takes the last line for FuxiCTR's version
+    results.csv         FuxiCTR's line of each run; where there are several, seed=... stands in front
+"""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -96,7 +104,7 @@ def _data(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
 
 
 def _results(records: Sequence[Mapping[str, Any]]) -> str:
-    """A table with a line for each run and, where there are several, mean and standard deviation (of the population)."""
+    """A table with a line for each run; of several also mean and standard deviation (of the population)."""
     metrics = list(records[0]["metrics"]["test"])
     values = np.array([[record["metrics"]["test"][name] for name in metrics] for record in records])
     rows = [[str(index), *(f"{value:.6f}" for value in line)] for index, line in enumerate(values, 1)]

@@ -1,7 +1,7 @@
 """The statistics of a table: spreads over seeds, paired gains, and Holm's correction.
 
 A gain is the mean of the differences in AUC between two arms at their common seeds. Its 95 % interval is that of the
-paired t test and says how sure this one gain is. With one common seed there is a gain, but neither interval nor p value;
+paired t test and says how sure this one gain is. With one common seed there is a gain, but neither interval nor p;
 nor are there any where the difference is exactly the same at all seeds, which then are no independent evidence.
 """
 

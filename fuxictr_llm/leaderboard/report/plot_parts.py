@@ -70,7 +70,7 @@ def draw_interval(
 
 
 def alpha_of(gain: PairedGain) -> float | None:
-    """A point without an interval is pale, so that it does not look like one whose interval is too narrow to be seen."""
+    """Pale where there is no interval: the point must not look like one whose interval is too narrow to be seen."""
     return PALE if gain.interval is None else None
 
 

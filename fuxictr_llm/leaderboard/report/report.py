@@ -40,7 +40,7 @@ class Report:
     """The content of a leaderboard's page.
 
     Attributes:
-        tables: for each data set one of its rows and, before it, where there are several backbones, one over all of them.
+        tables: for each data set one of its rows; before it, where there are several backbones, one over all of them.
         troubles: a line for each run that failed, and for each arm with seeds that have not run.
         notes: how to read the tables.
         facts: how they were made: name -> text.

@@ -1,4 +1,7 @@
-"""A report written out: Markdown, LaTeX, csv, and one HTML page; LaTeX takes the tables alone, csv the rows."""
+"""A report as files: Markdown, LaTeX (the tables alone), csv (the rows), and one HTML page.
+
+The page loads nothing from the network, fits a phone, and is light or dark as the reader's screen is.
+"""
 
 import base64
 import csv

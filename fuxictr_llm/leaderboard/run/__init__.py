@@ -1,6 +1,6 @@
 """How a leaderboard runs: processes, records, progress, tuning."""
 
-# Modules that every run needs; the second is what torch imports with its first optimizer, longer than a small run takes.
+# Modules that every run needs; torch imports the second with its first optimizer, which takes longer than a small run.
 PRELOADED_FOR_RUNS = (
     "fuxictr_llm.experiment.run",
     "torch._dynamo",

@@ -1,4 +1,6 @@
-"""Runs what is left of a plan, each run in a process of its own; a kill at any moment loses at most what runs then.
+"""Runs what is left of a plan, each run in a process of its own; a kill at any moment loses at most the runs under way.
+
+The order of the runs (`Queue`) has a language model's work done once, and no process waiting for it idly.
 
 results = Results("leaderboards/mine", Plan.crossed(["DeepFM"], ["movielens100k"], ["plain", "LLaCTR"], seeds=[1]))
 run_plan(results, jobs=2)
@@ -190,7 +192,7 @@ class _Engine:
         self.queue = Queue(results.to_do(retry_failed), {run.language_model for run in done if run.language_model})
 
     def run(self, pool: Pool[_Task, Outcome]) -> None:
-        # Also the data sets of finished runs whose files are gone: made again, they may differ from those of the record.
+        # Also the data of finished runs whose files are gone: made again, it may differ from that of their records.
         without_data = [run for run in self.results.plan.runs() if self.results.data_of(run) is None]
         unsure = [run for run in without_data if self.results.record_of(run)]
         unprepared = list({data_set_of(run): run for run in reversed([*self.queue.waiting, *unsure])}.values())

@@ -1,4 +1,4 @@
-"""The progress of a leaderboard on the screen, with an estimate of the time that is left."""
+"""The progress of a leaderboard on the screen: what runs, what is best so far, and an estimate of the time left."""
 
 import contextlib
 import time
