@@ -20,8 +20,7 @@ from fuxictr_llm.common.files import (
 )
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.published import check_published, how_to_get
-from fuxictr_llm.data.sets import amazon, movielens1m
-from fuxictr_llm.data.sets import movielens100k as movielens
+from fuxictr_llm.data.sets import amazon, movielens
 from fuxictr_llm.data.sets.originals import find_originals
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
@@ -49,12 +48,12 @@ class Preparer:
 
 
 def _movielens100k(params: Mapping[str, Any], _: Mapping[str, Path], adds: str | None = None) -> Tables:
-    tables = movielens.prepare(params.get("prepare_split", "random"), params.get("raw_data"), adds)
+    tables = movielens.prepare_100k(params.get("prepare_split", "random"), params.get("raw_data"), adds)
     return {split: [pl.from_pandas(table)] for split, table in tables.items()}
 
 
 def _movielens1m(params: Mapping[str, Any], files: Mapping[str, Path]) -> Tables:
-    return movielens1m.prepare(files, params.get("timestamp", "bucketed"))
+    return movielens.prepare_1m(files, params.get("timestamp", "bucketed"))
 
 
 def _amazon(params: Mapping[str, Any], files: Mapping[str, Path]) -> Tables:
@@ -67,11 +66,11 @@ MOVIELENS = {"movielens100k": None, "movielens100k_seq": "item_history", "moviel
 PREPARERS = {
     **{
         name: Preparer(
-            movielens.ORIGINALS, {"prepare_split": "random"}, partial(_movielens100k, adds=adds), downloads=True
+            movielens.ORIGINALS_100K, {"prepare_split": "random"}, partial(_movielens100k, adds=adds), downloads=True
         )
         for name, adds in MOVIELENS.items()
     },
-    "movielens1m": Preparer(tuple(movielens1m.COLUMNS), BY_TIME, _movielens1m),
+    "movielens1m": Preparer(tuple(movielens.COLUMNS_1M), BY_TIME, _movielens1m),
     **{name: Preparer(amazon.originals(name), BY_TIME, _amazon) for name in amazon.CATEGORIES},
 }
 

@@ -12,10 +12,9 @@ import torch
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.distillation import Distilled, JointTeacher, Teacher
-from fuxictr_llm.distillation.teacher import Batch
 from fuxictr_llm.enhancement.anatomy import tap_keys
 from fuxictr_llm.enhancement.base import Trial
-from fuxictr_llm.host.batches import columns_of, with_columns
+from fuxictr_llm.host.batches import Batch, columns_of, with_columns
 
 from .config import ELECConfig
 from .gain import gain_class

@@ -15,8 +15,7 @@ from torch import Tensor
 
 from fuxictr_llm.common.code_digest import digest_of_code
 from fuxictr_llm.common.files import merged
-from fuxictr_llm.distillation.teacher import Batch
-from fuxictr_llm.host.batches import columns_of, with_columns
+from fuxictr_llm.host.batches import Batch, columns_of, with_columns
 from fuxictr_llm.llm.texts.row_texts import RowIndex
 from fuxictr_llm.llm.vectors.store import VectorStore, find_or_write
 

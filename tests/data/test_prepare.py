@@ -6,8 +6,8 @@ import pytest
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.data.prepare import prepare_raw_data
-from fuxictr_llm.data.sets import movielens100k as movielens
-from fuxictr_llm.data.sets.movielens100k import prepare
+from fuxictr_llm.data.sets import movielens
+from fuxictr_llm.data.sets.movielens import prepare_100k as prepare
 
 LATIN = "Misérables, Les (1995)"
 

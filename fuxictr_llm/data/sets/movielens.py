@@ -1,28 +1,39 @@
-"""MovieLens-100K as csv for FuxiCTR: one row a rating, label rating >= 4.
+"""MovieLens (GroupLens) as csv for FuxiCTR: one row a rating, split 8:1:1.
 
-Two more forms add a column: `item_history`, what the user rated before, and `label_5`, rating = 5.
+100K: label rating >= 4; two more forms add a column: `item_history`, what the user rated before, and `label_5`,
+rating = 5. 1M: in the form that LLaCTR uses: 8 fields, label rating > 3, ratings of 3 left out, in the order of time
+(stable); a movie's genres are one category.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import polars as pl
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.data.assets import asset_dir
-from fuxictr_llm.data.sets.originals import tenths
+from fuxictr_llm.data.sets.originals import damaged_line, numbered_lines, tenths, time_words
 
 SPLIT_SEED = 2024
 # So many movies are in a history at most.
 HISTORY = 50
-# GroupLens's own files, as they may stand in `raw_data`.
-ORIGINALS = ("u.data", "u.item", "u.user")
+# GroupLens's own files, as they may stand in `raw_data`; of 1M with the columns of each.
+ORIGINALS_100K = ("u.data", "u.item", "u.user")
 # The order of the genre flags in GroupLens's u.item, which says "unknown" first.
 GENRES = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"]
 GENRES += ["Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"]
+COLUMNS_1M = {
+    "ratings.dat": ["UserID", "MovieID", "Rating", "Timestamp"],
+    "users.dat": ["UserID", "Gender", "Age", "Occupation", "Zip-code"],
+    "movies.dat": ["MovieID", "Title", "Genres"],
+}
+FIELDS_1M = ["UserID", "Gender", "Age", "Occupation", "MovieID", "Title", "Genres", "Timestamp"]
+NUMBERS_1M = {"Rating", "Timestamp"}
 
 
-def prepare(split: str, raw_data: str | None, adds: str | None = None) -> dict[str, pd.DataFrame]:
+def prepare_100k(split: str, raw_data: str | None, adds: str | None = None) -> dict[str, pd.DataFrame]:
     """The rows of train, valid and test, 8:1:1.
 
     Args:
@@ -102,7 +113,7 @@ def _packaged() -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
 
 def _original(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """Read GroupLens's own files: u.data by tabs, u.item and u.user by bars, in Latin-1."""
-    missing = [name for name in ORIGINALS if not (folder / name).is_file()]
+    missing = [name for name in ORIGINALS_100K if not (folder / name).is_file()]
     if missing:
         raise UserError(f"raw_data folder {str(folder)!r} lacks {', '.join(missing)} of GroupLens's ml-100k")
 
@@ -119,3 +130,41 @@ def _original(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     named["genres"] = ["^".join(np.array(GENRES)[row]) for row in flags]
     named["item_id"] = items["item_id"]
     return ratings, named, read("u.user", ["user_id", "age", "gender", "occupation", "zip_code"])
+
+
+def prepare_1m(files: Mapping[str, Path], timestamp: str) -> dict[str, list[pl.DataFrame]]:
+    """The rows of train, valid and test.
+
+    Args:
+        files: ratings.dat, users.dat and movies.dat by these names.
+        timestamp: `bucketed` or `raw`.
+
+    Raises:
+        UserError: a line of a file is damaged, or there are less than ten ratings.
+    """
+    ratings, users, movies = (_read_lines(files[name], columns) for name, columns in COLUMNS_1M.items())
+    rows = ratings.filter(pl.col("Rating") != 3).sort("Timestamp", maintain_order=True)
+    for others, key in ((users, "UserID"), (movies, "MovieID")):  # of a key that stands twice the first line counts
+        others = others.unique(key, keep="first", maintain_order=True)
+        rows = rows.join(others, on=key, how="left", maintain_order="left")
+    table = rows.with_columns(
+        time_words("Timestamp", "s", timestamp),
+        pl.col("Genres").str.replace_all("|", ", ", literal=True),
+        label=(pl.col("Rating") > 3).cast(pl.Int8),
+    ).select("label", *FIELDS_1M)
+    return {split: [table[part]] for split, part in tenths(len(table), str(files["ratings.dat"])).items()}
+
+
+def _read_lines(path: Path, columns: list[str]) -> pl.DataFrame:
+    """The lines of a file in Latin-1, their parts separated by `::`."""
+    values: list[list] = [[] for _ in columns]
+    for number, line in numbered_lines(path, "latin-1"):
+        parts = line.split("::")
+        if len(parts) != len(columns):
+            damaged_line(path, number, f"it must be {'::'.join(columns)}")
+        for name, part, column in zip(columns, parts, values, strict=True):
+            if name in NUMBERS_1M and not (part.isdecimal() and len(part) <= 15):
+                damaged_line(path, number, f"{name} must be a whole number (got {part!r})")
+            column.append(int(part) if name in NUMBERS_1M else part)
+    schema = {name: pl.Int64 if name in NUMBERS_1M else pl.String for name in columns}
+    return pl.DataFrame(dict(zip(columns, values, strict=True)), schema)
