@@ -25,6 +25,7 @@ setup(
     package_dir={"fuxictr_llm": "fuxictr_llm", **MAPPED},
     packages=packages(),
     package_data={"fuxictr_llm": ["py.typed"], "fuxictr_llm.benchmark_configs": ["**/*.yaml", "**/*.csv"]},
+    entry_points={"console_scripts": ["fuxictr-llm = fuxictr_llm.__main__:main"]},
     install_requires=[
         "fuxictr>=2.3.10,<2.4",
         "polars<2",  # FuxiCTR 2.3 reads csv with arguments that polars 2 dropped
@@ -51,6 +52,15 @@ setup(
     ],
     extras_require={
         "tune": ["optuna>=5"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "setuptools>=77", "optuna>=5"],
+        "test": [
+            "pytest",
+            "pytest-xdist",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "import-linter",
+            "setuptools>=77",
+            "optuna>=5",
+        ],
     },
 )

@@ -1,9 +1,10 @@
 """Language models for click-through-rate prediction, as a plugin of FuxiCTR.
 
-Importing this package imports nothing heavy: the names below are loaded when they are first used.
+Importing this package is cheap: the names below are imported on first use.
 """
 
 from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -21,7 +22,7 @@ _HOMES = {
 __all__ = ["__version__", *_HOMES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

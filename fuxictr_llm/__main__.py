@@ -1,4 +1,4 @@
-"""The command line: `python -m fuxictr_llm {run,prepare,encode,leaderboard,...}`; `run` is also `run_expid.py`."""
+"""The command line: `fuxictr-llm COMMAND`, or `python -m fuxictr_llm COMMAND`; `run` is also `run_expid.py`."""
 
 import argparse
 import errno
@@ -6,22 +6,30 @@ import sys
 from collections.abc import Sequence
 
 import fuxictr_llm
-from fuxictr_llm.commands import doctor, encode, export, leaderboard, prepare, run, zoo
+from fuxictr_llm.commands import bars, doctor, encode, export, leaderboard, prepare, run, verify, zoo
+from fuxictr_llm.commands.options import program
 from fuxictr_llm.common.errors import UserError
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
-COMMANDS = (run, prepare, encode, leaderboard, export, doctor, zoo)
+COMMANDS = (run, prepare, encode, leaderboard, verify, bars, export, doctor, zoo)
+MOVED: dict[tuple[str, ...], str] = {
+    ("leaderboard", "verify"): "verify",
+    ("leaderboard", "bars"): "bars",
+}  # commands by their names until 0.1
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 something to put right, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m fuxictr_llm", description=fuxictr_llm.__doc__)
+    words = sys.argv[1:] if argv is None else list(argv)
+    parser = argparse.ArgumentParser(prog=program(), description=fuxictr_llm.__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)
     try:
-        args = parser.parse_args(argv)
+        if name := MOVED.get(tuple(words[:2])):
+            raise UserError(f"{' '.join(words[:2])!r} is now a command of its own: {program()} {name} ...")
+        args = parser.parse_args(words)
         args.command(args)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,10 +1,10 @@
-"""Names -> backbones and methods: the reader's index of what exists.
+"""Finds backbones and methods by name.
 
 A backbone of ours is a file of its name in `model_zoo/backbones/`, a method a package of its name in
 `model_zoo/`. The models of a FuxiCTR checkout (`--zoo`) are backbones too, and win over ours of the same name; those
 that the fuxictr wheel installs (LongCTR) are there where neither has the name.
-Anyone adds one with `@register_backbone` or `register_method(...)`, or names a class as `package.module:Class`
-or `file.py:Class`.
+Users add their own with `@register_backbone` or `register_method(...)`, or name a class as `package.module:Class` or
+`file.py:Class`.
 """
 
 import dataclasses
@@ -14,16 +14,20 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from fuxictr_llm.common.code_digest import FILE_PREFIX, modules_of
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.host.checkout import current_checkout, import_file, installed_zoo, syntax_error
 
+if TYPE_CHECKING:  # it imports torch, which a list of names need not wait for
+    from fuxictr_llm.enhancement.base import Enhancement
+
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
 ZOO = "fuxictr_llm.model_zoo"
 _backbones: dict[str, type] = {}
-_named: dict[str, type] = {}  # anyone's classes that `find_backbone` has been asked for, by module:Class
+_named: dict[str, type] = {}  # the users' classes that `find_backbone` has found, by module:Class
 _methods: dict[str, "RegisteredMethod"] = {}
 
 
@@ -32,12 +36,12 @@ class RegisteredMethod:
     """A method: its name in expids, the dataclass of its config keys, and its Enhancement class."""
 
     name: str
-    config_cls: type
-    model_cls: type
+    config_cls: type[Any]
+    model_cls: "type[Enhancement]"
 
 
 def register_backbone(cls: type) -> type:
-    """Class decorator: makes a FuxiCTR model a backbone under its class name.
+    """Class decorator: registers a FuxiCTR model as a backbone under its class name.
 
     Raises:
         UserError: the class is no FuxiCTR model, or another class has its name.
@@ -53,14 +57,14 @@ def register_backbone(cls: type) -> type:
     return cls
 
 
-def register_method(*, name: str, config_cls: type, model_cls: type) -> None:
-    """Make a method known under `name`, the part between backbone and data set in an expid.
+def register_method(*, name: str, config_cls: type[Any], model_cls: "type[Enhancement]") -> None:
+    """Register a method under `name`, the part between backbone and data set in an expid.
 
     Raises:
-        UserError: the name has other characters than letters and digits, is taken (case does not
-            count), or `config_cls` is no dataclass.
+        UserError: the name has other characters than letters and digits, or is taken (case does not count);
+            `config_cls` is no dataclass; `model_cls` is no Enhancement or overrides a hook by an earlier name.
     """
-    from fuxictr_llm.enhancement.base import Enhancement
+    from fuxictr_llm.enhancement.base import RENAMED_HOOKS, Enhancement
 
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", name):
         raise UserError(f"method name {name!r} must be letters and digits: an expid is split at underscores")
@@ -68,6 +72,9 @@ def register_method(*, name: str, config_cls: type, model_cls: type) -> None:
         raise UserError(f"config_cls of method {name!r} must be a dataclass (got {config_cls!r})")
     if not issubclass(model_cls, Enhancement):
         raise UserError(f"model_cls of method {name!r} must be an Enhancement (got {model_cls!r})")
+    for old, new in RENAMED_HOOKS.items():
+        if callable(getattr(model_cls, old, None)):
+            raise UserError(f"method {name!r} defines the hook {old!r}, which is called {new!r} now; rename it")
     taken = {known.lower(): known for known in _methods if known != name}
     if name.lower() in taken:
         raise UserError(f"method {name!r} clashes with {taken[name.lower()]!r}: names differ by more than case")
@@ -94,14 +101,14 @@ def method_names() -> list[str]:
     return sorted({name for name in _zoo_modules(packages=True) if name != "backbones"} | {*_methods})
 
 
-def find_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type:
+def find_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type[Any]:
     """The class of a backbone.
 
     Args:
-        name: `DeepFM`, or `LongCTR/DIN` for one of FuxiCTR's classes of that name; `package.module:Class` or
-            `file.py:Class` for anyone's.
-        where: what named it, for errors.
-        also: names that stand for others, for errors: a config's entries.
+        name: `DeepFM`, or `LongCTR/DIN` for one of FuxiCTR's classes of that name; a user's own is
+            `package.module:Class` or `file.py:Class`.
+        where: what names it, for errors.
+        also: more names that would do, for errors: a config's entries.
 
     Raises:
         UserError: no such backbone, several have the name, its file fails, or it is no FuxiCTR model.
@@ -127,15 +134,15 @@ def find_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type:
 
 
 def known_classes() -> list[type]:
-    """Those registered, and anyone's that this process has named to `find_backbone`."""
+    """The registered backbones, and the users' classes that `find_backbone` has found in this process."""
     return [*_backbones.values(), *_named.values()]
 
 
 def find_own_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type:
-    """The class of a backbone of our zoo, or a registered one, whatever a FuxiCTR checkout has.
+    """The class of a backbone of our zoo or a registered one, not of a FuxiCTR checkout.
 
     Raises:
-        UserError: no such backbone; `where` is what named it, and `also` other names that would do.
+        UserError: no such backbone; `where` and `also` as for `find_backbone`.
     """
     if name not in _backbones:
         if name not in own_backbone_names():
@@ -150,14 +157,13 @@ def find_own_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> t
 
 
 def find_method(name: str, where: str = "", also: Iterable[str] = ()) -> RegisteredMethod:
-    """The registered method of that name, with its package imported, or of `package.module:Class`, `file.py:Class`.
+    """The method of a name, `package.module:Class` or `file.py:Class`; its package is imported.
 
     Raises:
-        UserError: no such method, or its file does not register it; `where` is what named it, and `also` other
-            names that would do.
+        UserError: no such method, or its file does not register it; `where` and `also` as for `find_backbone`.
     """
     if ":" in name:
-        return _method_of(name)
+        return _users_method(name)
     if name not in _methods:
         if name not in method_names():
             raise unknown("method", name, [*method_names(), *also], where)
@@ -165,21 +171,21 @@ def find_method(name: str, where: str = "", also: Iterable[str] = ()) -> Registe
     return _methods[name]
 
 
-def _method_of(name: str) -> RegisteredMethod:
+def _users_method(name: str) -> RegisteredMethod:
     from fuxictr_llm.enhancement.base import Enhancement
 
     cls = import_class(name, "method", Enhancement)
-    found = next((method for method in _methods.values() if method.model_cls is cls), None)
-    if found is None:
+    registered = next((method for method in _methods.values() if method.model_cls is cls), None)
+    if registered is None:
         raise UserError(
             f"method {name!r} is not registered; end its file with "
             f"register_method(name=..., config_cls=..., model_cls={cls.__name__})"
         )
-    return found
+    return registered
 
 
 def find_model(name: str) -> type:
-    """The class of `DeepFM` or `DeepFM_LLaCTR`, as FuxiCTR's scripts ask for it.
+    """The class of `DeepFM` or `DeepFM_LLaCTR`, as FuxiCTR's scripts look it up in their zoo.
 
     Raises:
         UserError: there is no such backbone or method.
@@ -193,7 +199,7 @@ def find_model(name: str) -> type:
 
 
 def import_class(name: str, kind: str, base: type) -> type:
-    """The class that `package.module:Class` or `file.py:Class` names; `kind` says what it is to be, in errors.
+    """The class that `package.module:Class` or `file.py:Class` names; `kind`, for errors, is what it must be.
 
     Raises:
         UserError: the module cannot be imported, lacks the class, or the class is no subclass of `base`.
@@ -230,6 +236,6 @@ def _zoo_modules(below: str = "", *, packages: bool) -> list[str]:
 
 
 def method_modules(name: str) -> list[str]:
-    """The modules of a method: of its class, and of its config, which has the defaults."""
+    """The modules of a method's class and of its config, which has the defaults; for digests of their code."""
     method = find_method(name)
     return [*modules_of(method.model_cls), *modules_of(method.config_cls)]

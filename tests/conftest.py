@@ -33,6 +33,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))  # Ray starts once, in one of pytest-xdist's processes
     if config.getoption("--zoo"):
         items[:] = [item for item in items if item.get_closest_marker("zoo")]
 

@@ -3,16 +3,27 @@
 import os
 import time
 
-from fuxictr_llm.diagnosis.zoo_table import Row
-
-time.sleep(float(os.environ.get("SECONDS_TO_START", "0")))
+from fuxictr_llm.diagnosis.zoo_table import ZooRow
 
 
-def look(name: str) -> Row:
+def look(name: str) -> ZooRow:
     if name == "crashes":
         os._exit(3)
     if name == "hangs":
         time.sleep(60)
     if name == "fails":
         raise ValueError("of all things")
-    return Row(name, LLaCTR="works", ELEC="works")
+    return ZooRow(name, {"Mine": "works", "Yours": "works"})
+
+
+class SlowToArrive:
+    """The same, from a process that takes a while until it has unpickled it."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def __setstate__(self, state: dict) -> None:
+        time.sleep(state["seconds"])
+
+    def __call__(self, name: str) -> ZooRow:
+        return look(name)

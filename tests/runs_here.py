@@ -1,6 +1,5 @@
 """Plans that run in the test's own process, or not at all."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,7 @@ def run_here(folder: str) -> Callable[[Plan], Results]:
             files = results.files_of(planned)
             experiment = replace(planned.experiment, expid=planned.name, params=params, config_name=str(files))
             output = Path(f"{files}.out")
-            work(Job(experiment, output, False, False, str(Path.cwd()), dict(os.environ)))
+            work(Job(experiment, output, False, False))
         results.read()
         return results
 

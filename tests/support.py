@@ -148,9 +148,9 @@ class AllTaps(probes.AllTaps):
         self.shapes["logit"] = tuple(logit.shape)
         return super().logit(embeddings, logit)
 
-    def loss(self, seen, y_true):
+    def loss(self, trace, y_true):
         self.shapes["loss"] = tuple(y_true.shape)
-        return super().loss(seen, y_true)
+        return super().loss(trace, y_true)
 
 
 def enhanced(name: str, method: type[Enhancement] = AllTaps, **changes) -> torch.nn.Module:

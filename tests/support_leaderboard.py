@@ -10,17 +10,17 @@ import torch
 
 from fuxictr_llm.common.files import digest_of_file, write_json
 from fuxictr_llm.common.runs import versions
-from fuxictr_llm.experiment.identity import sources_of
-from fuxictr_llm.leaderboard.plan.arms import key_of
+from fuxictr_llm.experiment.identity import source_digests
+from fuxictr_llm.leaderboard.plan.arms import run_key
 from fuxictr_llm.leaderboard.plan.plan import Plan
-from fuxictr_llm.leaderboard.run.engine import Watch, run_plan
+from fuxictr_llm.leaderboard.run.engine import Listener, run_plan
 from fuxictr_llm.leaderboard.run.results import Results
 
 
 def made_up_record(experiment, **changes):
     """What the run record of an experiment on `shop` would be; its AUC follows from its seed and its settings."""
     params = experiment.params
-    auc = 0.5 + int(key_of(params)[:4], 16) / 2**18
+    auc = 0.5 + int(run_key(params)[:4], 16) / 2**18
     metrics = {"AUC": auc, "logloss": 0.6}
     stages = {"train": {"seconds": 2.0, "rows": 900, "epochs": 1}, "test": {"seconds": 0.5, "rows": 150}}
     if params["method"]:
@@ -32,7 +32,7 @@ def made_up_record(experiment, **changes):
     return {
         "config": params,
         "config_sha256": experiment.sha256,
-        "sources": sources_of(params),
+        "sources": source_digests(params),
         "seed": params["seed"],
         "labels": ["click"],
         "metrics": {"valid": metrics, "test": metrics},
@@ -96,7 +96,7 @@ def full_disk(job):
 
 
 def full_disk_of_weights(job):
-    """FM's weights find the disk full, which torch tells in words of its own."""
+    """FM's weights find the disk full, which torch says in words of its own."""
     if job.experiment.params["model"] == "FM" and not job.data_only:
         torch.save({"weight": torch.zeros(job.experiment.params["seed"] ** 20)}, "/dev/full")
     quick(job)
@@ -113,8 +113,8 @@ def _tidied(path):
     path.touch()
 
 
-class Told(Watch):
-    """Keeps what it is told."""
+class Heard(Listener):
+    """Keeps what it hears."""
 
     def __init__(self):
         self.lines = []

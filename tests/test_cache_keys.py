@@ -14,14 +14,14 @@ from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.files import digest_of, digest_of_file, merged
 from fuxictr_llm.config.keys import DatasetKeys
 from fuxictr_llm.config.language_models import RowTextsConfig, ValueVectorsConfig
-from fuxictr_llm.config.resolve import NO_IDENTITY, load_experiment
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, load_experiment
 from fuxictr_llm.data import build
 from fuxictr_llm.experiment.run import prepare_data
-from fuxictr_llm.llm.model_files import DECIDES, digest_of_model
+from fuxictr_llm.llm.model_files import DIGESTED_SUFFIXES, digest_of_model
 from fuxictr_llm.llm.vectors import encoder as text_vectors
 from fuxictr_llm.llm.vectors import values as value_vectors
 from fuxictr_llm.model_zoo.ELEC import click_tuning, stages, vectors
-from fuxictr_llm.model_zoo.ELEC.config import ELECConfig
+from fuxictr_llm.model_zoo.ELEC.config import ClickTuningConfig, ELECConfig
 from fuxictr_llm.model_zoo.LLaCTR import field_vectors
 from fuxictr_llm.model_zoo.LLaCTR.config import FieldVectorsConfig
 from fuxictr_llm.model_zoo.LLaCTR.prompts import Prompt, common_prefix, sample_prompts
@@ -139,7 +139,7 @@ def test_text_vectors_of_other_texts_models_and_adapters(tiny_llm, tmp_path, mon
     assert len({*keys}) == len(keys)
 
 
-@pytest.mark.parametrize("suffix", DECIDES)
+@pytest.mark.parametrize("suffix", DIGESTED_SUFFIXES)
 def test_a_language_model_is_another_with_any_of_its_files_changed(suffix, tmp_path):
     (tmp_path / f"a{suffix}").write_text("a")
     before = digest_of_model(tmp_path)
@@ -201,7 +201,7 @@ def click_key(digest="x", train=None, valid=None, gpu=-1, **changes):
     return digest_of(click_tuning._made_from(config, gpu, digest, train or drawn(), valid or drawn()))
 
 
-OF_CLICKS = {field.name for base in (click_tuning.ClickTuningConfig,) for field in fields(base)}
+OF_CLICKS = {field.name for field in fields(ClickTuningConfig)}
 
 
 @pytest.mark.parametrize("name", [*CLICKS])
@@ -309,7 +309,7 @@ def network(configs, monkeypatch):
 def test_networks(network):
     key, run = network
     # Names of classes, and where files are: their content is in the key.
-    without = {*NO_IDENTITY, *PLACES, "method", "model", "dataset_id"}
+    without = {*NOT_IN_IDENTITY, *PLACES, "method", "model", "dataset_id"}
     before = key()
     for name in run.params.keys() - without:
         assert key(params={name: f"other {run.params[name]}"}) != before, name
@@ -366,10 +366,10 @@ NOT_BUILT |= {"prepare", "prepare_split", "timestamp", "feature_processor"}
 
 
 def test_built_data_sets():
-    assert {*build.DECIDES} == DatasetKeys.__annotations__.keys() - NOT_BUILT
+    assert {*build.BUILD_KEYS} == DatasetKeys.__annotations__.keys() - NOT_BUILT
     params = {"feature_cols": []}
     before = digest_of(build._made_from(params, {}))
-    for name in build.DECIDES:
+    for name in build.BUILD_KEYS:
         other = [{"name": "other"}] if name == "feature_cols" else "other"
         assert digest_of(build._made_from({**params, name: other}, {})) != before, name
     Path("train.csv").write_text("a")

@@ -202,6 +202,8 @@ def test_an_installed_wheel_works_outside_the_checkout(tmp_path, configs):
     ).replace("__main__ main", "__main__ import main")
     done = python("-c", code + "main(['run', '--list'])", env=environment)
     assert "DeepFM" in done.stdout and "movielens100k" in done.stdout, done.stderr
+    done = python(target / "bin" / "fuxictr-llm", "run", "--help", env=environment)
+    assert done.stdout.startswith("usage: fuxictr-llm run "), done.stderr
     done = python("-m", "fuxictr_llm", "run", "--config", configs, "--expid", "FinalMLP_shop", env=environment)
     assert done.returncode == 0, done.stderr
 

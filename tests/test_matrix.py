@@ -15,7 +15,11 @@ from fuxictr_llm.host.checkout import current_checkout
 from fuxictr_llm.registry import own_backbone_names
 from matrix_cells import METHODS, cell, predictions, problem_of, some_rows, trained
 
-every_method = pytest.mark.parametrize("method", METHODS)
+# One backbone for each path that a method's code can take: two logit layers, no representation, no field embeddings,
+# a bilinear logit, a sequence model, several tasks, a complex-valued interaction, a stack of its own.
+PATHS = ("DeepFM", "FM", "LR", "FinalMLP", "DIN", "MMoE", "EulerNet", "DCNv2")
+# One of the models that the fuxictr wheel installs, all of which take the same tuples as batches.
+WHEEL = "SIM"
 # LLMEmb is the plain backbone with vectors for a column; it has nothing to switch off and nothing of its own.
 OF_TERMS = [method for method in METHODS if method != "LLMEmb"]
 
@@ -24,9 +28,17 @@ pytestmark = pytest.mark.zoo
 
 
 def pytest_generate_tests(metafunc):
+    """`AllTaps` on every backbone; our methods too where they train, else on PATHS. Of a checkout, all cells."""
     checkout = current_checkout()
-    # Of those that the fuxictr wheel installs one: they take the same batches.
-    metafunc.parametrize("backbone", checkout.names() if checkout else [*own_backbone_names(), "SIM"])
+    backbones = checkout.names() if checkout else [*own_backbone_names(), WHEEL]
+    if "method" not in metafunc.fixturenames:
+        metafunc.parametrize("backbone", backbones)
+        return
+    everywhere = checkout or metafunc.function is test_on_it_changes_training_and_every_parameter_of_it_moves
+    methods = OF_TERMS if metafunc.function in OF_TERMS_ALONE else METHODS
+    cells = [(name, method) for name in backbones for method in methods]
+    cells = [cell for cell in cells if everywhere or cell[1] == "AllTaps" or cell[0] in PATHS]
+    metafunc.parametrize(("backbone", "method"), cells)
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +50,6 @@ def _only_what_works(backbone, request):
         pytest.skip(reason)
 
 
-@every_method
 def test_off_it_leaves_weights_and_training_bit_identical(backbone, method):
     off = cell(backbone, method, on=False)
     plain, random_numbers = off.plain(), torch.get_rng_state()
@@ -51,7 +62,6 @@ def test_off_it_leaves_weights_and_training_bit_identical(backbone, method):
     assert torch.equal(predictions(plain, steps), predictions(idle, steps))
 
 
-@pytest.mark.parametrize("method", OF_TERMS)
 def test_on_it_changes_training_and_every_parameter_of_it_moves(backbone, method):
     model, before, losses = trained(backbone, method)
     assert all(map(math.isfinite, losses))
@@ -60,7 +70,6 @@ def test_on_it_changes_training_and_every_parameter_of_it_moves(backbone, method
         assert value.isfinite().all() and not torch.equal(value, before[key]), key
 
 
-@every_method
 def test_the_backbone_part_loads_strictly_into_the_plain_backbone(backbone, method):
     model, _, _ = trained(backbone, method)
     plain = cell(backbone, method).plain(seed=5)
@@ -68,7 +77,6 @@ def test_the_backbone_part_loads_strictly_into_the_plain_backbone(backbone, meth
     assert_equal_states(plain.state_dict(), model.backbone_state_dict())
 
 
-@every_method
 def test_copies_and_saved_states_predict_the_same_and_go_their_own_way(backbone, method, tmp_path):
     unless_the_plain_one_fails(lambda: copy.deepcopy(cell(backbone, method).plain()))
     model, _, _ = trained(backbone, method)
@@ -86,7 +94,6 @@ def test_copies_and_saved_states_predict_the_same_and_go_their_own_way(backbone,
         assert_equal_states(model.state_dict(), state)
 
 
-@pytest.mark.parametrize("method", OF_TERMS)
 def test_nothing_is_computed_at_inference_for_the_loss_alone(backbone, method, monkeypatch):
     model, _, _ = trained(backbone, method)
     steps = cell(backbone, method).batches()
@@ -99,10 +106,9 @@ def test_nothing_is_computed_at_inference_for_the_loss_alone(backbone, method, m
     for module in (getattr(model.enhancement, name, None) for name in ("fre", "hint")):
         if module is not None:
             monkeypatch.setattr(module, "forward", fail)
-    assert torch.equal(predictions(model, steps), expected) and "seen" not in model.forward(steps[0])
+    assert torch.equal(predictions(model, steps), expected) and "trace" not in model.forward(steps[0])
 
 
-@every_method
 def test_a_row_alone_is_predicted_as_among_others(backbone, method):
     model, _, _ = trained(backbone, method)
     batch = cell(backbone, method).batches()[0]
@@ -111,7 +117,6 @@ def test_a_row_alone_is_predicted_as_among_others(backbone, method):
     assert torch.allclose(predictions(model, [last]), predictions(model, [batch])[-1:], atol=1e-6)
 
 
-@every_method
 def test_no_row_gives_no_prediction(backbone, method):
     model, _, _ = trained(backbone, method)
     empty = some_rows(cell(backbone, method).batches()[0], slice(0))
@@ -119,7 +124,6 @@ def test_no_row_gives_no_prediction(backbone, method):
     assert predictions(model, [empty]).shape == (0, len(model.feature_map.labels))
 
 
-@every_method
 def test_a_batch_of_one_row_trains(backbone, method):
     found = cell(backbone, method)
     (batch,) = found.case.batches(rows=1)
@@ -142,6 +146,12 @@ def test_taps_are_shown_the_declared_shapes(backbone):
     if anatomy.widths:
         expected |= {"representation": (rows, sum(anatomy.widths))}
     assert shapes == expected
+
+
+OF_TERMS_ALONE = (
+    test_on_it_changes_training_and_every_parameter_of_it_moves,
+    test_nothing_is_computed_at_inference_for_the_loss_alone,
+)
 
 
 def assert_equal_states(some: dict, others: dict) -> None:

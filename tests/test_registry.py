@@ -47,6 +47,10 @@ def test_a_registered_method_makes_classes():
     class Method(Enhancement):
         pass
 
+    class Outdated(Enhancement):
+        def kept(self):
+            pass
+
     registry.register_method(name="Mine", config_cls=Config, model_cls=Method)
     assert registry.find_model("FM_Mine").enhancement_cls is Method
     for name, config_cls, model_cls, message in (
@@ -54,6 +58,7 @@ def test_a_registered_method_makes_classes():
         ("llactr", Config, Method, "clashes with 'LLaCTR'|clashes"),
         ("Other", dict, Method, "must be a dataclass"),
         ("Other", Config, int, "must be an Enhancement"),
+        ("Other", Config, Outdated, "defines the hook 'kept', which is called 'on_save_weights' now"),
     ):
         registry.find_method("LLaCTR")
         with pytest.raises(UserError, match=message):

@@ -1,3 +1,3 @@
-"""The commands of `python -m fuxictr_llm`, one a file: `add` declares its options, and a function does the work."""
+"""The commands of `fuxictr-llm`, one a file: `add` declares its options, `execute` does the work."""
 
 AFFECTS_RESULTS = False  # see common/code_digest.py

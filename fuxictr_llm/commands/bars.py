@@ -1,22 +1,22 @@
-"""`leaderboard bars`: finished runs as a row in BARS's folder form."""
+"""`bars`: finished runs as a row in BARS's folder form."""
 
 import argparse
 from pathlib import Path
-from typing import Any
+
+from fuxictr_llm.commands.options import Commands, new_command
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Declare the command."""
     text = "write runs of one experiment as a row in the folder form of BARS"
-    parser = commands.add_parser("bars", help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(command=bars)
+    parser = new_command(commands, "bars", execute, text)
     text = "what a run's summary prints, or its .run.json; several are the seeds of one row"
     parser.add_argument("--run", nargs="+", required=True, help=text)
     text = "where the folder <Model>/<Model>_<data set> is made; in a checkout of BARS ranking/ctr"
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help=text)
 
 
-def bars(args: argparse.Namespace) -> None:
+def execute(args: argparse.Namespace) -> None:
     """Write the folder and print it."""
     from fuxictr_llm.leaderboard.boards.bars import write_row
 

@@ -1,10 +1,11 @@
 """`doctor`: what the taps find in a model, and checks by real runs."""
 
 import argparse
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fuxictr_llm.commands.options import add_command, chosen_gpu, experiment_of
+from fuxictr_llm.commands.options import add_command, add_methods, chosen_gpu, experiment_of, methods_of
 from fuxictr_llm.common.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -12,11 +13,16 @@ if TYPE_CHECKING:
     from fuxictr_llm.enhancement.anatomy import Anatomy
 
 
+# How an outcome is shown: a failure is to be seen at once.
+OUTCOMES = {"passed": "passed", "failed": "FAILED", "not tried": "not tried"}
+
+
 def add(commands: Any) -> None:
     """Declare the command."""
     text = "show what the taps find in a model, and check by real runs what it can be used for"
     parser = add_command(commands, "doctor", doctor, text)
     parser.add_argument("--model", help="a backbone, package.module:Class or file.py:Class, on tiny data; or --expid")
+    add_methods(parser)
 
 
 def doctor(args: argparse.Namespace) -> None:
@@ -30,10 +36,12 @@ def doctor(args: argparse.Namespace) -> None:
     from rich.console import Console
     from rich.markup import escape
 
-    from fuxictr_llm.diagnosis.doctor import CHECKS, anatomy_of, quiet, run_check
+    from fuxictr_llm.diagnosis.doctor import CHECKS, anatomy_of, method_check, quiet, run_check
+    from fuxictr_llm.registry import find_method
 
     with quiet():
         case = _built_case(args) if args.expid else _tiny_case(args)
+    checks = [*CHECKS.items(), *((name, method_check(find_method(name).model_cls)) for name in methods_of(args))]
     anatomy, console = anatomy_of(case), Console(highlight=False)
     console.print(*_about(case), "", sep="\n", markup=False)
     console.print(_taps_table(case, anatomy), "", sep="\n")
@@ -43,13 +51,13 @@ def doctor(args: argparse.Namespace) -> None:
     failed = 0
     table = _table("checks", ("check", "", "found"), [])
     with console.status("checking"):
-        for name in CHECKS:
-            finding = run_check(name, case)
-            failed += not finding.passed
-            table.add_row(name, "passed" if finding.passed else "FAILED", escape(finding.text))
+        for name, check in checks:
+            finding = run_check(check, case)
+            failed += finding.outcome == "failed"
+            table.add_row(name, OUTCOMES[finding.outcome], escape(finding.text))
     console.print(table)
     if failed:
-        console.print(f"{failed} of {len(CHECKS)} checks failed")
+        console.print(f"{failed} of {len(checks)} checks failed")
         raise SystemExit(1)
 
 
@@ -64,7 +72,7 @@ def _tiny_case(args: argparse.Namespace) -> "TinyCase":
     from fuxictr_llm.registry import find_backbone
 
     cls, changes = find_backbone(args.model, "--model"), parse_overrides(args.set)
-    hints = _hints_of_keys(cls)
+    hints = _hints_of_keys(cls, methods_of(args))
     for key, value in changes.items():
         if key not in hints:
             raise unknown("key", key, hints, f"--set, of {cls.__name__}")
@@ -75,26 +83,26 @@ def _tiny_case(args: argparse.Namespace) -> "TinyCase":
     return tiny_case(cls, **{"gpu": chosen_gpu(args.gpu), **changes, **seed})
 
 
-def _hints_of_keys(cls: type) -> dict[str, Any]:
-    """What the constructor takes, and what decides about taps and methods; the type of each, None of one unknown."""
+def _hints_of_keys(cls: type, methods: Iterable[str]) -> dict[str, Any]:
+    """The keys of the constructor, the taps and the methods, and their types; None where the type is not known."""
     from typing import get_type_hints
 
     from fuxictr_llm.config.keys import ModelKeys
     from fuxictr_llm.config.resolve import constructor_hints
     from fuxictr_llm.registry import find_method
 
-    methods = [find_method(name).config_cls.__dataclass_fields__ for name in ("LLaCTR", "ELEC")]
-    of_methods = dict.fromkeys(name for fields in methods for name in fields)
+    configs = [find_method(name).config_cls for name in methods]
+    of_methods = {field.name: None for config in configs for field in dataclasses.fields(config)}
     return {**of_methods, **constructor_hints(cls), **get_type_hints(ModelKeys, include_extras=True)}
 
 
 def _built_case(args: argparse.Namespace) -> "TinyCase":
     """The experiment's model and the first rows of its train data, which is built where it is not yet."""
     experiment = experiment_of(args)
-    from fuxictr_llm.diagnosis.doctor import RunCase
+    from fuxictr_llm.diagnosis.tiny import RunCase
     from fuxictr_llm.experiment.run import prepare_data
 
-    return RunCase.of(prepare_data(experiment, experiment.expid))
+    return RunCase.from_run(prepare_data(experiment, experiment.expid))
 
 
 def _about(case: "TinyCase") -> Iterator[str]:
@@ -149,7 +157,7 @@ def _activations(anatomy: "Anatomy") -> str:
 def _representations(anatomy: "Anatomy") -> list[str]:
     if anatomy.named:
         return [anatomy.named]
-    return [f"{tower.module} (call {tower.call + 1})" if tower.call else tower.module for tower in anatomy.towers]
+    return [f"{layer.module} (call {layer.call + 1})" if layer.call else layer.module for layer in anatomy.logit_layers]
 
 
 def _choices(case: "TinyCase", anatomy: "Anatomy") -> Iterator[tuple[str, str, str]]:
@@ -163,13 +171,13 @@ def _choices(case: "TinyCase", anatomy: "Anatomy") -> Iterator[tuple[str, str, s
     if len(candidates.representations) > 1:
         with quiet():
             model = case.build()
-        chosen = {tower.module for tower in anatomy.towers} | {anatomy.named}
+        chosen = {layer.module for layer in anatomy.logit_layers} | {anatomy.named}
         for name in candidates.representations:
             width = model.get_submodule(name).in_features
             yield "tap_representation", name, f"R = {width}{taken if name in chosen else ''}"
 
 
-def _table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> Any:
+def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Any:
     from rich import box
     from rich.markup import escape
     from rich.table import Table

@@ -2,22 +2,25 @@
 
 import argparse
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
-from fuxictr_llm.commands.options import add_command, experiment_of
-from fuxictr_llm.common import distributed
+from fuxictr_llm.commands.options import Commands, add_command, experiment_of
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.processes import process_state
+
+if TYPE_CHECKING:
+    from fuxictr_llm.common.runs import Run
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Declare the command."""
     text = "make what an experiment needs from a language model, and print where it is"
-    parser = add_command(commands, "encode", encode, text)
+    parser = add_command(commands, "encode", execute, text)
     parser.add_argument("--values", nargs="+", metavar="COLUMN", help="vectors of the values of these columns instead")
     parser.add_argument("--format", choices=("npz", "h5"), help="with --values: kind of file (default: npz)")
 
 
-def encode(args: argparse.Namespace) -> None:
+def execute(args: argparse.Namespace) -> None:
     """Make the files and print their paths."""
     if args.values:
         _encode_values(args)
@@ -49,15 +52,15 @@ def _encode_values(args: argparse.Namespace) -> None:
     from fuxictr_llm.experiment.run import prepare_data
     from fuxictr_llm.llm.vectors.values import make_value_vectors
 
-    # It was there to make the keys known; whether the columns exist is asked below, by the name of the option.
+    # They only made the keys of value vectors known; make_value_vectors checks the columns under the option's name.
     experiment = replace(experiment, params={**experiment.params, "feature_specs": None})
     run = prepare_data(experiment, experiment.expid)
     make_value_vectors(value_config(run.params), run, args.values, args.format or "npz")
     _print_files(run)
 
 
-def _print_files(run: Any) -> None:
-    if not distributed.is_first():
+def _print_files(run: "Run") -> None:
+    if not process_state().is_main_process:
         return
     files = [run.notes.get("field_vectors", {}), *run.notes.get("value_vectors", {}).get("columns", {}).values()]
     files += run.notes.get("text_vectors", {}).values()

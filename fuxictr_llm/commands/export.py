@@ -2,17 +2,15 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from fuxictr_llm.commands.options import add_zoo
+from fuxictr_llm.commands.options import Commands, add_zoo, new_command
 from fuxictr_llm.host.checkout import use_checkout
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Declare the command."""
     text = "write a trained model as a folder that serves it"
-    parser = commands.add_parser("export", help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(command=export)
+    parser = new_command(commands, "export", execute, text)
     parser.add_argument(
         "--run", required=True, help="what a run's summary prints: <model_root>/<dataset_id>/<model_id>"
     )
@@ -20,7 +18,7 @@ def add(commands: Any) -> None:
     add_zoo(parser)
 
 
-def export(args: argparse.Namespace) -> None:
+def execute(args: argparse.Namespace) -> None:
     """Write the folder and print it."""
     use_checkout(args.zoo)
     from fuxictr_llm.serving.export import export_run

@@ -1,27 +1,25 @@
 """`leaderboard`: backbones x methods x data sets x seeds, run in parallel, as tables with evidence."""
 
 import argparse
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fuxictr_llm.commands import bars, verify
-from fuxictr_llm.commands.options import OtherUse, add_zoo, chosen_gpu
+from fuxictr_llm.commands.options import Commands, add_zoo, chosen_gpu, default_jobs, new_command
 from fuxictr_llm.common.errors import UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from fuxictr_llm.leaderboard.plan.plan import Plan
     from fuxictr_llm.leaderboard.run.results import Results
 
-MOST_JOBS = 8
-OF_THE_PLAN = ("backbones", "methods", "datasets", "seeds", "seed", "controls", "set", "config", "zoo")
+PLAN_OPTIONS = ("backbones", "methods", "datasets", "seeds", "seed", "controls", "set", "config", "zoo")
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Declare the command."""
     text = "run backbones with methods on data sets at several seeds, and make tables with evidence"
-    parser = commands.add_parser("leaderboard", help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(command=leaderboard)
+    parser = new_command(commands, "leaderboard", execute, text)
     plan = parser.add_argument_group("what is run")
     plan.add_argument("--backbones", nargs="+", metavar="NAME")
     plan.add_argument("--methods", nargs="+", metavar="NAME", help="plain: the backbone alone (default: plain)")
@@ -56,22 +54,21 @@ def add(commands: Any) -> None:
     text = "so many trials on validation AUC for every arm, plain and controls included; then the seeds at its best"
     tuning.add_argument("--tune", type=int, metavar="N", help=text)
     tuning.add_argument("--space", type=Path, metavar="FILE.yaml", help="what may be tried; FuxiCTR's tuner files too")
-    others = parser.add_subparsers(title="other uses", metavar="USE", action=OtherUse)
-    verify.add(others)
-    bars.add(others)
 
 
-def leaderboard(args: argparse.Namespace) -> None:
+def execute(args: argparse.Namespace) -> None:
     """Run what is left of the plan, and write the tables.
 
     Raises:
         SystemExit: with code 1, where a run failed.
     """
-    from fuxictr_llm.common.workers import started_server
+    from fuxictr_llm.common.workers import start_server
+    from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
 
     jobs = _jobs(args)
     gpu = chosen_gpu(args.gpu)
-    context = None if args.dry_run else started_server()  # imports while this process does the same
+    if not args.dry_run:
+        start_server(PRELOADED_FOR_RUNS)  # imports while this process does the same
 
     from rich.console import Console
 
@@ -83,7 +80,7 @@ def leaderboard(args: argparse.Namespace) -> None:
     folder = args.out or _default_folder(args, plan)
     console = Console(highlight=False)
     if args.tune is not None or args.space:
-        plan = _tuned(args, plan, folder, jobs, console, context)
+        plan = _tuned(args, plan, folder, jobs, console)
     results = Results(folder, plan)
     for line in results.ignored:
         console.print(line, markup=False, soft_wrap=True)
@@ -92,8 +89,7 @@ def leaderboard(args: argparse.Namespace) -> None:
         return
     display = Display(results, jobs, console)
     with display.shown():
-        options = {"jobs": jobs, "retry_failed": args.retry_failed, "keep_weights": args.keep_weights}
-        run_plan(results, **options, watch=display, context=context)
+        run_plan(results, jobs=jobs, retry_failed=args.retry_failed, keep_weights=args.keep_weights, listener=display)
     failures = results.failures()
     console.print(*write_tables(results), sep="\n", markup=False, soft_wrap=True)
     for failure in failures:
@@ -109,17 +105,17 @@ def write_tables(results: "Results") -> list[Path]:
     Raises:
         UserError: the folder cannot be written to.
     """
-    from fuxictr_llm.experiment.record import command
+    from fuxictr_llm.experiment.record import typed_command
     from fuxictr_llm.leaderboard.plan.arms import own_settings
     from fuxictr_llm.leaderboard.report.evidence import summarize
     from fuxictr_llm.leaderboard.report.tables import write_all
-    from fuxictr_llm.leaderboard.run.tuning import FOLDER, tuned_by
+    from fuxictr_llm.leaderboard.run.tuning import TUNING_FOLDER, tuned_by
 
     finished, failures, plan = results.finished(), results.failures(), results.plan
-    facts = {"command": command(), "plan": plan.sha256, "tuning": tuned_by(results.folder / FOLDER, plan)}
+    facts = {"command": typed_command(), "plan": plan.sha256, "tuning": tuned_by(results.folder / TUNING_FOLDER, plan)}
     for arm in plan.arms:
-        told = (f"{key}: {value}" for key, value in own_settings(arm, plan.config).items())
-        facts[f"settings of {arm}"] = ", ".join(told)
+        settings = own_settings(arm, plan.config)
+        facts[f"settings of {arm}"] = ", ".join(f"{key}: {value}" for key, value in settings.items())
     return write_all(results.folder, summarize(finished, failures, plan.runs()), finished, failures, facts)
 
 
@@ -128,7 +124,7 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
     from fuxictr_llm.leaderboard.plan.plan import PLAIN, Plan, seeds_of
 
     if args.plan_file:
-        values = {name: getattr(args, name) for name in OF_THE_PLAN}
+        values = {name: getattr(args, name) for name in PLAN_OPTIONS}
         if given := [name for name, value in values.items() if value not in (None, []) and value is not False]:
             raise UserError(f"--{given[0]} is part of the plan that --from names; change it there")
         return Plan.read(args.plan_file, gpu)
@@ -148,20 +144,20 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
     )
 
 
-def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: Any, context: Any) -> "Plan":
+def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: "Console") -> "Plan":
     """The plan with each arm at its best settings."""
     from fuxictr_llm.leaderboard.plan.search_space import read_space
     from fuxictr_llm.leaderboard.run.engine import locked_folder, run_plan
     from fuxictr_llm.leaderboard.run.progress import Display
     from fuxictr_llm.leaderboard.run.results import Results
-    from fuxictr_llm.leaderboard.run.tuning import FOLDER, tune
+    from fuxictr_llm.leaderboard.run.tuning import TUNING_FOLDER, tune_arms
 
     if args.tune is None or not args.space or args.tune < 1:
         raise UserError("--tune N, with N of 1 or more, and --space FILE.yaml go together")
-    space, place = read_space(args.space, plan), folder / FOLDER
+    space, place = read_space(args.space, plan), folder / TUNING_FOLDER
     if args.dry_run:
-        told = f"first {args.tune} trials on validation AUC for each arm, over {args.space}"
-        console.print(f"{told}: {args.tune * len(plan.arms)} runs; then the plan at the best settings", markup=False)
+        first = f"first {args.tune} trials on validation AUC for each arm, over {args.space}"
+        console.print(f"{first}: {args.tune * len(plan.arms)} runs; then the plan at the best settings", markup=False)
         return plan
 
     def run(trials: "Plan") -> Results:
@@ -170,12 +166,12 @@ def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, cons
             return results
         display = Display(results, jobs, console)
         with display.shown():
-            run_plan(results, jobs=jobs, retry_failed=args.retry_failed, watch=display, context=context)
+            run_plan(results, jobs=jobs, retry_failed=args.retry_failed, listener=display)
         results.read()
         return results
 
     with locked_folder(folder):  # each round locks its own
-        return tune(plan, space, args.tune, place, run)
+        return tune_arms(plan, space, args.tune, place, run)
 
 
 def _default_folder(args: argparse.Namespace, plan: "Plan") -> Path:
@@ -186,14 +182,14 @@ def _default_folder(args: argparse.Namespace, plan: "Plan") -> Path:
     return Path("leaderboards") / name.replace("/", "-")
 
 
-def _list(results: "Results", jobs: int, retry_failed: bool, console: Any) -> None:
+def _list(results: "Results", jobs: int, retry_failed: bool, console: "Console") -> None:
     from fuxictr_llm.leaderboard.run.progress import Estimator, state_table
 
     console.print(state_table(results, retry_failed))
     for failure in results.failures():
         console.print(f"failed: {failure.arm}, seed {failure.seed}: {failure.reason}", markup=False, soft_wrap=True)
     to_do = results.to_do(retry_failed)
-    estimate = Estimator(results.finished()).of(to_do, jobs)
+    estimate = Estimator(results.finished()).estimate(to_do, jobs)
     console.print(f"{len(to_do)} runs to do, {jobs} at the same time: {estimate}; in {results.folder}", markup=False)
 
 
@@ -202,5 +198,4 @@ def _jobs(args: argparse.Namespace) -> int:
         raise UserError(f"--jobs {args.jobs} is less than 1")
     if args.jobs is not None or args.gpu >= 0:
         return args.jobs or 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_JOBS, cores)
+    return default_jobs()

@@ -2,21 +2,20 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from fuxictr_llm.commands.options import add_command, experiment_of
+from fuxictr_llm.commands.options import Commands, add_command, experiment_of
 from fuxictr_llm.common.errors import UserError
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Declare the command."""
     text = "get, check and build the data of a data set or experiment, and stop"
-    parser = add_command(commands, "prepare", prepare, text)
+    parser = add_command(commands, "prepare", execute, text)
     parser.add_argument("name", nargs="?", metavar="NAME", help="a data set; or give --expid")
     parser.add_argument("--raw", type=Path, metavar="DIR", help="the folder with its original files")
 
 
-def prepare(args: argparse.Namespace) -> None:
+def execute(args: argparse.Namespace) -> None:
     """Make, or check and link, the raw files; build what can be built at once."""
     if bool(args.name) == bool(args.expid):
         raise UserError("prepare needs a data set's name or --expid, one of the two; run --list shows what there is")

@@ -2,22 +2,21 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
 
-from fuxictr_llm.commands.options import add_command, experiment_of
+from fuxictr_llm.commands.options import Commands, add_command, experiment_of
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.host.checkout import use_checkout
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Declare the command."""
-    parser = add_command(commands, "run", run, "train and evaluate an experiment")
+    parser = add_command(commands, "run", execute, "train and evaluate an experiment")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
     parser.add_argument("--to", type=Path, metavar="DIR", help="with --print-config: write a FuxiCTR config directory")
     parser.add_argument("--list", action="store_true", help="list backbones, methods and data sets, and stop")
 
 
-def run(args: argparse.Namespace) -> None:
+def execute(args: argparse.Namespace) -> None:
     """Do what the options say."""
     if args.list:
         _list(args)

@@ -1,19 +1,17 @@
-"""`leaderboard verify`: our rows of a board beside the published figures."""
+"""`verify`: our rows of a board beside the published figures."""
 
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 
-from fuxictr_llm.commands.options import add_zoo, chosen_gpu
+from fuxictr_llm.commands.options import Commands, add_zoo, chosen_gpu, new_command
 from fuxictr_llm.common.errors import UserError
 
 
-def add(commands: Any) -> None:
+def add(commands: Commands) -> None:
     """Declare the command."""
     text = "run our rows of a board and compare them with the published figures"
-    parser = commands.add_parser("verify", help=text, description=text[0].upper() + text[1:] + ".")
-    parser.set_defaults(command=verify_board)
+    parser = new_command(commands, "verify", execute, text)
     parser.add_argument("--board", required=True, help="frappe_x1, criteo_x1, llactr_gift, ...")
     parser.add_argument("--models", nargs="+", default=[], help="rows of it (default: all)")
     text = "one number: so many for each row, its published one first; several: these (default: 1)"
@@ -28,7 +26,7 @@ def add(commands: Any) -> None:
     add_zoo(parser)
 
 
-def verify_board(args: argparse.Namespace) -> None:
+def execute(args: argparse.Namespace) -> None:
     """Run what is left to run, print the comparison and write it as verify.md."""
     from fuxictr_llm.host.checkout import use_checkout
 
@@ -37,7 +35,7 @@ def verify_board(args: argparse.Namespace) -> None:
 
     from fuxictr_llm.common.runs import versions
     from fuxictr_llm.config.resolve import parse_overrides
-    from fuxictr_llm.leaderboard.boards.verify import to_markdown, to_screen, verify, write_markdown
+    from fuxictr_llm.leaderboard.boards.verify import comparison_on_screen, comparison_page, verify, write_page
     from fuxictr_llm.leaderboard.plan.plan import Plan
     from fuxictr_llm.leaderboard.run.engine import run_plan
     from fuxictr_llm.leaderboard.run.results import Results
@@ -56,10 +54,10 @@ def verify_board(args: argparse.Namespace) -> None:
 
     options = {"models": args.models, "seeds": seeds, "config": args.config, "zoo": args.zoo}
     rows = verify(args.board, run, **options, overrides=parse_overrides(args.set), gpu=chosen_gpu(args.gpu))
-    Console(highlight=False).print(to_screen(args.board, rows))
+    Console(highlight=False).print(comparison_on_screen(args.board, rows))
     tools = ", ".join(
         f"{name} {version}" for name, version in versions().items() if name in ("fuxictr-llm", "fuxictr", "torch")
     )
     data = {row.data for row in rows if row.data}
     facts = [f"{time.strftime('%Y-%m-%d')}, {tools}", *(f"data files: {text}" for text in data)]
-    write_markdown(folder / "verify.md", to_markdown(args.board, rows, facts))
+    write_page(folder / "verify.md", comparison_page(args.board, rows, facts))

@@ -2,11 +2,19 @@
 
 import argparse
 import os
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fuxictr_llm.commands.options import add_zoo
+from fuxictr_llm.commands.options import add_methods, add_zoo, default_jobs, methods_of
 from fuxictr_llm.common.errors import UserError
+
+if TYPE_CHECKING:
+    from fuxictr_llm.diagnosis.zoo_table import ZooRow
+
+# What every class is looked at with, and what torch imports with its first optimizer.
+PRELOADED_FOR_CHECKS = ("fuxictr_llm.diagnosis.doctor", "torch._dynamo")
 
 
 def add(commands: Any) -> None:
@@ -15,6 +23,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("zoo", help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(command=zoo)
     add_zoo(parser)
+    add_methods(parser)
     parser.add_argument("--to", type=Path, metavar="FILE.md", help="write the table as Markdown as well")
     parser.add_argument("--jobs", type=int, help="how many classes at the same time (default: one a core, at most 8)")
     parser.add_argument("--timeout", type=float, default=120, metavar="S", help="seconds a class may take")
@@ -22,7 +31,7 @@ def add(commands: Any) -> None:
 
 def zoo(args: argparse.Namespace) -> None:
     """Print the table as far as it is, and write it when all is done."""
-    jobs = min(8, _cores()) if args.jobs is None else args.jobs
+    jobs = default_jobs() if args.jobs is None else args.jobs
     if jobs < 1:
         raise UserError(f"--jobs {args.jobs} is less than 1")
     if not args.timeout > 0:
@@ -33,21 +42,27 @@ def zoo(args: argparse.Namespace) -> None:
     from rich.progress import Progress
 
     from fuxictr_llm.common.files import replacing
+    from fuxictr_llm.config.origins import origin_of
+    from fuxictr_llm.diagnosis.doctor import look_at
     from fuxictr_llm.diagnosis.zoo_table import LEGEND, as_markdown, failed, look_at_all, made_with, notes, summary
     from fuxictr_llm.host.checkout import current_checkout, use_checkout
+    from fuxictr_llm.registry import backbone_names, find_method
 
     use_checkout(args.zoo)
-    checkout = current_checkout()
-    names, title = (checkout.names(), "FuxiCTR's zoo") if checkout else (_own_names(), "Our zoo")
-    rows, console = [], Console(highlight=False)
+    checkout, methods = current_checkout(), methods_of(args)
+    names, title = (checkout.names(), "FuxiCTR's zoo") if checkout else (backbone_names(), "Our zoo")
+    # Other processes have registered none: they find a method by its file or module.
+    look = partial(look_at, methods=[origin_of(find_method(method).model_cls).name for method in methods])
+    rows, console = list["ZooRow"](), Console(highlight=False)
     # Progress goes to the error stream, so that the output is the table alone.
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("trying", total=len(names))
-        for row in look_at_all(names, jobs, args.timeout):
+        for row in look_at_all(names, look, methods, jobs, args.timeout, PRELOADED_FOR_CHECKS):
             rows.append(row.without_path(f"{checkout.folder}{os.sep}") if checkout else row)
             progress.update(task, advance=1, description=row.backbone)
-    for file, reason in checkout.damaged.items() if checkout else ():
-        rows.append(failed(file.name, reason).without_path(f"{checkout.folder}{os.sep}"))
+    if checkout:
+        damaged = (failed(file.name, methods, reason) for file, reason in checkout.damaged.items())
+        rows += [row.without_path(f"{checkout.folder}{os.sep}") for row in damaged]
     rows.sort(key=lambda row: row.backbone.lower())
     made = made_with(checkout.folder if checkout else None)
     console.print(_table(rows))
@@ -59,25 +74,15 @@ def zoo(args: argparse.Namespace) -> None:
         console.print(str(args.to), markup=False)
 
 
-def _own_names() -> list[str]:
-    from fuxictr_llm.registry import backbone_names
-
-    return backbone_names()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _table(rows: list[Any]) -> Any:
+def _table(rows: Sequence["ZooRow"]) -> Any:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    from fuxictr_llm.diagnosis.zoo_table import COLUMNS
+    from fuxictr_llm.diagnosis.zoo_table import columns_of
 
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for column in COLUMNS:
+    for column in columns_of(rows):
         table.add_column(column, overflow="fold", no_wrap=column != "without")
     for row in rows:
         table.add_row(*map(escape, row.cells))

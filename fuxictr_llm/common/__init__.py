@@ -1,1 +1,1 @@
-"""What every package stands on: errors, files, checks, runs."""
+"""What all other packages use: errors, files, the cache, checks, runs, processes."""

@@ -1,7 +1,7 @@
-"""A content-addressed store: what a language model computed lies under the digest of what went in.
+"""The cache of computed files: an entry lies under the digest of all that it was made from.
 
-An entry is a folder with a file and `manifest.json`, which says in words how the file was made and holds
-its sha256. An entry that is not whole, or whose file changed, counts as absent.
+An entry is a folder with a file and `manifest.json`, which says in words what the file was made from and holds its
+sha256. An entry that is incomplete, or whose file changed, counts as absent.
 """
 
 import logging
@@ -29,17 +29,17 @@ AFFECTS_VECTORS = False  # see common/code_digest.py
 
 
 def code_of(*modules: str) -> str:
-    """Digest of the code of these modules and what they import, as far as vectors follow it."""
+    """Digest of the code of these modules and what they import, as far as it can change vectors."""
     return digest_of_code(modules, marks=(RESULTS, VECTORS))
 
 
 def entry_dir(kind: str, made_from: Mapping[str, Any]) -> Path:
-    """The folder of the entry of that kind that was made from these things."""
+    """The folder of an entry: its kind, and the digest of what it was made from."""
     return cache_dir() / kind / digest_of(made_from)[:16]
 
 
 def find(kind: str, made_from: Mapping[str, Any], file_name: str) -> tuple[Path, dict[str, Any]] | None:
-    """The entry's file and manifest, or None where it has to be made."""
+    """The entry's file and manifest; None where it has to be made."""
     folder = entry_dir(kind, made_from)
     remove_abandoned(folder.parent)
     manifest, path = read_json(folder / "manifest.json"), folder / file_name
@@ -58,11 +58,11 @@ def save(
     write: Callable[[Path], None],
     facts: Mapping[str, Any],
 ) -> tuple[Path, dict[str, Any]]:
-    """Write an entry beside its place and rename it; its file and manifest.
+    """Write an entry, whole or not at all; returns its file and manifest.
 
     Args:
-        write: is given the path to write the file to.
-        facts: what the manifest should say besides `made_from` and the digest.
+        write: writes the file to the path that it is given.
+        facts: more keys of the manifest, besides `made_from` and `sha256`.
 
     Raises:
         UserError: it cannot be written.
@@ -79,16 +79,16 @@ def save(
 def find_or_make(
     kind: str, made_from: Mapping[str, Any], file_name: str, make: Callable[[], tuple[Path, dict[str, Any]]]
 ) -> tuple[Path, dict[str, Any]]:
-    """The entry's file and manifest, from `make`, which saves it, where it is not there."""
+    """The entry's file and manifest; `make` saves it where it is absent, in one process at a time."""
     found = find(kind, made_from, file_name)
     if found is None:
-        with alone(kind, made_from):
+        with entry_locked(kind, made_from):
             found = find(kind, made_from, file_name) or make()
     return found
 
 
 @contextmanager
-def alone(kind: str, made_from: Mapping[str, Any]) -> Iterator[None]:
-    """While a process is in the block, others that need the same entry wait, and then find it."""
+def entry_locked(kind: str, made_from: Mapping[str, Any]) -> Iterator[None]:
+    """In the block, other processes that need the same entry wait; afterwards they find it."""
     with locked(f"{kind}-{entry_dir(kind, made_from).name}"):
         yield

@@ -1,5 +1,6 @@
-"""Checks of values and names that users give."""
+"""Checks of what users give: config values by their type hints, the GPU, and names that files are called by."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Mapping
@@ -9,26 +10,31 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from fuxictr_llm.common.errors import UserError
 
-# "8" is no number and true is no integer: what YAML did not read as the right type is an error.
+# Strict: "8" is no number and true is no integer. What YAML has not read as the right type is an error.
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 
 
-def checked(config_cls: type, params: Mapping[str, Any]) -> Any:
-    """An instance of the pydantic dataclass `config_cls`, from those of the flat `params` that are its fields.
+def checked(config_cls: type[Any], params: Mapping[str, Any]) -> Any:
+    """An instance of the pydantic dataclass `config_cls`, made of the flat settings; other keys are ignored.
 
     Raises:
         UserError: a value has the wrong type or is out of range.
     """
-    fields = config_cls.__dataclass_fields__
     try:
-        return config_cls(**{name: params[name] for name in fields if name in params})
+        return config_cls(**{name: params[name] for name in field_names(config_cls) if name in params})
     except ValidationError as error:
         first = error.errors()[0]
-        raise _wrong_value(str(first["loc"][0]), params.get(first["loc"][0]), first["msg"]) from error
+        key = str(first["loc"][0])
+        raise _wrong_value(key, params.get(key), first["msg"]) from error
+
+
+def field_names(config_cls: type[Any]) -> frozenset[str]:
+    """The config keys that a dataclass declares."""
+    return frozenset(field.name for field in dataclasses.fields(config_cls))
 
 
 def check_value(key: str, value: Any, hint: Any) -> None:
-    """Check one value against a type hint, which may carry pydantic's ranges.
+    """Check one value against a type hint, which may have pydantic's ranges.
 
     Raises:
         UserError: the value has the wrong type or is out of range.
@@ -42,15 +48,15 @@ def check_value(key: str, value: Any, hint: Any) -> None:
     except ValidationError as error:
         problems = error.errors()
         first = problems[0]
-        if first["loc"] and isinstance(first["loc"][0], int):  # an entry of a list is at fault: show that one alone
+        if first["loc"] and isinstance(first["loc"][0], int):  # an entry of a list is wrong: show only that one
             key, value = f"{key}[{first['loc'][0]}]", value[first["loc"][0]]
             parts = [part for part in first["loc"][1:] if isinstance(value, dict)]
             raise _wrong_value(key, value, " ".join([*map(repr, parts[:1]), first["msg"]])) from error
-        told = {}
+        messages: dict[str, None] = {}  # one for each type that the hint allows, in order, each once
         for problem in problems:
-            inner = isinstance(value, dict) and len(problem["loc"]) > 1  # of one form of the mapping, a key
-            told[f"{problem['loc'][-1]!r} {problem['msg']}" if inner else problem["msg"]] = None
-        raise _wrong_value(key, value, " or ".join(told)) from error
+            is_inner = isinstance(value, dict) and len(problem["loc"]) > 1  # of a key in the mapping
+            messages[f"{problem['loc'][-1]!r} {problem['msg']}" if is_inner else problem["msg"]] = None
+        raise _wrong_value(key, value, " or ".join(messages)) from error
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -64,12 +70,12 @@ def fits(value: Any, hint: Any) -> bool:
 
 @functools.cache
 def _adapter(hint: Any) -> TypeAdapter:
-    """Made once: a plan of many runs asks for the same hints over and over."""
+    """pydantic's checker of a hint; a plan of many runs checks the same hints over and over."""
     return TypeAdapter(hint, config=STRICT)
 
 
 def check_gpu(gpu: int) -> None:
-    """FuxiCTR would silently take the CPU.
+    """Check that torch has the GPU; FuxiCTR would silently take the CPU.
 
     Raises:
         UserError: torch cannot use the GPU of that index.
@@ -86,33 +92,33 @@ def _wrong_value(key: str, value: Any, problem: str) -> UserError:
     return UserError(f"config key {key!r} is {value!r} ({type(value).__name__}): {problem[:1].lower()}{problem[1:]}")
 
 
-# A file name has 255 bytes at most on the usual file systems. A run's files add to its label the control, the seed and
-# a digest, `.field_similarities.png`, and what a file is called until it is whole.
+# A file name has at most 255 bytes on usual file systems. The names of a run's files add to its label the control, the
+# seed, a digest, endings such as `.field_similarities.png`, and those of unfinished files.
 LONGEST = 150
 
 
 def check_name(kind: str, name: str, where: str = "", longest: int = LONGEST) -> None:
-    """Check that a name can be that of a file in a folder: no path out of it, nothing that does not print.
+    """Check that a file in a folder can have the name: it is no path, and all of it is printable.
 
     Args:
-        kind: what it is a name of, for the message: `dataset_id`.
-        where: what names it, for the message.
-        longest: how many bytes it may have.
+        kind: what the name is, for the message: `dataset_id` for example.
+        where: where it was given, for the message.
+        longest: the most bytes it may have.
 
     Raises:
-        UserError: it cannot.
+        UserError: a file cannot have it.
     """
     if problem := _problem(name, longest):
         shown = name if len(name) <= LONGEST else f"{name[:40]}...{name[-10:]}"
-        of = f" in {where}" if where and len(where) <= 2 * LONGEST else ""
-        raise UserError(f"{kind} {shown!r}{of} {problem}; files are called by it, so give it another name")
+        place = f" in {where}" if where and len(where) <= 2 * LONGEST else ""
+        raise UserError(f"{kind} {shown!r}{place} {problem}; files are called by it, so give it another name")
 
 
 def check_label(label: str, where: str = "") -> None:
-    """As `check_name`, for an expid: `LongCTR/DIN_movies` is one, whose files are called `LongCTR-DIN_movies`.
+    """`check_name` for an expid, in which `/` is allowed: files of `LongCTR/DIN_movies` are named `LongCTR-DIN_movies`.
 
     Raises:
-        UserError: files cannot be called by it.
+        UserError: files cannot have the name.
     """
     if any(part in ("", ".", "..") for part in label.split("/")):
         check_name("expid", label, where)

@@ -1,7 +1,7 @@
-"""What computes a result: a digest of the Python sources that some modules are and import, ours and anyone's.
+"""A digest of the code that computes a result: the sources of some modules and all that they import.
 
-Comments and docstrings of ours do not count. Nor do installed libraries, FuxiCTR among them: records have their
-versions.
+Our own files count without their comments and docstrings, users' files as they are. Installed libraries, FuxiCTR among
+them, do not count: records have their versions.
 """
 
 import ast
@@ -20,12 +20,12 @@ from pathlib import Path
 from fuxictr_llm.common.files import digest_of
 
 OURS = "fuxictr_llm"
-# A module or package that sets this name to False cannot change a result: it resolves settings, finds, names, writes,
-# shows or starts, or what it writes is compared by its own digest. It is not followed.
+# A module or package that sets this name to False cannot change a result, or what it writes has a digest of its own: it
+# is left out, with what it imports.
 RESULTS = "AFFECTS_RESULTS"
-# The same of a language model's vectors: they are known by the content of what such a module makes.
+# The same for the vectors of language models, whose keys have digests of what such a module makes.
 VECTORS = "AFFECTS_VECTORS"
-# Modules that were imported by their path have names that begin so.
+# The names of modules that were imported by their path begin with one of these.
 CHECKOUT_PREFIX = "fuxictr_zoo"
 FILE_PREFIX = "model_file"
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -33,12 +33,12 @@ LIBRARIES = frozenset({"fuxictr", *sys.stdlib_module_names})
 
 
 def digest_of_code(modules: Iterable[str], without: Iterable[str] = (), marks: Iterable[str] = (RESULTS,)) -> str:
-    """One digest of what these modules compute with: the same in every process and on every machine.
+    """One digest of the code of these modules and all they import, the same in every process and on every machine.
 
     Args:
         modules: names, as in `__module__`.
-        without: modules and packages that do not count.
-        marks: nor do those that set one of these names to False.
+        without: modules and packages to leave out.
+        marks: those that set one of these names to False are left out too.
     """
     return digest_of(sources_below(modules, without, marks))
 
@@ -46,16 +46,16 @@ def digest_of_code(modules: Iterable[str], without: Iterable[str] = (), marks: I
 def sources_below(
     modules: Iterable[str], without: Iterable[str] = (), marks: Iterable[str] = (RESULTS,)
 ) -> dict[str, str]:
-    """Name and digest of each source file that the modules are or import, directly or through others."""
+    """Module name -> digest, of the modules and all that they import, directly or through others."""
     modules, left_out, marks = list(modules), {*without}, {*marks}
     own = frozenset(_top(name) for name in modules) - LIBRARIES
-    found: dict[str, str] = {}
-    seen, waiting = set(), modules
+    digests: dict[str, str] = {}
+    visited, waiting = set(), modules
     while waiting:
         name = waiting.pop()
-        if name in seen:
+        if name in visited:
             continue
-        seen.add(name)
+        visited.add(name)
         parents = _with_parents(name)
         if not left_out.isdisjoint(parents) or not _is_followed(_top(name), own):
             continue
@@ -63,21 +63,21 @@ def sources_below(
             continue
         waiting += parents  # a module's packages run before it
         if source := _source_of(name):
-            found[_portable(name, source.file)] = source.sha256
+            digests[_portable(name, source.file)] = source.sha256
             waiting += source.imported
         else:
             waiting += _lazy(name)
-    return found
+    return digests
 
 
 def modules_of(cls: type) -> list[str]:
-    """The modules of a class and its bases, libraries left out."""
+    """The modules of a class and its bases, without libraries."""
     names = dict.fromkeys(base.__module__ for base in cls.__mro__)
     return [name for name in names if _top(name) == _top(cls.__module__) or _is_followed(_top(name), frozenset())]
 
 
 def _lazy(name: str) -> list[str]:
-    """Where a package has what it loads only when it is asked for; in doubt all of its modules."""
+    """The module from which a package lazily loads a name; if that is unknown, all modules of the package."""
     package, _, wanted = name.rpartition(".")
     source = _source_of(package) if package else None
     if source is None or not source.is_lazy or wanted in source.defined:
@@ -153,7 +153,7 @@ def _folders_of(package: str) -> list[str]:
 
 
 def _portable(name: str, file: str) -> str:
-    """A module's name that is the same wherever its file lies."""
+    """A module's name without what depends on the place of its file."""
     if name in ("__main__", "__mp_main__"):
         return Path(file).name
     return name.partition(".")[2] if _is_of_file(name) else name
@@ -161,13 +161,14 @@ def _portable(name: str, file: str) -> str:
 
 @dataclass(frozen=True)
 class _Source:
-    """A file: its digest, what it imports (some of it names things in modules), and what it loads lazily.
+    """A parsed source file.
 
     Attributes:
-        defined: the names that it assigns, defines or imports at its top.
+        imported: the modules that it imports, and names in them, which may be modules too.
+        defined: the names that it assigns, defines or imports at its top level.
         is_lazy: whether it is a package that has a `__getattr__`.
         marks: the names that it sets to False.
-        homes: of the names in its dicts of texts, the texts: which of its modules they are loaded from.
+        homes: the items of its dicts of texts; a lazy package has in one which name is loaded from which module.
     """
 
     file: str

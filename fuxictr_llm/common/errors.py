@@ -1,4 +1,4 @@
-"""The one error that users see: a line that names the thing, the value and the way out."""
+"""UserError, the one error that users see: a line that names the thing, the value and the way out."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,11 +7,11 @@ AFFECTS_RESULTS = False  # see common/code_digest.py
 
 
 class UserError(Exception):
-    """Something the user can put right. The command line prints it as one line and exits with 2."""
+    """An error that the user can put right. The command line prints it as one line and exits with 2."""
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of what an error of another library says, or its class where it says nothing."""
+    """The first line of an error's message; the name of its class where it has none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
@@ -23,7 +23,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> UserError:
-    """The error for a name that is none of the known ones; `where` says what it was found in."""
+    """The error for a name that is not among the known ones; `where` says where it was given."""
     known = sorted(map(str, known))  # YAML reads some names as numbers
     hint = nearest(name, known) or ";"
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")

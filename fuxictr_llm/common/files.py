@@ -1,4 +1,9 @@
-"""Files: digests, JSON, writing beside and renaming, locks, the cache folder, temporary folders."""
+"""Files that are either whole or absent, digests that say whether they changed, locks, and the cache folder.
+
+What is not finished lies in a hidden folder beside its place (`own_folder`). Its process holds a lock (flock) on a file
+in that folder; the system releases the lock when the process ends in any way, also in other containers, and the next
+process that looks there removes the folder.
+"""
 
 import contextlib
 import errno
@@ -23,16 +28,16 @@ AFFECTS_RESULTS = False  # see common/code_digest.py
 LOCK = "owner.lock"
 NAME = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-# What a file system without locks says: nothing is removed there.
+# The errors of a file system without locks; nothing is removed there.
 NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
-LONGEST = 100  # bytes of a name that are repeated; a file's name has 255 at most
+LONGEST = 100  # bytes of a path's name that its folder's name repeats; a name has at most 255
 
-_looked_through: set[Path] = set()
+_cleaned: set[Path] = set()
 
 
 @contextlib.contextmanager
 def own_folder(beside: Path) -> Iterator[Path]:
-    """A folder beside a path, which exists for the block; those that killed processes left there are removed first."""
+    """A temporary folder beside a path, for the block; folders that killed processes left there are removed first."""
     remove_abandoned(beside.parent)
     folder, lock = _locked_folder(beside)
     try:
@@ -46,12 +51,12 @@ def remove_abandoned(parent: Path, *, again: bool = False) -> None:
     """Remove the folders of `own_folder` in `parent` whose process is gone.
 
     Args:
-        again: also where this process has looked before.
+        again: also where this process has done so before.
     """
     parent = parent.absolute()
-    if parent in _looked_through and not again:
+    if parent in _cleaned and not again:
         return
-    _looked_through.add(parent)
+    _cleaned.add(parent)
     with contextlib.suppress(OSError):  # not there, or another user's
         for entry in list(os.scandir(parent)):
             if NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
@@ -73,11 +78,11 @@ def _remove_if_abandoned(folder: Path) -> None:
 
 
 def _locked_folder(beside: Path) -> tuple[Path, int]:
-    """A new folder, and the descriptor of its lock: held until it is closed, here and in processes forked meanwhile."""
+    """A new folder and the descriptor of its lock, held until it is closed here and in all forked processes."""
     name = beside.name.encode()[:LONGEST].decode(errors="ignore")
     while True:
         folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=".tmp", dir=beside.parent))
-        # Until the lock is held, another process may take the folder for an abandoned one.
+        # Until the lock is held, another process may remove the folder as an abandoned one.
         with contextlib.suppress(FileNotFoundError):
             lock = os.open(folder / LOCK, FLAGS, 0o644)
             if _hold(lock) and _is_at(lock, folder / LOCK):
@@ -102,7 +107,7 @@ def _is_at(descriptor: int, path: Path) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """The lock's file last: what is half removed is still known for what it is."""
+    """Remove a folder, the lock's file last: a half removed folder can still be recognized."""
     with contextlib.suppress(OSError):
         for path in [path for path in folder.iterdir() if path.name != LOCK]:
             if path.is_dir() and not path.is_symlink():
@@ -124,7 +129,7 @@ def cache_dir() -> Path:
     return Path(os.environ.get("FUXICTR_LLM_CACHE") or Path.home() / ".cache" / "fuxictr_llm").expanduser()
 
 
-# What safetensors and torch say of a disk that is full: neither raises an OSError.
+# Messages of safetensors and torch where a disk is full: neither raises an OSError.
 TORCH_WRITE_ERRORS = ("file write failed", "failed writing file", "unexpected pos", "iostream error")
 WRITE_ERRORS = ("I/O error", "IoError", "os error", *TORCH_WRITE_ERRORS)
 
@@ -158,14 +163,14 @@ def writable_dir(path: Path | str, way_out: str) -> Path:
 
 @contextlib.contextmanager
 def locked(name: str) -> Iterator[None]:
-    """For the block, no other process is in one of that name: what they would make in the cache is made once."""
+    """In the block, no other process is in a block of that name: what several need in the cache is made once."""
     with FileLock(writable_dir(cache_dir() / "locks", OTHER_CACHE) / f"{name}.lock"):
         yield
 
 
 @contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path of the same name; it takes the place of `path` when the block ends without an error."""
+    """Yield a temporary path of the same name, which replaces `path` when the block ends without an error."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with own_folder(path) as folder:
@@ -175,7 +180,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_dir(path: Path | str) -> Iterator[Path]:
-    """As `replacing`, for a whole folder: an old folder at `path` goes away only when the new one is whole."""
+    """`replacing` for a folder: an old folder at `path` is removed only when the new one is complete."""
     path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     with own_folder(path) as folder:
@@ -188,11 +193,12 @@ def replacing_dir(path: Path | str) -> Iterator[Path]:
 
 
 def write_json(path: Path | str, value: Any) -> None:
+    """Write a JSON file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path | str) -> Any | None:
+def read_json(path: Path | str) -> Any:
     """The value in a JSON file; None where the file is absent or damaged, so that it is made anew."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -201,25 +207,25 @@ def read_json(path: Path | str) -> Any | None:
 
 
 def sizes_of(folder: Path) -> dict[str, int]:
-    """The size of every file in a folder, to be noted in a manifest."""
+    """File name -> size, of every file in a folder, for a manifest."""
     return {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def not_as_noted(folder: Path, sizes: dict[str, int]) -> list[str]:
-    """The noted files that are missing or have another size now."""
+    """The files of a manifest that are missing or have another size now."""
     now = sizes_of(folder) if folder.is_dir() else {}
     return [name for name, size in sizes.items() if now.get(name) != size]
 
 
 def digests_of(folder: Path) -> dict[str, str]:
-    """The sha256 of every file in a folder and below it, to be noted in a manifest; hidden ones do not count."""
+    """Path -> sha256, of every file in a folder and below it, for a manifest; hidden files are left out."""
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    seen = [path for path in files if not any(part.startswith(".") for part in path.parts)]
-    return {path.as_posix(): digest_of_file(folder / path) for path in seen}
+    visible = [path for path in files if not any(part.startswith(".") for part in path.parts)]
+    return {path.as_posix(): digest_of_file(folder / path) for path in visible}
 
 
 def damaged_files(folder: Path, digests: dict[str, str]) -> list[str]:
-    """The noted files that are missing or have another content now; see `digest_of_file` on large ones."""
+    """The files of a manifest that are missing or have another content now; see `digest_of_file` on large ones."""
     paths = {name: folder / name for name in digests}
     return [name for name, path in paths.items() if not path.is_file() or digest_of_file(path) != digests[name]]
 
@@ -234,21 +240,21 @@ def merged(*parts: Mapping[str, Any]) -> dict[str, Any]:
     """One dict of several, for a digest.
 
     Raises:
-        ValueError: two of them share a key: one value would stand for both.
+        ValueError: two of them share a key, so that one value would be lost.
     """
-    found: dict[str, Any] = {}
+    union: dict[str, Any] = {}
     for part in parts:
-        if shared := sorted(found.keys() & part.keys()):
+        if shared := sorted(union.keys() & part.keys()):
             raise ValueError(f"two parts of a digest have the key {shared[0]!r}")
-        found |= part
-    return found
+        union |= part
+    return union
 
 
 def digest_of_file(path: Path | str, algorithm: str = "sha256", *, read_all: bool = False) -> str:
-    """Digest of a file's content; that of a large file whose size and time did not change is remembered in the cache.
+    """Digest of a file's content; for a large file it is cached, by the file's size and time of change.
 
     Args:
-        read_all: the file is read, however large it is.
+        read_all: read the file, however large it is.
     """
     path = Path(path).resolve()
     stat = path.stat()
@@ -267,7 +273,7 @@ def digest_of_file(path: Path | str, algorithm: str = "sha256", *, read_all: boo
 
 
 def digest_of_folder(folder: Path) -> str:
-    """One digest over names and content of the files in a folder and below it; hidden ones do not count."""
+    """One digest over paths and content of the files in a folder and below it; hidden files are left out."""
     return digest_of(digests_of(folder))
 
 

@@ -1,4 +1,4 @@
-"""Pictures of what was learnt: K x K heat maps of fields, and the course of a tuning.
+"""Figures of what was learnt: K x K heat maps of fields, and the curves of a tuning.
 
 Figures are matplotlib's own objects, without pyplot's state. Colours are safe for colour-blind readers.
 """
@@ -26,7 +26,7 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe and Ito's
 
 @dataclass(frozen=True)
 class Panel:
-    """One K x K matrix of a figure: its title, what its colours mean, and whether they must diverge from zero."""
+    """One K x K matrix of a figure: its title, the label of its scale, and whether colours must diverge from zero."""
 
     title: str
     matrix: np.ndarray
@@ -37,11 +37,11 @@ class Panel:
 def heat_maps(title: str, panels: Sequence[Panel], fields: Sequence[str], *, same_scale: bool = True) -> Figure:
     """K x K matrices of fields side by side.
 
-    The diagonal, which says nothing about pairs, sets no colour; a single field has nothing else. Colours diverge
-    from zero where there are negative values or a panel is `signed`.
+    The diagonal says nothing about pairs and does not affect the colours, unless there is a single field. Colours
+    diverge from zero where there are negative values or a panel is `signed`.
 
     Args:
-        title: stands above all.
+        title: of the figure.
         panels: the matrices `[K, K]`.
         fields: the K names.
         same_scale: equal colours mean equal values in all panels.
@@ -74,13 +74,13 @@ def heat_maps(title: str, panels: Sequence[Panel], fields: Sequence[str], *, sam
 def tuning_curves(
     title: str, losses: Sequence[Sequence[float]], accuracies: Sequence[Sequence[float]], chance: float
 ) -> Figure:
-    """The loss by step, and below it how often the right field is named.
+    """The loss by step, and below it how often the language model names the right field.
 
     Args:
-        title: stands above all.
+        title: of the figure.
         losses: [step, loss] pairs.
-        accuracies: [step, share] pairs; that of step 0 is from before tuning. None: there is one panel.
-        chance: the share that guessing would get.
+        accuracies: [step, share] pairs, step 0 being before tuning; without any, there is one panel.
+        chance: the share that guessing would reach.
     """
     count = bool(losses) + bool(accuracies)
     figure = Figure(figsize=(7.0, 2.1 + 2.1 * count), dpi=DPI, layout="constrained")
@@ -99,7 +99,7 @@ def tuning_curves(
 
 
 def save_figures(figures: Mapping[str, Figure], files: Path) -> list[Path]:
-    """Write each figure as `<files>.<name>.png`, whole or not at all; the paths."""
+    """Write each figure as `<files>.<name>.png`, whole or not at all; returns the paths."""
     paths = [files.with_name(f"{files.name}.{name}.png") for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
         with replacing(path) as temporary:
@@ -115,7 +115,7 @@ def _without_diagonal(matrix: np.ndarray) -> np.ndarray:
 
 
 def _colours(matrices: Sequence[np.ndarray], signed: bool) -> tuple[Normalize, str]:
-    """One scale for all: diverging around zero, or from the lowest to the highest value."""
+    """Scale and colour map of all matrices: diverging around zero, or from the lowest to the highest value."""
     lowest, highest = min(map(np.nanmin, matrices)), max(map(np.nanmax, matrices))
     if signed or lowest < 0:
         return CenteredNorm(0, halfrange=max(abs(lowest), abs(highest)) or 1.0), "RdBu_r"
@@ -125,7 +125,7 @@ def _colours(matrices: Sequence[np.ndarray], signed: bool) -> tuple[Normalize, s
 
 
 def _name_fields(axis: Axes, names: Sequence[str], size: float) -> None:
-    """Names on both axes; where there are too many of them, every n-th."""
+    """Field names on both axes; with too many fields, every n-th name."""
     step = -(-len(names) // MOST_NAMES)
     for ticks in (axis.set_xticks, axis.set_yticks):
         ticks(range(0, len(names), step), names[::step], fontsize=size, parse_math=False)
@@ -135,7 +135,7 @@ def _name_fields(axis: Axes, names: Sequence[str], size: float) -> None:
 
 
 def _short(name: str) -> str:
-    """A long name keeps its beginning and its end, which are what tells it from others."""
+    """A long name is cut in its middle: beginning and end distinguish it from others."""
     return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 8]}…{name[-7:]}"
 
 

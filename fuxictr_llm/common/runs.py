@@ -1,4 +1,4 @@
-"""A run under way: its settings, its data, the times of its stages, and the versions it depends on."""
+"""What is known of a run while it is in progress: settings, data, the times of its stages, package versions."""
 
 import contextlib
 import logging
@@ -23,10 +23,10 @@ class Stages:
 
     @contextlib.contextmanager
     def __call__(self, name: str, **facts: Any) -> Iterator[dict[str, Any]]:
-        """Time the block as the stage `name`. Yields its facts: set `rows` there to get rows per second.
+        """Time the block as the stage `name`; yields its facts.
 
-        What was found done is `cached`. Where some was, `made_in` are the seconds that all of it took, whenever that
-        was (None: not known).
+        Facts that the block may set: `rows`, to get rows per second; `cached: True` where nothing had to be computed;
+        `made_in`, the seconds that the work took in all, earlier runs included (None: not known).
         """
         start = time.perf_counter()
         yield facts
@@ -34,24 +34,24 @@ class Stages:
         if facts.get("rows") and facts["seconds"]:
             facts["rows_per_second"] = round(facts["rows"] / facts["seconds"], 1)
         self.done[name] = facts
-        logging.info("Stage %r: %s", name, _told(facts))
+        logging.info("Stage %r: %s", name, _duration(facts))
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {_told(facts)}" for name, facts in self.done.items())
+        return ", ".join(f"{name} {_duration(facts)}" for name, facts in self.done.items())
 
 
 @dataclass
 class Run:
-    """An experiment under way. Methods get it to prepare themselves (`Enhancement.prepare`).
+    """An experiment in progress, as methods, loaders and language models get it.
 
     Attributes:
-        params: the settings, with built files in place of raw ones.
+        params: the settings, with the built files in place of the raw ones.
         data_dir: the folder of the built data set.
         feature_map: FuxiCTR's description of its columns.
         stages: times of what was done.
-        notes: what a method wants in the run record.
-        networks: how the networks did that were trained on the way to the run's own, by name.
-        prepared: what a method's `prepare` leaves for its `start`.
+        notes: what goes into the run record besides its usual entries.
+        networks: name -> metrics of a network that was trained for the run, a teacher for example.
+        prepared: what a method's `prepare` leaves for its `on_train_begin`.
     """
 
     params: dict[str, Any]
@@ -63,28 +63,31 @@ class Run:
     prepared: Any = None
 
 
-# Some of them only because a row of BARS lists them.
-PACKAGES = ("fuxictr-llm", "fuxictr", "torch", "transformers", "peft", "polars", "numpy", "ray", "pandas", "scipy")
-PACKAGES += ("scikit-learn", "pyyaml", "h5py", "tqdm")
+# Some only because BARS lists them.
+PACKAGES = (
+    *("fuxictr-llm", "fuxictr", "torch", "transformers", "peft", "polars", "numpy", "ray", "pandas", "scipy"),
+    *("scikit-learn", "pyyaml", "h5py", "tqdm"),
+)
 
 
 def seconds_of(stage: Mapping[str, Any]) -> float | None:
-    """How long a stage's work took, also where runs before did it, or part of it; None where that is not known."""
+    """How long a stage's work took, the part done in earlier runs included; None where that is not known."""
     return stage.get("made_in", None if stage.get("cached") else stage["seconds"])
 
 
 def total(seconds: Iterable[float | None]) -> float | None:
-    """The sum; None where one is not known."""
+    """The sum; None where one of them is not known."""
     seconds = list(seconds)
-    return None if None in seconds else round(sum(seconds), 3)
+    known = [value for value in seconds if value is not None]
+    return round(sum(known), 3) if len(known) == len(seconds) else None
 
 
-def _told(facts: Mapping[str, Any]) -> str:
+def _duration(facts: Mapping[str, Any]) -> str:
     return "cached" if facts.get("cached") else f"{facts['seconds']:.1f} s"
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that a result depends on."""
+    """The versions of Python and the packages that a result depends on."""
     found = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):

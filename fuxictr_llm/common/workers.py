@@ -1,27 +1,184 @@
-"""Worker processes: how they are started."""
+"""A pool of processes, each of which does one piece of work: it may fail, hang or be killed, and stops no other.
+
+    with Pool(jobs=2, preload=["torch"]) as pool:
+        pool.start(task, function, *arguments)
+        for task, result in pool.wait():
+            ...
+
+The processes are forked by a server that has imported the preloaded modules once. None outlives the process that
+started it, and all ignore Ctrl-C, which reaches them too: whoever owns the pool decides.
+"""
 
 import contextlib
+import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from multiprocessing import forkserver, get_context
-from multiprocessing.context import BaseContext
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkContext, ForkServerContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
 
-# The third is what torch imports with its first optimizer, and takes longer than a small run.
-PRELOADED = ["fuxictr_llm.leaderboard.run.worker", "fuxictr_llm.experiment.run", "torch._dynamo"]
-PRELOADED += ["fuxictr_llm.leaderboard.run.loaded"]
-# Every library has threads of its own; a run has as many as its `num_threads`, and they are told so before they start.
+AFFECTS_RESULTS = False  # see common/code_digest.py
+
+# Every library has threads of its own, and reads how many when it is loaded.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
+SECONDS_TO_TIDY_UP = 10  # after the result is sent; then the process is killed
+
+TaskT = TypeVar("TaskT")
+ValueT = TypeVar("ValueT")
+Context = ForkServerContext | ForkContext
 
 
-def started_server() -> BaseContext:
-    """The context whose processes come from a server with everything imported and one thread a library.
+@dataclass(frozen=True)
+class Lost:
+    """In place of a result: why the process did not send one, in words.
 
-    The server is started at the first call, or when it is gone, and imports while the caller goes on.
+    Attributes:
+        killed_by: the name of the signal that ended it, as in `SIGKILL`; empty: none did.
+    """
+
+    reason: str
+    killed_by: str = ""
+
+
+class Pool(Generic[TaskT, ValueT]):
+    """At most `jobs` processes at the same time, each of which calls a function once; all are killed when it is left.
+
+    Args:
+        jobs: how many processes there may be.
+        preload: modules that the server of the processes imports; it is started at the first `start_server` of this
+            process, so that those of a second pool are not.
+        time_limit: seconds after which a process is killed; its start is not counted.
+        context: another way to start processes.
+    """
+
+    def __init__(
+        self, jobs: int, preload: Sequence[str] = (), time_limit: float = math.inf, context: Context | None = None
+    ):
+        self.jobs, self.preload, self.time_limit, self.context = jobs, preload, time_limit, context
+        self._workers: list[_Worker[TaskT]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.end()
+
+    def __len__(self) -> int:
+        """How many processes work."""
+        return len(self._workers)
+
+    @property
+    def has_room(self) -> bool:
+        return len(self._workers) < self.jobs
+
+    def start(self, task: TaskT, function: Callable[..., ValueT], *arguments: Any, threads: int = 1) -> None:
+        """Call the function in a process of its own, in this working directory and environment.
+
+        Args:
+            task: what `wait` gives back beside the result.
+            threads: of each library in the process.
+        """
+        # Asked each time: multiprocessing alone would start a killed server with other settings.
+        context = self.context or start_server(self.preload)
+        environment = {**os.environ, **dict.fromkeys(THREADS, str(threads))}
+        ours, theirs = context.Pipe()
+        process = context.Process(target=serve, args=(theirs, str(Path.cwd()), environment, function, arguments))
+        process.start()
+        theirs.close()
+        self._workers.append(_Worker(task, process, ours))
+
+    def wait(self) -> list[tuple[TaskT, ValueT | Lost]]:
+        """Wait until something happens, and give back what ended by that, which may be nothing."""
+        if not self._workers:
+            return []
+        signs = [sign for worker in self._workers for sign in (worker.connection, worker.process.sentinel)]
+        first = min(worker.since for worker in self._workers) + self.time_limit
+        seconds = None if math.isinf(first) else max(first - time.monotonic(), 0.0)
+        wait(signs, seconds)
+        results = [(worker, worker.result(self.time_limit)) for worker in self._workers]
+        self._workers = [worker for worker, result in results if not result]
+        return [(worker.task, result[0]) for worker, result in results if result]
+
+
+class _Worker(Generic[TaskT]):
+    def __init__(self, task: TaskT, process: BaseProcess, connection: Connection):
+        self.task, self.process, self.connection = task, process, connection
+        self.since = math.inf  # until it says that it has started, which takes long where much else runs
+
+    def result(self, time_limit: float) -> tuple[Any] | None:
+        """What it sent, or Lost; None while it works. A process that sent something is given time to tidy up."""
+        while wait([self.connection, self.process.sentinel], timeout=0):
+            try:
+                message = self.connection.recv() if self.connection.poll() else None
+            except (EOFError, OSError):
+                message = None
+            if message == STARTED:
+                self.since = time.monotonic()
+                continue
+            self.process.join(SECONDS_TO_TIDY_UP)  # closing the connection first would kill it
+            self.end()
+            return message or (_lost(self.process.exitcode),)
+        if time.monotonic() - self.since > time_limit:
+            self.end()
+            return (Lost(f"not done after {time_limit:.0f} s"),)
+        return None
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+def _lost(exit_code: int | None) -> Lost:
+    if exit_code is None or exit_code >= 0:
+        return Lost(f"its process ended with exit code {exit_code}")
+    name = signal.Signals(-exit_code).name
+    return Lost(f"its process was killed by {name}", name)
+
+
+STARTED = "started"
+
+
+def serve(
+    connection: Connection, folder: str, environment: dict[str, str], function: Callable[..., Any], arguments: tuple
+) -> None:
+    """What a process does: call the function, and send back what it returns. Dies with the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_die_with_parent, args=(connection,), daemon=True).start()
+    with contextlib.suppress(OSError):  # where memory runs out, this process ends and not what started it
+        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
+    os.environ.clear()  # the server that forked this process may have another one
+    os.environ.update(environment)
+    os.chdir(folder)
+    connection.send(STARTED)
+    connection.send((function(*arguments),))
+
+
+def _die_with_parent(connection: Connection) -> None:
+    """The parent sends nothing, so that this returns only when the other end is gone."""
+    with contextlib.suppress(OSError):
+        connection.poll(None)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start_server(preload: Sequence[str]) -> ForkServerContext:
+    """The server that forks processes, with one thread a library; it is started where there is none, or it is gone.
+
+    It imports the modules while the caller goes on.
     """
     context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(list(preload))
     # The second: asking whether there is a GPU must not start CUDA, which no forked process could use then.
     changed = {**dict.fromkeys(THREADS, "1"), "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
     before = {name: os.environ.get(name) for name in changed}

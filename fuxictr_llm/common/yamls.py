@@ -1,4 +1,4 @@
-"""YAML read safely, with numbers as YAML 1.2 writes them: PyYAML alone takes `1e-3` for text."""
+"""Safe reading and writing of YAML, with numbers as in YAML 1.2: PyYAML alone takes `1e-3` for text."""
 
 import copy
 import functools
@@ -12,14 +12,16 @@ from fuxictr_llm.common.errors import UserError
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
-# libyaml's parser where PyYAML has it: our configs take a third of the time.
-_SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+try:
+    from yaml import CSafeLoader as SafeLoader  # libyaml's parser reads our configs in a third of the time
+except ImportError:  # a PyYAML built without libyaml
+    from yaml import SafeLoader
 
 
-class _Loader(_SafeLoader):
-    """The safe loader, with `1e-3` a number and a key given twice an error."""
+class _Loader(SafeLoader):
+    """The safe loader, for which `1e-3` is a number and a key given twice an error."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
         twice = next((key for index, key in enumerate(keys) if key in keys[:index]), None)
         if twice is not None:
@@ -27,11 +29,11 @@ class _Loader(_SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _tuple(loader: _Loader, node: yaml.Node) -> tuple:
+def _tuple(loader: _Loader, node: yaml.Node) -> tuple[Any, ...]:
     return tuple(loader.construct_sequence(node, deep=True))
 
 
-# As FuxiCTR's configs name fields that are read side by side; of Python's tags it is the only one that makes no object.
+# FuxiCTR's configs name fields that are read side by side with it. No other of Python's tags is allowed.
 TUPLE = "tag:yaml.org,2002:python/tuple"
 _Loader.add_constructor(TUPLE, _tuple)
 _Loader.add_implicit_resolver(
@@ -42,9 +44,9 @@ _Loader.add_implicit_resolver(
 
 
 class _TextLoader(_Loader):
-    """Keys and values are the text that stands in the file, as `NO`, `01` and `2020-01-01`; a value may be null."""
+    """Reads keys and values as text, also `NO`, `01` and `2020-01-01`; a value may be null."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 key.tag = "tag:yaml.org,2002:str"
@@ -56,7 +58,7 @@ for _kind in ("bool", "int", "float", "timestamp"):
 
 
 def read_yaml(path: Path | str, as_text: bool = False) -> dict[str, Any]:
-    """The mapping in a YAML file; `as_text`: all keys and values are texts, as they are written there.
+    """The mapping in a YAML file; with `as_text`, all keys and values are texts, as written in the file.
 
     Raises:
         UserError: the file is missing, is not YAML, or holds something else than a mapping.

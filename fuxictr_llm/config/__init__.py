@@ -1,3 +1,3 @@
-"""An expid and config files -> one checked, flat dict of settings."""
+"""Config files and expids, resolved into one checked, flat dict of settings."""
 
 AFFECTS_RESULTS = False  # see common/code_digest.py

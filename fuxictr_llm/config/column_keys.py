@@ -1,7 +1,7 @@
-"""Keys of columns: which ones FuxiCTR reads of which type, and what older versions called them.
+"""Keys inside of columns: which ones FuxiCTR reads for which column type, and their names in older versions.
 
-FuxiCTR passes over a key that it does not know, so that a misspelt `spliter` leaves the default. A FeatureProcessor
-of the user's own may read more keys of `feature_cols`, and a model of the user's own more of `feature_specs`.
+FuxiCTR ignores a key that it does not know: a misspelt `spliter` leaves the default. A FeatureProcessor of the user's
+may read more keys of `feature_cols`, and a model of the user's more keys of `feature_specs`.
 """
 
 import logging
@@ -12,7 +12,7 @@ from typing import Any
 from fuxictr_llm.common.errors import UserError, nearest
 from fuxictr_llm.config.keys import Column, FeatureSpec, GivenVectors, Label
 
-# Keys of FuxiCTR 1, of columns and of models; some stand in BARS's published configs.
+# Keys of columns and models in FuxiCTR 1 -> their names now; BARS's published configs have some of them.
 RENAMED = {
     "na_value": "fill_na",
     "encoder": "feature_encoder",
@@ -33,7 +33,7 @@ OF_TYPE = {
     "sequence": _OF_IDS | {"splitter", "max_len", "padding"},
 }
 OF_LABEL = {*Label.__annotations__}
-# Of `feature_specs`: what a model's layers read of the built data set, not how its values became ids.
+# Keys of `feature_specs`: what a model's layers read. How values became ids is part of the built data set.
 OF_SPEC = {*FeatureSpec.__annotations__}
 _WITHOUT_IDS = OF_SPEC - _VECTORS - {"vocab_size", "padding_idx", "oov_idx"}
 SPEC_OF_TYPE = {
@@ -52,7 +52,7 @@ class Unread:
     Attributes:
         setting: `feature_cols`, `label_col` or `feature_specs`.
         index: of the column in it.
-        key: what it has.
+        key: the key inside of the column.
         message: what is wrong, and the way out.
     """
 
@@ -63,14 +63,15 @@ class Unread:
 
 
 def check_columns(params: Mapping[str, Any], where: str, strict: Container[str]) -> list[Unread]:
-    """Check the keys inside columns whose values fit `Column`, `Label` and `FeatureSpec`; those without effect.
+    """Check the keys inside of columns, whose values fit already; returns the keys without effect.
 
     Args:
         where: the config, for messages.
         strict: the settings in which a key without effect is an error; in others it is a warning.
 
     Raises:
-        UserError: such a key, a `fill_na` that does not fit its column's dtype, or two active columns of one name.
+        UserError: a key without effect in a strict setting, a `fill_na` that does not fit its column's dtype, or two
+            active columns of one name.
     """
     _refuse_twice(params, where)
     unread = [*unread_keys(params)]
@@ -83,12 +84,12 @@ def check_columns(params: Mapping[str, Any], where: str, strict: Container[str])
 
 def _columns_of(params: Mapping[str, Any], setting: str) -> list[dict[str, Any]]:
     """The columns of `feature_cols`, `label_col` or `feature_specs`; a single one need be no list."""
-    found = params.get(setting) or []
-    return found if isinstance(found, list) else [found]
+    columns = params.get(setting) or []
+    return columns if isinstance(columns, list) else [columns]
 
 
 def _names_of(col: Mapping[str, Any]) -> list[str]:
-    """The names that a column stands for."""
+    """The names of the columns that one entry declares."""
     return col["name"] if isinstance(col["name"], list) else [col["name"]]
 
 
@@ -120,17 +121,18 @@ def _way_out(key: Any, setting: str, read: set[str], kind: str) -> str:
         return f"; FuxiCTR calls it {RENAMED[key]!r} now"
     if setting == "feature_specs" and key in Column.__annotations__ and key not in OF_SPEC:
         return ": it decides how the data set is built; give it in feature_cols"
-    if having := [of for of, keys in (OF_TYPE if setting == "feature_cols" else SPEC_OF_TYPE).items() if key in keys]:
-        return f" on {kind}; FuxiCTR reads it of columns of type {', '.join(having)}"
+    keys_by_type = OF_TYPE if setting == "feature_cols" else SPEC_OF_TYPE
+    if readers := [name for name, keys in keys_by_type.items() if key in keys]:
+        return f" on {kind}; FuxiCTR reads it of columns of type {', '.join(readers)}"
     return nearest(key, read) or f"; known: {', '.join(sorted(read))}"
 
 
 def unfit_fills(params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Setting and message of each `fill_na` of another type than its column, which polars makes text of.
+    """Setting and message of each `fill_na` of another type than its column.
 
-    FuxiCTR compares a text column's values with it as it stands: the values `0` are none that are missing.
+    FuxiCTR compares a text column's values with it as it is given: a number equals none of them.
     """
-    kinds = {"str": str, "int": int, "float": (int, float)}
+    kinds: dict[str, type | tuple[type, ...]] = {"str": str, "int": int, "float": (int, float)}
     for setting in ("feature_cols", "label_col"):
         for col in _columns_of(params, setting):
             fill, dtype = col.get("fill_na"), col["dtype"]
@@ -138,12 +140,12 @@ def unfit_fills(params: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 fitting = (
                     f"a text, as in fill_na: '{fill}'" if dtype == "str" else "a number" if dtype == "float" else ""
                 )
-                told = f"fill_na in {setting} of {_named(col)} is {fill!r} where dtype is {dtype}"
-                yield setting, f"{told}; it must be {fitting or 'a whole number'}"
+                problem = f"fill_na in {setting} of {_named(col)} is {fill!r} where dtype is {dtype}"
+                yield setting, f"{problem}; it must be {fitting or 'a whole number'}"
 
 
 def without(params: dict[str, Any], unread: Iterable[Unread]) -> dict[str, Any]:
-    """Settings without those keys, so that they neither decide an identity nor are printed."""
+    """Settings without those keys: they are neither printed nor part of the run's identity."""
     drop = {(one.setting, one.index, one.key) for one in unread}
     changed = {}
     for setting in {setting for setting, _, _ in drop}:

@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 
 Task = Literal["binary_classification"]
 ColumnType = Literal["numeric", "categorical", "sequence", "embedding", "meta"]
-Dtype = Literal["str", "int", "float"]  # FuxiCTR evaluates it as code
+Dtype = Literal["str", "int", "float"]  # FuxiCTR evaluates a dtype as code
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -21,7 +21,7 @@ GROUP_METRICS = ("gAUC", "avgAUC", "MRR", "NDCG")
 
 
 class GivenVectors(TypedDict, total=False):
-    """What FuxiCTR reads of a column whose embedding starts from given vectors."""
+    """Keys of a column whose embedding starts from given vectors."""
 
     pretrained_emb: str  # a file, or `llm`: vectors of a language model, made where they are needed
     pretrain_usage: Literal["init", "sum", "concat"]
@@ -30,7 +30,7 @@ class GivenVectors(TypedDict, total=False):
 
 
 class EmbeddedColumn(GivenVectors, total=False):
-    """What FuxiCTR reads of a column's embedding, when the data set is built and when the model is."""
+    """Keys of a column's embedding, read when the data set is built and when the model is."""
 
     source: str
     embedding_dim: Positive
@@ -101,7 +101,7 @@ class ModelKeys(TypedDict, total=False):
 
 
 class Column(EmbeddedColumn, total=False):
-    """What FuxiCTR reads of a feature column; which keys of which type says `column_keys`."""
+    """Keys of a feature column; `column_keys` says which column types have which of them."""
 
     name: Required[str | Annotated[list[str], Field(min_length=1)]]
     active: Required[bool]
@@ -120,7 +120,7 @@ class Column(EmbeddedColumn, total=False):
 
 
 class Label(TypedDict, total=False):
-    """What FuxiCTR reads of a label column."""
+    """Keys of a label column."""
 
     name: Required[str]
     dtype: Required[Dtype]
@@ -167,13 +167,13 @@ MAX_LEN = 50  # FuxiCTR's, where a config names none
 
 
 class LongKeys(TypedDict, total=False):
-    """How the histories of LongCTR data are given to a model; known where a data set has `user_info`."""
+    """Keys of LongCTR data, known where a data set has `user_info`: how a model gets the histories."""
 
     max_len: Positive
     padding: Literal["pre", "post"]
 
 
-# FuxiCTR raises a KeyError deep inside where one of these is absent.
+# Without one of these, FuxiCTR raises a KeyError deep inside.
 REQUIRED_OF_CSV = ("train_data", "feature_cols", "label_col")
 REQUIRED = (
     "model",

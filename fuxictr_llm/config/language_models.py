@@ -1,4 +1,4 @@
-"""Config keys of language models: which one, how it is tuned, and what texts and vectors are made with it."""
+"""Config keys of language models: which one it is, how it is tuned, and how texts and vectors are made with it."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,7 +12,7 @@ from fuxictr_llm.common.errors import UserError, unknown
 
 @dataclass(config=STRICT, kw_only=True)
 class LanguageModelConfig:
-    """Which language model is asked, and how it makes the vector of a text.
+    """The language model, and how it makes the vector of a text.
 
     Attributes:
         language_model: a named model (`python run_expid.py --list`), a Hugging Face id or a folder.
@@ -23,7 +23,7 @@ class LanguageModelConfig:
         control_seed: seed of the placebos `random` and `shuffled`.
     """
 
-    of_language_model: ClassVar[bool] = True  # its keys decide about a language model's work
+    of_language_model: ClassVar[bool] = True  # its keys change what a language model computes
 
     language_model: Annotated[str, Field(min_length=1)] = "SmolLM2-135M-Instruct"
     llm_dtype: Literal["auto", "bfloat16", "float32"] = "auto"
@@ -36,20 +36,20 @@ class LanguageModelConfig:
             return self.llm_dtype
         import torch
 
-        able = getattr(torch.cpu, "get_capabilities", dict)()
-        return "bfloat16" if gpu >= 0 or able.get("avx512_bf16") or able.get("amx_bf16") else "float32"
+        cpu = getattr(torch.cpu, "get_capabilities", dict[str, Any])()
+        return "bfloat16" if gpu >= 0 or cpu.get("avx512_bf16") or cpu.get("amx_bf16") else "float32"
 
 
 @dataclass(config=STRICT, kw_only=True)
 class LoraKeys:
-    """What a language model is tuned with, for whatever purpose.
+    """How a language model is tuned, for any purpose.
 
     Attributes:
         lora_rank, lora_alpha, lora_dropout: LoRA's; the defaults are those of LLaCTR's paper.
         lora_targets: names of the tuned projections; null: peft's choice for the model (Llama: q_proj, v_proj).
     """
 
-    of_language_model: ClassVar[bool] = True  # its keys decide about a language model's work
+    of_language_model: ClassVar[bool] = True  # its keys change what a language model computes
 
     lora_rank: Annotated[int, Field(ge=1)] = 8
     lora_alpha: Annotated[int, Field(ge=1)] = 16
@@ -57,19 +57,19 @@ class LoraKeys:
     lora_targets: list[str] | None = None
 
 
-# Of a table of longer texts: a csv or parquet file, its column of a column's raw values, its column of the texts.
+# Keys of a table of longer texts: a csv or parquet file, its column of raw values, its column of texts.
 SIDE_TABLE = ("file", "key", "text")
 
 
 @dataclass(config=STRICT, kw_only=True)
 class RowTextsConfig(LanguageModelConfig):
-    """Which texts a row has, and how the language model is asked for their vectors.
+    """Which texts a row has, and how the language model encodes them.
 
     Attributes:
         text_units: `entity`: the texts of user, item and so on are encoded apart, and their vectors concatenated;
             `row`: all in one text.
-        text_fields: the columns that are told, in this order; null: those of the field config's entities; without
-            entities, the columns whose values are words.
+        text_fields: the columns whose values the texts have, in this order; null: those of the field config's entities;
+            without entities, the columns whose values are words.
         value_texts: for columns, a table of longer texts of their values: `{item_id: {file: items.csv, key: item_id,
             text: description}}`.
         llm_max_text_tokens: a text longer than that is cut.
@@ -80,7 +80,7 @@ class RowTextsConfig(LanguageModelConfig):
             not asked then.
     """
 
-    of_language_model: ClassVar[bool] = True  # its keys decide about a language model's work
+    of_language_model: ClassVar[bool] = True  # its keys change what a language model computes
 
     text_units: Literal["entity", "row"] = "entity"
     text_fields: list[str] | None = None
@@ -100,10 +100,10 @@ class RowTextsConfig(LanguageModelConfig):
                 raise UserError(f"{where} lacks {missing[0]!r}; it needs {', '.join(SIDE_TABLE)}")
 
 
-# What stands in `pretrained_emb`, where FuxiCTR has the name of a file.
+# The value of `pretrained_emb` that asks for a language model's vectors, in place of a file's name.
 LLM = "llm"
 SOURCES = ("llm", "random", "shuffled")
-# FuxiCTR's keys of a column with given vectors. They are no part of the data: a built data set serves both arms.
+# FuxiCTR's keys of a column with given vectors; they are no part of the built data set.
 COLUMN_KEYS = ("pretrained_emb", "pretrain_usage", "pretrain_dim", "freeze_emb")
 
 
@@ -127,7 +127,7 @@ class ValueVectorsConfig(LanguageModelConfig):
         value_freeze: whether the vectors stay as they are in training. A column's `freeze_emb` wins.
     """
 
-    of_language_model: ClassVar[bool] = True  # its keys decide about a language model's work
+    of_language_model: ClassVar[bool] = True  # its keys change what a language model computes
 
     field_vectors: Literal["llm", "random", "shuffled"] = "llm"
     llm_max_value_tokens: Annotated[int, Field(ge=1)] = 32
@@ -139,10 +139,10 @@ class ValueVectorsConfig(LanguageModelConfig):
 
 
 def value_config(params: Mapping[str, Any]) -> ValueVectorsConfig:
-    """The keys above out of flat settings.
+    """The ValueVectorsConfig in flat settings.
 
-    A method with field vectors has more sources for them than there are here: its placebos are placebos here too,
-    the others leave the values to the language model.
+    `field_vectors` of a method may have more values: its placebos hold for the values of columns too, with the others
+    the language model makes them.
 
     Raises:
         UserError: a value is wrong.
@@ -160,9 +160,9 @@ def asks_for_vectors(params: Mapping[str, Any]) -> bool:
 
 
 def moved_to_specs(params: dict[str, Any]) -> dict[str, Any]:
-    """Settings whose `feature_cols` ask for language-model vectors, with that request in `feature_specs`.
+    """Settings with requests for language-model vectors moved from `feature_cols` to `feature_specs`.
 
-    What is built from `feature_cols` is then the plain arm's. Specs that were there win.
+    The data set is then built as without them, and can be shared. Specs that are there already win.
     """
     columns = params.get("feature_cols") or []
     if not asks_for_vectors({"feature_cols": columns}):
@@ -178,7 +178,7 @@ def moved_to_specs(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def specs_by_column(specs: list[dict[str, Any]] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and keys of each column that `feature_specs` speaks of, a list of names taken apart."""
+    """Name and keys of each column in `feature_specs`, with lists of names split up."""
     for spec in specs or ():
         for name in spec["name"] if isinstance(spec["name"], list) else [spec["name"]]:
             yield name, _without(spec, ("name",))

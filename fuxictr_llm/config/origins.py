@@ -1,4 +1,4 @@
-"""Where a backbone's class comes from: what a run notes, and how an exported model finds its class again."""
+"""The origin of a backbone's class, which a run records, and by which an exported model finds its class again."""
 
 import contextlib
 import inspect
@@ -22,11 +22,11 @@ Kind = Literal["fuxictr-llm", "fuxictr", "checkout", "file", "module"]
 
 @dataclass(frozen=True)
 class Origin:
-    """A class and its file.
+    """Where a class comes from.
 
     Attributes:
         kind: our zoo, the fuxictr wheel, a FuxiCTR checkout, `file.py:Class`, or a module that Python finds.
-        name: what `registry.find_backbone` finds it by.
+        name: by which `registry.find_backbone` finds it.
         file: its path, or None for a class that has none.
         sha256: of the file.
     """
@@ -37,11 +37,11 @@ class Origin:
     sha256: str | None
 
     def record(self) -> dict[str, Any]:
-        """What a run's record says of it."""
+        """The origin as a run records it."""
         return asdict(self)
 
     def portable(self) -> tuple[str, dict[str, Any]]:
-        """The name, and the record, without paths of this machine."""
+        """Name and record without paths of this machine."""
         name, file = self.name, self.file and Path(self.file).name
         if self.kind == "file":
             name = f"{file}:{self.name.rpartition(':')[2]}"
@@ -49,7 +49,7 @@ class Origin:
 
 
 def origin_of(cls: type) -> Origin:
-    """Where the class of a backbone comes from."""
+    """The origin of a backbone's class."""
     file = None
     with contextlib.suppress(OSError, TypeError):  # a class made at a prompt has no file
         file = inspect.getsourcefile(cls)
@@ -62,7 +62,8 @@ def _kind_and_name(cls: type, file: str | None) -> tuple[Kind, str]:
         return "file", f"{file}:{cls.__qualname__}"
     if is_of(cls, CHECKOUT_PREFIX):
         checkout = current_checkout()
-        if checkout and (model := checkout.model_of(cls)):
+        model = checkout.model_of(cls) if checkout else None
+        if checkout and model:
             return "checkout", checkout.name_of(model)
         if model := installed_zoo().model_of(cls):
             return "fuxictr", model.full_name
@@ -73,16 +74,16 @@ def _kind_and_name(cls: type, file: str | None) -> tuple[Kind, str]:
 
 
 def find_exported(name: str, described: Mapping[str, Any], where: str, given: type | str | None = None) -> type:
-    """The class of an exported model, from what `Origin.portable` gave. Nothing that the export names is run.
+    """The class of an exported model, by its `Origin.portable`; no code that the export names is run.
 
     Args:
         name: the model, as the export has it.
         described: its `backbone`.
-        where: what holds them, for errors.
-        given: the class, or what `registry.find_backbone` takes, where the caller says it.
+        where: the file that has them, for errors.
+        given: the class or its name, where the caller gives one.
 
     Raises:
-        UserError: it is of a FuxiCTR checkout and none is given, anyone's and nobody has named it, or not there.
+        UserError: there is no such class; it is of a FuxiCTR checkout and none is set; it is a user's and not loaded.
     """
     if given is not None:
         cls = _given(given, name, where)
@@ -99,10 +100,10 @@ def find_exported(name: str, described: Mapping[str, Any], where: str, given: ty
 
 
 def find_trained(name: str, described: Mapping[str, Any], where: str) -> type:
-    """The class that a run of this machine was trained with, from what `Origin.record` gave; `name` is its config's.
+    """The class of a run that was trained on this machine, by its `Origin.record`; `name` is the one in its config.
 
     Raises:
-        UserError: it is of a FuxiCTR checkout and none is given, or it is not there.
+        UserError: there is no such class, or it is of a FuxiCTR checkout and none is set.
     """
     if described.get("kind") == "checkout":
         cls = _of_checkout(name, where)
@@ -110,7 +111,7 @@ def find_trained(name: str, described: Mapping[str, Any], where: str) -> type:
         cls = _of_wheel(described.get("name", name), where)
     elif described.get("kind") == "fuxictr-llm":
         cls = registry.find_own_backbone(described.get("name", name), where)
-    else:  # anyone's, or of a record that does not say it
+    else:  # a user's, or of a record without an origin
         cls = registry.find_backbone(name, where)
     _warn_of_change(cls, name, described, where)
     return cls
@@ -135,7 +136,7 @@ def _warn_of_change(cls: type, name: str, described: Mapping[str, Any], where: s
 
 
 def _given(given: type | str, name: str, where: str) -> type:
-    """The class that the caller names; another one than the export's would fail deep inside."""
+    """The class that the caller gives; another one than the export's would fail deep inside."""
     cls = registry.find_backbone(given, "backbone") if isinstance(given, str) else given
     if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
         raise UserError(f"backbone={given!r} is no class of a FuxiCTR model, nor a name of one")

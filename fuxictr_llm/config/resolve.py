@@ -1,15 +1,15 @@
-"""An expid and a config -> one checked, fully resolved, flat dict of settings."""
+"""Resolves an expid and a config into one checked, flat dict of settings: the Experiment."""
 
 import dataclasses
 import inspect
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from fuxictr_llm import registry
-from fuxictr_llm.common.checks import check_label, check_name, check_value, checked, fits
+from fuxictr_llm.common.checks import check_label, check_name, check_value, checked, field_names, fits
 from fuxictr_llm.common.errors import UserError, nearest
 from fuxictr_llm.common.files import digest_of, replacing, writable_dir
 from fuxictr_llm.common.yamls import dump_yaml, parse_yaml
@@ -31,11 +31,10 @@ from fuxictr_llm.host.columns import as_lists, as_tuples, check_declared
 from fuxictr_llm.host.evaluated import check_settings
 from fuxictr_llm.host.tasks import chosen_mode, monitored, warn_of_mode
 
-# Where a run takes place, how much it reports, what it is called and who publishes its data do not change what it
-# computes.
+# Keys that do not change what a run computes: its device and name, how much it reports, who publishes its data.
 OF_THE_CALL = ("gpu", "model_id")
-NO_IDENTITY = (*OF_THE_CALL, "verbose", "pictures", "slice_by", "download", "md5")
-# A constructor with `regularizer` passes it on as these two, and takes neither of them.
+NOT_IN_IDENTITY = (*OF_THE_CALL, "verbose", "pictures", "slice_by", "download", "md5")
+# A constructor with the key `regularizer` passes it on as these two, and takes neither of them itself.
 OF_REGULARIZER = frozenset({"embedding_regularizer", "net_regularizer"})
 NOT_SET = dict.fromkeys(("model", "method", "dataset_id", "model_id"), "name another --expid") | {"gpu": "use --gpu"}
 
@@ -47,9 +46,9 @@ class Experiment:
     Attributes:
         expid: its label.
         params: every setting, flat, as FuxiCTR's models and loaders take them.
-        dataset_keys: those of them that describe the data set.
-        without_effect: those that nothing reads; a plain FuxiCTR config may have some.
-        changed: whether `--seed` or `--set` made it differ from what the label stands for.
+        dataset_keys: the keys that describe the data set.
+        without_effect: the keys that nothing reads; a plain FuxiCTR config may have some.
+        changed: whether `--seed` or `--set` made it differ from what its label stands for.
         config_name: names the result file, as in FuxiCTR.
     """
 
@@ -63,15 +62,15 @@ class Experiment:
     @property
     def sha256(self) -> str:
         """Digest of what the run computes."""
-        return digest_of({key: value for key, value in self.params.items() if key not in NO_IDENTITY})
+        return digest_of({key: value for key, value in self.params.items() if key not in NOT_IN_IDENTITY})
 
     @property
     def full_id(self) -> str:
-        """A name that no experiment with other settings has."""
+        """The label with a digest of the settings: unique to them."""
         return f"{self.expid}_{self.sha256[:8]}"
 
     def to_yaml(self) -> str:
-        """The resolved settings; as a file, a valid `--config`."""
+        """The resolved settings as YAML; in a file, they are a valid `--config`."""
         return dump_yaml({self.expid: self._settings()})
 
     def _settings(self) -> dict[str, Any]:
@@ -79,13 +78,13 @@ class Experiment:
         return {key: value for key, value in self.params.items() if key not in left_out}
 
     def write_directory(self, folder: Path) -> None:
-        """Write `model_config.yaml` and `dataset_config.yaml` in FuxiCTR's form, which its scripts and tuner take."""
+        """Write `model_config.yaml` and `dataset_config.yaml` in the form that FuxiCTR's scripts and tuner read."""
         dataset_id, method = self.params["dataset_id"], self.params["method"]
         model_keys = {key: value for key, value in self._settings().items() if key not in self.dataset_keys}
         model_keys = as_tuples(model_keys, registry.find_backbone(model_keys["model"]))
         if not method:
             model_keys.pop("method")
-        elif ":" in f"{model_keys['model']}{method}":  # anyone's classes
+        elif ":" in f"{model_keys['model']}{method}":  # a class of the user's
             left_out = "FuxiCTR's own scripts leave out 'method: %s' and train the plain %s; ours take both"
             logging.warning(left_out, method, model_keys["model"])
         else:  # FuxiCTR's scripts know a model by one name
@@ -122,7 +121,7 @@ def load_experiment(
         seed: replaces the config's.
         overrides: settings that win over all others.
         gpu: index of the GPU, -1 for the CPU.
-        threads: `num_threads` where the settings leave it open; None: one a core.
+        threads: `num_threads` where the settings leave it open; None: one for each core.
 
     Raises:
         UserError: something is unknown, missing, of the wrong type or out of range.
@@ -142,19 +141,19 @@ def load_experiment(
     base = without(source.params, (one for one in unread if one.setting not in overrides))
     base, params = (_completed(settings, gpu, threads) for settings in (base, params))
     name = Path(config or "benchmark_configs").resolve().name.removesuffix(".yaml")
-    label = source.expid.replace("/", "-")  # of `LongCTR/DIN_movies`: files are called by it
-    found = Experiment(label, params, source.dataset_keys, without_effect, changed=False, config_name=name)
-    changed = found.sha256 != dataclasses.replace(found, params=base).sha256
-    return dataclasses.replace(found, changed=changed)
+    label = source.expid.replace("/", "-")  # `LongCTR/DIN_movies`: files are named by the label
+    experiment = Experiment(label, params, source.dataset_keys, without_effect, changed=False, config_name=name)
+    changed = experiment.sha256 != dataclasses.replace(experiment, params=base).sha256
+    return dataclasses.replace(experiment, changed=changed)
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
-    """`["learning_rate=1e-3", ...]` as typed on a command line -> a dict, values read as YAML.
+    """The settings of `--set`, `["learning_rate=1e-3", ...]`, as a dict; values are read as YAML.
 
     Raises:
         UserError: a setting is not `key=value`, or a key is given twice with different values.
     """
-    overrides = {}
+    overrides: dict[str, Any] = {}
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
@@ -167,7 +166,7 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
 
 
 def _completed(params: dict[str, Any], gpu: int, threads: int | None) -> dict[str, Any]:
-    """Fill in what depends on the machine and the call, and bring settings that mean the same into one form."""
+    """Settings with what depends on the machine and the call, those that mean the same in one form."""
     # FuxiCTR silently ignores a regularizer that is an integer.
     numbers = {key: float(params[key]) for key in REGULARIZERS if isinstance(params.get(key), int)}
     threads = params.get("num_threads") or threads or _cores()
@@ -183,9 +182,10 @@ def _cores() -> int:
 
 
 def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> tuple[frozenset[str], list[Unread]]:
-    """Check that every key is known and every value fits; the keys without effect, which `--set` may not give.
+    """Check that every key is known and every value fits.
 
-    Those of columns come apart from the others.
+    Returns:
+        The keys without effect, which `--set` may not give: those of the settings, and those inside of columns.
     """
     needed = (*REQUIRED, *(REQUIRED_OF_CSV if params.get("data_format") == "csv" else ()))
     missing = [key for key in needed if params.get(key) is None]
@@ -209,18 +209,20 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     for key, value in params.items():
         if hints.get(key) is not None:
             check_value(key, value, hints[key])
-        if own_hints.get(key) is not None:  # a constructor may take less than the key allows
+        if own_hints.get(key) is not None:  # a constructor may allow less than the key does
             check_value(key, value if fits(value, own_hints[key]) else as_given[key], own_hints[key])
     check_settings(params, backbone, source.where)
-    anyones = {"feature_cols": ":" in (params.get("feature_processor") or "")}
-    anyones |= {"label_col": anyones["feature_cols"], "feature_specs": origin_of(backbone).kind in ("file", "module")}
-    strict = {key for key, of_anyone in anyones.items() if not of_anyone and (source.strict or key in given)}
-    unread = [one for one in check_columns(params, source.where, strict) if not anyones[one.setting]]
+    own_processor = ":" in (params.get("feature_processor") or "")
+    own_model = origin_of(backbone).kind in ("file", "module")
+    # A class of the user's may read keys that are not known here.
+    users_own = {"feature_cols": own_processor, "label_col": own_processor, "feature_specs": own_model}
+    strict = {key for key, is_own in users_own.items() if not is_own and (source.strict or key in given)}
+    unread = [one for one in check_columns(params, source.where, strict) if not users_own[one.setting]]
     if params.get("feature_cols") and params.get("label_col"):
         check_declared(params)
     if method:
         checked(method.config_cls, params)
-        _warn_of_shared(backbone, own_hints.keys() & method.config_cls.__dataclass_fields__.keys(), method.name)
+        _warn_of_shared(backbone, own_hints.keys() & field_names(method.config_cls), method.name)
     if asks_for_vectors(params):
         value_config(params)
     if params.get("user_info"):
@@ -233,8 +235,8 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
     return unknown_keys, unread
 
 
-def _now_called(key: str, known: Iterable[str]) -> str:
-    return f"; FuxiCTR calls it {RENAMED[key]!r} now" if RENAMED.get(key) in known else ""
+def _now_called(key: str, known: Container[str]) -> str:
+    return f"; FuxiCTR calls it {RENAMED[key]!r} now" if key in RENAMED and RENAMED[key] in known else ""
 
 
 def known_keys(params: Mapping[str, Any]) -> frozenset[str]:
@@ -245,21 +247,21 @@ def known_keys(params: Mapping[str, Any]) -> frozenset[str]:
     """
     known = {*_hints(params, constructor_hints(registry.find_backbone(params["model"])))}
     if method := params.get("method"):
-        known |= registry.find_method(method).config_cls.__dataclass_fields__.keys()
+        known |= field_names(registry.find_method(method).config_cls)
     if asks_for_vectors(params):
-        known |= ValueVectorsConfig.__dataclass_fields__.keys()
+        known |= field_names(ValueVectorsConfig)
     return frozenset(known - OF_REGULARIZER if "regularizer" in known else known)
 
 
 def _hints(params: Mapping[str, Any], own_hints: Mapping[str, Any]) -> dict[str, Any]:
-    """The types of the keys, but for the method's; of what a constructor declares too, the general one."""
+    """The types of the keys, without the method's; a key's general type goes before its constructor's."""
     hints = {**own_hints, **get_type_hints(ModelKeys, include_extras=True)}
     hints |= get_type_hints(DatasetKeys, include_extras=True)
     return hints | (get_type_hints(LongKeys, include_extras=True) if params.get("user_info") else {})
 
 
 def _check_lengths(backbone: type, params: Mapping[str, Any]) -> None:
-    """FuxiCTR's LongCTR models fail deep inside where the history is shorter than the part they take as short."""
+    """FuxiCTR's LongCTR models fail deep inside where `short_seq_len` is longer than the whole history."""
     parameter = inspect.signature(backbone).parameters.get("short_seq_len")
     longest = params.get("max_len", MAX_LEN)
     short = params.get("short_seq_len", parameter.default if parameter else 0)
@@ -268,7 +270,7 @@ def _check_lengths(backbone: type, params: Mapping[str, Any]) -> None:
 
 
 def _warn_of_shared(backbone: type, keys: Iterable[str], method: str) -> None:
-    """One value is given to both, and each takes it for its own."""
+    """Warn of keys that both the backbone and the method have: both get the same value."""
     shared = sorted({*keys} - ModelKeys.__annotations__.keys() - DatasetKeys.__annotations__.keys())
     if shared:
         names = ", ".join(map(repr, shared))
@@ -278,23 +280,23 @@ def _warn_of_shared(backbone: type, keys: Iterable[str], method: str) -> None:
 
 
 def constructor_hints(backbone: type) -> dict[str, Any]:
-    """Constructor keywords of a model class and its bases, with their type hints (None where there is none)."""
+    """Constructor keywords of a model class and its bases -> type hints (None where there is none)."""
     hints: dict[str, Any] = {}
     for cls in reversed(backbone.__mro__):
         if "__init__" in vars(cls) and cls.__module__.split(".")[0] != "torch":
-            hints |= _keywords(cls.__init__)
+            hints |= _keywords(vars(cls)["__init__"])
     return hints
 
 
-def _keywords(constructor: Callable) -> dict[str, Any]:
+def _keywords(constructor: Callable[..., None]) -> dict[str, Any]:
     try:
         annotated = get_type_hints(constructor)
     except Exception:  # hints that only a type checker can resolve
         annotated = {}
-    found = {}
+    hints = {}
     for name, parameter in inspect.signature(constructor).parameters.items():
         if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
             hint = annotated.get(name)
-            # `units: int = None` is how many write that it may be None.
-            found[name] = hint | None if isinstance(hint, type) and parameter.default is None else hint
-    return {name: hint for name, hint in found.items() if name not in ("self", "feature_map")}
+            # Many write `units: int = None` for a value that may be None.
+            hints[name] = hint | None if isinstance(hint, type) and parameter.default is None else hint
+    return {name: hint for name, hint in hints.items() if name not in ("self", "feature_map")}

@@ -1,4 +1,7 @@
-"""Where settings come from: the packaged YAML files, a config directory, FuxiCTR's own layout."""
+"""Reads the settings of an expid from the packaged YAML files, a config directory of ours or FuxiCTR's, or a file.
+
+Files and entries that no expid reads are warned of: a misspelt entry would leave the defaults without a word.
+"""
 
 import functools
 import logging
@@ -16,7 +19,7 @@ from fuxictr_llm.config.keys import DatasetKeys
 
 @dataclass(frozen=True)
 class Source:
-    """Settings as read, before `--set`; `strict` says whether unknown keys are errors."""
+    """Settings as read, before `--set`; with `strict`, unknown keys are errors."""
 
     expid: str
     params: dict[str, Any]
@@ -29,7 +32,7 @@ def read_source(expid: str, config: Path | str | None) -> Source:
     """The settings that `--config` holds for an expid.
 
     Raises:
-        UserError: the config or the expid is unknown, or a file of it cannot be read.
+        UserError: the config or the expid is unknown, or a file cannot be read.
     """
     folder = packaged_configs() if config is None else Path(config)
     if folder.is_file():
@@ -49,13 +52,13 @@ def packaged_configs() -> Path:
 
 
 def dataset_names(folder: Path | None = None) -> list[str]:
-    """The data sets of a config directory of ours, aliases left out."""
+    """The data sets of a config directory of ours, without aliases."""
     entries = _entries_of_ours(folder or packaged_configs(), "dataset_config")
     return sorted(name for name, entry in entries.items() if not isinstance(entry, str))
 
 
 def model_entry_names(folder: Path | None = None) -> list[str]:
-    """The names that stand in `model_config` of a config directory of ours: backbones and rows."""
+    """The entries of `model_config` in a config directory of ours: backbones, and whole expids."""
     return sorted(_entries_of_ours(folder or packaged_configs(), "model_config"))
 
 
@@ -103,12 +106,12 @@ def _warn_of_strays(
 
 
 def _named(entries: Mapping[str, Any], name: str, key: str) -> str:
-    """What finds the class: of `MyNet: {model: my_net.py:MyNet, ...}` the file, and else the name itself."""
+    """The name by which the registry finds a class: `my_net.py:MyNet` of `MyNet: {model: my_net.py:MyNet, ...}`."""
     return _entry(entries, name).get(key) or name
 
 
 def _names_of(entries: Mapping[str, Any], key: str) -> set[str]:
-    """The names that entries give to anyone's classes: `MyNet: {model: my_net.py:MyNet, ...}`."""
+    """The names that entries give to users' classes: `MyNet: {model: my_net.py:MyNet, ...}`."""
     return {name for name in entries if "dataset_id" not in _entry(entries, name) and key in _entry(entries, name)}
 
 
@@ -153,7 +156,7 @@ def _names_no_data_set(expid: str, has_backbone: bool, datasets: Mapping[str, An
 
 
 def _entries_of_ours(folder: Path, kind: str) -> dict[str, Any]:
-    """The packaged entries with those of `folder` on top: key by key, but a data set is replaced whole."""
+    """The packaged entries with those of `folder` on top: merged key by key, but a data set is replaced as a whole."""
     packaged = _entries(packaged_configs(), kind)
     if folder.resolve() == packaged_configs().resolve():
         return packaged
@@ -246,7 +249,7 @@ def _split_model(params: dict[str, Any]) -> dict[str, Any]:
 
 
 def warn_of_files(folder: Path, kind: str) -> None:
-    """Files of a kind of config that are passed over: `.yml`, or a folder beside the file of its name."""
+    """Warn of files that are not read: those that end in `.yml`, and a folder beside the file of its name."""
     strays = [*folder.glob(f"{kind}.yml"), *(folder / kind).glob("*.yml")]
     for path in sorted(strays):
         _warn(f"{str(path)!r} is not read: FuxiCTR's configs end in .yaml")
@@ -262,12 +265,12 @@ def warn_of_entries(
     methods: Collection[str],
     datasets: Iterable[str],
 ) -> None:
-    """Entries that no expid reads.
+    """Warn of entries that no expid reads.
 
     Args:
         kind: `model_config` or `method_config`.
         entries: the user's own of that kind.
-        named: the backbones, or the methods, that such an entry may be of.
+        named: the backbones, or the methods, that the name of such an entry may begin with.
         methods, datasets: what may follow in its name.
     """
     ends = {*datasets} | {f"{method}_{dataset}" for method in methods for dataset in datasets}

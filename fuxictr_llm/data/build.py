@@ -45,8 +45,8 @@ from fuxictr_llm.data.vector_files import check_declared_vectors, with_used_vect
 from fuxictr_llm.host.columns import feature_columns
 
 SLICE_ROWS = 100_000
-# What decides about the built data, besides the raw files.
-DECIDES = (
+# The config keys on which the built data depends, besides the raw files.
+BUILD_KEYS = (
     "feature_cols",
     "label_col",
     "min_categr_count",
@@ -138,14 +138,14 @@ def _check_places(data_dir: Path, params: Mapping[str, Any], files: Iterable[Pat
 
 
 def _made_from(params: Mapping[str, Any], files: Mapping[str, list[Path]]) -> dict[str, Any]:
-    decides = {key: params.get(key) for key in DECIDES}
+    settings = {key: params.get(key) for key in BUILD_KEYS}
     if processor := params.get("feature_processor"):
         own = settings_of(processor, params)
-        decides = merged(decides, {"feature_processor": processor, "code": code_of(processor), "own": own})
+        settings = merged(settings, {"feature_processor": processor, "code": code_of(processor), "own": own})
     if vectors := pretrained_files(params):
-        decides = merged(decides, {"pretrained": [digest_of_file(path) for path in vectors]})
+        settings = merged(settings, {"pretrained": [digest_of_file(path) for path in vectors]})
     return {
-        "settings": digest_of(decides),
+        "settings": digest_of(settings),
         "raw": {split: [digest_of_file(path) for path in paths] for split, paths in files.items()},
         "fuxictr": fuxictr.__version__,
         "code": digest_of_code([__name__]),
@@ -292,7 +292,8 @@ def _build_in_memory(
 
 def _transform(processor: FeatureProcessor, frame: pl.LazyFrame, split: RawSplit, path: Path) -> None:
     """Write ids and values as parquet, a slice at a time: the text of a whole split is never in memory."""
-    writer, normalized, start = None, dict(normalizers(split.params)), 0
+    normalized, start = dict(normalizers(split.params)), 0
+    writer: pq.ParquetWriter | None = None
     for rows in frame.collect_batches(chunk_size=SLICE_ROWS, maintain_order=True):
         made = processor.transform({column.name: column.to_numpy() for column in rows})
         check_made(made, normalized, start, split)
@@ -300,7 +301,8 @@ def _transform(processor: FeatureProcessor, frame: pl.LazyFrame, split: RawSplit
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)
         start += len(rows)
-    writer.close()
+    if writer is not None:
+        writer.close()
 
 
 def _arrow(values: Any) -> pa.Array:

@@ -1,7 +1,18 @@
-"""The words of a data set: values of its fields in train, and what a field config says about them."""
+"""The words of a data set: the train values of its fields, and what a field config says about them.
+
+While FuxiCTR's FeatureProcessor fits, the values are written to `field_texts.json` in the built data set, one entry a
+field (none for embedding, meta and label columns):
+
+    {"<categorical or sequence>": {"distinct": N, "values": [...], "counts": [...]},
+     "<numeric>": {"quantiles": [min, ..., max]}}
+
+Values are written as in feature_vocab.json, in descending count: at most `MOST`, half of them the most frequent
+ones, half spread evenly over the others. Fields that share an embedding have their own values. A field with missing
+values also has `"filled": {"<value>": [missing, as such]}`: the rows of all splits in which the value stands for a
+missing one, and those in which it was read; `counts` has only the latter.
+"""
 
 import copy
-import functools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +35,8 @@ QUANTILES = 21
 RESERVED = ("__PAD__", "__OOV__")
 
 
-class CollectsFieldTexts:
-    """Mixed into a FeatureProcessor: `fit` also writes field_texts.json.
+class CollectsFieldTexts(FeatureProcessor):
+    """Mixed into a data set's FeatureProcessor: `fit` also writes field_texts.json.
 
     The counts are those that FuxiCTR hands to its fit functions, so that the raw file is not read again
     for them. What stands for missing values is found out in the raw frames, of which train is the first that
@@ -35,13 +46,13 @@ class CollectsFieldTexts:
     _host: type[FeatureProcessor]
 
     def preprocess(self, ddf: pl.LazyFrame) -> pl.LazyFrame:
-        vars(self).setdefault("_raw", []).append(ddf)
+        self.__dict__.setdefault("_raw", []).append(ddf)
         return super().preprocess(ddf)
 
     def fit(self, train_ddf: pl.LazyFrame, *args: Any, **kwargs: Any) -> None:
         self._counts: dict[str, Mapping[Any, int]] = {}
         super().fit(train_ddf, *args, **kwargs)
-        filled = filled_values(self._host, copy.copy(self), vars(self).pop("_raw", []))
+        filled = filled_values(self._host, copy.copy(self), self.__dict__.pop("_raw", []))
         write_json(Path(self.data_dir) / FILE, self._field_texts(train_ddf, filled))
         del self._counts
 
@@ -80,16 +91,20 @@ class CollectsFieldTexts:
                 texts[name]["filled"] = values
         return texts
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple:
         state = {key: value for key, value in vars(self).items() if key not in ("_counts", "_raw")}
         return self._host.__new__, (self._host,), state
 
 
-@functools.cache
+_subclasses: dict[type[FeatureProcessor], type[FeatureProcessor]] = {}
+
+
 def collecting(host: type[FeatureProcessor]) -> type[FeatureProcessor]:
     """The subclass of a FeatureProcessor that also takes lists, scales constants and writes field_texts.json."""
-    bases = (CollectsFieldTexts, TakesLists, ScalesConstants, host)
-    return type(host.__name__, bases, {"_host": host, "__module__": host.__module__})
+    if host not in _subclasses:
+        bases = (CollectsFieldTexts, TakesLists, ScalesConstants, host)
+        _subclasses[host] = type(host.__name__, bases, {"_host": host, "__module__": host.__module__})
+    return _subclasses[host]
 
 
 def _counts_of(col: dict, stats: Any, min_categr_count: int = 1, **_: Any) -> Mapping[Any, int]:
@@ -133,16 +148,16 @@ def _quantiles(train_ddf: pl.LazyFrame, names: list[str], filled: Mapping[str, C
     if not names:
         return {}
     table = train_ddf.select(pl.col(names).cast(pl.Float64)).collect(engine="streaming")
-    found = {}
+    quantiles: dict[str, list[float]] = {}
     for name in names:
-        values = table.drop_in_place(name)
-        values = values.filter(values.is_finite()).sort().to_numpy()
+        column = table.drop_in_place(name)
+        values = column.filter(column.is_finite()).sort().to_numpy()
         for value, (missing, _) in filled.get(name, {}).items():
             first = np.searchsorted(values, float(value))
             values = np.delete(values, slice(first, first + missing))
         ranks = np.linspace(0, max(len(values) - 1, 0), QUANTILES).round().astype(int)
-        found[name] = list(dict.fromkeys(values[ranks].tolist())) if len(values) else []
-    return found
+        quantiles[name] = list(dict.fromkeys(values[ranks].tolist())) if len(values) else []
+    return quantiles
 
 
 def values_for_missing(data_dir: Path, name: str) -> Counts:
@@ -176,8 +191,8 @@ def read_field_config(name: str | None) -> Mapping[str, Any]:
             raise unknown("field config", name, [*entries, "a .yaml file"])
         words = entries[name]
     values = words.get("values") or {}
-    told = {"fields": words.get("fields"), **values} if isinstance(values, dict) else {"values": values}
-    if odd := [of for of, texts in told.items() if not _are_words(texts or {})]:
+    sections = {"fields": words.get("fields"), **values} if isinstance(values, dict) else {"values": values}
+    if odd := [section for section, texts in sections.items() if not _are_words(texts or {})]:
         problem = f"'fields' maps fields to words, 'values' fields to value: words (look at {odd[0]!r})"
         raise UserError(f"field config {name!r}: {problem}")
     if not isinstance(words.get("about") or "", str):
@@ -200,7 +215,11 @@ def _check_entities(entities: Any, name: str) -> None:
         if not isinstance(keys, dict) or not keys.keys() <= {"id", "text"}:
             return False
         text = keys.get("text") or []
-        return isinstance(keys.get("id") or "", str) and isinstance(text, list) and all(type(of) is str for of in text)
+        return (
+            isinstance(keys.get("id") or "", str)
+            and isinstance(text, list)
+            and all(type(column) is str for column in text)
+        )
 
     if not isinstance(entities, dict) or not all(map(fits, entities.values())):
         raise UserError(f"field config {name!r}: 'entities' maps names to {{id: column, text: [columns]}}")

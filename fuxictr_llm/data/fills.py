@@ -1,14 +1,22 @@
-"""Raw values before FuxiCTR reads them: lists, missing values and their fills."""
+"""Raw values as FuxiCTR's FeatureProcessor takes them (lists, plain types), and the values that stand for missing ones.
+
+A parquet column must give what the same data gives as csv, where a sequence is its values with a splitter between: a
+list that is null or empty is an empty cell, and null inside a list is an empty place, which FuxiCTR pads.
+
+Only the raw files distinguish a missing value from the same value written there (`fill_na`, or what a preprocess step
+makes of it): in the built data both have one id.
+"""
 
 import copy
 import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import polars as pl
 from fuxictr.preprocess import FeatureProcessor
+from typing_extensions import TypeIs
 
 from fuxictr_llm.common.errors import UserError, reason_of
 
@@ -17,8 +25,8 @@ SPLITTER = "\x1f\x1e"
 TEXT, WHOLE = ("str", str), ("int", int, "str", str)
 
 
-class TakesLists:
-    """Mixed into a FeatureProcessor: `preprocess` also takes lists and arrays, booleans, decimals and dictionaries."""
+class TakesLists(FeatureProcessor):
+    """`preprocess` of the FeatureProcessor behind it also takes lists, arrays, booleans, decimals and dictionaries."""
 
     feature_cols: list[dict[str, Any]]
     label_cols: list[dict[str, Any]]
@@ -39,9 +47,14 @@ class TakesLists:
         return ddf.with_columns(_converted(raw, made, declared))
 
 
-def is_list(dtype: pl.DataType | None) -> bool:
+def is_list(dtype: pl.DataType | None) -> TypeIs[pl.List | pl.Array]:
     """Whether a column of that type holds lists or arrays."""
     return isinstance(dtype, pl.List | pl.Array)
+
+
+def holds(dtype: pl.List | pl.Array) -> pl.DataType:
+    """The type of what its lists or arrays hold."""
+    return cast(pl.DataType, dtype.inner)
 
 
 def _missing_is_padding(col: dict[str, Any]) -> dict[str, Any]:
@@ -75,7 +88,7 @@ def _as_number(name: str, dtype: pl.DataType) -> Iterator[pl.Expr]:
     if dtype == pl.Boolean or dtype.is_decimal():
         yield pl.col(name).cast(pl.Float64)
     elif isinstance(dtype, pl.Categorical | pl.Enum):
-        yield pl.col(name).cast(pl.String)  # a text, of which the check tells
+        yield pl.col(name).cast(pl.String)  # a text, which the check of raw files reports
 
 
 def _converted(
@@ -83,19 +96,19 @@ def _converted(
 ) -> Iterator[pl.Expr]:
     for col in cols:
         dtype = made.get(col["name"])
-        if col["type"] == "sequence" and is_list(dtype) and not dtype.inner.is_nested():
+        if col["type"] == "sequence" and is_list(dtype) and not holds(dtype).is_nested():
             yield _as_text(col, dtype)
         elif col["type"] == "sequence" and dtype == pl.String and col["name"] not in raw:
             yield pl.col(col["name"]).fill_null(col.get("fill_na", ""))
         elif col["type"] == "numeric" and dtype is not None:
             yield from _as_number(col["name"], dtype)
-        elif col["type"] == "embedding" and _are_vectors(dtype):
+        elif col["type"] == "embedding" and dtype is not None and _are_vectors(dtype):
             yield _as_array(col, dtype)
 
 
-def _are_vectors(dtype: pl.DataType | None) -> bool:
+def _are_vectors(dtype: pl.DataType) -> bool:
     if is_list(dtype):
-        return dtype.inner.is_numeric() or dtype.inner in (pl.Boolean, pl.Null)
+        return holds(dtype).is_numeric() or holds(dtype) in (pl.Boolean, pl.Null)
     return dtype == pl.Null  # all of them are missing
 
 
@@ -103,11 +116,11 @@ def _lists(name: str, dtype: pl.DataType) -> pl.Expr:
     return pl.col(name).arr.to_list() if isinstance(dtype, pl.Array) else pl.col(name)
 
 
-def _as_text(col: Mapping[str, Any], dtype: pl.DataType) -> pl.Expr:
+def _as_text(col: Mapping[str, Any], dtype: pl.List | pl.Array) -> pl.Expr:
     """The values of a list, one after the other."""
     fill, value = col.get("fill_na", ""), pl.element()
     text = value.cast(pl.String)
-    if dtype.inner.is_float():
+    if holds(dtype).is_float():
         # Whole numbers with one missing are stored as floats, by pandas say.
         whole = pl.when(value == value.round()).then(value.cast(pl.Int64, strict=False).cast(pl.String))
         text = pl.when(value.is_not_nan()).then(whole.otherwise(text) if col["dtype"] in WHOLE else text)
@@ -127,15 +140,18 @@ def _as_array(col: Mapping[str, Any], dtype: pl.DataType) -> pl.Expr:
     return pl.when(lists.list.len() == width).then(lists).list.to_array(width).alias(col["name"])
 
 
-def fill_of(col: Mapping[str, Any]) -> Any:
-    """What stands in for a number that is missing; None where nothing does."""
-    return col.get("fill_na", 0.0)
-
-
 # What FuxiCTR fills in where a column does not say it.
 DEFAULTS = {"str": "", "int": 0, "float": 0.0}
-# Of a value: how many rows have it for a missing one, and how many as such.
+# Value -> [rows in which it stands for a missing one, rows in which it was read].
 Counts = dict[str, list[int]]
+
+
+def fill_of(col: Mapping[str, Any]) -> Any:
+    """What stands in for a missing value; None where nothing does."""
+    if col["type"] == "embedding":  # a vector of this number
+        return col.get("fill_na", 0.0)
+    kind = col["dtype"] if isinstance(col["dtype"], str) else col["dtype"].__name__
+    return col.get("fill_na", DEFAULTS[kind]) if kind in DEFAULTS else None
 
 
 def text_of(value: Any) -> str:
@@ -146,7 +162,7 @@ def text_of(value: Any) -> str:
 def filled_values(
     host: type[FeatureProcessor], processor: FeatureProcessor, frames: Sequence[pl.LazyFrame]
 ) -> list[dict[str, Counts]]:
-    """For each raw frame, the values that stand for missing ones: column -> value -> [missing, as such].
+    """For each raw frame, the values that stand for missing ones, by column.
 
     Args:
         host: the processor's class without what we add to it.
@@ -161,25 +177,20 @@ def filled_values(
         col for col in processor.feature_cols if col.get("active", True) and col["type"] in ("categorical", "numeric")
     ]
     plain = [col for col in columns if not col.get("preprocess")]
-    found = [_of_plain(plain, frame.with_columns(plain_types(frame.collect_schema(), plain))) for frame in frames]
+    by_frame = [_of_plain(plain, frame.with_columns(plain_types(frame.collect_schema(), plain))) for frame in frames]
     made = [col["name"] for col in columns if col.get("preprocess")]
-    for counts, more in zip(found, _of_made(host, processor, made, frames), strict=True):
+    for counts, more in zip(by_frame, _of_made(host, processor, made, frames), strict=True):
         counts |= more
-    return found
-
-
-def _fill_of(col: Mapping[str, Any]) -> Any:
-    kind = col["dtype"] if isinstance(col["dtype"], str) else col["dtype"].__name__
-    return col.get("fill_na", DEFAULTS[kind]) if kind in DEFAULTS else None
+    return by_frame
 
 
 def _of_plain(columns: Iterable[Mapping[str, Any]], frame: pl.LazyFrame) -> dict[str, Counts]:
-    """Of columns that are read as they are, in one pass."""
+    """The same for columns that are read as they are, in one pass."""
     schema = frame.collect_schema()
     asked, fills = {}, {}
     for col in columns:
-        name, fill = col["name"], _fill_of(col)
-        # An empty text is told of no value anyway.
+        name, fill = col["name"], fill_of(col)
+        # An empty text is no value of a column in any case.
         if name not in schema or (fill == "" and col["type"] == "categorical"):
             continue
         filled = pl.Series(name, [None], schema[name])
@@ -195,7 +206,7 @@ def _of_plain(columns: Iterable[Mapping[str, Any]], frame: pl.LazyFrame) -> dict
     if not asked:
         return {}
     (counts,) = frame.select(**asked).collect(engine="streaming").to_dicts()
-    found: dict[str, Counts] = {}
+    values_of: dict[str, Counts] = {}
     for name, fill in fills.items():
         missing, such, nans = (counts[f"{name}\0{what}"] for what in ("missing", "such", "nan"))
         is_nan = fill != fill
@@ -203,35 +214,35 @@ def _of_plain(columns: Iterable[Mapping[str, Any]], frame: pl.LazyFrame) -> dict
         if missing and fill is not None and not is_nan:
             values[text_of(fill)] = [missing, such]
         if values:
-            found[name] = values
-    return found
+            values_of[name] = values
+    return values_of
 
 
 def _of_made(
     host: type[FeatureProcessor], processor: FeatureProcessor, names: Sequence[str], frames: Sequence[pl.LazyFrame]
 ) -> list[dict[str, Counts]]:
-    """Of columns that a preprocess step makes: what it gives more often of filled columns than of unfilled ones."""
-    found: list[dict[str, Counts]] = [{} for _ in frames]
+    """The same for columns that a preprocess step makes: what it gives more often of filled than of unfilled ones."""
+    by_frame: list[dict[str, Counts]] = [{} for _ in frames]
     if not names:
-        return found
+        return by_frame
     bare = copy.copy(processor)
     bare.feature_cols = [{**col, "fill_na": None} for col in processor.feature_cols]
     bare.label_cols = [{**col, "fill_na": None} for col in processor.label_cols]
     try:
-        for counts, frame in zip(found, frames, strict=True):
+        for counts, frame in zip(by_frame, frames, strict=True):
             filled, unfilled = host.preprocess(processor, frame), host.preprocess(bare, frame)
             (nulls,) = unfilled.select(pl.col(names).null_count()).collect(engine="streaming").to_dicts()
             affected = [name for name in names if nulls[name]]
-            asked = [of.group_by(name).len() for name in affected for of in (filled, unfilled)]
+            asked = [rows.group_by(name).len() for name in affected for rows in (filled, unfilled)]
             tables = iter(pl.collect_all(asked, engine="streaming"))
             counts |= {name: _differences(dict(next(tables).rows()), dict(next(tables).rows())) for name in affected}
-    except Exception as error:  # a function of anyone's
+    except Exception as error:  # the function may be of any user's
         logging.warning(
             "Which values of %s are missing is not known, as their preprocess functions fail without fill_na: %s",
             ", ".join(names),
             reason_of(error),
         )
-    return found
+    return by_frame
 
 
 def _differences(filled: Mapping[Any, int], unfilled: Mapping[Any, int]) -> Counts:

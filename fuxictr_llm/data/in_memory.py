@@ -1,4 +1,7 @@
-"""A seeded in-memory loader in FuxiCTR's form: the same seed gives the same batches, each epoch other ones."""
+"""A seeded in-memory loader in FuxiCTR's form: the same seed gives the same batches, in another order each epoch.
+
+Shape symbols: `B` rows of a batch.
+"""
 
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -15,6 +18,7 @@ from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.data.raw_checks import first_not_finite
+from fuxictr_llm.host.batches import LongBatch
 
 
 class InMemoryLoader:
@@ -26,7 +30,7 @@ class InMemoryLoader:
     Args:
         feature_map: names the columns and labels.
         data_path: the file, or the folder of its parts.
-        split: kept for FuxiCTR's signature; only `shuffle` decides about the order.
+        split: kept for FuxiCTR's signature; the order depends on `shuffle` alone.
         batch_size: rows a batch; the last one may have fewer.
         shuffle: a new order every epoch, drawn from `seed` and the epoch.
         seed: of the shuffling alone: other random numbers are untouched by it.
@@ -56,9 +60,10 @@ class InMemoryLoader:
         narrow = [name for name, values in columns.items() if values.ndim == 1 and values.dtype == np.int32]
         # One gather for all ids instead of one a column.
         self._id_names = narrow
-        self._ids = torch.empty(self.num_samples, len(narrow), dtype=torch.int32) if narrow else None
+        ids = torch.empty(self.num_samples, len(narrow), dtype=torch.int32)
         for index, name in enumerate(narrow):
-            self._ids[:, index] = torch.from_numpy(columns.pop(name))
+            ids[:, index] = torch.from_numpy(columns.pop(name))
+        self._ids = ids if narrow else None
         self._others = {name: torch.from_numpy(values) for name, values in columns.items()}
 
     def _names(self, feature_map: FeatureMap) -> list[str]:
@@ -68,7 +73,7 @@ class InMemoryLoader:
     def __len__(self) -> int:
         return -(-self.num_samples // self.batch_size)
 
-    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+    def __iter__(self) -> Iterator[dict[str, Tensor] | LongBatch]:
         order = None
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
@@ -78,8 +83,11 @@ class InMemoryLoader:
             rows = slice(start, start + self.batch_size)
             yield self._batch(rows if order is None else order[rows])
 
-    def _batch(self, rows: slice | Tensor) -> dict[str, Tensor]:
-        batch = {}
+    def _batch(self, rows: slice | Tensor) -> dict[str, Tensor] | LongBatch:
+        return self._columns(rows)
+
+    def _columns(self, rows: slice | Tensor) -> dict[str, Tensor]:
+        batch: dict[str, Tensor] = {}
         if self._ids is not None:
             ids = self._ids[rows].long()
             batch = dict(zip(self._id_names, ids.unbind(dim=1), strict=True))

@@ -1,4 +1,4 @@
-"""FuxiCTR's LongCTR data: histories stand once a user, columns once an item, and a row refers to both.
+"""FuxiCTR's LongCTR data: each user's history and each item's columns are stored once, and a row refers to both.
 
 The built rows have `user_index`, `item_index` (the target) and `seq_len` (how much of the user's history is before
 the row). `user_info`: parquet, its n-th row is the user of index n, `full_item_seq` the items in order. `item_info`:
@@ -58,8 +58,8 @@ class Histories:
         if padding == "pre":
             places = places + real - max_len
         is_real = (places >= 0) & (places < real)
-        found = self.items[torch.where(is_real, starts + places, 0)] if len(self.items) else torch.zeros(1)
-        return torch.where(is_real, found.long(), 0)
+        items = self.items[torch.where(is_real, starts + places, 0)] if len(self.items) else torch.zeros(1)
+        return torch.where(is_real, items.long(), 0)
 
 
 class Items:
@@ -84,8 +84,8 @@ class Items:
 
     def of(self, items: Tensor) -> dict[str, Tensor]:
         """Column -> its values for the items, in their order; ids int64, sequences int32."""
-        found = {name: column[items] for name, column in self.columns.items()}
-        return {name: column.long() if _are_ids(column) else column for name, column in found.items()}
+        columns = {name: column[items] for name, column in self.columns.items()}
+        return {name: column.long() if _are_ids(column) else column for name, column in columns.items()}
 
     def read_slices(self, path: str, names: list[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
         """As `loader.read_slices`, of the columns of rows and of their target items."""
@@ -93,8 +93,8 @@ class Items:
         for part in read_slices(path, [*dict.fromkeys([*own, "item_index"])], rows):
             targets = torch.from_numpy(part["item_index"].astype(np.int64))
             _check_range(f"column 'item_index' of {path!r}", targets, len(self))
-            found = self.of(targets)
-            yield {name: part[name] if name in own else found[name].numpy() for name in names}
+            columns = self.of(targets)
+            yield {name: part[name] if name in own else columns[name].numpy() for name in names}
 
 
 class LongSequenceLoader(InMemoryLoader):
@@ -134,7 +134,7 @@ class LongSequenceLoader(InMemoryLoader):
         return [name for name in (*super()._names(feature_map), *self._undeclared) if name not in self.items.columns]
 
     def _batch(self, rows: slice | Tensor) -> LongBatch:
-        batch = super()._batch(rows)
+        batch = self._columns(rows)
         users, targets, lengths = (batch[name] for name in INDEXES)
         history = self.histories.before(users, lengths, self.max_len, self.padding)
         items = torch.cat([history, targets.unsqueeze(1)], dim=1).flatten()
@@ -142,7 +142,7 @@ class LongSequenceLoader(InMemoryLoader):
         return columns, self.items.of(items), (history > 0).float()
 
     def _check_indexes(self, data_path: str) -> None:
-        everything = super()._batch(slice(None))
+        everything = self._columns(slice(None))
         sizes = {"user_index": len(self.histories), "item_index": len(self.items), "seq_len": 2**31}
         for name, size in sizes.items():
             _check_range(f"column {name!r} of {data_path!r}", everything[name], size)

@@ -37,13 +37,13 @@ class Preparer:
 
     Attributes:
         originals: the names of the files that it reads from `raw_data`.
-        decides: the config keys that it follows, and their defaults.
+        keys: the config keys that it follows, and their defaults.
         tables: settings and original files -> the rows of each split, in tables that follow each other.
         downloads: whether it gets the originals itself where `raw_data` is null.
     """
 
     originals: tuple[str, ...]
-    decides: Mapping[str, Any]
+    keys: Mapping[str, Any]
     tables: Callable[[Mapping[str, Any], Mapping[str, Path]], Tables]
     downloads: bool = False
 
@@ -58,7 +58,8 @@ def _movielens1m(params: Mapping[str, Any], files: Mapping[str, Path]) -> Tables
 
 
 def _amazon(params: Mapping[str, Any], files: Mapping[str, Path]) -> Tables:
-    return amazon.prepare(*files.values(), params.get("timestamp", "bucketed"))
+    reviews, items = files.values()
+    return amazon.prepare(reviews, items, params.get("timestamp", "bucketed"))
 
 
 BY_TIME = {"timestamp": "bucketed"}
@@ -112,12 +113,12 @@ def prepare_raw_data(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _made_from(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides about the files; the keys of the digests say `split` for `prepare_split`, as they always did."""
+    """What the files depend on, for a digest; there `prepare_split` is called `split`, as it always was."""
     preparer, raw_data = PREPARERS[name], params.get("raw_data")
-    decides = {key.removeprefix("prepare_"): params.get(key, value) for key, value in preparer.decides.items()}
-    found = find_originals(raw_data, preparer.originals) if raw_data else {}
-    digests = {file: digest_of_file(path) for file, path in found.items()}
-    return {"name": name, **decides, "raw_data": raw_data and digests, "version": VERSION}
+    settings = {key.removeprefix("prepare_"): params.get(key, value) for key, value in preparer.keys.items()}
+    files = find_originals(raw_data, preparer.originals) if raw_data else {}
+    digests = {file: digest_of_file(path) for file, path in files.items()}
+    return {"name": name, **settings, "raw_data": raw_data and digests, "version": VERSION}
 
 
 def _is_made(
@@ -174,12 +175,12 @@ def _originals(params: Mapping[str, Any]) -> dict[str, Path]:
     preparer, raw_data = PREPARERS[params["prepare"]], params.get("raw_data")
     if params.get("prepare_split", "time") != "time":
         raise UserError(f"'prepare: {params['prepare']}' splits in the order of time; leave out prepare_split")
-    found = find_originals(raw_data, preparer.originals) if raw_data else {}
-    missing = [name for name in preparer.originals if name not in found]
+    files = find_originals(raw_data, preparer.originals) if raw_data else {}
+    missing = [name for name in preparer.originals if name not in files]
     if missing:
         place = f"raw_data folder {str(raw_data)!r} lacks" if raw_data else "its original files are needed:"
         raise how_to_get(params, missing, f"{place} {', '.join(missing)} (or packed, .gz)")
-    return {name: found[name] for name in preparer.originals}
+    return {name: files[name] for name in preparer.originals}
 
 
 def _targets(params: Mapping[str, Any]) -> dict[str, Path]:
@@ -188,7 +189,7 @@ def _targets(params: Mapping[str, Any]) -> dict[str, Path]:
     for part, target in targets.items():
         if not target or not str(target).endswith(".csv"):
             raise UserError(f"{part}_data must name a .csv file for 'prepare' to write (got {target!r})")
-    return {part: Path(target) for part, target in targets.items()}
+    return {part: Path(str(target)) for part, target in targets.items()}
 
 
 def _changed(paths: Mapping[str, Path], manifest: Mapping[str, Any]) -> list[Path]:

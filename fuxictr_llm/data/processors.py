@@ -1,4 +1,8 @@
-"""Feature processors: FuxiCTR's, a data set's own, and the scaling of constant columns."""
+"""`feature_processor:` of a data-set config: the class that reads, fits and transforms its raw files.
+
+Columns of one value, and numbers too large for a mean, would be scaled to nonsense by FuxiCTR's normalizers; both are
+handled here.
+"""
 
 import inspect
 import math
@@ -15,7 +19,7 @@ from fuxictr_llm.host.columns import feature_columns, label_columns
 from fuxictr_llm.registry import import_class
 
 
-class ScalesConstants:
+class ScalesConstants(FeatureProcessor):
     """Mixed into a FeatureProcessor: the deviation of a column of one value is 0, which FuxiCTR takes for 1."""
 
     def fit_numeric_col(self, col: dict[str, Any], stats_dict: Mapping[str, Any] | None = None) -> None:

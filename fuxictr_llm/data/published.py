@@ -1,4 +1,4 @@
-"""Raw files that somebody publishes: where to get them, and whether those here are they.
+"""Raw files that are published elsewhere: where to get them, and whether the local ones are the same.
 
 `download:` in a data-set config is the page, `md5:` maps the files' names to their digests (null: none is known).
 """

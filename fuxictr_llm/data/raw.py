@@ -1,4 +1,7 @@
-"""Raw files of a data set: where they are, how they are split, and the embeddings that columns share."""
+"""Raw csv or parquet files of a data set: which they are, whether they fit the config, and where a row stands.
+
+`share_embedding`: a column takes the embedding, and the ids, of another one, which must be declared before it.
+"""
 
 import logging
 import re
@@ -22,17 +25,17 @@ def raw_files(path: str, data_format: str) -> list[Path]:
         raise UserError(
             f"data file {path!r}: FuxiCTR takes *, ? and [ in a path for a pattern; rename the folder or file"
         )
-    found = [Path(path)] if path.endswith(data_format) else sorted(Path(path).glob(f"*.{data_format}"))
-    found = [file for file in found if file.is_file()]
+    files = [Path(path)] if path.endswith(data_format) else sorted(Path(path).glob(f"*.{data_format}"))
+    files = [file for file in files if file.is_file()]
     whole = str(Path(path).absolute())  # a relative one is looked for where the command runs
-    if not found and Path(path).exists():
+    if not files and Path(path).exists():
         raise UserError(f"data file {whole!r} must end in .{data_format}, or be a folder of such files")
-    if not found:
+    if not files:
         raise UserError(f"data file {whole!r} is missing; check train_data, valid_data and test_data in the data set")
-    empty = [file for file in found if file.stat().st_size == 0]
+    empty = [file for file in files if file.stat().st_size == 0]
     if empty:
         raise UserError(f"data file {str(empty[0].absolute())!r} is empty")
-    return found
+    return files
 
 
 def pretrained_files(params: Mapping[str, Any]) -> list[Path]:
@@ -115,13 +118,13 @@ class RawSplit:
 
     def unread(self, error: pl.exceptions.PolarsError) -> UserError:
         """What is said of an error in reading: of a value of csv that is no number where it stands."""
-        found = UNPARSED.search(str(error))
-        if not (found and self._is_csv):
+        unparsed = UNPARSED.search(str(error))
+        if not (unparsed and self._is_csv):
             return UserError(f"{self.name} cannot be read: {reason_of(error)}")
-        text, name = found[1].strip('"'), found[2]
+        text, name = unparsed[1].strip('"'), unparsed[2]
         col = next(col for col in _declared(self.params) if col["name"] == name)
-        rows = pl.concat([self._scan(file).select(name) for file in self.files]).with_row_index(ROW)
-        rows = rows.filter(pl.col(name) == text).head(1).collect(engine="streaming")
+        column = pl.concat([self._scan(file).select(name) for file in self.files]).with_row_index(ROW)
+        rows = column.filter(pl.col(name) == text).head(1).collect(engine="streaming")
         where = self.where(rows[ROW].item()) if len(rows) else self.name
         return UserError(f"column {name!r} holds the text {text!r} in {where}; {no_number(col)}")
 

@@ -1,4 +1,4 @@
-"""What raw columns hold, checked before anything is built: labels, numbers and vectors, by column, file and row."""
+"""Checks of raw columns before anything is built: labels, numbers and vectors, by column, file and row."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.data.fills import fill_of, is_list
+from fuxictr_llm.data.fills import fill_of, holds, is_list
 from fuxictr_llm.data.raw import ROW, RawSplit, no_number
 from fuxictr_llm.host.columns import feature_columns, label_columns
 
@@ -30,18 +30,18 @@ def check_labels_of(frame: pl.LazyFrame, split: RawSplit, params: Mapping[str, A
         value = pl.col(name).cast(pl.Float64)
         wrong = value.is_in([0.0, 1.0]).fill_null(False).not_()
         parts += [_first(wrong, f"first {index}"), value.min().alias(f"min {index}"), value.max().alias(f"max {index}")]
-    found = _one_pass(frame, parts, split)
-    if not found["rows"]:
+    facts = _one_pass(frame, parts, split)
+    if not facts["rows"]:
         raise UserError(f"{split.name} is empty: it has a header and no rows")
     for index, name in enumerate(names):
-        row = found[f"first {index}"]
+        row = facts[f"first {index}"]
         if row is not None:
             value = frame.slice(row, 1).select(name).collect().item()
             file, place = str(split.locate(row)[0]), split.row_in_words(row)
             raise UserError(f"label {name!r} of data file {file!r} must be 0 or 1 (got {value} in {place})")
-        if found[f"min {index}"] == found[f"max {index}"]:
+        if facts[f"min {index}"] == facts[f"max {index}"]:
             raise UserError(f"label {name!r} of {split.name} has one value only: nothing can be learnt or measured")
-    return found["rows"]
+    return facts["rows"]
 
 
 def check_stored(raw: Mapping[str, Mapping[str, pl.DataType]], params: Mapping[str, Any]) -> None:
@@ -90,11 +90,11 @@ def check_values(made: pl.LazyFrame, split: RawSplit, params: Mapping[str, Any])
             parts += [_first(wrong, f"first {index}"), wrong.sum().alias(f"count {index}")]
         elif col.get("dtype") in NUMBERS or col.get("preprocess"):
             parts.append(pl.col(col["name"]).null_count().alias(f"read {index}"))  # it is parsed, or made
-    found = _one_pass(made, parts, split) if parts else {}
+    facts = _one_pass(made, parts, split) if parts else {}
     for index, col in enumerate(cols):
-        row = found.get(f"first {index}")
+        row = facts.get(f"first {index}")
         if row is not None:
-            raise _told(col, row, found[f"count {index}"], made, split)
+            raise _error_of(col, row, facts[f"count {index}"], made, split)
 
 
 def check_made(values: Mapping[str, np.ndarray], cols: Mapping[str, str], start: int, split: RawSplit) -> None:
@@ -122,9 +122,9 @@ def first_not_finite(values: np.ndarray) -> int | None:
     if values.dtype.kind != "f":
         return None
     with np.errstate(over="ignore"):
-        finite = np.isfinite(values.astype(np.float32, copy=False))
-    finite = finite.reshape(len(values), -1).all(axis=1)
-    return None if finite.all() else int(np.argmin(finite))
+        finite = np.isfinite(values.astype(np.float32, copy=False)).reshape(len(values), -1)
+    rows = np.logical_and.reduce(finite, axis=1)
+    return None if rows.all() else int(np.argmin(rows))
 
 
 def _active(params: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -154,7 +154,7 @@ def _check_type(col: Mapping[str, Any], dtype: pl.DataType, where: str) -> None:
     """Check what the type in which a column is stored, or made, tells without a look at the rows."""
     name, kind = col["name"], col["type"]
     is_plain = dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)
-    inner_is_plain = is_list(dtype) and not (dtype.inner.is_nested() or dtype.inner in (pl.Binary, pl.Object))
+    inner_is_plain = is_list(dtype) and not (holds(dtype).is_nested() or holds(dtype) in (pl.Binary, pl.Object))
     problem = None
     if kind == "sequence":
         if dtype.is_nested() and not inner_is_plain:
@@ -184,7 +184,7 @@ def _wrong(col: Mapping[str, Any], dtype: pl.DataType) -> pl.Expr | None:
         # A normalizer may bring into the range of float32 what is beyond it.
         wide = pl.Float64 if col.get("normalizer") else pl.Float32
         return value.cast(wide).is_finite().fill_null(False).not_()
-    if col["type"] == "embedding" and is_list(dtype) and dtype.inner.is_numeric():
+    if col["type"] == "embedding" and is_list(dtype) and holds(dtype).is_numeric():
         finite = value.arr.to_list().list.eval(pl.element().is_finite().fill_null(False)).list.all()
         return (value.is_not_null() & finite).not_()
     if col["type"] in ("numeric", "embedding"):
@@ -192,7 +192,7 @@ def _wrong(col: Mapping[str, Any], dtype: pl.DataType) -> pl.Expr | None:
     return None
 
 
-def _told(col: Mapping[str, Any], row: int, count: int, made: pl.LazyFrame, split: RawSplit) -> UserError:
+def _error_of(col: Mapping[str, Any], row: int, count: int, made: pl.LazyFrame, split: RawSplit) -> UserError:
     name, fill = col["name"], fill_of(col)
     shown = made.slice(row, 1).select(name).collect().item()
     if isinstance(shown, pl.Series):
@@ -217,8 +217,8 @@ def _first_text(name: str, made: pl.LazyFrame, split: RawSplit) -> tuple[str, st
     """The first text that is no number, or the first one, and where it stands."""
     texts = made.with_row_index(ROW).select(ROW, name).filter(pl.col(name).is_not_null())
     no_number = pl.col(name).str.strip_chars().cast(pl.Float64, strict=False).is_null() & (pl.col(name) != "")
-    found = texts.filter(no_number).head(1).collect(engine="streaming")
-    row, text = (found if len(found) else texts.head(1).collect()).row(0)
+    wrong = texts.filter(no_number).head(1).collect(engine="streaming")
+    row, text = (wrong if len(wrong) else texts.head(1).collect()).row(0)
     return text, split.where(row)
 
 

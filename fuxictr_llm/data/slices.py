@@ -14,13 +14,13 @@ import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
 from sklearn.metrics import log_loss, roc_auc_score
-from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
 from fuxictr_llm.common.files import read_json
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.data.field_words import RESERVED, read_field_config, values_for_missing
 from fuxictr_llm.data.in_memory import data_files
-from fuxictr_llm.host.batches import columns_of
+from fuxictr_llm.host.batches import Batch, columns_of
 from fuxictr_llm.host.tasks import labels_of, predictions_of, truth_of
 
 SLICES = ("unseen", "rare", "middle", "head")
@@ -57,8 +57,8 @@ class FrequencySlices:
         self._least_head = _count_that_reaches(HEAD, ascending[::-1])
 
     @classmethod
-    def of(cls, run: Any) -> "FrequencySlices | None":
-        """Those of a run (`fuxictr_llm.experiment.Run`), whose train split is counted; None: no column has the items.
+    def from_run(cls, run: Run) -> "FrequencySlices | None":
+        """The slices of a run, whose train split is counted; None: no column has the items.
 
         Raises:
             UserError: `slice_by` is no column or has several ids a row, or the train split cannot be read.
@@ -70,7 +70,7 @@ class FrequencySlices:
         known = ~np.isin(items, _ids_of_no_item(column, run.feature_map, run.data_dir))
         return cls(column, items[known], counts[known])
 
-    def of_model(self, model: BaseModel, rows: Iterable[Mapping[str, Tensor]]) -> dict[str, Any]:
+    def of_model(self, model: BaseModel, rows: Iterable[Batch]) -> dict[str, Any]:
         """`of_predictions` of a model on a loader's batches."""
         return self.of_predictions(*predict(model, rows, self.column), labels_of(type(model), model.feature_map))
 
@@ -93,7 +93,11 @@ class FrequencySlices:
         for index, name in enumerate(SLICES):
             rows, counts = slice_of_row == index, self.counts[slice_of_item == index]
             bounds = [0, 0] if name == "unseen" else [int(counts.min()), int(counts.max())] if len(counts) else None
-            facts = {"train_rows": bounds, "rows": int(rows.sum()), "items": len(np.unique(item_ids[rows]))}
+            facts: dict[str, Any] = {
+                "train_rows": bounds,
+                "rows": int(rows.sum()),
+                "items": len(np.unique(item_ids[rows])),
+            }
             slices[name] = facts | _metrics(y_true[rows], y_pred[rows], labels)
         return {"by": self.column, "slices": slices}
 
@@ -140,7 +144,7 @@ def item_column(params: Mapping[str, Any], feature_map: FeatureMap) -> str | Non
     return column
 
 
-def predict(model: BaseModel, rows: Iterable[Mapping[str, Tensor]], column: str) -> Predictions:
+def predict(model: BaseModel, rows: Iterable[Batch], column: str) -> Predictions:
     """Run a model over a loader's batches once, in evaluation mode, as FuxiCTR's `evaluate` does.
 
     Args:
@@ -173,7 +177,7 @@ def slices_table(networks: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [head + [f"{name:>{width}}" for name, width in widths.items()]]
     for name, facts in first["slices"].items():
         bounds = "-" if facts["train_rows"] is None else "-".join(map(str, dict.fromkeys(facts["train_rows"])))
-        values = {network: found["slices"][name]["AUC"] for network, found in networks.items()}
+        values = {network: measured["slices"][name]["AUC"] for network, measured in networks.items()}
         shown = {network: "-" if value is None else f"{value:.6f}" for network, value in values.items()}
         line = [f"{name:<20}{bounds:>16}{facts['rows']:>10,}"]
         lines.append(line + [f"{shown[network]:>{width}}" for network, width in widths.items()])
@@ -189,10 +193,15 @@ def _metrics(y_true: np.ndarray, y_pred: np.ndarray, labels: Sequence[str]) -> d
     if y_true.ndim == 1:
         return _metrics_of_task(y_true, y_pred)
     by_task = [_metrics_of_task(*columns) for columns in zip(y_true.T, y_pred.T, strict=True)]
-    named = {f"{label}_{name}": of[name] for label, of in zip(labels, by_task, strict=True) for name in of}
-    values = {name: [of[name] for of in by_task] for name in by_task[0]}
-    means = {name: None if None in of else float(np.mean(of)) for name, of in values.items()}
+    named = {f"{label}_{name}": value for label, of in zip(labels, by_task, strict=True) for name, value in of.items()}
+    values = {name: [metrics[name] for metrics in by_task] for name in by_task[0]}
+    means = {name: _mean(of_tasks) for name, of_tasks in values.items()}
     return named | means
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _metrics_of_task(y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, float | None]:

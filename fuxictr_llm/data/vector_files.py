@@ -1,4 +1,4 @@
-"""Files of given vectors (`pretrained_emb`): what FuxiCTR cannot use of one is said by column, file and key."""
+"""Files of given vectors (`pretrained_emb`), checked: an error names the column, the file and the key."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,38 +1,36 @@
-"""What can be done with a model class: what each tap finds, and what real runs on a little data show.
+"""What can be done with a model class: what each tap sees, and checks by real training on a little data.
+
+Two add-ons try a backbone: `Idle` does nothing, `AllTaps` uses all taps. A method checks itself
+(`Enhancement.self_check`).
 
 Shape symbols: `F` fields, `D` embedding dim, `R` width of the representation, `T` tasks.
 """
 
 import contextlib
 import copy
-import itertools
 import logging
-import math
 import pickle
-import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from fuxictr.pytorch.models import BaseModel
-from fuxictr.pytorch.torch_utils import seed_everything
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError, reason_of
-from fuxictr_llm.data.loader import make_loaders
-from fuxictr_llm.diagnosis.tiny import TinyCase, active_regularization, reason_against, train
-from fuxictr_llm.distillation import Teacher, distilled
+from fuxictr_llm.diagnosis.tiny import (
+    TinyCase,
+    active_regularization,
+    method_parameters,
+    tiny_case,
+    train,
+)
+from fuxictr_llm.diagnosis.zoo_table import ZooRow, failed
 from fuxictr_llm.enhancement.anatomy import Anatomy, find_anatomy, tap_keys
-from fuxictr_llm.enhancement.base import Enhancement
-from fuxictr_llm.enhancement.model import Seen, enhance
-from fuxictr_llm.host.batches import columns_of
-from fuxictr_llm.host.tasks import predictions_of
-from fuxictr_llm.model_zoo.ELEC.gain import gain_class
-from fuxictr_llm.model_zoo.ELEC.head import VECTOR
-from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors
+from fuxictr_llm.enhancement.base import Enhancement, NotTried
+from fuxictr_llm.enhancement.trace import ForwardTrace
 from fuxictr_llm.registry import find_backbone, find_method
 
 
@@ -56,9 +54,9 @@ class AllTaps(Enhancement):
 
     def __init__(self, config: Any, anatomy: Anatomy):
         super().__init__(config, anatomy)
-        width = sum(anatomy.widths)
+        width, dim = sum(anatomy.widths), anatomy.embedding_dim
         self.shift = nn.Parameter(torch.full((width,), 0.1)) if width else None
-        self.pull = nn.Parameter(torch.full((anatomy.embedding_dim,), 0.1)) if anatomy.fields else None
+        self.pull = None if dim is None else nn.Parameter(torch.full((dim,), 0.1))
         self.weight = nn.Parameter(torch.full((len(anatomy.tasks),), 0.3))
 
     def active_taps(self) -> frozenset[str]:
@@ -72,57 +70,31 @@ class AllTaps(Enhancement):
         """Read, so that this tap is active."""
 
     def representation(self, representation: Tensor) -> Tensor:
+        assert self.shift is not None  # or this tap is not active
         return representation + self.shift
 
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
         return self.weight * logit.detach().tanh()
 
-    def loss(self, seen: Seen, y_true: Tensor) -> Tensor:
-        return ((seen.embeddings - self.pull) ** 2).mean()
-
-
-VECTOR_WIDTH = 8  # of the stand-ins for a language model's vectors
+    def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor:
+        assert self.pull is not None  # or this tap is not active
+        return ((trace.embeddings - self.pull) ** 2).mean()
 
 
 @dataclass(frozen=True)
 class Finding:
-    """How a check went: `text` is what was found, or why it failed."""
+    """How a check went: what was seen, or why it failed or could not be done."""
 
-    passed: bool
+    outcome: Literal["passed", "failed", "not tried"]
     text: str
 
-
-@dataclass(frozen=True)
-class RunCase(TinyCase):
-    """The model of an experiment, and the first rows of its train data.
-
-    Attributes:
-        steps: batches of the loader.
-    """
-
-    steps: tuple[Any, ...] = ()
-
-    @classmethod
-    def of(cls, run: Any, count: int = 3, batch_size: int = 256) -> "RunCase":
-        """Of a run whose data is built.
-
-        Raises:
-            UserError: the class cannot be built or trained on it.
-        """
-        params = {**run.params, "batch_size": min(batch_size, run.params["batch_size"]), "shuffle": False}
-        train_rows, _ = make_loaders(run.feature_map, params, "train")
-        backbone = find_backbone(params["model"])
-        case = cls(backbone, run.feature_map, params, {}, steps=tuple(itertools.islice(train_rows, count)))
-        if reason := reason_against(case):
-            raise UserError(reason)
-        return case
-
-    def batches(self, *_: Any, **__: Any) -> list[Any]:
-        return list(self.steps)
+    @property
+    def cell(self) -> str:
+        """For a table that has no column for the outcome."""
+        return f"not tried: {self.text}" if self.outcome == "not tried" else self.text
 
 
-class CheckFailed(Exception):
-    """A check came to its end and what it looked at is not so."""
+Check = Callable[[TinyCase], str]  # raises UserError with the reason
 
 
 def anatomy_of(case: TinyCase) -> Anatomy:
@@ -135,15 +107,17 @@ def anatomy_of(case: TinyCase) -> Anatomy:
         return find_anatomy(case.build(), **tap_keys(case.settings))
 
 
-def run_check(name: str, case: TinyCase) -> Finding:
-    """Do one of `CHECKS`; whatever goes wrong in it is its finding."""
+def run_check(check: Check, case: TinyCase) -> Finding:
+    """Do a check; whatever goes wrong in it is its finding."""
     try:
         with quiet():
-            return Finding(True, CHECKS[name](case))
-    except (CheckFailed, UserError) as error:
-        return Finding(False, str(error))
+            return Finding("passed", check(case))
+    except NotTried as error:
+        return Finding("not tried", str(error))
+    except UserError as error:
+        return Finding("failed", str(error))
     except Exception as error:  # anyone's class can fail in any way
-        return Finding(False, f"{type(error).__name__}: {reason_of(error)}")
+        return Finding("failed", f"{type(error).__name__}: {reason_of(error)}")
 
 
 @contextlib.contextmanager
@@ -162,48 +136,48 @@ def quiet() -> Iterator[None]:
 def idle_is_plain(case: TinyCase) -> str:
     """With no tap active, initial weights and training are the plain class's, bit by bit; with dropout and so on."""
     changes = active_regularization(case.cls)
-    plain, idle = case.build(**changes), case.build(enhance(case.cls, Idle), **changes)
+    plain, idle = case.build(**changes), case.enhanced(Idle, **changes)
     _check_same_state(plain.state_dict(), idle.backbone_state_dict(), "before training")
-    losses = _losses(plain, case.batches())
-    if losses != _losses(idle, case.batches()):
-        raise CheckFailed("the losses of training differ")
+    losses = case.losses(plain)
+    if losses != case.losses(idle):
+        raise UserError("the losses of training differ")
     _check_same_state(plain.state_dict(), idle.backbone_state_dict(), "after training")
     return f"{len(losses)} steps"
 
 
 def parameters_move(case: TinyCase) -> str:
     """Every parameter of a method that uses all taps is changed by training."""
-    _, moved = _trained(case, case.build(enhance(case.cls, AllTaps)))
+    moved = len(method_parameters(case.trained(case.enhanced(AllTaps))))
     return f"{moved} of {moved} parameters"
 
 
 def state_loads(case: TinyCase) -> str:
     """The trained backbone's state loads strictly into the plain class."""
-    model, _ = _trained(case, case.build(enhance(case.cls, AllTaps)))
+    model = case.trained(case.enhanced(AllTaps))
     plain = case.build(seed=5)
     try:
         plain.load_state_dict(model.backbone_state_dict(), strict=True)
     except RuntimeError as error:
-        raise CheckFailed(" ".join(str(error).split())) from error
+        raise UserError(" ".join(str(error).split())) from error
     _check_same_state(plain.state_dict(), model.backbone_state_dict(), "after loading")
     return f"{len(plain.state_dict())} tensors"
 
 
 def copies_are_independent(case: TinyCase) -> str:
     """A deep copy and an unpickled model predict the same, and training them leaves the original as it is."""
-    model, _ = _trained(case, case.build(enhance(case.cls, AllTaps)))
-    before = _predictions(model, case)
+    model = case.trained(case.enhanced(AllTaps))
+    before = case.predictions(model)
     for kind, duplicate in COPIES.items():
         try:
             twin = duplicate(model)
         except Exception as error:
             also = "" if _works(lambda: duplicate(case.build())) else "; nor can the plain class's be made"  # noqa: B023
-            raise CheckFailed(f"{kind}: {type(error).__name__}: {reason_of(error)}{also}") from error
-        if not torch.equal(before, _predictions(twin, case)):
-            raise CheckFailed(f"{kind}: it predicts something else")
+            raise UserError(f"{kind}: {type(error).__name__}: {reason_of(error)}{also}") from error
+        if not torch.equal(before, case.predictions(twin)):
+            raise UserError(f"{kind}: it predicts something else")
         train(twin, case.batches())
-        if not torch.equal(before, _predictions(model, case)):
-            raise CheckFailed(f"{kind}: training it changes the original")
+        if not torch.equal(before, case.predictions(model)):
+            raise UserError(f"{kind}: training it changes the original")
     return " and ".join(COPIES)
 
 
@@ -215,92 +189,68 @@ COPIES: dict[str, Callable[[BaseModel], BaseModel]] = {
 
 def compiles(case: TinyCase) -> str:
     """torch.compile takes forward with all taps active as a whole, if it takes the plain class's."""
-    plain, tapped = case.build(), case.build(enhance(case.cls, AllTaps))
+    plain, tapped = case.build(), case.enhanced(AllTaps)
     own = _graph_break(plain, case)
     if own:
         return f"{_graph_breaks(plain, case)} of its own: {own}"
     if reason := _graph_break(tapped, case):
-        raise CheckFailed(f"{_graph_breaks(tapped, case)}, without taps none: {reason}")
+        raise UserError(f"{_graph_breaks(tapped, case)}, without taps none: {reason}")
     return "none"
 
 
-def llactr_trains(case: TinyCase) -> str:
-    """LLaCTR with random field vectors trains."""
-    method = find_method("LLaCTR")
-    fields = [name for name, spec in case.feature_map.features.items() if spec["type"] != "meta"]
-    vectors = torch.randn(len(fields), VECTOR_WIDTH, generator=torch.Generator().manual_seed(3))
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "vectors.safetensors"
-        write_field_vectors(file, vectors, fields)
-        model = case.build(enhance(case.cls, method.model_cls), field_vectors=str(file))
-    _trained(case, model)
-    terms = {"FRE": model.enhancement.fre, "FIE": model.enhancement.fie}
-    return _works_without(term for term, part in terms.items() if part is None)
-
-
-def elec_trains(case: TinyCase) -> str:
-    """A gain network with random vectors trains, and a student learns from it."""
-    make_gain = gain_class(case.cls, "top")
-    gain = make_gain(case.feature_map, **{**case.settings, "h_dim": VECTOR_WIDTH, "inject": "top"})
-    _trained(case, gain, [_with_vectors(batch) for batch in case.batches()])
-    teacher = Teacher(gain, add=_with_vectors, taps=tap_keys(case.settings))
-    student = case.build(distilled(case.cls), alpha=0.5, beta=0.1)
-    student.enhancement.learn_from(teacher)
-    _trained(case, student)
-    plain = case.build()
-    _losses(plain, case.batches())
-    if torch.equal(_predictions(plain, case), _predictions(student, case)):
-        raise CheckFailed("the student trains as if it had no teacher")
-    return _works_without([] if student.enhancement.compares_representations else ["the representation loss"])
-
-
-CHECKS: dict[str, Callable[[TinyCase], str]] = {
+CHECKS: dict[str, Check] = {
     "idle plugin trains as the plain class": idle_is_plain,
     "method's parameters all move": parameters_move,
     "state loads into the plain class": state_loads,
     "copies": copies_are_independent,
     "graph breaks of torch.compile": compiles,
-    "LLaCTR": llactr_trains,
-    "ELEC": elec_trains,
 }
 
 
-def _trained(case: TinyCase, model: BaseModel, batches: list[Any] | None = None) -> tuple[BaseModel, int]:
-    """The model after a short epoch, in which its method's parameters have moved; how many they are."""
-    before = {name: value.detach().clone() for name, value in model.enhancement.named_parameters()}
-    _losses(model, batches or case.batches())
-    still = [name for name, value in model.enhancement.named_parameters() if torch.equal(value, before[name])]
-    if still:
-        raise CheckFailed(f"{', '.join(still)} of {type(model).__name__} did not move")
-    return model, len(before)
+def method_check(method: type[Enhancement]) -> Check:
+    """A method's own check of itself."""
+
+    def check(case: TinyCase) -> str:
+        missing = " and ".join(method.self_check(case))
+        return f"works without {missing}" if missing else "works"
+
+    return check
 
 
-def _losses(model: BaseModel, batches: list[Any]) -> list[float]:
+def look_at(name: str, methods: Sequence[str]) -> ZooRow:
+    """The row of a backbone in the table of a zoo.
+
+    Args:
+        name: of the backbone.
+        methods: what `registry.find_method` takes.
+    """
+    torch.set_num_threads(1)  # other processes do the same
+    registered = [find_method(method) for method in methods]
     try:
-        losses = train(model, batches)
-    except RuntimeError as error:
-        if "between 0 and 1" not in str(error):  # what torch's cross entropy says of predictions that are NaN
-            raise
-        losses = [math.nan]
-    if not all(map(math.isfinite, losses)):
-        raise CheckFailed(f"training of {type(model).__name__} diverges")
-    return losses
+        with quiet():
+            case = tiny_case(find_backbone(name))
+        anatomy = anatomy_of(case)
+    except UserError as error:
+        return failed(name, [method.name for method in registered], str(error))
+    findings = {method.name: run_check(method_check(method.model_cls), case) for method in registered}
+    hidden = "" if all(anatomy.activations) else ", its own sigmoid"
+    return ZooRow(
+        backbone=name,
+        methods={method: finding.cell for method, finding in findings.items()},
+        without=", ".join(case.left_out),
+        embeddings=f"{len(anatomy.fields)}/{case.feature_map.num_fields}"
+        + (f", D {anatomy.embedding_dim}" if anatomy.fields else ""),
+        tasks=f"{len(anatomy.tasks)}{hidden}",
+        representation=" + ".join(map(str, anatomy.widths)) or (f"({sum(anatomy.dims)})" if anatomy.dims else "none"),
+    )
 
 
 def _check_same_state(first: Mapping[str, Tensor], second: Mapping[str, Tensor], when: str) -> None:
     if first.keys() != second.keys():
-        raise CheckFailed(f"{min(first.keys() ^ second.keys())} is not in both states {when}")
+        raise UserError(f"{min(first.keys() ^ second.keys())} is not in both states {when}")
     different = [name for name, value in first.items() if not torch.equal(value, second[name])]
     if different:
-        raise CheckFailed(f"{different[0]} differs {when}")
-
-
-def _predictions(model: BaseModel, case: TinyCase) -> Tensor:
-    """`[B, T]` in evaluation mode; seeded, as some models draw hashes."""
-    model.eval()
-    seed_everything(3)
-    with torch.no_grad():
-        return torch.cat([predictions_of(model, model.forward(batch)) for batch in case.batches()])
+        raise UserError(f"{different[0]} differs {when}")
 
 
 def _graph_break(model: BaseModel, case: TinyCase) -> str:
@@ -327,16 +277,3 @@ def _works(action: Callable[[], Any]) -> bool:
     except Exception:
         return False
     return True
-
-
-def _with_vectors(batch: Any) -> Any:
-    """The batch with a vector for each row, that depends on nothing but the row's first column."""
-    columns = columns_of(batch)
-    first = next(iter(columns.values()))
-    vectors = torch.sin(first.float().view(-1, 1) * torch.arange(1.0, VECTOR_WIDTH + 1))
-    return {**batch, VECTOR: vectors} if isinstance(batch, Mapping) else ({**batch[0], VECTOR: vectors}, *batch[1:])
-
-
-def _works_without(parts: Iterator[str] | list[str]) -> str:
-    missing = " and ".join(parts)
-    return f"works without {missing}" if missing else "works"

@@ -1,9 +1,10 @@
-"""Any FuxiCTR model class on tiny data: which of it the class takes, and how the class is built small."""
+"""A model class on a little data: what of the tiny data set it takes, built small; or on the data of a run."""
 
 import inspect
 import itertools
+import math
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,11 @@ import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 from fuxictr.pytorch.torch_utils import seed_everything
+from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.common.runs import Run
+from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.diagnosis.tiny_columns import (
     EMBEDDING_DIM,
     HISTORIES,
@@ -23,6 +27,10 @@ from fuxictr_llm.diagnosis.tiny_columns import (
     tiny_feature_map,
     tiny_long_batches,
 )
+from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.host.tasks import predictions_of
+from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.training.fit import build
 
 # Types of features that a class may be unable to take.
@@ -35,7 +43,7 @@ _APG = {
     "overparam_p": 8,
 }
 # What FuxiCTR's classes need beyond their defaults.
-_NEEDED = {
+_NEEDED: dict[str, dict[str, Any]] = {
     "APG_DCNv2": _APG,
     "APG_DeepFM": _APG,
     "DMR": {"context_field": None},
@@ -71,7 +79,7 @@ class TinyCase:
     left_out: dict[str, str]
     is_long: bool = False
 
-    def build(self, cls: type[BaseModel] | None = None, seed: int = 1, **changes: Any) -> BaseModel:
+    def build(self, cls: Callable[..., BaseModel] | None = None, seed: int = 1, **changes: Any) -> BaseModel:
         """A model of the class, or of another one that is built like it, after seeding everything.
 
         Raises:
@@ -79,9 +87,79 @@ class TinyCase:
         """
         return build(cls or self.cls, self.feature_map, {**self.settings, "seed": seed, **changes})
 
+    def enhanced(self, method: type[Enhancement], **changes: Any) -> BaseModel:
+        """The class with the method, as `build` does."""
+        return self.build(enhance(self.cls, method), **changes)
+
     def batches(self, rows: int = 150, batch_size: int = 64, seed: int = 0) -> list[Any]:
         """Seeded batches in the form that the class takes; the last one is short."""
         return BATCHES[self.is_long](self.feature_map, rows, batch_size, seed)
+
+    def losses(self, model: BaseModel, batches: list[Any] | None = None) -> list[float]:
+        """The losses of a short epoch's steps.
+
+        Raises:
+            UserError: training diverged.
+        """
+        try:
+            losses = train(model, batches or self.batches())
+        except RuntimeError as error:
+            if "between 0 and 1" not in str(error):  # torch's cross entropy on predictions that are NaN
+                raise
+            losses = [math.nan]
+        if not all(map(math.isfinite, losses)):
+            raise UserError(f"training of {type(model).__name__} diverges")
+        return losses
+
+    def trained(self, model: BaseModel, batches: list[Any] | None = None) -> BaseModel:
+        """The model after a short epoch.
+
+        Raises:
+            UserError: training diverged, or a parameter of the model's method did not move.
+        """
+        parameters = method_parameters(model)
+        before = {name: value.detach().clone() for name, value in parameters.items()}
+        self.losses(model, batches)
+        unmoved = [name for name, value in parameters.items() if torch.equal(value, before[name])]
+        if unmoved:
+            raise UserError(f"{', '.join(unmoved)} of {type(model).__name__} did not move")
+        return model
+
+    def predictions(self, model: BaseModel) -> Tensor:
+        """`[B, T]` of all batches, in evaluation mode; seeded, as some models draw hashes."""
+        model.eval()
+        seed_everything(3)
+        with torch.no_grad():
+            return torch.cat([predictions_of(model, model.forward(batch)) for batch in self.batches()])
+
+
+@dataclass(frozen=True)
+class RunCase(TinyCase):
+    """The model of an experiment, and the first rows of its train data.
+
+    Attributes:
+        steps: batches of the loader.
+    """
+
+    steps: tuple[Any, ...] = ()
+
+    @classmethod
+    def from_run(cls, run: Run, count: int = 3, batch_size: int = 256) -> "RunCase":
+        """The case of a run whose data is built.
+
+        Raises:
+            UserError: the class cannot be built or trained on it.
+        """
+        params = {**run.params, "batch_size": min(batch_size, run.params["batch_size"]), "shuffle": False}
+        train_rows, _ = make_loaders(run.feature_map, params, "train")
+        backbone = find_backbone(params["model"])
+        case = cls(backbone, run.feature_map, params, {}, steps=tuple(itertools.islice(train_rows, count)))
+        if reason := reason_against(case):
+            raise UserError(reason)
+        return case
+
+    def batches(self, *_: Any, **__: Any) -> list[Any]:
+        return list(self.steps)
 
 
 def tiny_case(cls: type[BaseModel], **changes: Any) -> TinyCase:
@@ -158,12 +236,12 @@ def tiny_feature_map_for(
 
 def constructor_defaults(cls: type[BaseModel]) -> dict[str, Any]:
     """The defaults of the constructor's arguments, those of its base classes included."""
-    found: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for base in reversed(cls.__mro__):
         if "__init__" in vars(base):
-            parameters = inspect.signature(base.__init__).parameters.values()
-            found |= {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
-    return found
+            parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+            defaults |= {each.name: each.default for each in parameters if each.default is not inspect.Parameter.empty}
+    return defaults
 
 
 def reason_against(case: TinyCase) -> str | None:
@@ -196,6 +274,15 @@ def train(model: BaseModel, batches: list[Any], seed: int = 2) -> list[float]:
     for model._batch_index, batch in enumerate(batches):
         losses.append(model.train_step(batch).item())
     return losses
+
+
+def method_parameters(model: BaseModel) -> dict[str, nn.Parameter]:
+    """What the optimizer gets of the model's method; nothing of a plain model."""
+    method = getattr(model, "enhancement", None)
+    if method is None:
+        return {}
+    trained = {*method.trained_parameters()}
+    return {name: value for name, value in method.named_parameters() if value in trained and value.requires_grad}
 
 
 def _said(error: Exception) -> str:

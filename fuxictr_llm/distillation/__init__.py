@@ -1,4 +1,4 @@
-"""Teacher -> student, for any two FuxiCTR models; knows no language model.
+"""Distillation from a teacher to a student, for any two FuxiCTR models; no language model takes part.
 
     Student = distilled(DeepFM)
     student = Student(feature_map, **params, alpha=1.0, beta=0.0)
@@ -6,10 +6,11 @@
     student.fit(...)                              # FuxiCTR's own
     plain.load_state_dict(student.backbone_state_dict())
 
-The names below are loaded when they are first used: configs are read without torch.
+The names below are imported on first use: reading a config needs no torch.
 """
 
 from importlib import import_module
+from typing import Any
 
 _HOMES = {
     "DistillationConfig": "config",
@@ -25,7 +26,7 @@ _HOMES = {
 __all__ = [*_HOMES]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -10,7 +10,7 @@ from fuxictr_llm.common.checks import STRICT
 
 @dataclass(config=STRICT, kw_only=True)
 class DistillationConfig:
-    """What a student takes from its teacher, on top of the clicks: `L = BCE(y, p_v) + alpha * score + beta * repr`.
+    """How a student learns from its teacher besides the clicks: `L = BCE(y, p_v) + alpha * score + beta * repr`.
 
     Attributes:
         alpha: weight of the score loss; 0 leaves it out.
@@ -19,10 +19,10 @@ class DistillationConfig:
             (the same gradient; 0 where both are equal), or `logit_mse`.
         tau: temperature of `bce` and `kl`: both logits are divided by it, and the loss is multiplied by its square.
         representation_loss: `mse` or `cosine` between the inputs of the two logit layers, which must be of one width,
-            or `hint`: mse after a linear layer that is there in training alone.
+            or `hint`: mse after a linear layer that exists in training alone.
         teacher_width: of `hint`: the width of the teacher's representation; null: the student's own.
-        schedule: `staged`: the teacher is trained before; `joint`: it trains on the same batches as the student.
-        warmup_epochs: of `joint`: how many epochs go before the student begins to listen.
+        schedule: `staged`: the teacher is trained first; `joint`: it trains on the same batches as the student.
+        warmup_epochs: of `joint`: after how many epochs the student starts to learn from its teacher.
     """
 
     alpha: Annotated[float, Field(ge=0)] = 0.5

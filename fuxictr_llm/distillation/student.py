@@ -1,32 +1,37 @@
-"""The student: any backbone whose loss has terms that pull it towards a teacher. Serving it needs the backbone alone.
+"""The student: any backbone with loss terms that pull it towards a teacher. Serving needs the backbone alone.
 
 Shape symbols: `B` rows, `R` width of the student's representation, `R_g` of the teacher's, `T` tasks.
 """
 
+import functools
 import logging
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as functional
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.distillation.config import DistillationConfig
-from fuxictr_llm.distillation.teacher import Batch, Teacher
+from fuxictr_llm.distillation.teacher import Teacher
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement
-from fuxictr_llm.enhancement.model import Seen, enhance
+from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.enhancement.trace import ForwardTrace
+from fuxictr_llm.host.batches import Batch
 
 
 def score_loss(kind: Literal["bce", "kl", "logit_mse"], student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
-    """The mean over rows of how far the student's score is from the teacher's, a scalar.
+    """Distance of the student's scores from the teacher's, the mean over rows, a scalar.
 
     With `p_v = sigmoid(z_v / tau)` and `p_g = sigmoid(z_g / tau)`, the gradient of `bce` and `kl` by a row's `z_v` is
     `tau (p_v - p_g) / B`: at tau 1 the plain difference, at high tau that of `logit_mse` divided by 8.
     (Hinton et al., "Distilling the Knowledge in a Neural Network", arXiv 1503.02531, section 2.)
 
     Args:
-        kind: `bce`, `kl` or `logit_mse`, which knows no temperature.
+        kind: `bce`, `kl` or `logit_mse`, which has no temperature.
         student: its logits z_v, `[B, 1]`.
         teacher: its logits z_g, `[B, 1]`.
         tau: temperature.
@@ -36,7 +41,7 @@ def score_loss(kind: Literal["bce", "kl", "logit_mse"], student: Tensor, teacher
         return functional.mse_loss(student, teacher)
     probability = (teacher / tau).sigmoid()
     loss = functional.binary_cross_entropy_with_logits(student / tau, probability)
-    if kind == "kl":  # the cross entropy less the teacher's own entropy
+    if kind == "kl":  # the cross entropy minus the teacher's own entropy
         loss = loss - functional.binary_cross_entropy_with_logits(teacher / tau, probability)
     return tau**2 * loss
 
@@ -44,7 +49,7 @@ def score_loss(kind: Literal["bce", "kl", "logit_mse"], student: Tensor, teacher
 def representation_loss(
     kind: Literal["mse", "hint", "cosine"], student: Tensor, teacher: Tensor, hint: nn.Module | None = None
 ) -> Tensor:
-    """How far the student's representation is from the teacher's, a scalar.
+    """Distance of the student's representation from the teacher's, a scalar.
 
     Args:
         kind: `mse`: mean over rows and widths; `hint`: the same after `hint` on the student's; `cosine`: mean of
@@ -56,23 +61,25 @@ def representation_loss(
     teacher = teacher.detach()
     if kind == "cosine":
         return (1 - functional.cosine_similarity(student, teacher, dim=-1)).mean()
-    return functional.mse_loss(hint(student) if kind == "hint" else student, teacher)
+    if kind == "hint" and hint is not None:
+        student = hint(student)
+    return functional.mse_loss(student, teacher)
 
 
 def distilled(backbone: type[BaseModel]) -> type[BaseModel]:
-    """The class of the backbone's students; their constructor takes the keys of `DistillationConfig` as well."""
+    """The backbone's student class; its constructor also takes the keys of `DistillationConfig`."""
     return enhance(backbone, Distilled)
 
 
 class Distilled(Enhancement):
     """Adds `alpha * score_loss + beta * representation_loss` to the loss; a term with weight 0 is not computed.
 
-    The teacher is no part of the model: not of its state, its parameters, its copies or its pickles.
+    The teacher is no part of the model: neither of its state and parameters nor of its copies and pickles.
 
     Args:
         config: weights and kinds of the two terms.
-        anatomy: the backbone's. A score loss is taken for each of its tasks. Without a representation in front of
-            its logit, its field embeddings side by side are one.
+        anatomy: the backbone's. Each of its tasks has a score loss. Without a representation in front of the logit,
+            the field embeddings side by side are used as one.
     """
 
     config_cls = DistillationConfig
@@ -88,10 +95,10 @@ class Distilled(Enhancement):
             self.hint = nn.Linear(width, config.teacher_width or width)
         self._batch: Batch | None = None
         self._epoch = 0
-        self._kept_waiting = False  # the weights kept last are of the warm-up
+        self._saved_in_warmup = False  # the weights saved last
 
     def learn_from(self, teacher: Teacher) -> None:
-        """Take `teacher` as the teacher from now on.
+        """Set the teacher.
 
         Raises:
             UserError: it has other tasks, its representation cannot be compared with the student's, or it is the
@@ -105,7 +112,7 @@ class Distilled(Enhancement):
                 f"the student {self.anatomy.backbone} {', '.join(self.anatomy.tasks)}; take one of the same labels"
             )
         if self.config.beta > 0:
-            problem = self._without_representation(teacher)
+            problem = self._why_not_comparable(teacher)
             if problem:
                 logging.warning("beta %s has no effect: %s", self.config.beta, problem)
             else:
@@ -119,31 +126,31 @@ class Distilled(Enhancement):
 
     @property
     def weight(self) -> float:
-        """What both terms are multiplied by in this epoch: 0 while a joint teacher warms up, else 1."""
-        waits = self.config.schedule == "joint" and self._epoch < self.config.warmup_epochs
-        return 0.0 if waits else 1.0
+        """The factor of both terms in this epoch: 0 while a joint teacher warms up, else 1."""
+        warming_up = self.config.schedule == "joint" and self._epoch < self.config.warmup_epochs
+        return 0.0 if warming_up else 1.0
 
-    def epoch(self, index: int) -> None:
-        self._epoch = index
+    def on_epoch_begin(self, epoch: int) -> None:
+        self._epoch = epoch
 
-    def kept(self) -> None:
-        self._kept_waiting = self.weight == 0
+    def on_save_weights(self) -> None:
+        self._saved_in_warmup = self.weight == 0
         if self.teacher is not None:
-            self.teacher.kept()
+            self.teacher.on_save_weights()
 
-    def finish(self, run: Any = None) -> None:
-        """Let the teacher go."""
+    def on_train_end(self, run: Run | None = None) -> None:
+        """Detach the teacher."""
         if self.teacher is not None:
-            if self._kept_waiting:
+            if self._saved_in_warmup:
                 logging.warning("the best weights are of the warm-up: the student has learnt nothing from its teacher")
-            self.teacher.finish()
+            self.teacher.on_train_end()
         self.teacher = None
 
     def inputs(self, inputs: Batch) -> None:
         self._batch = inputs
 
-    def loss(self, seen: Seen, y_true: Tensor) -> Tensor | None:
-        """Both terms, a scalar; the teacher is asked here, outside of the forward pass that may be compiled.
+    def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor | None:
+        """Both terms, a scalar. The teacher predicts here, outside of the forward pass, which may be compiled.
 
         Raises:
             UserError: there is no teacher.
@@ -154,33 +161,35 @@ class Distilled(Enhancement):
                 f"this {self.anatomy.backbone} is a student without a teacher (a copy has none): "
                 "call enhancement.learn_from(teacher), or set alpha: 0 and beta: 0"
             )
+        assert batch is not None  # `inputs` has set it
         self.teacher.learn(batch)
         if self.weight == 0:
             return None
         shown, config = self.teacher(batch), self.config
         terms = []
         if config.alpha > 0:
-            terms.append(config.alpha * self._score_loss(seen.final_logit, shown.logit.to(seen.final_logit)))
-        if self.compares_representations:
-            own = seen.final_representation
-            term = representation_loss(config.representation_loss, own, shown.representation.to(own), self.hint)
+            terms.append(config.alpha * self._score_loss(trace.final_logit, shown.logit.to(trace.final_logit)))
+        own, teachers = trace.final_representation, shown.representation
+        if self.compares_representations and own is not None and teachers is not None:
+            term = representation_loss(config.representation_loss, own, teachers.to(own), self.hint)
             terms.append(config.beta * term)
-        return sum(terms)
+        return functools.reduce(torch.add, terms)
 
     def _score_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
         """Summed over the T tasks, `[B, T]` each, as FuxiCTR sums their losses."""
+        kind, tau = self.config.score_loss, self.config.tau
         pairs = zip(student.split(1, dim=-1), teacher.split(1, dim=-1), strict=True)
-        return sum(score_loss(self.config.score_loss, own, shown, self.config.tau) for own, shown in pairs)
+        return functools.reduce(torch.add, [score_loss(kind, own, teachers, tau) for own, teachers in pairs])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"teacher": None, "_batch": None}
 
     def _widths(self, teacher: Teacher) -> list[tuple[str, int]]:
-        """Name and width of the student's representation and of the teacher's."""
+        """Name of the student and width of its representation, then the teacher's."""
         return [(self.anatomy.backbone, self.anatomy.representation_width), (teacher.name, teacher.width)]
 
-    def _without_representation(self, teacher: Teacher) -> str | None:
-        """What of the two has no representation that the other's can be compared with; None where both have."""
+    def _why_not_comparable(self, teacher: Teacher) -> str | None:
+        """Why the two representations cannot be compared, whatever their widths; None where they can."""
         anatomies = [(self.anatomy.backbone, self.anatomy), (teacher.name, teacher.anatomy)]
         none = [name for name, width in self._widths(teacher) if not width]
         embeddings = [name for name, anatomy in anatomies if not anatomy.widths]

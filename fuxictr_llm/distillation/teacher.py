@@ -1,4 +1,4 @@
-"""Teachers of a student: a trained model, one that trains along, or one whose rows are shuffled."""
+"""Teachers of a student: a trained model, one that trains with the student, or one with shuffled answers."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,14 +12,12 @@ from fuxictr_llm.enhancement.anatomy import find_anatomy, preserved_rng
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.model import EnhancedModel
 from fuxictr_llm.enhancement.taps import Taps
-from fuxictr_llm.enhancement.trace import Seen
-from fuxictr_llm.host.batches import LongBatch, columns_of, only_columns
-
-Batch = dict[str, Tensor] | LongBatch
+from fuxictr_llm.enhancement.trace import ForwardTrace
+from fuxictr_llm.host.batches import Batch, columns_of, only_columns
 
 
 class Shown(NamedTuple):
-    """What a teacher shows of a batch, without gradients."""
+    """A teacher's output for a batch, without gradients."""
 
     logit: Tensor  # [B, T]
     representation: Tensor | None  # [B, R]; None where the model has none
@@ -28,15 +26,15 @@ class Shown(NamedTuple):
 class Teacher:
     """Any FuxiCTR model as a teacher: in evaluation mode, without gradients, on its own device.
 
-    It is no `nn.Module`, so that it is no part of a student that has it.
+    It is no `nn.Module`: a student that has it does not own its parameters.
 
     Args:
         model: a trained model, plain or enhanced.
-        add: gives a batch the columns that only the teacher reads; it may put them into the one it gets.
-        taps: `tap_embedding` and `tap_representation`, where the model is a plain one with a config that has them.
+        add: adds to a batch the columns that only the teacher reads; it may change the batch that it gets.
+        taps: `tap_embedding` and `tap_representation` of the model's config, where it is a plain one.
 
     Raises:
-        UserError: the model's logit cannot be seen.
+        UserError: the model cannot be tapped.
     """
 
     def __init__(
@@ -68,11 +66,11 @@ class Teacher:
         if self.model.training:
             self.model.eval()
         with torch.no_grad():
-            seen = self._watched(self.batch_for_model(batch))
-        return Shown(seen.final_logit, seen.final_representation)
+            trace = self._traced(self.batch_for_model(batch))
+        return Shown(trace.final_logit, trace.final_representation)
 
     def batch_for_model(self, batch: Batch) -> Batch:
-        """Those columns, of the batch and of what `add` puts in, that are the model's, and the labels."""
+        """The model's columns and labels, out of the batch and what `add` adds to it."""
         if self.add is not None:
             batch = self.add(only_columns(batch, columns_of(batch)))
         features, columns = self.model.feature_map.features, columns_of(batch)
@@ -84,29 +82,31 @@ class Teacher:
             )
         return only_columns(batch, {*features, *self.model.feature_map.labels})
 
-    def _watched(self, batch: Batch) -> Seen:
+    def _traced(self, batch: Batch) -> ForwardTrace:
         if isinstance(self.model, EnhancedModel):
-            return self.model.watched(batch)
+            return self.model.traced(batch)
         taps = Taps(self.anatomy, Enhancement(None, self.anatomy))
         with taps.attached(self.model):
-            return taps.run(self.model, self.model.forward, batch, training=False, watch=True)[1]
+            trace = taps.run(self.model, self.model.forward, batch, training=False, always=True)[1]
+        assert trace is not None
+        return trace
 
     def learn(self, batch: Batch) -> None:
-        """The student is about to train on this batch; nothing is done with it here."""
+        """Called before the student trains on this batch; a trained teacher does nothing."""
 
-    def kept(self) -> None:
-        """The student's weights of this moment were kept."""
+    def on_save_weights(self) -> None:
+        """Called after the student's weights were saved, the best so far."""
 
-    def finish(self) -> None:
-        """The student's training is over, and it has its best weights."""
+    def on_train_end(self) -> None:
+        """Called after the student's training, when it has its best weights."""
 
 
 class ShuffledTeacher(Teacher):
-    """A control: a teacher whose answers are handed round over the rows of each batch.
+    """A control: a teacher whose answers are shuffled over the rows of each batch.
 
     Args:
         model, add, taps: as for `Teacher`.
-        seed: of the generator that draws the orders; no other random numbers are used.
+        seed: of the generator that draws the permutations; torch's own random state is not used.
     """
 
     def __init__(
@@ -122,14 +122,14 @@ class ShuffledTeacher(Teacher):
     def __call__(self, batch: Batch) -> Shown:
         shown = super().__call__(batch)
         order = torch.randperm(len(shown.logit), generator=self._generator).to(shown.logit.device)
-        return Shown(*(None if part is None else part[order] for part in shown))
+        return Shown(shown.logit[order], None if shown.representation is None else shown.representation[order])
 
 
 class JointTeacher(Teacher):
-    """A teacher under training: FuxiCTR's step with the model's own optimizer, before the student's on each batch.
+    """A teacher in training: on each batch FuxiCTR's step with the model's own optimizer, before the student's.
 
-    Its weights at the student's best epoch are the ones it ends with. Its random numbers (dropout) are its own. Its
-    learning rate stays as it is: where validation gets no better, FuxiCTR lowers the student's alone.
+    It ends with its weights of the student's best epoch. Its random numbers (dropout) are separate from the
+    student's. Its learning rate is constant: where validation does not improve, FuxiCTR lowers only the student's.
 
     Args:
         model: a model with fresh weights, plain or enhanced.
@@ -148,29 +148,29 @@ class JointTeacher(Teacher):
     ):
         super().__init__(model, add, taps)
         model._max_gradient_norm = max_gradient_norm
-        # FuxiCTR's models of long sequences may sum the gradients of several batches up.
+        # FuxiCTR's models of long sequences may sum up the gradients of several batches.
         self._batches_a_step = getattr(model, "accumulation_steps", 1)
         self.seed, self.steps = seed, 0
         self._best: dict[str, torch.Tensor] | None = None
 
     def learn(self, batch: Batch) -> None:
-        """One step of training on the batch, in training mode; gradients that are used up are not kept."""
+        """One training step on the batch; gradients are freed after they were applied."""
         with preserved_rng(self.model.device), torch.enable_grad():
             torch.manual_seed(self.seed * 1_000_003 + self.steps)
             self.model.train()
-            self.model._batch_index = self.steps  # FuxiCTR's fit counts
+            self.model._batch_index = self.steps  # counted by FuxiCTR's fit otherwise
             self.model.train_step(self.batch_for_model(batch))
         self.model.eval()
         self.steps += 1
         if self.steps % self._batches_a_step == 0:
             self.model.optimizer.zero_grad(set_to_none=True)
 
-    def kept(self) -> None:
-        """Keep a copy of the weights, in the CPU's memory."""
+    def on_save_weights(self) -> None:
+        """Copy the weights to the CPU's memory."""
         self._best = {name: value.to("cpu", copy=True) for name, value in self.model.state_dict().items()}
 
-    def finish(self) -> None:
-        """Go back to the weights that were kept last."""
+    def on_train_end(self) -> None:
+        """Restore the weights that were copied last."""
         if self._best is not None:
             self.model.load_state_dict(self._best)
             self.model.eval()

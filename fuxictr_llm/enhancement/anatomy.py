@@ -1,4 +1,4 @@
-"""Where a FuxiCTR model can be tapped, found by one forward pass on a synthetic batch.
+"""Finds where a FuxiCTR model can be tapped, by one forward pass on a synthetic batch.
 
 Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation, `T` tasks, `L` length of a
 sequence.
@@ -16,20 +16,21 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
-from fuxictr_llm.enhancement.recorder import Recorder, Tower, find_towers
+from fuxictr_llm.enhancement.logit_layers import LogitLayer, find_logit_layers
+from fuxictr_llm.enhancement.recorder import Recorder
 from fuxictr_llm.host.batches import synthetic_batch, synthetic_long_batch
 
-# Config keys that choose a module where several could be meant.
+# Config keys that choose a module where several would do.
 TAP_KEYS = ("tap_embedding", "tap_representation")
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """What a config key could choose instead.
+    """The modules that the config keys in TAP_KEYS could choose.
 
     Attributes:
-        embeddings: module -> the fields that it embeds with vectors; for `tap_embedding`.
-        representations: modules that `tap_representation` can name: Linears of width 1 that were called with `[B, R]`.
+        embeddings: for `tap_embedding`: module -> the fields that it embeds with vectors.
+        representations: for `tap_representation`: Linears of width 1 that were called with `[B, R]`.
     """
 
     embeddings: dict[str, tuple[str, ...]]
@@ -38,25 +39,25 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """Which parts of a backbone the taps sit on. Modules go by their names, so that a copied model has its own.
+    """The modules of a backbone that the taps are attached to, by name, so that a copied model finds its own.
 
     Attributes:
         backbone: name of the backbone's class.
         tasks: the T labels that it predicts.
         outputs: for each task, the key of its prediction in the model's output.
-        activations: for each task, the module that makes the prediction of the logit, or None where the model does
-            that by itself.
-        fields: the F fields whose embeddings are seen, in feature-map order.
+        activations: for each task, the module that turns the logit into the prediction, or None where the model
+            does so without a module.
+        fields: the F fields whose embeddings the taps see, in feature-map order.
         dims: the width of each of those embeddings.
         padding: the padding id of each field that is a sequence of ids.
         embedding: name of the module that makes the field embeddings; None where there is none.
         stack: name of the module whose output is these embeddings side by side; None where there is none.
-        towers: the Linears whose outputs sum up to the logits; empty where there is none.
-        named: the module whose output, or input if it is a Linear of width 1, `tap_representation` says is the
-            representation, where that is no tower.
-        named_width: the width of that.
-        candidates: what else could have been chosen.
-        missing: tap -> why there is nothing for it to see.
+        logit_layers: the calls of Linears whose outputs sum up to the logits; empty where there are none.
+        named: the module that `tap_representation` names, where it is none of the logit layers: its output is the
+            representation, or its input if it is a Linear of width 1.
+        named_width: the width of that representation.
+        candidates: the modules that the config could choose instead.
+        missing: tap -> why it has nothing to see.
     """
 
     backbone: str
@@ -68,7 +69,7 @@ class Anatomy:
     padding: dict[str, int]
     embedding: str | None
     stack: str | None
-    towers: tuple[Tower, ...]
+    logit_layers: tuple[LogitLayer, ...]
     named: str | None = None
     named_width: int = 0
     candidates: Candidates = field(default=Candidates({}, ()), repr=False)
@@ -76,30 +77,30 @@ class Anatomy:
 
     @property
     def embedding_dim(self) -> int | None:
-        """D: the width of most fields' embeddings, the larger one on a tie; None where there are none."""
+        """D: the width that most fields' embeddings have, the larger one on a tie; None without fields."""
         counts = Counter(self.dims)
         return max(counts, key=lambda width: (counts[width], width)) if counts else None
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """The width of each part of the representation that can be replaced; R is their sum."""
-        return tuple(tower.width for tower in self.towers) or ((self.named_width,) if self.named else ())
+        """The width of each part of a representation that can be replaced; R is their sum."""
+        return tuple(layer.width for layer in self.logit_layers) or ((self.named_width,) if self.named else ())
 
     @property
     def representation_width(self) -> int:
-        """R; without a representation in front of the logit, that of all field embeddings side by side."""
+        """R; without a representation in front of the logit, the width of all field embeddings side by side."""
         return sum(self.widths or self.dims)
 
 
 def find_anatomy(
     model: BaseModel, tap_embedding: str | None = None, tap_representation: str | Sequence[str] | None = None
 ) -> Anatomy:
-    """Run `model` once on a synthetic batch and say where its taps are; the model is left as it was.
+    """Run `model` once on a synthetic batch to find what its taps are attached to; the model stays as it was.
 
     Args:
         tap_embedding: the module that makes the field embeddings, instead of the one that covers most fields.
         tap_representation: the module whose output is the representation (of a Linear of width 1: its input), or
-            several such Linears, instead of those whose outputs sum up to the logit.
+            several such Linears, instead of all whose outputs sum up to the logit.
 
     Raises:
         UserError: the model has no such module, or it does not return its predictions.
@@ -107,37 +108,40 @@ def find_anatomy(
     named = [tap_representation] if isinstance(tap_representation, str) else list(tap_representation or ())
     for key, name in [("tap_embedding", tap_embedding), *(("tap_representation", name) for name in named)]:
         _check_module(model, key, name)
-    recorder = Recorder(model, also=tap_embedding, watched=named)
-    with _left_as_it_was(model), recorder.listening(), torch.enable_grad():
+    recorder = Recorder(model, also=tap_embedding, measured=named)
+    with _restored(model), recorder.listening(), torch.enable_grad():
         outputs = _outputs_of(model)
         tasks, keys = _tasks_of(model, outputs)
-        made = [recorder.activation_of(outputs[key]) for key in keys]
-        _check_probabilities(model, [outputs[key] for key, found in zip(keys, made, strict=True) if found is None])
-        logits = [outputs[key] if found is None else found[1] for key, found in zip(keys, made, strict=True)]
-        towers = find_towers([None if found is None else found[1] for found in made], recorder.linears)
+        predictions = [outputs[key] for key in keys]
+        activations = [recorder.activation_of(prediction) for prediction in predictions]  # module and logit, or None
+        pairs = [*zip(predictions, activations, strict=True)]
+        _check_probabilities(model, [prediction for prediction, activation in pairs if activation is None])
+        logits = [prediction if activation is None else activation[1] for prediction, activation in pairs]
+        shown = [None if activation is None else activation[1] for activation in activations]
+        logit_layers = find_logit_layers(shown, recorder.linears)
     embedding, dims = _embedding_of(recorder, tap_embedding)
     fields = tuple(name for name in model.feature_map.features if name in dims)
-    towers, module, width = _representation_of(recorder, towers, named)
+    logit_layers, module, width = _representation_of(recorder, logit_layers, named)
     return Anatomy(
         backbone=getattr(model, "backbone_cls", type(model)).__name__,
         tasks=tasks,
         outputs=keys,
-        activations=tuple(None if found is None else found[0] for found in made),
+        activations=tuple(None if activation is None else activation[0] for activation in activations),
         fields=fields,
         dims=tuple(dims[name] for name in fields),
         padding=_padding(model.feature_map, fields),
         embedding=embedding,
         stack=recorder.stack_of(embedding, fields),
-        towers=towers,
+        logit_layers=logit_layers,
         named=module,
         named_width=width,
         candidates=_candidates(recorder),
-        missing=_missing(recorder, fields, towers or module, all(made), logits),
+        missing=_missing(recorder, fields, logit_layers or module, all(activations), logits),
     )
 
 
 def tap_keys(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a config's settings, those that `find_anatomy` takes."""
+    """The settings of a config that `find_anatomy` takes."""
     return {key: params[key] for key in TAP_KEYS if params.get(key)}
 
 
@@ -148,11 +152,11 @@ def _check_module(model: nn.Module, key: str, name: str | None) -> None:
 
 
 def _outputs_of(model: BaseModel) -> Mapping[str, Any]:
-    """What the model returns for a batch of the form that it takes."""
+    """The model's output for a synthetic batch, of LongCTR's form where it takes no other."""
     try:
         outputs = model.forward(synthetic_batch(model.feature_map))
     except Exception as error:  # anyone's class can fail in any way
-        try:  # FuxiCTR's LongCTR models unpack a tuple, whose history is at least as long as what they take as short
+        try:  # FuxiCTR's LongCTR models unpack a tuple; its history must not be shorter than their short one
             length = max(3, getattr(model, "short_seq_len", 3))
             outputs = model.forward(synthetic_long_batch(model.feature_map, length=length))
         except Exception:
@@ -180,7 +184,7 @@ def _tasks_of(model: BaseModel, outputs: Mapping[str, Any]) -> tuple[tuple[str, 
 
 
 def _check_probabilities(model: BaseModel, predictions: Sequence[Tensor]) -> None:
-    """Of a probability that a model makes by itself, the logit can be computed."""
+    """Check that a prediction made without an activation module is a probability: its logit is computed from it."""
     for prediction in predictions:
         if not isinstance(model.output_activation, nn.Identity) and not bool(
             ((prediction >= 0) & (prediction <= 1)).all()
@@ -206,21 +210,21 @@ def _embedding_of(recorder: Recorder, chosen: str | None) -> tuple[str | None, d
 
 
 def _representation_of(
-    recorder: Recorder, towers: tuple[Tower, ...], named: Sequence[str]
-) -> tuple[tuple[Tower, ...], str | None, int]:
-    """The towers, or the one module that is named and is no tower."""
+    recorder: Recorder, logit_layers: tuple[LogitLayer, ...], named: Sequence[str]
+) -> tuple[tuple[LogitLayer, ...], str | None, int]:
+    """The logit layers, or name and width of the one module that is named and is no logit layer."""
     if not named:
-        return towers, None, 0
-    chosen = tuple(tower for tower in towers if tower.module in named)
-    if {tower.module for tower in chosen} == set(named):
+        return logit_layers, None, 0
+    chosen = tuple(layer for layer in logit_layers if layer.module in named)
+    if {layer.module for layer in chosen} == set(named):
         return chosen, None, 0
     if len(named) > 1:
-        others = sorted(set(named) - {tower.module for tower in chosen})
+        others = sorted(set(named) - {layer.module for layer in chosen})
         raise UserError(
             f"tap_representation names {others[0]!r} beside others, but its output is no part of a sum that is the "
             "logit; name it alone"
         )
-    shape = recorder.watched.get(named[0])
+    shape = recorder.shapes.get(named[0])
     if shape is None or len(shape) < 2:
         shown = "was not called" if shape is None else f"has shape {list(shape)}"
         raise UserError(f"tap_representation {named[0]!r} {shown} in a forward pass; it must give [B, R]")
@@ -257,10 +261,10 @@ def _padding(feature_map: FeatureMap, fields: tuple[str, ...]) -> dict[str, int]
 
 
 @contextlib.contextmanager
-def _left_as_it_was(model: BaseModel) -> Iterator[None]:
+def _restored(model: BaseModel) -> Iterator[None]:
     """Evaluation mode for the block; afterwards modes, buffers (BatchNorm) and random numbers are as before.
 
-    Weights that are frozen are not in it: towers are found by what made the logit.
+    Frozen weights are trainable inside of it: logit layers are found through the autograd graph.
     """
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -281,6 +285,6 @@ def _left_as_it_was(model: BaseModel) -> Iterator[None]:
                 buffer.copy_(value)
 
 
-def preserved_rng(device: torch.device):
-    """A context after which torch's random numbers, on the CPU and on `device`, go on as if it had not been."""
+def preserved_rng(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """A context whose block leaves the states of torch's random generators, on the CPU and `device`, unchanged."""
     return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])

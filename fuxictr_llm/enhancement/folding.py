@@ -1,4 +1,4 @@
-"""What is left of a method after training: a constant that serving adds to the backbone's logit.
+"""Folded methods: what remains of a trained method for serving, constant terms of the logit.
 
 Shape symbols: `B` rows, `K` fields, `D` embedding dim, `P = K (K - 1) / 2` pairs `i < j`, row by row, `T` tasks.
 """
@@ -42,7 +42,7 @@ def pair_sum(matrix: Tensor, embeddings: Tensor) -> Tensor:
 class _PairSum(torch.autograd.Function):
     """`0.5 sum_d e^T G e`. G is symmetric, so the gradient by e is the product `G e` that the forward pass has made.
 
-    Rows go in slices that stay in the processor's cache: passes over memory would cost more than the product itself.
+    Rows are processed in slices that fit the processor's cache: reading memory twice costs more than the product.
     """
 
     @staticmethod
@@ -72,7 +72,7 @@ class _PairSum(torch.autograd.Function):
 
 
 def _by_halves(matrix: Tensor, embeddings: Tensor) -> Tensor:
-    """The same sum without its gradient: pairs across the two halves of the fields are multiplied once, not twice."""
+    """The same sum where no gradient is needed: pairs across the two halves of the fields are multiplied only once."""
     num_fields, width = embeddings.shape[1:]
     half = (num_fields + 1) // 2
     upper, lower = matrix[:half].clone(), 0.5 * matrix[half:, half:]
@@ -104,8 +104,11 @@ class PairWeights(Enhancement):
 
     Args:
         anatomy: names the K fields and the T tasks.
-        weights: w, `[P]` or `[T, P]`; None where it is loaded.
+        weights: w, `[P]` or `[T, P]`; None where they are loaded afterwards.
     """
+
+    weights: Tensor
+    matrix: Tensor
 
     def __init__(self, config: Any, anatomy: Anatomy, weights: Tensor | None = None):
         super().__init__(config, anatomy)
@@ -124,25 +127,26 @@ class PairWeights(Enhancement):
 
 
 class Shift(Enhancement):
-    """Adds one number to every logit, or to each of T logits one.
+    """Adds one number to the logit, or to each of T logits one of its own.
 
     Args:
         anatomy: the backbone's.
-        shift: a scalar, or `[T]`; None where it is loaded.
+        shift: a scalar, or `[T]`; None where it is loaded afterwards.
     """
 
+    shift: Tensor
     reads_embeddings = False
 
     def __init__(self, config: Any, anatomy: Anatomy, shift: Tensor | None = None):
         super().__init__(config, anatomy)
         self.register_buffer("shift", torch.zeros(_each_task(anatomy)) if shift is None else shift)
 
-    def logit(self, embeddings: None, logit: Tensor) -> Tensor:
+    def logit(self, embeddings: Any, logit: Tensor) -> Tensor:
         return self.shift
 
 
 def _each_task(anatomy: Anatomy) -> tuple[int, ...]:
-    """The dimension of the tasks, which is not there where there is one."""
+    """The leading dimension T of what differs by task; none for a single task."""
     return (len(anatomy.tasks),) if len(anatomy.tasks) > 1 else ()
 
 

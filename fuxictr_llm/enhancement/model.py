@@ -1,4 +1,4 @@
-"""The core: a method reaches into any FuxiCTR model through five taps, and the model's class stays as it is.
+"""`enhance(Backbone, Method)`: a subclass of any FuxiCTR model into which a method reaches through five taps.
 
 Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation, `T` tasks (1 but for
 multi-task models).
@@ -6,7 +6,7 @@ multi-task models).
     DeepFM_LLaCTR = enhance(DeepFM, LLaCTR)     # a subclass of DeepFM
     model = DeepFM_LLaCTR(feature_map, **params)  # FuxiCTR's fit, evaluate, save_weights work as ever
 
-What holds for every backbone (tests/test_enhancement.py):
+The backbone's class is not edited. For every backbone (tests/test_matrix.py, tests/enhancement):
 1. With no tap active, weights and training are bit-identical to the plain backbone's.
 2. Every parameter of an active term is in the optimizer and moves.
 3. `backbone_state_dict()` loads with strict=True into the plain backbone.
@@ -15,9 +15,8 @@ What holds for every backbone (tests/test_enhancement.py):
 """
 
 import contextlib
-import functools
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from fuxictr.pytorch.models import BaseModel
@@ -29,16 +28,21 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.enhancement.anatomy import find_anatomy, preserved_rng, tap_keys
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.taps import Taps
-from fuxictr_llm.enhancement.trace import Seen
+from fuxictr_llm.enhancement.trace import ForwardTrace
 from fuxictr_llm.host.embeddings import initialize_skipped
 
+if TYPE_CHECKING:  # what follows EnhancedModel in every class that `enhance` makes
+    from fuxictr.pytorch.models import BaseModel as Backbone
+else:
+    Backbone = object
 
-class EnhancedModel:
-    """What `enhance` puts in front of a backbone's class: a method's add-on and the hooks that drive it."""
+
+class EnhancedModel(Backbone):
+    """The base that `enhance` puts in front of a backbone's class: it adds a method and the hooks of its taps."""
 
     enhancement_cls: ClassVar[type[Enhancement]]
     backbone_cls: ClassVar[type[BaseModel]]
-    _taps: Taps | None = None  # until the backbone's constructor is through
+    _taps: Taps | None = None  # while the backbone's constructor runs
 
     def __init__(self, feature_map: Any, *args: Any, **params: Any):
         super().__init__(feature_map, *args, **params)
@@ -51,7 +55,7 @@ class EnhancedModel:
             self.enhancement = self.enhancement_cls(config, anatomy).to(self.device)
         self._taps = Taps(anatomy, self.enhancement)
         self._taps.attach(self)
-        # The backbone's constructor made its optimizer before the method's parameters were there.
+        # The backbone's constructor made its optimizer without the method's parameters.
         super().compile(*self._compile_args[0], **self._compile_args[1])
         untrained = {*self.enhancement.parameters()} - {*self.enhancement.trained_parameters()}
         for group in self.optimizer.param_groups:
@@ -65,31 +69,34 @@ class EnhancedModel:
     def forward(self, inputs: Any) -> dict[str, Any]:
         if self._taps is None:
             return super().forward(inputs)
-        return_dict, seen = self._taps.run(self, super().forward, inputs, self.training)
-        if seen is not None and "loss" in self._taps.active:
-            return_dict["seen"] = seen
+        return_dict, trace = self._taps.run(self, super().forward, inputs, self.training)
+        if trace is not None and "loss" in self._taps.active:
+            return_dict["trace"] = trace
         return return_dict
 
-    def watched(self, inputs: Any) -> Seen:
-        """One forward pass and what it showed, whatever taps are active."""
-        return self._taps.run(self, super().forward, inputs, self.training, watch=True)[1]
+    def traced(self, inputs: Any) -> ForwardTrace:
+        """The trace of one forward pass, whatever taps are active."""
+        assert self._taps is not None
+        trace = self._taps.run(self, super().forward, inputs, self.training, always=True)[1]
+        assert trace is not None
+        return trace
 
     def train_epoch(self, data_generator: Iterable) -> None:
-        self.enhancement.epoch(self._epoch_index)
+        self.enhancement.on_epoch_begin(self._epoch_index)
         super().train_epoch(data_generator)
 
     def save_weights(self, checkpoint: str) -> None:
         super().save_weights(checkpoint)
-        self.enhancement.kept()
+        self.enhancement.on_save_weights()
 
     def add_loss(self, return_dict: dict[str, Any], y_true: Tensor | list[Tensor]) -> Tensor:
-        """The backbone's loss plus the method's term, which exists in training mode only."""
-        seen = return_dict.pop("seen", None)
+        """The backbone's loss plus the method's term; in evaluation mode there is no term."""
+        trace = return_dict.pop("trace", None)
         loss = super().add_loss(return_dict, y_true)
-        if seen is None:
+        if trace is None:
             return loss
-        # FuxiCTR's multi-task models have a list of labels.
-        term = self.enhancement.loss(seen, torch.cat(y_true, dim=-1) if isinstance(y_true, list) else y_true)
+        labels = torch.cat(y_true, dim=-1) if isinstance(y_true, list) else y_true  # a list in multi-task models
+        term = self.enhancement.loss(trace, labels)
         return loss if term is None else loss + term
 
     def regularization_loss(self) -> Tensor | float:
@@ -103,21 +110,21 @@ class EnhancedModel:
         return loss
 
     def backbone_state_dict(self) -> dict[str, Tensor]:
-        """The state without the method's part: loads with strict=True into the plain backbone."""
+        """The state without the method's part, which loads with strict=True into the plain backbone."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith("enhancement.")}
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         return _blank_model, (self.backbone_cls, self.enhancement_cls), self.__dict__
 
 
 def _blank_model(backbone: type[BaseModel], method: type[Enhancement]) -> BaseModel:
-    cls = enhance(backbone, method)
+    cls: Any = enhance(backbone, method)
     return cls.__new__(cls)
 
 
 @contextlib.contextmanager
 def _frozen(module: nn.Module) -> Iterator[None]:
-    """`requires_grad` is off for the block, which is how FuxiCTR's regularizers tell what to leave out."""
+    """`requires_grad` is off for the block: FuxiCTR's regularizers leave such parameters out."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(False)
@@ -129,10 +136,10 @@ def _frozen(module: nn.Module) -> Iterator[None]:
 
 
 def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float | None) -> None:
-    """Give the optimizer its own weight decay, which FuxiCTR has no key for; None leaves it as it is.
+    """Set the optimizer's own weight decay, for which FuxiCTR has no key; None leaves it as it is.
 
     Raises:
-        UserError: the optimizer has none.
+        UserError: the optimizer has no weight decay.
     """
     if weight_decay is None:
         return
@@ -142,17 +149,21 @@ def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float | Non
         group["weight_decay"] = weight_decay
 
 
-@functools.cache
+_enhanced: dict[tuple[type[BaseModel], type[Enhancement]], type[BaseModel]] = {}
+
+
 def enhance(backbone: type[BaseModel], method: type[Enhancement]) -> type[BaseModel]:
-    """The class `Backbone_Method`: the backbone with the method's taps, made once.
+    """The class `Backbone_Method`: a subclass of the backbone with the method's taps, the same at every call.
 
     Args:
-        backbone: any FuxiCTR model class; it stays as it is.
+        backbone: any FuxiCTR model class; it is not changed.
         method: an Enhancement class.
 
     Raises:
         UserError: the backbone has a method already.
     """
+    if (backbone, method) in _enhanced:
+        return _enhanced[backbone, method]
     if issubclass(backbone, EnhancedModel):
         raise UserError(
             f"{backbone.__name__} has a method already, and a model has one; "
@@ -165,4 +176,5 @@ def enhance(backbone: type[BaseModel], method: type[Enhancement]) -> type[BaseMo
         "backbone_cls": backbone,
         "enhancement_cls": method,
     }
-    return type(name, (EnhancedModel, backbone), body)
+    # Two threads get the same class.
+    return _enhanced.setdefault((backbone, method), type(name, (EnhancedModel, backbone), body))

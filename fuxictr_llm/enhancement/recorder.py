@@ -1,9 +1,8 @@
-"""One forward pass, recorded: which modules make the field embeddings, the representation and the logits."""
+"""Records one forward pass of a model: which modules make field embeddings, logits and predictions."""
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,117 +10,39 @@ from fuxictr.pytorch.layers import FeatureEmbedding, FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
-# What may stand between a Linear's output and the logit so that the logit is still a sum of such outputs, each
-# times a constant.
-_LINEAR = ("Add", "Sub", "Neg", "Mul", "Div", "Sum", "Mean", "Cat", "Stack")
-_SAME_VALUES = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Slice", "Clone", "Alias")
-_OF_A_CONSTANT = ("Mul", "Div")
+from fuxictr_llm.enhancement.logit_layers import LinearCall, is_logit_layer
 
-
-@dataclass(frozen=True)
-class Tower:
-    """A call of a Linear of width 1.
-
-    Attributes:
-        module: its name in the model.
-        call: which of the module's calls in a forward pass.
-        width: of its input.
-        task: index of the task whose logit it feeds.
-        scale: how often its output is in that logit: 1 in a sum, 0.5 in a mean of two.
-    """
-
-    module: str
-    call: int
-    width: int
-    task: int
-    scale: float
-
-
-@dataclass(frozen=True)
-class LinearCall:
-    """A call of a Linear of width 1 with `[B, width]`, as recorded: what made its output, and with which weight."""
-
-    module: str
-    call: int
-    width: int
-    node: Any
-    weight: nn.Parameter
-
-
-def find_towers(logits: Sequence[Tensor | None], calls: Sequence[LinearCall]) -> tuple[Tower, ...]:
-    """The calls whose output reaches a task's logit through sums and constants alone, task by task.
-
-    Args:
-        logits: `[B, 1]` of each task, with the graph that made them; None where a model does not show its logit.
-    """
-    towers = []
-    for task, logit in enumerate(logits):
-        if logit is None or logit.grad_fn is None or logit.numel() != len(logit):
-            continue
-        reached = set(_reached(logit.grad_fn))
-        for call in calls:
-            scale = _scale(logit, call) if call.node in reached else None
-            if scale:
-                towers.append(Tower(call.module, call.call, call.width, task, scale))
-    return tuple(towers)
-
-
-def _reached(start: Any) -> Iterator[Any]:
-    seen, waiting = set(), [start]
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        seen.add(node)
-        yield node
-        kind = node.name().partition("Backward")[0]
-        children = [child for child, _ in node.next_functions if child is not None]
-        passes = kind in _SAME_VALUES or kind in _LINEAR
-        if passes and not (kind in _OF_A_CONSTANT and len(children) > 1):
-            waiting.extend(children)
-
-
-def _scale(logit: Tensor, call: LinearCall) -> float | None:
-    """The logit's derivative by the call's output where it is the same for all rows."""
-    caught: list[Tensor] = []
-    handle = call.node.register_prehook(lambda gradients: caught.append(gradients[0]))
-    try:
-        torch.autograd.grad(logit.sum(), call.weight, retain_graph=True)
-    finally:
-        handle.remove()
-    if len(caught) != 1:
-        return None
-    first = caught[0].flatten()[0]
-    return first.item() if bool((caught[0] == first).all()) else None
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
 
 
 class Recorder:
-    """What one forward pass of a model shows.
+    """Forward hooks that note the calls of a model's embedding modules, Linears and activations.
 
     Args:
-        model: it is listened to inside of `listening`.
-        also: a module that may make field embeddings, beside FuxiCTR's own.
-        watched: modules whose output's shape is noted (of a Linear of width 1: its input's).
+        model: its calls are noted inside of `listening`.
+        also: a module that may make field embeddings, besides FuxiCTR's own.
+        measured: modules whose output's shape is noted (of a Linear of width 1: its input's).
     """
 
-    def __init__(self, model: BaseModel, also: str | None = None, watched: Sequence[str] = ()):
-        self.model, self.also, self.watched_names = model, also, tuple(watched)
+    def __init__(self, model: BaseModel, also: str | None = None, measured: Sequence[str] = ()):
+        self.model, self.also, self.measured = model, also, tuple(measured)
         self.fields = [name for name, spec in model.feature_map.features.items() if spec["type"] != "meta"]
-        self.embeddings: dict[str, dict[str, Tensor]] = {}
-        self.stacks: dict[str, tuple[Tensor, int]] = {}  # what the first call gave, and its version
+        self.embeddings: dict[str, dict[str, Tensor]] = {}  # module -> field -> vectors of the first call that had it
+        self.stacks: dict[str, tuple[Tensor, int]] = {}  # module -> output of the first call, and its version then
         self.linears: list[LinearCall] = []
-        self.calls: Counter[str] = Counter()
+        self.calls: Counter[str] = Counter()  # of each Linear
         self.activations: list[tuple[str, Tensor, Tensor]] = []  # module, logit, prediction
-        self.watched: dict[str, torch.Size] = {}
+        self.shapes: dict[str, torch.Size] = {}  # of the modules in `measured`
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
+        """The hooks are on the model for the block alone."""
         with contextlib.ExitStack() as stack:
             for name, module, hook in self._hooks():
                 stack.callback(module.register_forward_hook(hook(name)).remove)
             yield
 
-    def _hooks(self) -> Iterator[tuple[str, nn.Module, Any]]:
+    def _hooks(self) -> Iterator[tuple[str, nn.Module, Callable[[str], Hook]]]:
         modules = dict(self.model.named_modules())
         inside = tuple(f"{name}." for name, module in modules.items() if isinstance(module, FeatureEmbeddingDict))
         for name, module in modules.items():
@@ -131,27 +52,28 @@ class Recorder:
                 yield name, module, self._stack_hook
             if isinstance(module, nn.Linear) and not name.startswith(inside):
                 yield name, module, self._linear_hook
-            if name in self.watched_names:
-                yield name, module, self._watched_hook
+            if name in self.measured:
+                yield name, module, self._shape_hook
         for name in activations_of(self.model):
             yield name, modules[name], self._activation_hook
 
-    def _embedding_hook(self, name: str):
-        def hook(_module: nn.Module, _args: tuple, output: Any) -> None:
-            seen = self.embeddings.setdefault(name, {})
+    def _embedding_hook(self, name: str) -> Hook:
+        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            by_field = self.embeddings.setdefault(name, {})
             for field, tensor in vectors_by_field(output, self.fields).items():
-                seen.setdefault(field, tensor)
+                by_field.setdefault(field, tensor)
 
         return hook
 
-    def _stack_hook(self, name: str):
-        def hook(_module: nn.Module, _args: tuple, output: Tensor) -> None:
+    def _stack_hook(self, name: str) -> Hook:
+        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
             self.stacks.setdefault(name, (output, output._version))
 
         return hook
 
-    def _linear_hook(self, name: str):
-        def hook(module: nn.Linear, args: tuple, output: Tensor) -> None:
+    def _linear_hook(self, name: str) -> Hook:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+            assert isinstance(module, nn.Linear)
             if module.out_features == 1 and module.in_features > 1 and args[0].dim() == 2:
                 call = LinearCall(name, self.calls[name], module.in_features, output.grad_fn, module.weight)
                 self.linears.append(call)
@@ -159,34 +81,35 @@ class Recorder:
 
         return hook
 
-    def _activation_hook(self, name: str):
+    def _activation_hook(self, name: str) -> Hook:
         return lambda _module, args, output: self.activations.append((name, args[0], output))
 
-    def _watched_hook(self, name: str):
-        def hook(module: nn.Module, args: tuple, output: Any) -> None:
-            shown = args[0] if gives_its_input(module) else output
+    def _shape_hook(self, name: str) -> Hook:
+        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            shown = args[0] if is_logit_layer(module) else output
             if isinstance(shown, Tensor):
-                self.watched.setdefault(name, shown.shape)
+                self.shapes.setdefault(name, shown.shape)
 
         return hook
 
     def activation_of(self, prediction: Tensor) -> tuple[str, Tensor] | None:
-        """Name of the activation that made a prediction, and the logit that it made it of."""
+        """Name of the activation that made a prediction, and its input, the logit; None where no activation did."""
         return next(((name, logit) for name, logit, made in self.activations[::-1] if made is prediction), None)
 
     def embedding_module(self, name: str) -> str:
-        """The module with the vectors field by field: FuxiCTR's FeatureEmbedding has it inside."""
+        """The module that gives the vectors field by field: of FuxiCTR's FeatureEmbedding, the one inside of it."""
         inner = f"{name}.embedding_layer"
         return inner if isinstance(self.model.get_submodule(name), FeatureEmbedding) else name
 
     def dims_of(self, module: str) -> dict[str, int]:
-        """Field -> width, of those with vectors (width > 1)."""
+        """Field -> width, for the fields that the module embeds with vectors (width > 1)."""
         tensors = self.embeddings.get(module, {})
         return {field: tensor.shape[-1] for field, tensor in tensors.items() if tensor.shape[-1] > 1}
 
     def widest_embedding(self) -> tuple[str | None, dict[str, int]]:
         """The embedding module that covers most fields with vectors; the first one called on a tie."""
-        best, best_dims = None, {}
+        best: str | None = None
+        best_dims: dict[str, int] = {}
         for name in self.embeddings:
             dims = self.dims_of(name)
             if len(dims) > len(best_dims):
@@ -196,10 +119,10 @@ class Recorder:
     def stack_of(self, embedding: str | None, fields: tuple[str, ...]) -> str | None:
         """The module around `embedding` whose output, `[B, F, D]` or `[B, F * D]`, is the fields' embeddings.
 
-        The model must leave that tensor as it is.
+        None where there is no such module, or the model changes its output in place.
         """
         name = (embedding or "").rpartition(".")[0]
-        if name not in self.stacks:
+        if embedding is None or name not in self.stacks:
             return None
         output, version = self.stacks[name]
         tensors = [self.embeddings[embedding][field] for field in fields]
@@ -211,7 +134,7 @@ class Recorder:
 
 
 def activations_of(model: BaseModel) -> list[str]:
-    """Names of the modules that make predictions of logits: one, or one a task."""
+    """Names of the modules that turn logits into predictions: one, or one for each task."""
     activation = model.output_activation
     return [name for name, module in model.named_modules() if module is activation or _is_among(module, activation)]
 
@@ -220,13 +143,8 @@ def _is_among(module: nn.Module, activation: nn.Module) -> bool:
     return isinstance(activation, nn.ModuleList) and any(module is one for one in activation)
 
 
-def gives_its_input(module: nn.Module) -> bool:
-    """Whether the representation is what goes into the module, which is then a logit layer."""
-    return isinstance(module, nn.Linear) and module.out_features == 1
-
-
 def vectors_by_field(output: Any, fields: Sequence[str]) -> dict[str, Tensor]:
-    """Field -> vectors, of what an embedding module gave: a dict of them, or `[B, F, D]` of all fields in order."""
+    """Field -> vectors, from an embedding module's output: a dict of them, or `[B, F, D]` with all fields in order."""
     if isinstance(output, Mapping):
         return {name: tensor for name, tensor in output.items() if name in fields and isinstance(tensor, Tensor)}
     if isinstance(output, Tensor) and output.dim() == 3 and output.shape[1] == len(fields):

@@ -1,4 +1,4 @@
-"""The hooks that show a method what goes on in a model's forward pass, and bring in what it returns.
+"""The forward hooks that give a method's taps what they read, and put what they return into the model.
 
 Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation, `T` tasks, `L` length of a
 sequence.
@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fuxictr_llm.enhancement.anatomy import Anatomy
-from fuxictr_llm.enhancement.recorder import gives_its_input
-from fuxictr_llm.enhancement.trace import Seen
+from fuxictr_llm.enhancement.logit_layers import is_logit_layer
+from fuxictr_llm.enhancement.trace import ForwardTrace
 from fuxictr_llm.host.batches import rows_of
 
 if TYPE_CHECKING:
@@ -26,28 +26,29 @@ if TYPE_CHECKING:
 
 
 class Taps:
-    """The hooks of one model and what they have seen in the running forward pass.
+    """The hooks of one model and the trace of the forward pass that is running.
 
-    A plain object that model and hooks share: copying or pickling the model copies all of it together.
+    A plain object that the model and its hooks share: copying or pickling the model copies it with its hooks.
     """
 
     def __init__(self, anatomy: Anatomy, enhancement: "Enhancement"):
         self.anatomy = anatomy
         self.enhancement = enhancement
         self.active: frozenset[str] = frozenset()
-        self.seen: Seen | None = None  # None outside of a forward pass: the hooks then do nothing
-        # Kept because torch numbers hooks by process: their numbers go to no other hook of an unpickled model.
+        self.trace: ForwardTrace | None = None  # None outside of a forward pass: then the hooks do nothing
+        # Pickled with the model: torch numbers hooks by process, and an unpickled handle reserves its number.
         self.handles: list[RemovableHandle] = []
 
     def attach(self, model: BaseModel) -> None:
+        """Put the hooks on the model's modules."""
         anatomy, module = self.anatomy, model.get_submodule
         if anatomy.embedding is not None:
             self.handles.append(module(anatomy.embedding).register_forward_hook(self.on_embeddings))
         if anatomy.stack is not None:
             self.handles.append(module(anatomy.stack).register_forward_hook(self.on_stack))
-        for name in dict.fromkeys(tower.module for tower in anatomy.towers):
-            self.handles.append(module(name).register_forward_pre_hook(functools.partial(self.on_tower, name)))
-        if anatomy.named is not None and gives_its_input(module(anatomy.named)):
+        for name in dict.fromkeys(layer.module for layer in anatomy.logit_layers):
+            self.handles.append(module(name).register_forward_pre_hook(functools.partial(self.on_logit_layer, name)))
+        if anatomy.named is not None and is_logit_layer(module(anatomy.named)):
             self.handles.append(module(anatomy.named).register_forward_pre_hook(self.on_named_input))
         elif anatomy.named is not None:
             self.handles.append(module(anatomy.named).register_forward_hook(self.on_named_output))
@@ -65,73 +66,79 @@ class Taps:
                 self.handles.pop().remove()
 
     def run(
-        self, model: BaseModel, forward: Callable[[Any], dict], inputs: Any, training: bool, watch: bool = False
-    ) -> tuple[dict[str, Any], Seen | None]:
-        """One forward pass: what it returns, and what it showed where a tap is active or `watch` is on."""
+        self,
+        model: BaseModel,
+        forward: Callable[[Any], dict[str, Any]],
+        inputs: Any,
+        training: bool,
+        always: bool = False,
+    ) -> tuple[dict[str, Any], ForwardTrace | None]:
+        """One forward pass: its output, and its trace where a tap is active or `always` is set."""
         self.active = self.enhancement.active_taps()
         if not training:
             self.active -= {"loss"}
             self.active = frozenset() if self.active == {"inputs"} else self.active
-        if not self.active and not watch:
+        if not self.active and not always:
             return forward(inputs), None
-        seen = self.seen = Seen(self.anatomy, rows_of(inputs), self.enhancement.field_projections)
+        trace = self.trace = ForwardTrace(self.anatomy, rows_of(inputs), self.enhancement.field_projections)
         try:
             if "inputs" in self.active:
                 self.enhancement.inputs(inputs)
             outputs = forward(inputs)
-            return self._with_terms(model, outputs, seen), seen
+            return self._with_terms(model, outputs, trace), trace
         finally:
-            self.seen = None
+            self.trace = None
 
-    def on_embeddings(self, _module: nn.Module, args: tuple, output: Any) -> None:
-        if self.seen is not None:  # copies, because some backbones put other things into these dicts afterwards
-            self.seen.embedded.append((_copied(output), _copied(args[0])))
+    def on_embeddings(self, _module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.trace is not None:  # copies, because some backbones change these dicts afterwards
+            self.trace.embedded.append((_copied(output), _copied(args[0])))
 
-    def on_stack(self, _module: FeatureEmbedding, _args: tuple, output: Tensor) -> None:
+    def on_stack(self, _module: FeatureEmbedding, _args: tuple[Any, ...], output: Tensor) -> None:
         # A compiler cannot ask for versions, and fuses the second stacking anyway.
-        if self.seen is not None and self.seen.stack is None and not torch.compiler.is_compiling():
-            self.seen.stack = output
-            self.seen.stack_version = output._version if torch.is_grad_enabled() else 0
+        if self.trace is not None and self.trace.stack is None and not torch.compiler.is_compiling():
+            self.trace.stack = output
+            self.trace.stack_version = output._version if torch.is_grad_enabled() else 0
 
-    def on_tower(self, name: str, module: nn.Linear, args: tuple) -> None:
-        if self.seen is not None:
-            self.seen.tower_inputs.setdefault(name, []).append(args[0])
-            self.seen.tower_weights[name] = module.weight
+    def on_logit_layer(self, name: str, module: nn.Linear, args: tuple[Any, ...]) -> None:
+        if self.trace is not None:
+            self.trace.layer_inputs.setdefault(name, []).append(args[0])
+            self.trace.layer_weights[name] = module.weight
 
-    def on_named_input(self, _module: nn.Module, args: tuple) -> tuple | None:
+    def on_named_input(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         replacement = self._on_named(args[0])
         return None if replacement is None else (replacement, *args[1:])
 
-    def on_named_output(self, _module: nn.Module, _args: tuple, output: Tensor) -> Tensor | None:
+    def on_named_output(self, _module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         return self._on_named(output)
 
-    def _on_named(self, shown: Tensor) -> Tensor | None:
-        """The first call counts; a replacement takes its place at once."""
-        if self.seen is None or self.seen.named is not None:
+    def _on_named(self, tensor: Tensor) -> Tensor | None:
+        """Note the representation, of the first call alone; returns its replacement, if any."""
+        if self.trace is None or self.trace.named is not None:
             return None
-        self.seen.named = shown.flatten(start_dim=1)
+        self.trace.named = tensor.flatten(start_dim=1)
         if "representation" in self.active:
-            self.seen.replacement = self.enhancement.representation(self.seen.named)
-        return None if self.seen.replacement is None else self.seen.replacement.view_as(shown)
+            self.trace.replacement = self.enhancement.representation(self.trace.named)
+        return None if self.trace.replacement is None else self.trace.replacement.view_as(tensor)
 
-    def on_activation(self, _module: nn.Module, args: tuple, output: Tensor) -> None:
-        if self.seen is not None:
-            self.seen.activations.append((args[0], output))
+    def on_activation(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
+        if self.trace is not None:
+            self.trace.activations.append((args[0], output))
 
-    def _with_terms(self, model: BaseModel, outputs: Mapping[str, Any], seen: Seen) -> Mapping[str, Any]:
-        """What the model returned, its predictions made anew where a term changes a logit."""
+    def _with_terms(self, model: BaseModel, outputs: dict[str, Any], trace: ForwardTrace) -> dict[str, Any]:
+        """The model's output, with its predictions computed again where the method changed a logit."""
         predictions = [outputs[key] for key in self.anatomy.outputs]
-        logits = [_logit_of(prediction, seen.activations, model) for prediction in predictions]
-        logit = seen.logit = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
+        logits = [_logit_of(prediction, trace.activations, model) for prediction in predictions]
+        logit = trace.logit = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
         if "embeddings" in self.active:
-            self.enhancement.embeddings(seen.embeddings)
-        if "representation" in self.active and self.anatomy.towers:
-            logit = self._with_replacement(logit, seen)
+            self.enhancement.embeddings(trace.embeddings)
+        if "representation" in self.active and self.anatomy.logit_layers:
+            logit = self._with_replacement(logit, trace)
         if "logit" in self.active:
-            term = self.enhancement.logit(seen.embeddings if self.enhancement.reads_embeddings else None, logit)
+            embeddings: Any = trace.embeddings if self.enhancement.reads_embeddings else None
+            term = self.enhancement.logit(embeddings, logit)
             logit = logit if term is None else logit + term
-        seen.final_logit = logit
-        if logit is seen.logit:
+        trace.final_logit = logit
+        if logit is trace.logit:
             return outputs
         changed = {}
         for task, (key, name) in enumerate(zip(self.anatomy.outputs, self.anatomy.activations, strict=True)):
@@ -139,29 +146,29 @@ class Taps:
             changed[key] = activation(logit[:, task : task + 1]).view_as(predictions[task])
         return {**outputs, **changed}
 
-    def _with_replacement(self, logit: Tensor, seen: Seen) -> Tensor:
-        """The logits as if the towers had been given the replacement.
+    def _with_replacement(self, logit: Tensor, trace: ForwardTrace) -> Tensor:
+        """The logits as if the logit layers had been given the replacement.
 
-        They are linear and their outputs are summed, so the difference can be added afterwards; only then
-        are the inputs of all towers known.
+        They are linear and their outputs are summed, so the difference can be added afterwards, when the inputs of
+        all of them are known.
         """
-        representation = seen.representation
+        representation = trace.representation
         replacement = self.enhancement.representation(representation)
         if replacement is None:
             return logit
-        seen.replacement = replacement
+        trace.replacement = replacement
         differences = (replacement - representation).split(self.anatomy.widths, dim=-1)
         columns = list(logit.split(1, dim=-1))
-        for tower, difference in zip(self.anatomy.towers, differences, strict=True):
-            added = functional.linear(difference, seen.tower_weights[tower.module])
-            columns[tower.task] = columns[tower.task] + (added if tower.scale == 1 else tower.scale * added)
+        for layer, difference in zip(self.anatomy.logit_layers, differences, strict=True):
+            added = functional.linear(difference, trace.layer_weights[layer.module])
+            columns[layer.task] = columns[layer.task] + (added if layer.scale == 1 else layer.scale * added)
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
 
 
 def _logit_of(prediction: Tensor, calls: list[tuple[Tensor, Tensor]], model: BaseModel) -> Tensor:
-    """`[B, 1]`: what the activation made the prediction of, or what a model's own sigmoid must have been given."""
-    for logit, made in reversed(calls):
-        if made is prediction:
+    """`[B, 1]`: the input of the activation that made the prediction, or else the prediction's inverse sigmoid."""
+    for logit, output in reversed(calls):
+        if output is prediction:
             return logit.view(-1, 1)
     if isinstance(model.output_activation, nn.Identity):
         return prediction.view(-1, 1)
@@ -172,5 +179,5 @@ def _own_activation(model: BaseModel) -> Callable[[Tensor], Tensor]:
     return model.output_activation if isinstance(model.output_activation, nn.Identity) else torch.sigmoid
 
 
-def _copied(given: Any) -> Any:
-    return dict(given) if isinstance(given, Mapping) else given
+def _copied(value: Any) -> Any:
+    return dict(value) if isinstance(value, Mapping) else value

@@ -1,4 +1,4 @@
-"""What decides about a run besides its settings and its data: code, ours and anyone's, words, vectors in files."""
+"""Digests of what a run's result depends on besides its settings and its data: code, words of fields, files in keys."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +18,7 @@ from fuxictr_llm.serving.export import RECORD
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
 DigestOfFolder = Callable[[Path], str]
-# Keys that may name a folder. Under others, a folder that is called like a value (`llm`) is so by chance.
+# Keys that may name a folder. That a folder is called like the value of another key (`llm`) is chance.
 FOLDERS: dict[str, DigestOfFolder] = {
     "language_model": digest_of_model,
     "text_vectors": digest_of_folder,
@@ -26,30 +26,30 @@ FOLDERS: dict[str, DigestOfFolder] = {
 }
 
 
-def sources_of(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Digests of what a run with these settings goes by, as it is now on the disk.
+def source_digests(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Digests of what a run with these settings depends on, as it is on the disk now.
 
-    `code` is `code_of`. `files` are those of config keys: files, trained runs, and the folders of FOLDERS, by the name
-    that is given.
+    `code` is `code_digests`; `words` is of the words of fields, where a language model sees them; `files` are of the
+    files, trained runs and folders (of FOLDERS) that config keys name, by that name.
     """
     method = registry.find_method(params["method"]) if params.get("method") else None
-    found: dict[str, Any] = {"code": code_of(params)}
+    digests: dict[str, Any] = {"code": code_digests(params)}
     if method or asks_for_vectors(params):
-        with contextlib.suppress(UserError):  # what reads it says what is wrong
-            found["words"] = digest_of(read_field_config(params.get("field_config")))
+        with contextlib.suppress(UserError):  # the run itself reads the words, and says what is wrong with them
+            digests["words"] = digest_of(read_field_config(params.get("field_config")))
     files = {name: digest for name, of_folder in _named(params, method) if (digest := _digest(name, of_folder))}
-    return {**found, "files": files} if files else found
+    return {**digests, "files": files} if files else digests
 
 
-def code_of(params: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of what computes: `backbone`, with all that a plain run does, and `method`, where there is one."""
-    # A plain run calls nothing of it, though the modules that could are imported.
+def code_digests(params: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of code: `backbone`, with all that a plain run uses, and `method`, where there is one."""
+    # A run without vectors of columns imports these modules, but calls nothing of them.
     idle = () if any(column.get("pretrained_emb") for column in _columns(params)) else (llm.__name__,)
     backbone = sources_below(modules_of(registry.find_backbone(params["model"])))
-    found = {"backbone": digest_of(backbone | sources_below([f"{__package__}.run"], without=idle))}
+    digests = {"backbone": digest_of(backbone | sources_below([f"{__package__}.run"], without=idle))}
     if params.get("method"):
-        found["method"] = digest_of_code(method_modules(params["method"]))
-    return found
+        digests["method"] = digest_of_code(method_modules(params["method"]))
+    return digests
 
 
 def _columns(params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -59,7 +59,10 @@ def _columns(params: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _named(
     params: Mapping[str, Any], method: registry.RegisteredMethod | None
 ) -> Iterator[tuple[str, DigestOfFolder | None]]:
-    """The texts among the values, which may name something on the disk, and how, if at all, a folder is digested."""
+    """The texts among the values, which may name something on the disk; and how a folder of that name is digested.
+
+    None: a folder of that name does not count.
+    """
     fields = dict(ValueVectorsConfig.__dataclass_fields__) if asks_for_vectors(params) else {}
     fields |= method.config_cls.__dataclass_fields__ if method else {}
     for key, field in fields.items():
@@ -82,8 +85,8 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _digest(name: str, of_folder: DigestOfFolder | None) -> str | None:
-    """Of what a value names; None: of nothing that is there."""
-    # A text may be too long for a name, `~` be of nobody, a file unreadable: what reads it says what is wrong.
+    """Digest of the file, trained run or folder that a value names; None where there is none."""
+    # A text may be too long for a name, `~` may name no user, a file may be unreadable: the run itself says so.
     with contextlib.suppress(OSError, RuntimeError):
         run = name.removesuffix(RECORD).removesuffix(".model")  # as `export_run` takes it
         if Path(f"{run}{RECORD}").is_file():

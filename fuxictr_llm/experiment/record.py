@@ -1,4 +1,7 @@
-"""What a run leaves behind: its record and its weights, put in place together."""
+"""A run's record and weights: what the record says of the machine, and how both take their place together.
+
+Where a run fails after its training, the weights are kept.
+"""
 
 import contextlib
 import logging
@@ -31,7 +34,7 @@ def count_parameters(model: torch.nn.Module) -> dict[str, int]:
 
 
 def hardware(gpu: int) -> dict[str, str | None]:
-    """What the process runs on: processor, the GPU of that index (None: the CPU alone), memory, CUDA."""
+    """The machine: processor, the GPU of that index (None: the CPU alone), memory, CUDA."""
     used = gpu >= 0 and torch.cuda.is_available()
     gpu_memory = torch.cuda.get_device_properties(gpu).total_memory if used else 0
     return {
@@ -51,7 +54,7 @@ def _processor() -> str:
 
 
 def peak_memory() -> dict[str, float]:
-    """The most memory the process has had, in MiB; on the GPU too if it used one."""
+    """The most memory that the process used at any time, in MiB; on the GPU too if it used one."""
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     peak = {"process_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20, 1)}
     if torch.cuda.is_available():
@@ -59,19 +62,21 @@ def peak_memory() -> dict[str, float]:
     return peak
 
 
-def command() -> str:
-    """As it can be typed again, for records."""
+def typed_command() -> str:
+    """The command of this process, as it can be typed again."""
     script, *args = sys.argv
+    if Path(script).stem == "fuxictr-llm":
+        return shlex.join(["fuxictr-llm", *args])
     is_ours = Path(script).parts[-2:] == ("fuxictr_llm", "__main__.py")  # python -m fuxictr_llm
     return shlex.join(["python", *(["-m", "fuxictr_llm"] if is_ours else [script]), *args])
 
 
 @contextmanager
 def weights_kept(weights: Path, kept: Path, stages: Stages) -> Iterator[None]:
-    """For a block that trains and then goes on: if it fails after the stage `train`, `weights` become `kept`.
+    """Keep the weights of a block that trains and then fails: after the stage `train`, `weights` become `kept`.
 
-    A finished run's files are not touched. What fails before, or is interrupted, leaves nothing: the same command
-    trains again. `kept` is gone when the block ends well.
+    A finished run's files are not touched. A block that fails before, or is interrupted, leaves nothing: the same
+    command trains again. `kept` is removed when the block ends well.
 
     Raises:
         UserError: that of the block, which then also says where the weights are.
@@ -93,14 +98,14 @@ def weights_kept(weights: Path, kept: Path, stages: Stages) -> Iterator[None]:
 
 
 def put_in_place(weights: Path, files: Path, record: dict[str, Any]) -> None:
-    """Make weights and record `<files>.model` and `.run.json`; those of an older run go only when both can take place.
+    """Make weights and record `<files>.model` and `.run.json`; those of an older run go only when both are written.
 
     The record gets the digest of the weights.
 
     Raises:
         OSError: they cannot be written.
     """
-    written = weights.with_name(f"{weights.name}.json")  # in the same folder as the weights, which is the run's own
+    written = weights.with_name(f"{weights.name}.json")  # the weights lie in a folder of the run's own
     record["weights_sha256"] = digest_of_file(weights)
     try:
         write_json(written, record)

@@ -16,10 +16,10 @@ from fuxictr.pytorch.torch_utils import seed_everything
 from fuxictr.utils import print_to_json
 
 from fuxictr_llm import registry
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.checks import check_gpu, checked
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
 from fuxictr_llm.common.files import explain_write_errors, own_folder, read_json, writable_dir
+from fuxictr_llm.common.processes import process_state, under_torchrun
 from fuxictr_llm.common.runs import Run, Stages, versions
 from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.config.resolve import Experiment
@@ -29,8 +29,15 @@ from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.data.raw import check_shares_used
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.enhancement.model import enhance
-from fuxictr_llm.experiment.identity import code_of, sources_of
-from fuxictr_llm.experiment.record import command, count_parameters, hardware, peak_memory, put_in_place, weights_kept
+from fuxictr_llm.experiment.identity import code_digests, source_digests
+from fuxictr_llm.experiment.record import (
+    count_parameters,
+    hardware,
+    peak_memory,
+    put_in_place,
+    typed_command,
+    weights_kept,
+)
 from fuxictr_llm.experiment.summary import append_result_line, log_summary
 from fuxictr_llm.host.columns import check_embedded, describe_feature_map
 from fuxictr_llm.host.evaluated import check_columns
@@ -38,7 +45,7 @@ from fuxictr_llm.host.tasks import labels_of, task_settings
 from fuxictr_llm.llm.vectors.values import prepare_value_vectors
 from fuxictr_llm.training.fit import OTHER_MODEL_ROOT, build, check_groups, fit
 
-CHANGED = {"backbone": "changed while it ran"}  # in place of the digests of `sources_of`
+CHANGED = {"backbone": "changed while it ran"}  # in a record, in place of the code's digests
 
 
 @dataclass
@@ -60,7 +67,7 @@ def run_experiment(experiment: Experiment) -> Result:
         UserError: something that the user can put right.
     """
     check_gpu(experiment.params["gpu"])
-    if distributed.world_size() > 1:
+    if under_torchrun():
         raise UserError(
             "a CTR model is trained in one process; torchrun is for tuning the language model: "
             "torchrun ... -m fuxictr_llm encode --expid EXPID, and then run without torchrun"
@@ -71,18 +78,18 @@ def run_experiment(experiment: Experiment) -> Result:
     folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
     model_id = choose_model_id(experiment, folder)
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
-    started, sources = datetime.now(), sources_of(experiment.params)
-    # The folder is there to the end: it goes with the process.
+    started, sources = datetime.now(), source_digests(experiment.params)
+    # `own` is there for the whole run, and is removed even where the process is killed (by a later run).
     with logging_to(folder / f"{model_id}.log"), own_folder(folder / f"{model_id}.model") as own:
         logging.info("Params: %s", print_to_json(experiment.params))
         run = prepare_run(experiment, model_id)
         unfinished = own / "weights.model"
-        # A name with the digest of the settings, which no run with others takes.
+        # Kept under a name with the digest of the settings, which no run with other settings takes.
         with weights_kept(unfinished, folder / f"{experiment.full_id}.unfinished.model", run.stages):
             model, record = _train(run, unfinished)
             record["model_id"] = model_id = choose_model_id(experiment, folder)  # another may have ended meanwhile
-            record |= {"time": started.isoformat(timespec="seconds"), "command": command()}
-            if code_of(experiment.params) != sources["code"]:
+            record |= {"time": started.isoformat(timespec="seconds"), "command": typed_command()}
+            if code_digests(experiment.params) != sources["code"]:
                 logging.warning("the code of this run was changed while it ran: its record says so")
                 sources["code"] = CHANGED
             record |= {"expid": experiment.expid, "config": experiment.params}
@@ -100,10 +107,10 @@ def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = Fa
     """Everything up to training: raw data, built data, what method and columns need from a language model.
 
     Args:
-        encode_only: of what the method needs, only what a language model is asked for.
+        encode_only: leave out what the method needs besides the language model's work.
     """
     run = prepare_data(experiment, model_id)
-    # Before the method, which may train networks with these columns, and after it, which may ask for more.
+    # Twice: the method may train networks with these columns, and may ask for vectors of more.
     _change(run, prepare_value_vectors(run, experiment.params))
     if run.params["method"]:
         method = registry.find_method(run.params["method"])
@@ -131,10 +138,10 @@ def prepare_data(experiment: Experiment, model_id: str) -> Run:
 
 
 def make_data(params: dict[str, Any], stages: Stages) -> dict[str, Any]:
-    """Raw and built data in place, whatever model they are for; the settings with the built files as their data."""
+    """Make raw and built data, whatever model they are for; the settings with the built files in place of raw ones."""
     torch.set_num_threads(params["num_threads"])
     seed_everything(params["seed"])
-    with distributed.first_one_first():
+    with process_state(params["gpu"]).main_process_first():
         with stages("prepare data") as facts:
             facts |= prepare_raw_data(params)
         with stages("build data"):
@@ -146,8 +153,9 @@ def _check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:
     task_settings(cls, feature_map, params)  # says now, before a language model is asked, what does not fit
     labels = labels_of(cls, feature_map)
     if unused := feature_map.labels[len(labels) :]:
-        told = (params["model"], labels[0], ", ".join(map(repr, unused)))
-        logging.warning("%s has one task and learns label %r, not %s; MMoE, PLE and ShareBottom learn all", *told)
+        names = ", ".join(map(repr, unused))
+        message = "%s has one task and learns label %r, not %s; MMoE, PLE and ShareBottom learn all"
+        logging.warning(message, params["model"], labels[0], names)
     check_labels(labels, params)
     check_groups(labels, params)
 
@@ -188,7 +196,7 @@ def build_model(run: Run) -> BaseModel:
 
 
 def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
-    """The trained model, whose weights are in `checkpoint`, and the record."""
+    """Train, evaluate, and write the weights to `checkpoint`; the model and the record."""
     params, stages = run.params, run.stages
     data = describe_data(params, run.data_dir)
     model = build_model(run)
@@ -196,17 +204,17 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
     model.checkpoint = str(checkpoint)
     enhancement = model.enhancement if params["method"] else None
     if enhancement is not None:
-        enhancement.start(run)
+        enhancement.on_train_begin(run)
     with stages("train") as facts:
         train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
         # Opened now: another run may build the data set anew while this one trains.
         test_rows = make_loaders(run.feature_map, params, "test") if params.get("test_data") else None
-        slices = FrequencySlices.of(run) if test_rows is not None else None
+        slices = FrequencySlices.from_run(run) if test_rows is not None else None
         best_epoch = fit(model, train_rows, valid_rows, params)
         facts["epochs"] = model._epoch_index + 1
         facts["rows"] = train_rows.num_samples * facts["epochs"]
     if enhancement is not None:
-        enhancement.finish(run)
+        enhancement.on_train_end(run)
     logging.info("****** Validation evaluation ******")
     metrics = {"valid": model.evaluate(valid_rows), "test": {}}
     if test_rows is not None:
@@ -219,7 +227,7 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         "seed": params["seed"],
         "labels": labels_of(type(model), run.feature_map),
         "metrics": metrics,
-        "slices": slices and slices.of_model(model, test_rows),
+        "slices": slices.of_model(model, test_rows) if slices is not None and test_rows is not None else None,
         "networks": run.networks,
         "best_epoch": best_epoch,
         "stages": stages.done,
@@ -266,7 +274,8 @@ def choose_model_id(experiment: Experiment, folder: Path) -> str:
 def logging_to(path: Path) -> Iterator[None]:
     """Log to the screen and to the end of a file, in FuxiCTR's format."""
     with explain_write_errors(path, OTHER_MODEL_ROOT):
-        handlers = [logging.FileHandler(path, mode="a", encoding="utf-8"), logging.StreamHandler()]
+        to_file = logging.FileHandler(path, mode="a", encoding="utf-8")
+    handlers: list[logging.Handler] = [to_file, logging.StreamHandler()]
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     for handler in handlers:
@@ -278,7 +287,7 @@ def logging_to(path: Path) -> Iterator[None]:
         yield
     except BaseException as error:  # the screen shows one line, the file keeps where it came from
         record = root.makeRecord("root", logging.ERROR, "", 0, "%r", (error,), sys.exc_info())
-        handlers[0].handle(record)
+        to_file.handle(record)
         raise
     finally:
         root.handlers, root.level = before, level

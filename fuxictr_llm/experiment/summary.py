@@ -1,4 +1,4 @@
-"""What a run says at its end: FuxiCTR's result line, and a summary that sets the networks side by side."""
+"""The end of a run: FuxiCTR's result line, and a summary in the log with the run's networks side by side."""
 
 import logging
 from collections.abc import Mapping
@@ -10,12 +10,12 @@ from fuxictr.utils import print_to_list
 
 from fuxictr_llm.common.files import explain_write_errors, read_json
 from fuxictr_llm.common.runs import Stages
-from fuxictr_llm.config.resolve import NO_IDENTITY
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 from fuxictr_llm.data.slices import slices_table
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
-OWN = "vanilla"  # what a run that trained other networks on the way calls its own
+OWN = "vanilla"  # the name of the run's own network beside those that were trained on the way
 
 
 def append_result_line(path: Path, record: Mapping[str, Any]) -> None:
@@ -26,7 +26,7 @@ def append_result_line(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def result_cells(record: Mapping[str, Any], time: datetime) -> list[str]:
-    """What stands between the commas of a run's line in a result file."""
+    """The cells of a run's line in a result file."""
     valid, test = (print_to_list(record["metrics"][split]) for split in ("valid", "test"))
     return [
         f" {time:%Y%m%d-%H%M%S}",
@@ -40,20 +40,20 @@ def result_cells(record: Mapping[str, Any], time: datetime) -> list[str]:
 
 
 def log_summary(record: Mapping[str, Any], stages: Stages, files: Path, pictures: list[Path]) -> None:
-    """Log what was reached, how long it took, and where the files are.
+    """Log the metrics, how long the run took, and where the files are.
 
     Args:
         files: the run's files without their endings.
     """
     counts, names = record["parameters"], [path.name.removeprefix(files.name) for path in pictures]
-    valid, *of_valid = _told(record, "valid")
-    test, *of_test = _told(record, "test") or ["no test data"]
+    valid, *valid_by_task = _metric_lines(record, "valid")
+    test, *test_by_task = _metric_lines(record, "test") or ["no test data"]
     lines = [
         f"{record['model_id']}, seed {record['seed']}",
         f"  test        {test}",
-        *(f"    {told}" for told in of_test),
+        *(f"    {line}" for line in test_by_task),
         f"  validation  {valid} (best of {stages.done['train']['epochs']} epochs: {record['best_epoch']})",
-        *(f"    {told}" for told in of_valid),
+        *(f"    {line}" for line in valid_by_task),
         f"  parameters  backbone {counts['backbone']:,}, method {counts['method']:,}",
         f"  time        {stages}",
         f"  files       {files}" + ", ".join([".model", ".log", ".run.json", *names]),
@@ -63,27 +63,27 @@ def log_summary(record: Mapping[str, Any], stages: Stages, files: Path, pictures
     logging.info("Summary\n%s", "\n".join(lines))
 
 
-def _told(record: Mapping[str, Any], split: str) -> list[str]:
-    """The metrics of a split; of several tasks the means, and then those of each."""
+def _metric_lines(record: Mapping[str, Any], split: str) -> list[str]:
+    """The metrics of a split; where there are several tasks, their means and then those of each."""
     metrics, labels, names = record["metrics"][split], record["labels"], record["config"]["metrics"]
     if len(labels) == 1 or not metrics:
         return [print_to_list(metrics)] if metrics else []
     width = max(map(len, labels))
     tasks = {label: {name: metrics[f"{label}_{name}"] for name in names} for label in labels}
     means = print_to_list({name: metrics[name] for name in names})
-    return [means, *(f"{label:<{width}}  {print_to_list(of)}" for label, of in tasks.items())]
+    return [means, *(f"{label:<{width}}  {print_to_list(values)}" for label, values in tasks.items())]
 
 
 def networks_table(record: Mapping[str, Any], folder: Path) -> list[str]:
-    """Lines that set the networks of a run side by side, and by slices; with the plain backbone where it has run.
+    """A table of a run's networks, one of their AUC by slices, and in both the plain backbone where it has run.
 
     Args:
-        folder: of the runs on this data set.
+        folder: the folder with the runs on this data set.
     """
     networks = {**record["networks"], OWN: record}
     plain = {} if "plain" in networks else find_plain(record, folder)
     networks = {**({"plain": plain} if plain else {}), **networks}
-    names = record["config"]["metrics"]  # of several tasks the means
+    names = record["config"]["metrics"]  # not those of single tasks
     columns = [(split, name) for split in ("valid", "test") for name in record["metrics"][split] if name in names]
     lines = ["  " + "".join([f"{'network':26}", *(f"{f'{split} {name}':>16}" for split, name in columns)])]
     for name, facts in networks.items():
@@ -99,11 +99,11 @@ def networks_table(record: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def find_plain(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The record of the plain backbone's run with the same settings on the same data; empty where there is none."""
+    """The record of the plain backbone's run with the same settings, data and code; empty where there is none."""
     for path in sorted(folder.glob("*.run.json")):
         other = read_json(path) or {}
         config = other.get("config") or {"method": ""}
-        compared = config.keys() - {*NO_IDENTITY, "method"}
+        compared = config.keys() - {*NOT_IN_IDENTITY, "method"}
         same = all(record["config"].get(key) == config[key] for key in compared)
         same &= _backbone_code(other) == _backbone_code(record)
         if config.get("method") is None and same and other.get("data") == record["data"]:
@@ -112,5 +112,5 @@ def find_plain(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _backbone_code(record: Mapping[str, Any]) -> str | None:
-    """The digest of the code that a plain run of its backbone goes by; None where the record does not say it."""
+    """The digest of its backbone's code; None where the record does not have it."""
     return ((record.get("sources") or {}).get("code") or {}).get("backbone")

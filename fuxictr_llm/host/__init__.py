@@ -1,1 +1,1 @@
-"""FuxiCTR, and what it gets wrong or leaves open, each mended in one place."""
+"""What FuxiCTR gets wrong or leaves open, each corrected in one place."""

@@ -1,4 +1,4 @@
-"""A batch, whatever its form: FuxiCTR's dict of columns, or the tuple of its LongCTR models.
+"""Batches of both forms: FuxiCTR's dict of columns, and the tuple that its LongCTR models take.
 
 Shape symbols: `B` rows, `L` length of a sequence of items.
 """
@@ -13,13 +13,14 @@ from torch import Tensor
 AFFECTS_VECTORS = False  # see common/code_digest.py
 
 Columns: TypeAlias = Mapping[str, Tensor]
-# Columns of the rows; columns of the items, [B * (L + 1)], each row's L items of its history and then its target;
-# which places of the history hold an item, [B, L].
+# The columns of the rows; the columns of the items [B * (L + 1)]: each row's L items of its history, then its target;
+# and the mask [B, L] of the places in the history that hold an item.
 LongBatch: TypeAlias = tuple[Columns, Columns, Tensor]
+Batch: TypeAlias = dict[str, Tensor] | LongBatch
 
 
 def columns_of(batch: Columns | LongBatch) -> dict[str, Tensor]:
-    """Column -> tensor with `B` rows; of a tuple, the rows' columns and those of each row's target item."""
+    """Column -> tensor with `B` rows; of a LongBatch, the columns of the rows and of their target items."""
     if isinstance(batch, Mapping):
         return dict(batch)
     rows, items, mask = batch
@@ -27,7 +28,7 @@ def columns_of(batch: Columns | LongBatch) -> dict[str, Tensor]:
     return {**rows, **{name: column[length :: length + 1] for name, column in items.items()}}
 
 
-def with_columns(batch: Columns | LongBatch, added: Columns) -> dict[str, Tensor] | LongBatch:
+def with_columns(batch: Columns | LongBatch, added: Columns) -> Batch:
     """A batch of the same form with more columns, `B` rows each."""
     if isinstance(batch, Mapping):
         return {**batch, **added}
@@ -35,12 +36,16 @@ def with_columns(batch: Columns | LongBatch, added: Columns) -> dict[str, Tensor
     return {**rows, **added}, items, mask
 
 
-def only_columns(batch: Columns | LongBatch, names: Container[str]) -> dict[str, Tensor] | LongBatch:
-    """A batch of the same form, in dicts of its own, without the columns that are not named."""
+def only_columns(batch: Columns | LongBatch, names: Container[str]) -> Batch:
+    """A batch of the same form, in new dicts, with the named columns alone."""
     if isinstance(batch, Mapping):
-        return {name: column for name, column in batch.items() if name in names}
+        return _only(batch, names)
     rows, items, mask = batch
-    return only_columns(rows, names), only_columns(items, names), mask
+    return _only(rows, names), _only(items, names), mask
+
+
+def _only(columns: Columns, names: Container[str]) -> dict[str, Tensor]:
+    return {name: column for name, column in columns.items() if name in names}
 
 
 def rows_of(batch: Columns | LongBatch) -> int:
@@ -49,7 +54,7 @@ def rows_of(batch: Columns | LongBatch) -> int:
 
 
 def synthetic_batch(feature_map: FeatureMap, rows: int = 4) -> dict[str, Tensor]:
-    """A batch of random ids and values in the form of FuxiCTR's loaders, drawn with a generator of its own."""
+    """Random ids and values as FuxiCTR's loaders give them; torch's own random state is not used."""
     generator = torch.Generator().manual_seed(0)
     batch = {name: _column(spec, rows, generator) for name, spec in feature_map.features.items()}
     for label in feature_map.labels:
@@ -58,7 +63,7 @@ def synthetic_batch(feature_map: FeatureMap, rows: int = 4) -> dict[str, Tensor]
 
 
 def synthetic_long_batch(feature_map: FeatureMap, rows: int = 4, length: int = 3) -> LongBatch:
-    """The same in the form of FuxiCTR's LongCTR loader: columns of rows, columns of items, and the mask."""
+    """A `synthetic_batch` in the form of FuxiCTR's LongCTR loader."""
     generator = torch.Generator().manual_seed(0)
     batch = synthetic_batch(feature_map, rows)
     items = {name: spec for name, spec in feature_map.features.items() if spec.get("source") == "item"}

@@ -1,4 +1,9 @@
-"""FuxiCTR's models: those of a checkout, those that its wheel installs, and Python files imported by their path."""
+"""FuxiCTR's models: of a checkout (`--zoo`, FUXICTR_ZOO), of its wheel; and Python files imported by their path.
+
+A checkout is parsed and not run: the file of a model runs when its class is asked for. It is named by an environment
+variable, so that the processes that a run starts have it too. Importing a file leaves `sys.path` as it is and runs no
+`__init__.py` around it.
+"""
 
 import ast
 import functools
@@ -22,14 +27,14 @@ AFFECTS_RESULTS = False  # see common/code_digest.py
 
 
 def import_file(path: Path, root: Path, prefix: str) -> ModuleType:
-    """The module of a file below the folder `root`; a file runs once a process.
+    """The module of a file below the folder `root`; in a process, a file runs once.
 
-    The folders from `root` on become empty packages of our own, so that `from .other import X` in the file works.
+    The folders from `root` on become empty packages of ours, so that `from .other import X` in the file works.
 
     Args:
         path: the file.
         root: the folder that is the outermost package.
-        prefix: what the names of these packages begin with; `is_of` finds a class by it.
+        prefix: of the names of these packages; `is_of` recognizes a class by it.
 
     Raises:
         UserError: there is no such file, it has a syntax error, or it fails.
@@ -60,7 +65,7 @@ def _empty_package(name: str, folder: Path) -> str:
 
 
 def _quoted(part: str) -> str:
-    return part.replace(".", "%2E")  # a dot would be one more package
+    return part.replace(".", "%2E")  # a dot would stand for one more package
 
 
 def _run(name: str, path: Path) -> ModuleType:
@@ -83,8 +88,8 @@ def _run(name: str, path: Path) -> ModuleType:
 
 
 def syntax_error(error: SyntaxError, path: Path) -> UserError:
-    """What is wrong with a file's text, and where; `path` where Python does not say which file it is."""
-    line = f", line {error.lineno}" if error.lineno else ""  # of null bytes, say, Python gives none
+    """The error for a file that Python cannot parse; `path` names it where Python's own error does not."""
+    line = f", line {error.lineno}" if error.lineno else ""  # Python gives none for null bytes
     return UserError(f"file {error.filename or str(path)!r}{line}: {error.msg}")
 
 
@@ -95,7 +100,7 @@ SCRIPTS = ("run_expid.py", "fuxictr_version.py")
 
 @dataclass(frozen=True)
 class ZooModel:
-    """A model class of a checkout: where it is, and its name with the zoo's folder it lies in (`LongCTR/DIN`)."""
+    """A model class of a checkout: its name, its name with the zoo's folder (`LongCTR/DIN`), and its file."""
 
     class_name: str
     full_name: str
@@ -109,7 +114,7 @@ class ZooModel:
 
 @dataclass(frozen=True)
 class Checkout:
-    """What parsing a zoo found.
+    """A parsed FuxiCTR checkout.
 
     Attributes:
         folder: the zoo, `model_zoo` of the checkout.
@@ -122,18 +127,18 @@ class Checkout:
     damaged: dict[Path, str]
 
     def names(self) -> list[str]:
-        """The name of each model: its class's, or the full one where that means another class or several."""
+        """The name of each model: its class name, or the full one where the class name is not unique."""
         return sorted({self.name_of(model) for model in self.models})
 
     def name_of(self, model: ZooModel) -> str:
-        """The shortest name that `model` goes by."""
+        """The shortest name that `find` finds the model by."""
         return model.class_name if self._by_class_name(model.class_name) == [model] else model.full_name
 
     def find(self, name: str) -> ZooModel | None:
-        """The model of a name, plain or full; None where the checkout has none.
+        """The model of a class name or full name; None where the checkout has none.
 
         Raises:
-            UserError: several models have that name, or the file of that name is damaged.
+            UserError: several models have the name, or the file of that name is damaged.
         """
         found = [m for m in self.models if m.full_name == name] if "/" in name else self._by_class_name(name)
         if len(found) > 1:
@@ -148,7 +153,7 @@ class Checkout:
         """The class itself; its file runs at the first call.
 
         Raises:
-            UserError: the file fails, or what it has under the name is no FuxiCTR model.
+            UserError: the file fails, or its class of the name is no FuxiCTR model.
         """
         from fuxictr.pytorch.models import BaseModel
 
@@ -161,7 +166,7 @@ class Checkout:
         return cls
 
     def model_of(self, cls: type) -> ZooModel | None:
-        """The model that a class was loaded as."""
+        """The model whose class was loaded as `cls`; None for a class of another origin."""
         if not is_of(cls, CHECKOUT_PREFIX):
             return None
         file = Path(inspect.getfile(cls))
@@ -191,7 +196,7 @@ def current_checkout() -> Checkout | None:
 
 
 def use_checkout(folder: str | None) -> None:
-    """Have this process, and those that it starts, take the checkout; None leaves what FUXICTR_ZOO says.
+    """Use the checkout in this process and those that it starts; None leaves what FUXICTR_ZOO says.
 
     Raises:
         UserError: it is no folder, or one without models.
@@ -274,7 +279,7 @@ def _models(folder: Path, trees: dict[Path, ast.Module]) -> Iterator[ZooModel]:
 
 
 def _bases(node: ast.ClassDef, tree: ast.Module) -> set[str]:
-    """The names of a class's bases as they are where they come from."""
+    """The names of a class's bases in the modules that define them."""
     imported = {
         alias.asname or alias.name: alias.name
         for statement in tree.body

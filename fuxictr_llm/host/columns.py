@@ -1,4 +1,8 @@
-"""FuxiCTR's descriptions of columns: in a data set's config, and in a feature map."""
+"""FuxiCTR's descriptions of columns: their names, feature maps, and groups of fields written as tuples.
+
+FuxiCTR keeps embeddings by column name, so that some names cannot be used; it wants groups of fields that are read side
+by side as tuples, where YAML and JSON have lists.
+"""
 
 import contextlib
 import inspect
@@ -18,7 +22,7 @@ from torch import nn
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.host.evaluated import check_columns
 
-# What methods add to a batch.
+# Names of the columns that methods add to a batch.
 ADDED = re.compile(r"llm_vector|llm_vectors_\d+|llm_text_\d+")
 
 
@@ -26,7 +30,7 @@ def check_declared(params: Mapping[str, Any]) -> None:
     """Check the active columns and the labels of a data set's config.
 
     Raises:
-        UserError: a name is of no use, or stands twice.
+        UserError: a name cannot be used, or is declared twice.
     """
     columns = [col for col in feature_columns(params) if col.get("active", True)]
     labels = [col["name"] for col in label_columns(params)]
@@ -37,7 +41,7 @@ def check_declared(params: Mapping[str, Any]) -> None:
             f"{twice[0]!r} is {what} more than once in feature_cols and label_col; leave one, or set active: false"
         )
     for name in names:
-        # A name that reads as a pattern would stand for other columns.
+        # polars would take a name that reads as a pattern for other columns.
         if not name.strip() or pl.col(name).meta.has_multiple_outputs():
             raise _wrong(name, "polars reads it as a pattern" if name.strip() else "it is empty", copied=False)
     used = params.get("use_features") or [col["name"] for col in columns]
@@ -67,7 +71,7 @@ def _wrong(name: str, why: str, copied: bool = True) -> UserError:
 
 
 def describe_feature_map(feature_map: FeatureMap) -> dict[str, Any]:
-    """What a model's constructor reads of it; JSON takes it."""
+    """What a model's constructor reads of a feature map, as values that JSON can hold."""
     return {
         "dataset_id": feature_map.dataset_id,
         "embedding_dim": feature_map.default_emb_dim,
@@ -77,7 +81,7 @@ def describe_feature_map(feature_map: FeatureMap) -> dict[str, Any]:
 
 
 def make_feature_map(described: Mapping[str, Any], where: str) -> FeatureMap:
-    """The feature map that was described; `where` says in what, for errors.
+    """The feature map that `describe_feature_map` described; `where` names the description in errors.
 
     Raises:
         UserError: a column has an encoder that FuxiCTR must not evaluate.
@@ -94,7 +98,7 @@ def make_feature_map(described: Mapping[str, Any], where: str) -> FeatureMap:
 
 @contextlib.contextmanager
 def without_pretrained_files(feature_map: FeatureMap) -> Iterator[None]:
-    """For the block, models are built without the files of pretrained embeddings: their weights are loaded later.
+    """In the block, models are built without the files of pretrained embeddings: their weights are loaded later.
 
     FuxiCTR's constructors read such a file and feature_vocab.json; here they find empty ones.
     """
@@ -105,7 +109,7 @@ def without_pretrained_files(feature_map: FeatureMap) -> Iterator[None]:
     before = {name: spec["pretrained_emb"] for name, spec in specs.items()}, feature_map.data_dir
     with tempfile.TemporaryDirectory() as folder:
         # FuxiCTR looks at the second key of the vocabulary, whichever it is.
-        vocabulary = {"__first__": {}, "__second__": {}, **{name: {} for name in specs}}
+        vocabulary: dict[str, dict[str, int]] = {name: {} for name in ("__first__", "__second__", *specs)}
         (Path(folder) / "feature_vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
         for spec in specs.values():
             # Its width: FuxiCTR takes the embedding's where none is given.
@@ -122,10 +126,16 @@ def without_pretrained_files(feature_map: FeatureMap) -> Iterator[None]:
 
 
 def as_lists(params: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with lists in place of tuples; a tuple of texts on its own is one group of fields: `[[a, b]]`.
+    """Settings with lists in place of tuples.
+
+        din_target_field: [!!python/tuple [item_id, cate_id]]  # FuxiCTR's configs
+        din_target_field: [[item_id, cate_id]]                 # the same
+
+    JSON has no tuples, and a run's identity must not depend on which of the two was written. A value that is a tuple of
+    texts is one group of fields, `[[a, b]]`.
 
     Raises:
-        UserError: a value holds itself, or half of a character, as a name in another encoding than UTF-8 does.
+        UserError: a value holds itself, or half of a character, as a file name in another encoding than UTF-8 may.
     """
     try:
         return _all_listed(params)
@@ -141,9 +151,9 @@ def _all_listed(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def as_tuples(params: Mapping[str, Any], cls: type) -> dict[str, Any]:
-    """Settings as the constructor of a model wants them: tuples where its defaults or the names of its keys say so.
+    """Settings as a model's constructor needs them: tuples where its defaults or the names of its keys ask for them.
 
-    FuxiCTR's models ask for the type: of `[[a, b]]` they take the inner list for the name of a field.
+    FuxiCTR's models look at the type: in `[[a, b]]` they take the inner list for the name of a field.
     """
     defaults = _defaults(cls)
     return {key: _tupled(key, value, defaults[key]) if key in defaults else value for key, value in params.items()}
@@ -180,16 +190,17 @@ def _listed(value: Any) -> Any:
 
 
 def _defaults(cls: type) -> dict[str, Any]:
-    """The defaults of a model's constructor and its bases'."""
-    found: dict[str, Any] = {}
-    for each in reversed(cls.__mro__):
-        if "__init__" in vars(each) and each.__module__.split(".")[0] not in ("torch", "builtins"):
-            found |= {name: of.default for name, of in inspect.signature(each.__init__).parameters.items()}
-    return found
+    """The default values of the constructors of a model's class and its bases."""
+    defaults: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if "__init__" in vars(base) and base.__module__.split(".")[0] not in ("torch", "builtins"):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters
+            defaults |= {name: parameter.default for name, parameter in parameters.items()}
+    return defaults
 
 
 def feature_columns(params: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The declared feature columns, one dict a column."""
+    """The declared feature columns, one dict for each column."""
     columns = []
     for col in params["feature_cols"]:
         names = col["name"] if isinstance(col["name"], list) else [col["name"]]

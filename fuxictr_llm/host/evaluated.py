@@ -1,26 +1,28 @@
-"""What FuxiCTR hands to `eval`, or finds by name, of texts that come from a config, a data set, a run or an export.
+"""Checks of the texts that FuxiCTR hands to `eval` or looks up by name: encoders, initializers, losses, optimizers.
 
-The texts are parsed here and compared with what is allowed; none of them is ever evaluated by us. A metric, a
-regularizer and a column's `dtype` are evaluated too: their types in `keys` leave no room for code.
+They come from a config, a data set, a run or an export, so that anyone may have written them. We parse them and compare
+them with what is allowed; we evaluate none. FuxiCTR evaluates metrics, regularizers and a column's `dtype` as well:
+their types in `config/keys.py` leave no room for code.
 """
 
 import ast
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from fuxictr.pytorch.models import BaseModel
 from torch import nn
 
 from fuxictr_llm.common.errors import UserError, nearest
 
 ENCODER = "feature_encoder"
 INITIALIZER = "initializer"  # in the names of the keys that FuxiCTR's get_initializer evaluates
-LONGEST = 300  # characters of a text, so that it is parsed in no time
+LONGEST = 300  # characters of a text; parsing a short one is fast
 
 ACTIVATIONS = ("relu", "sigmoid", "tanh", "softmax", "prelu", "dice")  # FuxiCTR's own names, in any case
 OF_TORCH = ("ReLU", "LeakyReLU", "PReLU", "ELU", "SELU", "GELU", "SiLU", "Softplus", "Sigmoid", "Tanh", "Softmax")
-# Layers that take one tensor, by the names under which FuxiCTR finds them. Others of its layers evaluate arguments.
+# Layers that take one tensor, by the names under which FuxiCTR finds them. Its other layers evaluate their arguments.
 POOLINGS = ("MaskedAveragePooling", "MaskedSumPooling", "KMaxPooling")
 POOLINGS_OF_TORCH = ("AvgPool1d", "MaxPool1d", "AdaptiveAvgPool1d", "AdaptiveMaxPool1d")
 NETWORKS_OF_TORCH = ("Linear", "Identity", "Dropout", "LayerNorm", "BatchNorm1d", "Flatten", "Conv1d")
@@ -50,11 +52,11 @@ INITIALIZERS_ALLOWED = (
 )
 
 
-def check_settings(params: Mapping[str, Any], backbone: type, where: str) -> None:
-    """Check the settings of a model and its data; `where` is what they stand in.
+def check_settings(params: Mapping[str, Any], backbone: type[BaseModel], where: str) -> None:
+    """Check the settings of a model and its data; `where` names their source in errors.
 
     Raises:
-        UserError: FuxiCTR would evaluate one of them, and it is nothing that is allowed there.
+        UserError: FuxiCTR would evaluate one of them, and it is not allowed there.
     """
     for key, value in params.items():
         if INITIALIZER in key and isinstance(value, str | bytes) and not is_initializer(value):
@@ -72,7 +74,7 @@ def check_columns(features: Mapping[str, Mapping[str, Any]], where: str) -> None
     """Check the columns of a feature map: their encoders are evaluated.
 
     Raises:
-        UserError: an encoder is nothing that is allowed there; `where` is what holds it.
+        UserError: an encoder is not allowed; `where` names the source of the columns.
     """
     for name, spec in features.items():
         if isinstance(spec, Mapping):
@@ -80,7 +82,7 @@ def check_columns(features: Mapping[str, Mapping[str, Any]], where: str) -> None
 
 
 def is_layer(text: Any) -> bool:
-    """Whether a text is a call of one of LAYERS with plain arguments."""
+    """Whether a text is a call of one of LAYERS whose arguments are plain values."""
     call = _parsed(text)
     if not isinstance(call, ast.Call) or ast.unparse(call.func) not in _layer_names():
         return False
@@ -104,33 +106,37 @@ def is_initializer(text: Any) -> bool:
 
 
 def _check_encoder(column: Any, encoder: Any, where: str) -> None:
-    if not encoder:  # FuxiCTR takes none
+    if not encoder:  # null and '' mean no encoder
         return
     for text in encoder if isinstance(encoder, list) else [encoder]:
         if not is_layer(text):
             raise _not_allowed(f"column {column!r}: {ENCODER}", text, where, ENCODERS_ALLOWED)
 
 
-def _check_names(params: Mapping[str, Any], key: str, known: Iterable[str], backbone: type, where: str) -> None:
-    """A name in `torch`; a class that overrides FuxiCTR's `compile` may have names of its own."""
+def _check_names(
+    params: Mapping[str, Any], key: str, known: Sequence[str], backbone: type[BaseModel], where: str
+) -> None:
+    """Check that a setting names what torch has; a class that overrides FuxiCTR's `compile` may know other names."""
     own = not backbone.compile.__module__.startswith("fuxictr.")
     values = params.get(key)
     for name in values if isinstance(values, list) else [values]:
+        if not isinstance(name, str | bytes):
+            continue
         fits = name in known or (key == "optimizer" and str(name).lower() == "adam")
-        if isinstance(name, str | bytes) and not fits and not (own and str(name).isidentifier()):
+        if not fits and not (own and str(name).isidentifier()):
             allowed = f"{', '.join(sorted(known))}{nearest(str(name), known)}"
             raise _not_allowed(f"config key {key!r}", name, where, allowed)
 
 
 def _losses() -> tuple[str, ...]:
-    """The functions of torch that FuxiCTR can call: `(input, target, ..., reduction)`."""
-    found = []
+    """The losses of torch that FuxiCTR can call: functions of `(input, target, ..., reduction)`."""
+    names = []
     for name, function in vars(nn.functional).items():
         if inspect.isfunction(function) and not name.startswith("_"):
             arguments = [*inspect.signature(function).parameters]
             if arguments[:2] == ["input", "target"] and "reduction" in arguments:
-                found.append(name)
-    return (*SHORT_LOSSES, *found)
+                names.append(name)
+    return (*SHORT_LOSSES, *names)
 
 
 def _layer_names() -> set[str]:
@@ -138,7 +144,7 @@ def _layer_names() -> set[str]:
 
 
 def _parsed(text: Any) -> ast.expr | None:
-    """None of what is no text, or no expression."""
+    """The parsed text; None for what is no text or no expression."""
     if not isinstance(text, str) or len(text) > LONGEST:
         return None
     try:
@@ -148,7 +154,7 @@ def _parsed(text: Any) -> ast.expr | None:
 
 
 def _is_plain(node: ast.expr) -> bool:
-    """Whether it is a number, True, False or None, or a list or tuple of such, as it stands."""
+    """Whether it is a literal: a number, True, False or None, or a list or tuple of such."""
     try:
         return _is_plain_value(ast.literal_eval(node))
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
@@ -162,13 +168,13 @@ def _is_plain_value(value: Any) -> bool:
 
 
 def _words(node: ast.expr) -> list[Any]:
-    """A word, or the words in a list."""
+    """The one word, or the words of a list; None for what is no constant."""
     parts = node.elts if isinstance(node, ast.List) else [node]
     return [part.value if isinstance(part, ast.Constant) else None for part in parts]
 
 
 def _is_activation(argument: ast.keyword) -> bool:
-    """MLP_Block has names of activations among its arguments."""
+    """Whether an argument of MLP_Block names activations."""
     named = argument.arg in ("hidden_activations", "output_activation")
     known = {*ACTIVATIONS, *OF_TORCH}
     return named and all(

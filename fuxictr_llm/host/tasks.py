@@ -1,4 +1,8 @@
-"""A model's tasks: labels, settings, predictions, and the metric that early stopping goes by."""
+"""The tasks of a model: its labels and predictions, and the metric that decides when training stops early.
+
+One of FuxiCTR's MultiTaskModels learns all T labels of a data set, any other model the first one.
+Shape symbols: `B` rows, `T` tasks.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -10,15 +14,16 @@ from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.host.batches import Batch
 
 
 def labels_of(cls: Any, feature_map: FeatureMap) -> list[str]:
-    """The labels that a model of the class learns, T of them."""
+    """The T labels that a model of the class learns."""
     return list(feature_map.labels) if _is_multi_task(cls) else list(feature_map.labels[:1])
 
 
 def task_settings(cls: Any, feature_map: FeatureMap, params: Mapping[str, Any]) -> dict[str, int]:
-    """The settings of a model's constructor that follow from the data set: `num_tasks` of a multi-task model.
+    """The constructor's settings that follow from the data set: `num_tasks` of a multi-task model.
 
     Raises:
         UserError: `num_tasks`, or a list as `task` or `loss`, does not fit the labels of the data set or the model.
@@ -42,13 +47,13 @@ def task_settings(cls: Any, feature_map: FeatureMap, params: Mapping[str, Any]) 
 
 
 def predictions_of(model: BaseModel, return_dict: Mapping[str, Tensor]) -> Tensor:
-    """`[B, T]`, the probabilities in what a model's forward pass returned, in the order of its labels."""
+    """`[B, T]`: the probabilities in the output of a model's forward pass, in the order of its labels."""
     names = ["y_pred"] if "y_pred" in return_dict else [f"{label}_pred" for label in model.feature_map.labels]
     return torch.cat([return_dict[name].reshape(-1, 1) for name in names], dim=1)
 
 
-def truth_of(model: BaseModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """`[B, T]`, the labels of a batch that the model learns."""
+def truth_of(model: BaseModel, batch: Batch) -> Tensor:
+    """`[B, T]`: the labels in a batch that the model learns."""
     labels = model.get_labels(batch)
     return torch.cat(labels, dim=1) if isinstance(labels, list) else labels
 
@@ -59,7 +64,7 @@ def _is_multi_task(cls: Any) -> bool:
 
 
 def _backbone_of(cls: Any) -> Any:
-    """Of a class with a method, and of what builds a backbone in another way, the backbone's class."""
+    """The backbone's class of a class with a method, or of another builder with `backbone_cls`."""
     return getattr(cls, "backbone_cls", cls)
 
 
@@ -68,24 +73,24 @@ LOWER_IS_BETTER = ("logloss", "binary_crossentropy")
 
 
 def monitored(params: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics and their weights, as FuxiCTR adds them up; one alone has weight 1."""
+    """Metric -> its weight in the sum that FuxiCTR monitors; a single metric has weight 1."""
     monitor = params.get("monitor") or "AUC"
     return {monitor: 1.0} if isinstance(monitor, str) else dict(monitor)
 
 
 def mode_of(params: Mapping[str, Any]) -> Mode | None:
-    """What fits the metrics and the signs of their weights; None where they contradict each other."""
+    """The mode that fits the metrics and the signs of their weights; None where they contradict each other."""
     signs = {(weight > 0) != (name in LOWER_IS_BETTER) for name, weight in monitored(params).items() if weight}
     return None if len(signs) != 1 else "max" if signs.pop() else "min"
 
 
 def chosen_mode(params: Mapping[str, Any]) -> Mode:
-    """The settings' own, or where they leave it open what fits; FuxiCTR would take `max` for every metric."""
+    """The mode of the settings or, without one, what fits the metrics; FuxiCTR would take `max` for every metric."""
     return params.get("monitor_mode") or mode_of(params) or "max"
 
 
 def warn_of_mode(params: Mapping[str, Any], where: str) -> None:
-    """Warn where the epoch that is kept is the worst one by a metric that is monitored."""
+    """Warn where training would keep the epoch that is worst by what is monitored."""
     fits, given, monitor = mode_of(params), params.get("monitor_mode"), params.get("monitor") or "AUC"
     if fits is None:
         logging.warning(

@@ -111,10 +111,10 @@ def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> 
     return FieldCatalog(about, tuple(fields.values()), _entities(words.get("entities") or {}, columns, field_config))
 
 
-def _entities(told: Mapping[str, Any], columns: Iterable[str], field_config: str | None) -> tuple[Entity, ...]:
+def _entities(entities: Mapping[str, Any], columns: Iterable[str], field_config: str | None) -> tuple[Entity, ...]:
     """The entities that a field config names, whose columns there are, each in one entity alone."""
     owner: dict[str, str] = {}
-    for name, keys in told.items():
+    for name, keys in entities.items():
         for column in dict.fromkeys([*([keys["id"]] if keys.get("id") else []), *(keys.get("text") or [])]):
             if column not in columns:
                 raise unknown("column", column, columns, f"entity {name!r} of field config {field_config!r}")
@@ -123,26 +123,26 @@ def _entities(told: Mapping[str, Any], columns: Iterable[str], field_config: str
                     f"field config {field_config!r}: column {column!r} is in the entities {owner[column]!r} and "
                     f"{name!r}; leave it in one"
                 )
-    return tuple(Entity(name, keys.get("id"), tuple(keys.get("text") or ())) for name, keys in told.items())
+    return tuple(Entity(name, keys.get("id"), tuple(keys.get("text") or ())) for name, keys in entities.items())
 
 
 def in_words_of(texts: Mapping[str, str | None], known: Iterable[str]) -> dict[str, str]:
     """Words of coded values, by the value as FuxiCTR's vocabulary has it: of a float `1.0` for what is written `1`."""
     known = frozenset(known)
     floats = bool(known) and all(map(is_float, known))
-    found = {}
+    words = {}
     for value, text in texts.items():
         if value not in known and is_number(value) and (floats or repr(float(value)) in known):
             value = repr(float(value))
         if text is not None:
-            found[value] = text
-    return found
+            words[value] = text
+    return words
 
 
 def mostly_words(values: Iterable[str]) -> bool:
     """Whether more than half of the values hold three letters in a row: names do, ids and hashes mostly do not."""
-    found = [WORD.search(value) is not None for value in values]
-    return 2 * sum(found) > len(found)
+    are_words = [WORD.search(value) is not None for value in values]
+    return 2 * sum(are_words) > len(are_words)
 
 
 class _TrainValues:

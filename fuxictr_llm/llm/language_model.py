@@ -1,10 +1,13 @@
-"""A language model, asked for vectors of texts."""
+"""A language model that turns texts into vectors: its tokens, batches and pooling.
+
+Shape symbols: `N` texts, `L` tokens, `D_llm` width of the language model.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +15,9 @@ from torch import Tensor, nn
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.llm.loading import PROBED_TOKENS, Nature, load_folder, probe
 from fuxictr_llm.llm.unfinished import Unfinished
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # What configs call the number of tokens that a model has positions for.
 POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
@@ -32,7 +38,7 @@ class LanguageModel:
         token_embeddings: how many tokens it has embeddings for; None where it does not say.
     """
 
-    model: nn.Module
+    model: "PreTrainedModel"
     lm_head: nn.Module | None
     tokenizer: Any
     pooling: str
@@ -235,7 +241,7 @@ def _device(gpu: int) -> str:
     return f"cuda:{gpu}" if gpu >= 0 else "cpu"
 
 
-def _token_embeddings(network: nn.Module) -> int | None:
+def _token_embeddings(network: "PreTrainedModel") -> int | None:
     try:
         return len(network.get_input_embeddings().weight)
     except (NotImplementedError, AttributeError):  # one that hashes characters has none

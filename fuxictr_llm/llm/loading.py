@@ -1,4 +1,10 @@
-"""A language model's folder, loaded: which class, what its tokenizer gives, how it treats padding and width."""
+"""Load a language model's folder, and probe how its network treats padding and the tokens behind.
+
+transformers reads network and tokenizer; code in the folder is never run. Whether a network is causal and ignores
+padding is seen from its hidden states: names of classes and keys of a config do not say it reliably.
+
+Shape symbols: `N` texts, `L` tokens, `D_llm` width of the language model.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,15 +23,19 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForTextEncoding,
     AutoTokenizer,
+    PreTrainedModel,
 )
 
 from fuxictr_llm.common.errors import UserError
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
-
-
 # What attention may be computed with: other names stand for code that transformers would fetch from the hub.
 OWN_ATTENTION = ("eager", "sdpa")
+# How far states may be off each other, as a share of their length, and still be the same but for rounding.
+ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.01}
+PROBED_TOKENS = 8
+# Up to so many parameters are widened to float32 for a probe, so that rounding does not blur the answer.
+MOST_WIDENED = 10**9
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,7 @@ class Loaded:
         lm_head: hidden state -> logits of tokens; None where the folder has no weights for it.
     """
 
-    network: nn.Module
+    network: PreTrainedModel
     lm_head: nn.Module | None
     tokenizer: Any
 
@@ -63,9 +73,8 @@ def load_folder(folder: Path, dtype: str) -> Loaded:
     network = _text_part(model, config)
     names = dict(model.named_parameters(remove_duplicate=False))
     missing = {id(names[key]): key for key in notes["missing_keys"] if key in names}
-    lacking = [
-        missing[id(of)] for name, of in network.named_parameters() if id(of) in missing and _counts(network, name)
-    ]
+    parameters = {name: id(parameter) for name, parameter in network.named_parameters()}
+    lacking = [missing[key] for name, key in parameters.items() if key in missing and _counts(network, name)]
     if lacking:
         raise UserError(
             f"language model {str(folder)!r} has no weights for {len(lacking)} of its parts, {lacking[0]!r} for one; "
@@ -99,7 +108,7 @@ def _is_causal_lm(config: Any) -> bool:
     return any(name.endswith(CAUSAL) for name in config.architectures)
 
 
-def _text_part(model: nn.Module, config: Any) -> nn.Module:
+def _text_part(model: PreTrainedModel, config: Any) -> PreTrainedModel:
     if config.is_encoder_decoder:
         return model.get_encoder()
     network = model.base_model if _is_causal_lm(config) else model
@@ -127,17 +136,6 @@ def _unloadable(folder: Path, config: Any, error: Exception) -> UserError:
     if "ignore_mismatched_sizes" in reason:
         reason = "its weights have other shapes than its config.json says"
     return UserError(f"{named} cannot be loaded: {reason}; copy the folder again, or take another")
-
-
-# How far states may be off each other, as a share of their length, and still be the same but for rounding.
-ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 0.01}
-
-
-PROBED_TOKENS = 8
-
-
-# Up to so many parameters are widened to float32 to find something out, where rounding does not blur the answer.
-MOST_WIDENED = 10**9
 
 
 @dataclass(frozen=True)

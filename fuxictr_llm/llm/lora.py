@@ -1,4 +1,7 @@
-"""LoRA: adapters of a language model, and the training of one."""
+"""LoRA for any purpose: wrap a language model, train the adapter with checkpoints, save it and merge it.
+
+The adapter's files are peft's own: its weights and its config.
+"""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,9 +16,9 @@ from torch import Tensor, nn
 from transformers import ProgressCallback, Trainer, TrainingArguments
 from transformers.pytorch_utils import Conv1D
 
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import OTHER_CACHE, explain_write_errors
+from fuxictr_llm.common.processes import from_main, process_state
 from fuxictr_llm.config.language_models import LoraKeys
 from fuxictr_llm.llm.tuning_progress import (
     BestEpoch,
@@ -28,6 +31,8 @@ from fuxictr_llm.llm.tuning_progress import (
 )
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+
     from fuxictr_llm.llm.language_model import LanguageModel
 
 # peft's own names.
@@ -36,7 +41,7 @@ CONFIG = "adapter_config.json"
 LORA = "lora_"
 
 
-def with_adapter(model: nn.Module, config: Any) -> nn.Module:
+def with_adapter(model: nn.Module, config: Any) -> "PeftModel":
     """peft's `get_peft_model`, without the warning that it asks transformers for something by its old name.
 
     Raises:
@@ -49,10 +54,13 @@ def with_adapter(model: nn.Module, config: Any) -> nn.Module:
         return get_peft_model(model, config)
 
 
-def save_adapter(tuned: nn.Module, weights: Path, base: str) -> None:
-    """Write the LoRA weights of a peft model to the file `weights`, peft's config beside it.
+def save_adapter(tuned: "PeftModel", weights: Path, base: str) -> None:
+    """Write the LoRA weights of a peft model to a file, peft's config beside it.
 
-    Submodules that were trained as a whole are left out; `base` names the language model in the config.
+    Args:
+        tuned: the peft model; submodules that were trained as a whole are left out.
+        weights: the file.
+        base: names the language model in the config.
     """
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
@@ -127,16 +135,16 @@ class Schedule:
     seed: int
 
     @classmethod
-    def of(cls, config: Any, keys: str, *, name: str, measured: str, remedy: str) -> "Schedule":
+    def from_config(cls, config: Any, keys: str, *, name: str, measured: str, remedy: str) -> "Schedule":
         """The schedule in a config whose keys begin with `keys`."""
         lengths = ("epochs", "batch_size", "learning_rate", "warmup_steps", "patience", "seed")
-        found = {key: getattr(config, f"{keys}_{key}") for key in lengths}
-        return cls(name=name, keys=keys, measured=measured, remedy=remedy, **found)
+        values = {key: getattr(config, f"{keys}_{key}") for key in lengths}
+        return cls(name=name, keys=keys, measured=measured, remedy=remedy, **values)
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What became of a tuning: `losses` and `measurements` are `[step, value]`; epochs are counted from 1."""
+    """The course of a tuning: `losses` and `measurements` are `[step, value]`; epochs are counted from 1."""
 
     epochs: int
     best_epoch: int
@@ -152,7 +160,7 @@ def check_device(model: nn.Module) -> None:
         UserError: the model is on another.
     """
     device = next(model.parameters()).device
-    if device.type == "cuda" and device.index != distributed.local_index():
+    if device.type == "cuda" and device.index != process_state().local_process_index:
         raise UserError(
             f"the Trainer takes the first GPU it sees: set CUDA_VISIBLE_DEVICES={device.index}, and gpu to 0"
         )
@@ -170,7 +178,7 @@ def lora_config(config: LoraKeys, also_trained: list[str] | None = None) -> Lora
     )
 
 
-def with_lora(model: nn.Module, config: LoraKeys, also_trained: list[str] | None = None) -> nn.Module:
+def with_lora(model: nn.Module, config: LoraKeys, also_trained: list[str] | None = None) -> "PeftModel":
     """The model with trainable LoRA weights, all of its own frozen.
 
     Raises:
@@ -179,7 +187,7 @@ def with_lora(model: nn.Module, config: LoraKeys, also_trained: list[str] | None
     try:
         return with_adapter(model, lora_config(config, also_trained))
     except ValueError as error:
-        layers = [name.split(".") for name, of in model.named_modules() if isinstance(of, (nn.Linear, Conv1D))]
+        layers = [name.split(".") for name, layer in model.named_modules() if isinstance(layer, (nn.Linear, Conv1D))]
         names = sorted({path[-1] for path in layers if path[0] not in (also_trained or ())})
         raise UserError(
             f"LoRA finds nothing to tune in {type(model).__name__} ({reason_of(error)}); name projections with "
@@ -228,18 +236,18 @@ def train(
     if measure:
         # On their own devices the processes might see a tie differently, and not stop together.
         best = BestEpoch(
-            lambda: distributed.as_the_first_says(measure),
+            lambda: from_main(measure),
             checkpoints,
             schedule.patience,
             f"{schedule.name} epoch %d: {schedule.measured} %.4f",
         )
         trainer.add_callback(best)
-    last = distributed.as_the_first_says(lambda: last_checkpoint(checkpoints, schedule.patience, schedule.name))
+    last = from_main(lambda: last_checkpoint(checkpoints, schedule.patience, schedule.name))
     with explain_write_errors(checkpoints, OTHER_CACHE), progress.closed_at_the_end():
         trainer.train(resume_from_checkpoint=last)
     state = trainer.state
     if best:
-        distributed.wait_for_all()  # the first process writes the weights
+        process_state().wait_for_everyone()  # the main process writes the weights
         best.restore(model)
     return Tuned(
         epochs=round(state.epoch),
@@ -272,7 +280,7 @@ class _Trainer(Trainer):
 
 
 def _arguments(folder: Path, schedule: Schedule, num_rows: int, on_gpu: bool) -> TrainingArguments:
-    processes = distributed.world_size()
+    processes = process_state().num_processes
     if schedule.batch_size % processes:
         raise UserError(
             f"{schedule.keys}_batch_size {schedule.batch_size} cannot be shared among {processes} processes; "

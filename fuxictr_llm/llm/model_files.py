@@ -1,19 +1,18 @@
-"""Language models on the disk: how they are found, converted and checked."""
+"""Language models on the disk: a named one, a folder or a Hugging Face id; found, converted and digested.
+
+transformers is imported only to convert one.
+"""
 
 import logging
 from pathlib import Path
-
-from transformers import (
-    AutoTokenizer,
-)
 
 from fuxictr_llm.common.errors import UserError, nearest, reason_of
 from fuxictr_llm.common.files import cache_dir, digest_of, digest_of_file, locked, remove_abandoned, replacing_dir
 from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, seal
 
 WEIGHTS = (".safetensors", ".bin")
-# What decides about a model's vectors: weights, settings, tokenizer.
-DECIDES = (*WEIGHTS, ".json", ".txt", ".model", ".jinja", ".spm", ".vocab", ".bpe", ".tiktoken")
+# The files of weights, settings and tokenizer, on which a model's vectors depend.
+DIGESTED_SUFFIXES = (*WEIGHTS, ".json", ".txt", ".model", ".jinja", ".spm", ".vocab", ".bpe", ".tiktoken")
 GGUF_MODELS = [name for name, asset in ASSETS.items() if asset.members[0].endswith(".gguf")]
 READY_MODELS = [name for name, asset in ASSETS.items() if asset.members[0].endswith("/config.json")]
 
@@ -46,8 +45,10 @@ def find_language_model(name: str) -> Path:
 
 
 def digest_of_model(folder: Path) -> str:
-    """One digest over the files that decide about a model's vectors."""
-    files = sorted(path for path in folder.iterdir() if path.suffix in DECIDES and path.name != "manifest.json")
+    """One digest over the files on which a model's vectors depend."""
+    files = sorted(
+        path for path in folder.iterdir() if path.suffix in DIGESTED_SUFFIXES and path.name != "manifest.json"
+    )
     return digest_of({path.name: digest_of_file(path) for path in files})
 
 
@@ -56,7 +57,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        patterns = [f"*{suffix}" for suffix in DECIDES if suffix != ".bin"]
+        patterns = [f"*{suffix}" for suffix in DIGESTED_SUFFIXES if suffix != ".bin"]
         folder = Path(snapshot_download(name, allow_patterns=patterns))
         if not list(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.bin"]))
@@ -82,7 +83,7 @@ def _converted(name: str) -> Path:
 
 
 def _convert(name: str, folder: Path) -> None:
-    from transformers import LlamaForCausalLM
+    from transformers import AutoTokenizer, LlamaForCausalLM
 
     source = asset_dir(name)
     gguf = Path(ASSETS[name].members[0]).name

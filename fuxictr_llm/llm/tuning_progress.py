@@ -1,4 +1,7 @@
-"""How a language model's tuning goes: checkpoints, the best epoch, early stopping."""
+"""The course of a tuning: progress, the best epoch, early stopping, checks of gradients, and checkpoints.
+
+The digests of a checkpoint's files are written beside it, and compared before a tuning goes on from it.
+"""
 
 import logging
 import shutil
@@ -14,7 +17,6 @@ from torch import nn
 from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import (
     damaged_files,
@@ -24,6 +26,7 @@ from fuxictr_llm.common.files import (
     replacing,
     write_json,
 )
+from fuxictr_llm.common.processes import process_state
 
 MEASURED = "measured"
 BEST, BEST_DIGESTS = "best.safetensors", "best.sha256.json"
@@ -130,8 +133,10 @@ class WithDigests(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if state.is_world_process_zero:
             folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
-            others = distributed.world_size() > 1  # each process writes its own random state, when it comes to it
-            digests = {name: of for name, of in digests_of(folder).items() if not (others and "rng_state" in name)}
+            others = process_state().num_processes > 1  # each process writes its own random state, when it comes to it
+            digests = {
+                name: digest for name, digest in digests_of(folder).items() if not (others and "rng_state" in name)
+            }
             write_json(folder / DIGESTS, digests)
 
 
@@ -148,7 +153,7 @@ def last_checkpoint(folder: Path, patience: int | None, name: str) -> str | None
         checkpoint = Path(last)
         # The Trainer writes its state last, and we the digests behind it.
         state, digests = read_json(checkpoint / "trainer_state.json"), read_json(checkpoint / DIGESTS)
-        whole = state and digests and len([*checkpoint.glob("rng_state*.pth")]) >= distributed.world_size()
+        whole = state and digests and len([*checkpoint.glob("rng_state*.pth")]) >= process_state().num_processes
         if whole and (damaged := damaged_files(checkpoint, digests)):
             logging.warning("%s is damaged: %s goes on from one before it", checkpoint / damaged[0], name)
         elif whole and measurements(state["log_history"]) and not _best_is_whole(folder):

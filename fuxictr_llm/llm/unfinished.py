@@ -1,8 +1,8 @@
-"""What is encoded of a shard that is not finished: a process that is killed loses a batch of texts at most.
+"""The finished batches of an unfinished shard: a process that is killed loses one batch of texts at most.
 
-A record for each batch, in the order in which they are encoded: a digest of the batch's tokens and vectors, how many
-texts it has, how wide a vector is, and the vectors in float32. Batches depend on a shard's texts alone, so that a
-resumed shard has the bits of one that was never interrupted.
+The file has a record for each batch, in the order of encoding: a digest of the batch's tokens and vectors, the number
+of its texts, the width of a vector, and the vectors in float32. Batches depend only on the texts of the shard, so a
+resumed shard equals an uninterrupted one bit by bit.
 """
 
 import hashlib

@@ -1,1 +1,1 @@
-"""A trained model as a folder, and predictions from it."""
+"""Export of a trained model as a folder, and predictions from such a folder."""

@@ -1,4 +1,4 @@
-"""The config.json of an exported folder, and a run's record: checked when read, for anyone may have written them."""
+"""Reads and checks the config.json of an exported folder and the record of a run: others may have written them."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ CONFIG = "config.json"
 AGAIN = "write it anew with 'python -m fuxictr_llm export --run RUN --to DIR'"
 LONGEST = 100  # characters of a value that are shown
 
-Width = Annotated[int, Field(ge=1, le=2**17)]  # FuxiCTR makes a list of so many
+Width = Annotated[int, Field(ge=1, le=2**17)]  # FuxiCTR makes a list of this length
 Size = Annotated[int, Field(ge=1, lt=2**63)]
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=300)]
 Index = Annotated[int, Field(ge=0, lt=2**63)]
@@ -24,7 +24,7 @@ Index = Annotated[int, Field(ge=0, lt=2**63)]
 
 @with_config(STRICT)
 class ExportedColumn(TypedDict, total=False):
-    """What FuxiCTR's layers read of a column; it may have more keys."""
+    """The keys of a column that FuxiCTR's layers read; it may have more."""
 
     type: Required[Literal["numeric", "categorical", "sequence", "embedding", "meta"]]
     source: str | list[str]
@@ -45,7 +45,7 @@ NEEDED = {"categorical": ("vocab_size",), "sequence": ("vocab_size", "max_len"),
 
 @with_config(STRICT)
 class ExportedFeatureMap(TypedDict):
-    """What `feature_maps.describe_feature_map` gives."""
+    """A feature map as `host.columns.describe_feature_map` describes it."""
 
     dataset_id: str
     embedding_dim: Size | list[Size] | None
@@ -55,14 +55,14 @@ class ExportedFeatureMap(TypedDict):
 
 @with_config(STRICT)
 class Folded(TypedDict):
-    """What is left of the method: one of `folding.FOLDED`."""
+    """The folded method, one of `enhancement.folding.FOLDED`."""
 
     fields: list[str]
 
 
 @with_config(STRICT)
 class ExportedBackbone(TypedDict, total=False):
-    """What `origins.Origin.portable` gives."""
+    """An origin as `config.origins.Origin.portable` gives it."""
 
     kind: str | None
     sha256: str | None
@@ -70,7 +70,7 @@ class ExportedBackbone(TypedDict, total=False):
 
 @with_config(STRICT)
 class Exported(TypedDict, total=False):
-    """What serving and teachers read of config.json; it has more."""
+    """The keys of config.json that serving and teachers read; it has more."""
 
     model: Required[Name]
     params: Required[dict[str, Any]]
@@ -83,7 +83,7 @@ class Exported(TypedDict, total=False):
 
 @with_config(STRICT)
 class TrainedSettings(TypedDict, total=False):
-    """What an export reads of a run's settings, besides its backbone's and its method's."""
+    """The settings of a run that an export reads, besides those of its backbone and its method."""
 
     model: Required[Name]
     method: Name | None
@@ -92,14 +92,14 @@ class TrainedSettings(TypedDict, total=False):
 
 @with_config(STRICT)
 class TrainedBackbone(ExportedBackbone, total=False):
-    """What `origins.Origin.record` gives."""
+    """An origin as `config.origins.Origin.record` gives it."""
 
     name: Name
 
 
 @with_config(STRICT)
 class Trained(TypedDict, total=False):
-    """What an export reads of a run's record; it has more."""
+    """The keys of a run's record that an export reads; it has more."""
 
     config: Required[TrainedSettings]
     feature_map: Required[ExportedFeatureMap]
@@ -125,10 +125,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def check_content(content: dict[str, Any], hint: type, where: str, way_out: str) -> None:
-    """Check what serving reads of a config.json or a record; `hint` is Exported or Trained.
+    """Check the content of a config.json or a record; `hint` is Exported or Trained.
 
     Raises:
-        UserError: a part of it is missing or of a wrong type; `where` names the file, and `way_out` ends the message.
+        UserError: a part is missing or of a wrong type; `where` names the file, and `way_out` ends the message.
     """
     try:
         TypeAdapter(hint).validate_python(content)
@@ -142,7 +142,7 @@ def check_content(content: dict[str, Any], hint: type, where: str, way_out: str)
 
 
 def _wrong(problem: Mapping[str, Any]) -> str:
-    """What pydantic found, in our words."""
+    """A message for a problem that pydantic found."""
     key, value = ".".join(map(str, problem["loc"])), repr(problem["input"])
     if problem["type"] == "missing":
         return f"lacks {key!r}"
@@ -152,18 +152,20 @@ def _wrong(problem: Mapping[str, Any]) -> str:
 
 def _parsed(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_no_number)
+        return json.loads(
+            path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant
+        )
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is damaged ({reason_of(error)}); {AGAIN}") from error
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"it has {next(name for name in names if names.count(name) > 1)!r} twice")
-    return found
+    return values
 
 
-def _no_number(constant: str) -> None:
+def _refuse_constant(constant: str) -> None:
     raise ValueError(f"it has {constant}, which is no number")

@@ -1,4 +1,4 @@
-"""Write a trained model as a folder that serves it, and load one as a teacher."""
+"""Exports a trained model as a folder that can be served, and loads such a model as a teacher."""
 
 import tempfile
 from collections.abc import Mapping
@@ -38,12 +38,12 @@ METHOD_PART = "enhancement."
 
 
 def export_run(run: Path | str, to: Path | str) -> Path:
-    """Write the folder that `fuxictr_llm.load_model` serves; no path of this machine stands in it.
+    """Write the folder that `fuxictr_llm.load_model` loads; it contains no path of this machine.
 
     Args:
         run: `<model_root>/<dataset_id>/<model_id>`, as a run's summary prints it, its .run.json, or a folder with
             one run.
-        to: the folder; an earlier export there is replaced, anything else is kept.
+        to: the folder; an earlier export there is replaced, a folder with anything else is refused.
 
     Raises:
         UserError: no such run, it is damaged, its method does not fold, or `to` cannot be written.
@@ -58,12 +58,12 @@ def export_run(run: Path | str, to: Path | str) -> Path:
         checkpoint = _fuxictr_checkpoint(network, folder) if config["folded"] is None else None
         digests = {"weights_sha256": digest_of_file(folder / WEIGHTS), "fuxictr_checkpoint": checkpoint}
         write_json(folder / CONFIG, config | digests)
-        load_model(folder)  # what cannot be loaded does not take its place
+        load_model(folder)  # an export that cannot be loaded replaces nothing
     return Path(to)
 
 
 def find_run(run: Path | str) -> Path:
-    """The .run.json of a run that is named as `export_run` takes it.
+    """The .run.json of a run, named as for `export_run`.
 
     Raises:
         UserError: there is none, or several.
@@ -93,7 +93,7 @@ def _check_target(to: Path) -> None:
 
 
 def _files_of_export(config: Any) -> set[str]:
-    """The names of the files of an export with this config.json; none where it is not one's."""
+    """The file names of the export with this config.json; none where it is no export's."""
     if not isinstance(config, dict) or "weights_sha256" not in config:
         return set()
     checkpoint = config.get("fuxictr_checkpoint")  # not in exports of earlier versions
@@ -102,7 +102,7 @@ def _files_of_export(config: Any) -> set[str]:
 
 
 def _fuxictr_checkpoint(network: BaseModel, folder: Path) -> dict[str, str]:
-    """Write what the unmodified backbone class takes in `load_weights`; the file and its digest."""
+    """Write the file that the unmodified backbone class loads with `load_weights`; its name and digest."""
     file = folder / f"{type(network).__name__}.model"
     network.save_weights(file)
     return {"file": file.name, "sha256": digest_of_file(file)}
@@ -169,7 +169,7 @@ def _exported(
         "data": record.get("data"),
         "source": {key: record.get(key) for key in ("model_id", "config_sha256", "seed", "time", "metrics")},
     }
-    # A tensor that fields share stands once in memory, and safetensors wants each on its own.
+    # Fields may share a tensor; safetensors needs each in memory of its own.
     return config, {name: value.clone().contiguous() for name, value in {**backbone, **part}.items()}, model
 
 
@@ -190,7 +190,7 @@ def _fold(
 
 
 def _constructor_params(cls: type, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those settings that decide about a backbone's form: what its constructors name, and does not concern training."""
+    """The settings that define a backbone's form: its constructors' arguments, except those of training."""
     training = ModelKeys.__annotations__.keys() - {"task", "embedding_dim"}
     names = constructor_hints(cls).keys() - training - {"embedding_regularizer", "net_regularizer", "regularizer"}
     kept = {key: value for key, value in settings.items() if key in names}
@@ -198,14 +198,14 @@ def _constructor_params(cls: type, settings: Mapping[str, Any]) -> dict[str, Any
 
 
 def _without_paths(features: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns' descriptions; of a file of pretrained embeddings remains that there was one."""
+    """The columns' descriptions; in place of the path of pretrained embeddings stands None."""
     return {
         name: spec | ({"pretrained_emb": None} if "pretrained_emb" in spec else {}) for name, spec in features.items()
     }
 
 
-# What of a column decides about the ids and values that a network reads in it.
-DECIDES = {
+# Column type -> the keys by which the ids and values of two data sets have the same meaning.
+DATA_KEYS: dict[str, tuple[str, ...]] = {
     "categorical": ("vocab_size",),
     "sequence": ("vocab_size", "max_len"),
     "embedding": ("pretrain_dim",),
@@ -230,18 +230,18 @@ def load_network(source: Path | str, gpu: int = -1) -> tuple[BaseModel, dict[str
             served = load_model(export_run(source, Path(folder) / "network"), gpu)
     features = served.model.feature_map.features
     for name in [name for name, spec in features.items() if spec["type"] == "meta"]:
-        del features[name]  # a network does not read it, and the data need not have it
+        del features[name]  # no network reads it, and the data need not have it
     return served.model, dict(served.config)
 
 
 def check_same_data(config: Mapping[str, Any], data: Mapping[str, Any], feature_map: FeatureMap, what: str) -> None:
-    """Check that ids mean the same to a network as in a data set. The data set may have more columns than it reads.
+    """Check that the ids of a data set are those that a network was trained on; it need not read all columns.
 
     Args:
         config: of the network, from `load_network`.
         data: `data` of the run record, from `describe_data`.
         feature_map: of the data set.
-        what: names the network in errors, "teacher 'runs/a'" say.
+        what: names the network in errors, for example "teacher 'runs/a'".
 
     Raises:
         UserError: it was trained on other files, or its columns are not those of the data set.
@@ -255,11 +255,11 @@ def check_same_data(config: Mapping[str, Any], data: Mapping[str, Any], feature_
     if config["feature_map"]["labels"] != feature_map.labels:
         raise UserError(f"{both}, with label {feature_map.labels} in place of {config['feature_map']['labels']}")
     for name, spec in config["feature_map"]["features"].items():
-        if spec["type"] not in DECIDES:  # meta columns, which it does not read
+        if spec["type"] not in DATA_KEYS:  # a meta column, which no network reads
             continue
         if name not in specs:
             raise UserError(f"{both}, which lacks its column {name!r}{nearest(name, specs)}")
-        for key in ("type", *DECIDES[spec["type"]]):
+        for key in ("type", *DATA_KEYS[spec["type"]]):
             if spec.get(key) != specs[name].get(key):
                 values = f"{key} {spec.get(key)!r} there, {specs[name].get(key)!r} here"
                 raise UserError(f"{both}, built in another way: column {name!r} has {values}")

@@ -1,4 +1,8 @@
-"""Load an exported model and predict with it; reads no pickle, allocates no more than the files hold."""
+"""Loads an exported model and predicts with it; needs neither a language library nor a data set.
+
+The folder may be a stranger's: no pickle is read, and little more memory is allocated than the files hold.
+Shape symbols: `N` rows, `L` length of a sequence, `T` tasks.
+"""
 
 import math
 import threading
@@ -26,22 +30,22 @@ from fuxictr_llm.host.evaluated import INITIALIZER, check_columns
 from fuxictr_llm.host.tasks import labels_of, predictions_of, task_settings
 from fuxictr_llm.serving.config import AGAIN, CONFIG, read_config
 
-# Beside its weights a model makes masks, indices and what initializers need.
+# Besides its weights, building a model makes masks, indices and what initializers need.
 SPARE_NUMBERS, SPARE_TENSORS = 2**24, 10_000
-TIMES = 8
+ALLOWED_RATIO = 8
 
 
 class AllocatingAtMost(TorchDispatchMode):
-    """For the block, new tensors together may not be much larger, or many more, than those of a trained state.
+    """In the block, new tensors may be neither much larger together nor many more than those of a trained state.
 
     Raises:
-        ValueError: they would be; the tensor that is one too many is not allocated.
+        ValueError: they would be; the tensor that exceeds the limit is not allocated.
     """
 
     def __init__(self, state: Mapping[str, Tensor]):
         super().__init__()
-        self.numbers = TIMES * sum(tensor.numel() for tensor in state.values()) + SPARE_NUMBERS
-        self.tensors = TIMES * len(state) + SPARE_TENSORS
+        self.numbers = ALLOWED_RATIO * sum(tensor.numel() for tensor in state.values()) + SPARE_NUMBERS
+        self.tensors = ALLOWED_RATIO * len(state) + SPARE_TENSORS
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Iterable[Any] = (), kwargs: Any = None) -> Any:
         wanted = _numbers_of(func, args)
@@ -53,7 +57,7 @@ class AllocatingAtMost(TorchDispatchMode):
 
 
 def _numbers_of(func: Any, args: Iterable[Any]) -> int | None:
-    """How many numbers a call that makes a tensor from sizes asks for: empty([3, 2]), eye(3), arange(4)."""
+    """The size of the tensor that a call makes from sizes, as `empty([3, 2])` or `eye(3)`; None for another call."""
     args = [arg for arg in args if not isinstance(arg, Tensor)]
     if isinstance(func, torch._ops.OpOverload) and args and "Tensor" in str(func._schema.returns[0].type):
         if func._schema.name in ("aten::eye", "aten::eye.m"):
@@ -65,12 +69,12 @@ def _numbers_of(func: Any, args: Iterable[Any]) -> int | None:
 
 WEIGHTS = "model.safetensors"
 SLICE_ROWS = 8192
-# What FuxiCTR's constructors ask for and serving has no use of.
+# Arguments that FuxiCTR's constructors need and serving does not use.
 UNUSED = {"optimizer": "adam", "loss": "binary_crossentropy", "metrics": ["AUC"], "verbose": 0, "model_root": "unused"}
 
 
 class ServedModel:
-    """A trained model that only predicts; several threads may ask it at once.
+    """A trained model that only predicts; it can be shared by threads.
 
     Attributes:
         model: the FuxiCTR model, in evaluation mode.
@@ -84,7 +88,7 @@ class ServedModel:
         self._specs = {name: spec for name, spec in model.feature_map.features.items() if spec["type"] != "meta"}
         self.fields = tuple(self._specs)
         self.labels = tuple(labels_of(type(model), model.feature_map))
-        self._lock = threading.Lock()  # the taps of a model see one forward pass at a time
+        self._lock = threading.Lock()  # a model's taps follow one forward pass at a time
 
     def predict(self, batch: Mapping[str, Any]) -> np.ndarray:
         """Probabilities of a click, float32 `[N]`; where there are several labels `[N, T]`, in their order.
@@ -94,7 +98,7 @@ class ServedModel:
                 a sequence `[N, L]`, vectors `[N, width]`. Other columns are ignored.
 
         Raises:
-            UserError: a column is missing, has another shape, or holds what the model has not been trained on.
+            UserError: a column is missing, has another shape, or holds ids that the model was not trained on.
         """
         columns = {name: _checked_column(name, batch, spec) for name, spec in self._specs.items()}
         lengths = {name: len(column) for name, column in columns.items()}
@@ -106,8 +110,8 @@ class ServedModel:
             self._forward({name: column[start : start + SLICE_ROWS] for name, column in columns.items()})
             for start in range(0, rows, SLICE_ROWS)
         ]
-        found = np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), dtype=np.float32)
-        return found if len(self.labels) > 1 else found[:, 0]
+        probabilities = np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), dtype=np.float32)
+        return probabilities if len(self.labels) > 1 else probabilities[:, 0]
 
     def _forward(self, batch: dict[str, Tensor]) -> np.ndarray:
         with self._lock, torch.inference_mode():
@@ -115,7 +119,7 @@ class ServedModel:
 
 
 def load_model(folder: Path | str, gpu: int = -1, backbone: type | str | None = None) -> ServedModel:
-    """The model in a folder that `python -m fuxictr_llm export` wrote; nothing that the folder names is run.
+    """The model in a folder that `python -m fuxictr_llm export` wrote; no code that the folder names is run.
 
     Args:
         folder: holds config.json and model.safetensors.
@@ -138,7 +142,7 @@ def load_model(folder: Path | str, gpu: int = -1, backbone: type | str | None = 
     check_columns(config["feature_map"]["features"], where)
     try:
         served = ServedModel(_build(cls, config, load_file(weights), where, gpu), config)
-        served.predict(synthetic_batch(served.model.feature_map))  # columns that it can be built with may not fit
+        served.predict(synthetic_batch(served.model.feature_map))  # columns that can be built may still not fit
         return served
     except Exception as error:  # a constructor fails in many ways on settings that it does not check
         raise UserError(f"{str(folder)!r} does not give a {config['model']} ({reason_of(error)}); {AGAIN}") from error
@@ -147,7 +151,7 @@ def load_model(folder: Path | str, gpu: int = -1, backbone: type | str | None = 
 def build_backbone(
     cls: type[BaseModel], feature_map: FeatureMap, params: Mapping[str, Any], gpu: int = -1
 ) -> BaseModel:
-    """A model of any class with weights of no meaning, built without the files of its embeddings."""
+    """A model of any class with arbitrary weights, built without the files of its pretrained embeddings."""
     with without_pretrained_files(feature_map), torch.random.fork_rng(devices=[]):
         settings = as_tuples(params, cls) | task_settings(cls, feature_map, params)
         return cls(feature_map, **UNUSED | {"model_id": cls.__name__, "gpu": gpu} | settings)
@@ -162,7 +166,7 @@ def _build(
         if folded["class"] not in FOLDED:
             raise unknown("kind of folded method", folded["class"], FOLDED)
         cls = enhance(cls, FOLDED[folded["class"]])
-    # What FuxiCTR evaluates or finds by name: serving needs none of it, and the weights come from the file.
+    # FuxiCTR would evaluate initializers; serving needs none, as the weights come from the file.
     params = {key: value for key, value in config["params"].items() if INITIALIZER not in key}
     fixed = {**UNUSED, "gpu": gpu, "model_id": cls.__name__}
     with AllocatingAtMost(state):
@@ -174,7 +178,7 @@ def _build(
 
 
 def _checked_column(name: str, batch: Mapping[str, Any], spec: Mapping[str, Any]) -> Tensor:
-    """A column of the batch as a tensor that the model can take."""
+    """A column of the batch as a tensor that fits the model."""
     if name not in batch:
         raise UserError(f"the batch lacks column {name!r}{nearest(name, batch)}")
     column = _as_tensor(name, batch[name])
@@ -191,7 +195,7 @@ def _checked_column(name: str, batch: Mapping[str, Any], spec: Mapping[str, Any]
 
 
 def _as_tensor(name: str, values: Any) -> Tensor:
-    """Numbers of any kind that numpy knows; torch takes no read-only, reversed or unsigned arrays."""
+    """A tensor of any numbers that numpy knows; torch itself takes no read-only, reversed or unsigned arrays."""
     if isinstance(values, Tensor):
         return values
     try:

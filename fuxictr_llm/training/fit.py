@@ -1,4 +1,8 @@
-"""Build a model and train it with FuxiCTR's `fit`; what is monitored is checked."""
+"""Builds a model and trains it with FuxiCTR's `fit`, with checks of what FuxiCTR monitors.
+
+Weights are saved whole or not at all. FuxiCTR keeps those with the best value of `monitor`; where it is undefined or
+NaN, FuxiCTR would keep none, or the first ones, without a word.
+"""
 
 import inspect
 import math
@@ -32,20 +36,29 @@ from fuxictr_llm.host.embeddings import (
 from fuxictr_llm.host.tasks import monitored, task_settings
 
 OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
+# Averages over the groups with both classes: undefined without such a group.
+NEED_BOTH_CLASSES = ("gAUC", "avgAUC")
+# Metrics that are finite even where all predictions are NaN.
+RANKINGS = ("MRR", "NDCG")
+SLICE_ROWS = 100_000
+
+# FuxiCTR divides the work of group metrics among half of the cores, and half of one core is none.
+fuxictr.metrics.mp = SimpleNamespace(Pool=multiprocessing.Pool, cpu_count=lambda: max(2, multiprocessing.cpu_count()))
 
 
 def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mapping[str, Any]) -> BaseModel:
-    """A model with fresh weights, after seeding everything: what went before does not show in them.
+    """A model with fresh weights, after seeding everything: they do not depend on what was drawn before.
 
     Raises:
-        UserError: the settings do not give a model of that class.
+        UserError: no model of the class can be built with these settings.
     """
     torch.set_num_threads(params["num_threads"])
     seed_everything(params["seed"])
     _check_constructor(cls, params)
     try:
         with readable_vocabulary(feature_map):
-            given = as_tuples(params, getattr(cls, "backbone_cls", cls))
+            backbone_cls: Any = getattr(cls, "backbone_cls", cls)
+            given = as_tuples(params, backbone_cls)
             model = cls(feature_map, **{**given, **task_settings(cls, feature_map, params)})
         initialize_skipped(model)
         zero_padding(model)
@@ -61,24 +74,24 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
         model.regularization_loss()  # FuxiCTR reads the regularizers only when it trains
         set_weight_decay(model.optimizer, params.get("weight_decay"))
         return model
-    except UserError as error:  # that a method cannot look into a model that fails is one too
-        if told := vectors_refused(cls.__name__, feature_map, error):
-            raise UserError(told) from error
+    except UserError as error:  # also where a method cannot tap the model, because its forward pass fails
+        if message := vectors_refused(cls.__name__, feature_map, error):
+            raise UserError(message) from error
         raise
     except Exception as error:  # a constructor fails in many ways on settings that it does not check
-        # What torch's optimizers say, which FuxiCTR takes for an optimizer that is not there.
+        # torch's message, which FuxiCTR replaces by one about an unknown optimizer.
         if "empty parameter list" in f"{error} {error.__context__}":
             raise UserError(f"{cls.__name__} has no trainable parameter: there is nothing to train") from error
-        told = vectors_refused(cls.__name__, feature_map, error)
-        told = told or f"{cls.__name__} cannot be built with these settings: {reason_of(error)}"
-        raise UserError(told) from error
+        message = vectors_refused(cls.__name__, feature_map, error)
+        message = message or f"{cls.__name__} cannot be built with these settings: {reason_of(error)}"
+        raise UserError(message) from error
 
 
 def _check_constructor(cls: Callable[..., BaseModel], params: Mapping[str, Any]) -> None:
-    """FuxiCTR gives every setting to the constructor.
+    """Check that the constructor takes all settings, as FuxiCTR gives them.
 
     Raises:
-        UserError: it does not take all of them.
+        UserError: it does not.
     """
     cls = getattr(cls, "backbone_cls", cls)
     taken = inspect.signature(cls).parameters
@@ -93,10 +106,10 @@ def _check_constructor(cls: Callable[..., BaseModel], params: Mapping[str, Any])
 
 
 def fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, Any]) -> int:
-    """Train until early stopping; the epoch whose weights were kept, which the model then has.
+    """Train until early stopping; the model ends with the weights of the best epoch, whose number is returned.
 
     Raises:
-        UserError: nothing would be kept, the first step fails, training diverged, or weights cannot be written.
+        UserError: no weights would be saved, the first step fails, training diverged, or the disk is full.
     """
     steps = len(train_rows) * params["epochs"]
     if (params.get("eval_steps") or 0) > steps:
@@ -105,42 +118,42 @@ def fit(model: BaseModel, train_rows: Any, valid_rows: Any, params: dict[str, An
         )
     best = _BestEpoch(model, params)
     try:
-        with best.noting():
+        with best.tracked():
             model.fit(train_rows, validation_data=valid_rows, **params)
     except Exception as error:  # anyone's class can fail in any way
-        told = _what_went_wrong(model, error, params)
-        if told is None:
+        message = _explain(model, error, params)
+        if message is None:
             raise
-        raise UserError(told) from error
+        raise UserError(message) from error
     return best.epoch
 
 
-def _what_went_wrong(model: BaseModel, error: Exception, params: Mapping[str, Any]) -> str | None:
-    """What a user is told of an error in training; None of one that is no fault of data, settings or model class."""
+def _explain(model: BaseModel, error: Exception, params: Mapping[str, Any]) -> str | None:
+    """The message for an error in training that data, settings or model class caused; None for another."""
     name = type(model).__name__
     if isinstance(error, UserError):
         return None
     if isinstance(error, KeyError) and str(error).strip("'").endswith("_pred"):
         return f"forward of {name} returns no {error}; return a dict that has it"
-    # What the metrics and torch's cross entropy say of predictions that are NaN.
+    # The messages of metrics and of torch's cross entropy for predictions that are NaN.
     if isinstance(error, ValueError | RuntimeError) and any(sign in str(error) for sign in ("NaN", "between 0 and 1")):
         return f"training diverged: predictions are NaN; lower learning_rate (now {params['learning_rate']})"
     if model._total_steps > 1:
         return None
-    if told := vectors_refused(name, model.feature_map, error):
-        return told
+    if message := vectors_refused(name, model.feature_map, error):
+        return message
     data = f"data set {model.feature_map.dataset_id!r}"
-    told = f"{name} fails in its first step of training on {data} ({type(error).__name__}: {reason_of(error)})"
+    message = f"{name} fails in its first step of training on {data} ({type(error).__name__}: {reason_of(error)})"
     own_batches = type(model).get_inputs is not BaseModel.get_inputs
     if params.get("user_info") and not own_batches:
-        return f"{told}; the data has long sequences, which LongCTR models take: LongCTR/DIN of --zoo DIR, say"
+        return f"{message}; the data has long sequences, which LongCTR models take: LongCTR/DIN of --zoo DIR, say"
     if own_batches and not params.get("user_info"):
-        return f"{told}; if it is a LongCTR model, it needs data with user_info and item_info"
-    return told
+        return f"{message}; if it is a LongCTR model, it needs data with user_info and item_info"
+    return message
 
 
 class _BestEpoch:
-    """Notes at which epoch the weights were last saved, has them saved whole or not at all, and checks the metrics."""
+    """Follows FuxiCTR's `fit`: the epoch of the last saved weights, atomic saving, and checks of the metrics."""
 
     def __init__(self, model: BaseModel, params: Mapping[str, Any]):
         self.model, self.params, self.epoch = model, params, 0
@@ -155,30 +168,21 @@ class _BestEpoch:
         type(self.model).checkpoint_and_earlystop(self.model, metrics, *args, **kwargs)
 
     @contextmanager
-    def noting(self) -> Iterator[None]:
+    def tracked(self) -> Iterator[None]:
+        """In the block, the model saves and evaluates through this object."""
         self.model.save_weights, self.model.checkpoint_and_earlystop = self.save, self.evaluated
         try:
             yield
-        finally:  # the model is as its class has it: it can be copied and pickled
+        finally:  # or the model could be neither copied nor pickled
             del self.model.save_weights, self.model.checkpoint_and_earlystop
 
 
-# Averages over the groups that have both classes: without one such group they are 0 / 0.
-NEED_BOTH_CLASSES = ("gAUC", "avgAUC")
-# These are numbers even where all predictions are NaN.
-RANKINGS = ("MRR", "NDCG")
-SLICE_ROWS = 100_000
-
-# FuxiCTR divides the work of group metrics among half of the cores, and half of one core is none.
-fuxictr.metrics.mp = SimpleNamespace(Pool=multiprocessing.Pool, cpu_count=lambda: max(2, multiprocessing.cpu_count()))
-
-
 def check_groups(labels: Sequence[str], params: Mapping[str, Any]) -> None:
-    """Check that the group metrics are defined: some group of valid and of test has both classes.
+    """Check that the group metrics are defined: valid and test each have a group with both classes.
 
     Args:
         labels: those that the model learns.
-        params: the settings, with built files as their splits.
+        params: the settings, with the built files as the splits.
 
     Raises:
         UserError: a metric is undefined on a split.
@@ -189,7 +193,9 @@ def check_groups(labels: Sequence[str], params: Mapping[str, Any]) -> None:
         return
     for split in ("valid", "test"):
         path = params.get(f"{split}_data")
-        for label in labels if path else ():
+        if path is None:
+            continue
+        for label in labels:
             if not _has_mixed_group(path, label, params["group_id"]):
                 raise UserError(
                     f"metric {undefined[0]!r} is undefined on {path!r}: no group of {params['group_id']!r} has rows of "
@@ -199,20 +205,20 @@ def check_groups(labels: Sequence[str], params: Mapping[str, Any]) -> None:
 
 
 def _has_mixed_group(path: str, label: str, group: str) -> bool:
-    seen: list[set[int]] = [set(), set()]
+    groups_of_class: list[set[int]] = [set(), set()]
     for part in read_slices(path, [label, group], SLICE_ROWS):
-        for value, groups in enumerate(seen):
+        for value, groups in enumerate(groups_of_class):
             groups.update(np.unique(part[group][part[label] == value]).tolist())
-        if not seen[0].isdisjoint(seen[1]):
+        if not groups_of_class[0].isdisjoint(groups_of_class[1]):
             return True
     return False
 
 
 def check_evaluation(model: BaseModel, metrics: Mapping[str, float], params: Mapping[str, Any]) -> None:
-    """Check what an evaluation during training gave, before FuxiCTR takes it for the best so far.
+    """Check the metrics of an evaluation during training, before FuxiCTR compares them with the best so far.
 
     Raises:
-        UserError: what is monitored is no number, or hides that the weights are none.
+        UserError: the monitored metric is not finite, or it is finite although weights are NaN.
     """
     names = monitored(params)
     value = model._monitor.get_value(metrics)

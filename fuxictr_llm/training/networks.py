@@ -1,4 +1,4 @@
-"""Networks that are trained on the way to a run's own, a teacher say: kept in the cache, found by what went in."""
+"""Networks that a run trains besides its own model, as a teacher: cached under a digest of all that they depend on."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,22 +14,20 @@ from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.code_digest import digest_of_code, modules_of
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import OTHER_CACHE, digest_of_file, merged, own_folder, writable_dir
-from fuxictr_llm.common.runs import versions
-from fuxictr_llm.config.resolve import NO_IDENTITY
+from fuxictr_llm.common.runs import Run, versions
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 from fuxictr_llm.data.loader import describe_data, make_loaders
 from fuxictr_llm.data.slices import FrequencySlices
-from fuxictr_llm.host.batches import with_columns
+from fuxictr_llm.host.batches import Batch, with_columns
 from fuxictr_llm.registry import find_backbone, method_modules
 from fuxictr_llm.training.fit import fit
 
 KIND = "networks"
 FILE = "weights.model"
-# Where files lie, which says nothing about what is in them: `describe_data` has the digests.
+# Settings with the paths of files; `describe_data` has the digests of their content.
 PLACES = ("model_root", "data_root", "train_data", "valid_data", "test_data", "raw_data")
-# Raise it when the same settings would give other weights.
+# Raised when the same settings would give other weights.
 VERSION = 2
-
-Batch = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -48,18 +46,18 @@ class Network:
 
 
 def unchanged(batch: Batch) -> Batch:
-    """The batch as it is, of either form, in dicts of its own."""
+    """The same batch in new dicts."""
     return with_columns(batch, {})
 
 
-class Seeing:
-    """A loader whose batches are changed on their way.
+class ChangedBatches:
+    """A loader whose batches are changed, and some of their rows left out.
 
     Args:
         loader: one of FuxiCTR's form.
-        change: batch -> what stands in its place.
-        keep: batch -> which of its rows are left, bool `[B]`; None leaves all. FuxiCTR counts on as many batches as
-            the loader says, so the batch before stands in for one of which nothing is left.
+        change: batch -> the batch in its place.
+        keep: batch -> which of its rows remain, bool `[B]`; None: all. FuxiCTR needs as many batches as `len` says, so
+            a batch of which nothing remains is replaced by the one before it.
     """
 
     def __init__(self, loader: Any, change: Callable[[Batch], Batch], keep: Callable[[Batch], Tensor] | None = None):
@@ -82,7 +80,7 @@ class Seeing:
 
 
 def find_or_train(
-    run: Any,
+    run: Run,
     name: str,
     build: Callable[[], BaseModel],
     made_from: Mapping[str, Any],
@@ -91,43 +89,43 @@ def find_or_train(
     slices: FrequencySlices | None = None,
     leave_out: Iterable[str] = (),
 ) -> Network:
-    """A network as the run's settings train it, from the cache where it is there; timed as the stage `train <name>`.
+    """A network trained with the run's settings, or taken from the cache; timed as the stage `train <name>`.
 
     Args:
-        run: the experiment under way.
+        run: the experiment in progress.
         name: what the network is, in words.
-        build: makes it with fresh weights, and seeds everything first.
-        made_from: what decides about it besides the run's settings and data.
-        change: what its batches are, given those of the run's loaders.
-        keep: which rows of a train batch it is trained on; None: all.
-        slices: of the test split, on which it is measured too.
-        leave_out: settings of the run that do not matter for it.
+        build: makes it with fresh weights, after seeding everything.
+        made_from: what it depends on besides the run's settings and data.
+        change: batch of the run's loaders -> batch of the network.
+        keep: batch -> the rows that it is trained on, bool `[B]`; None: all.
+        slices: of the test split, to measure it on.
+        leave_out: settings of the run that it does not depend on.
 
     Raises:
-        UserError: as training.
+        UserError: as for `training.fit.fit`.
     """
     identity = merged(_identity(run, leave_out), {"network": name}, made_from)
     with run.stages(f"train {name}") as stage:
-        here = []  # or in another process, which is waited for
+        trained_here = []  # empty where another process has trained it meanwhile
 
         def make() -> tuple[Path, dict[str, Any]]:
-            here.append(True)
+            trained_here.append(True)
             return _train(run, build(), identity, (change, keep), slices)
 
         path, manifest = store.find_or_make(KIND, identity, FILE, make)
         done = {"epochs": manifest["epochs"], "rows": manifest["rows"] * manifest["epochs"]}
-        stage |= done if here else {"cached": True, "made_in": manifest.get("seconds")}
+        stage |= done if trained_here else {"cached": True, "made_in": manifest.get("seconds")}
         model = build()
         model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     facts = {key: value for key, value in manifest.items() if key not in ("made_from", "sha256")}
     if slices and (facts.get("slices") or {}).get("by") != slices.column and run.params.get("test_data"):
         test_rows = make_loaders(run.feature_map, run.params, "test")
-        facts["slices"] = slices.of_model(model, Seeing(test_rows, change))
+        facts["slices"] = slices.of_model(model, ChangedBatches(test_rows, change))
     return Network(model.eval(), facts, manifest["sha256"])
 
 
-def _identity(run: Any, leave_out: Iterable[str]) -> dict[str, Any]:
-    """What decides about any network that is trained in a run."""
+def _identity(run: Run, leave_out: Iterable[str]) -> dict[str, Any]:
+    """All of a run that its networks depend on."""
     params = _settings(run.params, leave_out)
     backbone = find_backbone(params["model"]) if "model" in params else None
     code = [__name__, *(modules_of(backbone) if backbone else ())]
@@ -145,32 +143,32 @@ def _identity(run: Any, leave_out: Iterable[str]) -> dict[str, Any]:
     }
 
 
-def _digests_of_vectors(run: Any) -> dict[str, str]:
-    """Of the files that columns have their vectors from: a name says nothing about what is in it."""
+def _digests_of_vectors(run: Run) -> dict[str, str]:
+    """Column -> digest of the file that has its vectors."""
     named = {name: spec.get("pretrained_emb") for name, spec in run.feature_map.features.items()}
     paths = {name: Path(run.data_dir, file) for name, file in named.items() if file}  # as FuxiCTR finds them
     return {name: digest_of_file(path) for name, path in paths.items() if path.is_file()}
 
 
 def _settings(params: Mapping[str, Any], leave_out: Iterable[str]) -> dict[str, Any]:
-    without = {*NO_IDENTITY, *PLACES, *leave_out, "method"}
+    without = {*NOT_IN_IDENTITY, *PLACES, *leave_out, "method"}
     return {key: value for key, value in params.items() if key not in without}
 
 
 def _train(
-    run: Any,
+    run: Run,
     model: BaseModel,
     identity: Mapping[str, Any],
-    seen: tuple[Callable[[Batch], Batch], Callable[[Batch], Tensor] | None],
+    batches: tuple[Callable[[Batch], Batch], Callable[[Batch], Tensor] | None],
     slices: FrequencySlices | None,
 ) -> tuple[Path, dict[str, Any]]:
-    (change, keep), params, started = seen, run.params, time.perf_counter()
+    (change, keep), params, started = batches, run.params, time.perf_counter()
     train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
     place = store.entry_dir(KIND, identity)
     writable_dir(place.parent, OTHER_CACHE)
     with own_folder(place) as folder:
         model.checkpoint = str((folder / FILE).absolute())
-        best_epoch = fit(model, Seeing(train_rows, change, keep), Seeing(valid_rows, change), params)
+        best_epoch = fit(model, ChangedBatches(train_rows, change, keep), ChangedBatches(valid_rows, change), params)
     facts = {"rows": train_rows.num_samples, "epochs": model._epoch_index + 1, "best_epoch": best_epoch}
     del train_rows
     facts |= measure(run, model, valid_rows, change, slices)
@@ -179,16 +177,17 @@ def _train(
 
 
 def measure(
-    run: Any,
+    run: Run,
     model: BaseModel,
     valid_rows: Any,
     change: Callable[[Batch], Batch] = unchanged,
     slices: FrequencySlices | None = None,
 ) -> dict[str, Any]:
-    """Metrics of a trained network on valid and test, and on test by slices: comparable with the run's own."""
-    found: dict[str, Any] = {"metrics": {"valid": model.evaluate(Seeing(valid_rows, change)), "test": {}}}
+    """Metrics of a trained network on valid and test, and on slices of test, as the run measures its own model."""
+    metrics = {"valid": model.evaluate(ChangedBatches(valid_rows, change)), "test": {}}
+    facts: dict[str, Any] = {"metrics": metrics}
     if run.params.get("test_data"):
-        test_rows = Seeing(make_loaders(run.feature_map, run.params, "test"), change)
-        found["metrics"]["test"] = model.evaluate(test_rows)
-        found["slices"] = slices and slices.of_model(model, test_rows)
-    return found
+        test_rows = ChangedBatches(make_loaders(run.feature_map, run.params, "test"), change)
+        metrics["test"] = model.evaluate(test_rows)
+        facts["slices"] = slices and slices.of_model(model, test_rows)
+    return facts

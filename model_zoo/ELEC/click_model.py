@@ -22,7 +22,8 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of
 from fuxictr_llm.llm.language_model import LanguageModel
 from fuxictr_llm.llm.lora import Schedule, check_device, train, with_lora
-from fuxictr_llm.model_zoo.ELEC.config import ClickTuningConfig
+
+from .config import ELECConfig
 
 # The head's place in the language model: there peft trains it, and keeps it in checkpoints, along with LoRA.
 HEAD = "click_head"
@@ -109,7 +110,7 @@ class ClickBatches:
 
 
 def learn_clicks(
-    language_model: LanguageModel, learnt: DrawnRows, valid: DrawnRows, config: ClickTuningConfig, checkpoints: Path
+    language_model: LanguageModel, learnt: DrawnRows, valid: DrawnRows, config: ELECConfig, checkpoints: Path
 ) -> dict[str, Any]:
     """Tune the language model in place on the clicks of `learnt`; facts of the tuning.
 
@@ -166,7 +167,7 @@ def auc(language_model: LanguageModel, rows: DrawnRows, max_tokens: int) -> floa
     return round(float(roc_auc_score(rows.clicks, logits.cpu().numpy())), 6)
 
 
-def _schedule(config: ClickTuningConfig) -> Schedule:
-    return Schedule.of(
+def _schedule(config: ELECConfig) -> Schedule:
+    return Schedule.from_config(
         config, "click", name="Click tuning", measured="AUC on validation", remedy="lower click_learning_rate"
     )

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 
 from fuxictr_llm.common import cache as store
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file
+from fuxictr_llm.common.processes import under_torchrun
 from fuxictr_llm.llm import lora as adapter
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
-from fuxictr_llm.model_zoo.ELEC.click_model import DrawnRows
-from fuxictr_llm.model_zoo.ELEC.config import ClickTuningConfig
+
+from .click_model import DrawnRows
+from .config import ELECConfig
 
 KIND = "click_adapters"
 CHECKPOINTS = "click_tuning"
@@ -44,14 +45,14 @@ class ClickRows:
 
 
 def tune_on_clicks(
-    config: ClickTuningConfig, gpu: int, units: Sequence[Sequence[str]], train: ClickRows, valid: ClickRows
+    config: ELECConfig, gpu: int, units: Sequence[Sequence[str]], train: ClickRows, valid: ClickRows
 ) -> tuple[Path, dict[str, Any]]:
     """The folder of the adapter that the clicks of some train rows teach, and facts of the tuning.
 
     Labels of validation only choose the epoch whose weights are kept.
 
     Args:
-        config: also names the language model and how it makes a vector, as `RowTextsConfig` does.
+        config: names the language model, how it makes a vector, and how it is tuned.
         gpu: index of the GPU, -1 for the CPU.
         units: the texts of each unit; only those of the rows drawn are asked for.
         train, valid: all rows of the two splits.
@@ -59,7 +60,7 @@ def tune_on_clicks(
     Raises:
         UserError: the rows drawn are all of one class, the language model cannot be had or tuned, or the disk is full.
     """
-    if distributed.world_size() > 1:
+    if under_torchrun():
         raise UserError("a language model is tuned on clicks in one process; start it without torchrun")
     folder = find_language_model(config.language_model)
     drawn = (
@@ -67,13 +68,13 @@ def tune_on_clicks(
         draw_rows("validation", valid, units, config.click_valid_rows, config.click_seed + 1, "click_valid_rows"),
     )
     made_from = _made_from(config, gpu, digest_of_model(folder), *drawn)
-    found = _find(made_from)
-    if found:
-        logging.info("The adapter tuned on clicks is cached: %s", found[0].parent)
+    entry = _find(made_from)
+    if entry:
+        logging.info("The adapter tuned on clicks is cached: %s", entry[0].parent)
     else:
-        with store.alone(KIND, made_from):
-            found = _find(made_from) or _tune(config, gpu, folder, *drawn, made_from)
-    path, manifest = found
+        with store.entry_locked(KIND, made_from):
+            entry = _find(made_from) or _tune(config, gpu, folder, *drawn, made_from)
+    path, manifest = entry
     return path.parent, {key: value for key, value in manifest.items() if key != "made_from"}
 
 
@@ -115,14 +116,12 @@ def _texts_of(unit: Sequence[str], positions: np.ndarray) -> tuple[list[str], np
     return list(numbers), np.array([numbers[text] for text in texts])[places]
 
 
-def pooling_of(config: ClickTuningConfig) -> str:
+def pooling_of(config: ELECConfig) -> str:
     """As the texts are encoded afterwards."""
     return "mean" if config.llm_pooling == "auto" else config.llm_pooling
 
 
-def _made_from(
-    config: ClickTuningConfig, gpu: int, model_digest: str, train: DrawnRows, valid: DrawnRows
-) -> dict[str, Any]:
+def _made_from(config: ELECConfig, gpu: int, model_digest: str, train: DrawnRows, valid: DrawnRows) -> dict[str, Any]:
     return {
         "language_model": {"name": config.language_model, "sha256": model_digest},
         "device": "gpu" if gpu >= 0 else "cpu",  # they round differently
@@ -138,23 +137,24 @@ def _made_from(
 
 
 def _find(made_from: dict[str, Any]) -> tuple[Path, dict[str, Any]] | None:
-    found = store.find(KIND, made_from, adapter.WEIGHTS)
-    if found is None:
+    entry = store.find(KIND, made_from, adapter.WEIGHTS)
+    if entry is None:
         return None
-    path, manifest = found
+    path, manifest = entry
     config = path.with_name(adapter.CONFIG)
     if config.is_file() and digest_of_file(config) == manifest.get("config_sha256"):
-        return found
+        return entry
     logging.warning("%s is damaged: the language model is tuned anew", config)
     return None
 
 
 def _tune(
-    config: ClickTuningConfig, gpu: int, folder: Path, train: DrawnRows, valid: DrawnRows, made_from: dict[str, Any]
+    config: ELECConfig, gpu: int, folder: Path, train: DrawnRows, valid: DrawnRows, made_from: dict[str, Any]
 ) -> tuple[Path, dict[str, Any]]:
     # Heavy libraries are imported only where something has to be asked of a language model.
     from fuxictr_llm.llm.language_model import load_language_model
-    from fuxictr_llm.model_zoo.ELEC.click_model import learn_clicks
+
+    from .click_model import learn_clicks
 
     started = time.perf_counter()
     model = load_language_model(folder, config.dtype_on(gpu), pooling_of(config), gpu)
@@ -166,6 +166,6 @@ def _tune(
         adapter.save_adapter(model.model, path, config.language_model)
         facts["config_sha256"] = digest_of_file(path.with_name(adapter.CONFIG))
 
-    found = store.save(KIND, made_from, adapter.WEIGHTS, write, facts)
+    entry = store.save(KIND, made_from, adapter.WEIGHTS, write, facts)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return found
+    return entry

@@ -28,7 +28,7 @@ class ClickTuningConfig(LoraKeys):
         click_seed: seed of drawing and tuning; apart from the run's own seed, so that runs share a tuned model.
     """
 
-    of_language_model: ClassVar[bool] = True  # its keys decide about a language model's work
+    of_language_model: ClassVar[bool] = True  # a language model's work depends on its keys
 
     click_rows: Annotated[int, Field(ge=1)] = 2000
     click_valid_rows: Annotated[int, Field(ge=1)] = 1000

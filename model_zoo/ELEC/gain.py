@@ -18,7 +18,8 @@ from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.host.batches import columns_of
-from fuxictr_llm.model_zoo.ELEC.head import VECTOR, with_vector
+
+from .head import VECTOR, with_vector
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -48,7 +49,8 @@ class Gain(Enhancement):
         super().__init__(config, anatomy)
         width = sum(anatomy.widths)
         self.inject = config.inject if anatomy.widths else "logit"
-        self.mix = self.term = None
+        self.mix: nn.Linear | None = None
+        self.term: nn.Linear | None = None
         if self.inject == "top":
             self.mix = nn.Linear(width + config.h_dim, width)
             nn.init.eye_(self.mix.weight)
@@ -64,13 +66,17 @@ class Gain(Enhancement):
         self._vectors = columns_of(inputs)[VECTOR]
 
     def representation(self, representation: Tensor) -> Tensor:
-        return self.mix(torch.cat([representation, self._taken(representation)], dim=-1)).relu()
+        assert self.mix is not None  # or this tap is not active
+        return self.mix(torch.cat([representation, self._take(representation)], dim=-1)).relu()
 
-    def logit(self, embeddings: None, logit: Tensor) -> Tensor:
-        return self.term(self._taken(logit))
+    def logit(self, embeddings: Any, logit: Tensor) -> Tensor:
+        assert self.term is not None  # or this tap is not active
+        return self.term(self._take(logit))
 
-    def _taken(self, like: Tensor) -> Tensor:
+    def _take(self, like: Tensor) -> Tensor:
+        """The vectors of the batch in the forward pass, once."""
         vectors, self._vectors = self._vectors, None
+        assert vectors is not None  # `inputs` is called first
         return vectors.to(like.device, like.dtype)
 
 

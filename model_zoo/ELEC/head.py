@@ -5,7 +5,7 @@ model, `D_h` width of h, `T` tasks.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel, MultiTaskModel
@@ -16,8 +16,8 @@ from torch.nn import functional
 VECTOR = "llm_vector"
 
 
-class _HeadNetwork:
-    """The network of both heads, in front of FuxiCTR's class of models of one label or of several.
+class _HeadNetwork(BaseModel):
+    """The network of both heads; behind it stands FuxiCTR's class of models of one label or of several.
 
     `h = MLP(LayerNorm(s))`, `p = sigmoid(w h + b)`, in FuxiCTR's form, so that FuxiCTR's fit trains it.
 
@@ -70,18 +70,22 @@ class _HeadNetwork:
 
     def _projected(self, unit: int, vectors: Tensor) -> Tensor:
         """What a unit's vectors, `[n, D_llm]`, add to the hidden layer: `W LayerNorm(s)`, `[n, h_hidden]`."""
-        norm, width = self.norms[unit], vectors.shape[-1]
-        weight = self.transformation[0].weight[:, unit * width : (unit + 1) * width]
+        norm, width = cast(nn.LayerNorm, self.norms[unit]), vectors.shape[-1]
+        weight = self._first.weight[:, unit * width : (unit + 1) * width]
         normed = functional.layer_norm(vectors, norm.normalized_shape, eps=norm.eps)
         # Scale and shift are taken into W, which is smaller: that spares a gradient as large as all vectors.
         return functional.linear(normed, weight * norm.weight, weight @ norm.bias)
 
+    @property
+    def _first(self) -> nn.Linear:
+        return cast(nn.Linear, self.transformation[0])
+
     def _h(self, parts: Iterable[Tensor]) -> Tensor:
         """The units' parts of the hidden layer, U times `[B, h_hidden]`, -> `[B, D_h]`."""
-        return self.transformation[1:](sum(parts) + self.transformation[0].bias)
+        return self.transformation[1:](sum(parts) + self._first.bias)
 
 
-class TextHead(_HeadNetwork, BaseModel):
+class TextHead(_HeadNetwork):
     """A text head for one label."""
 
     def _predictions(self, logit: Tensor) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 from fuxictr_llm import registry
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import merged
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.keys import DatasetKeys, ModelKeys
 from fuxictr_llm.config.resolve import constructor_hints
 from fuxictr_llm.data.loader import describe_data, make_loaders
@@ -21,20 +22,21 @@ from fuxictr_llm.enhancement.anatomy import find_anatomy, tap_keys
 from fuxictr_llm.llm.texts.row_texts import RowIndex, index_rows
 from fuxictr_llm.llm.vectors.encoder import unit_vectors
 from fuxictr_llm.llm.vectors.store import VectorStore
-from fuxictr_llm.model_zoo.ELEC import vectors
-from fuxictr_llm.model_zoo.ELEC.config import TEACHERS, ELECConfig
-from fuxictr_llm.model_zoo.ELEC.gain import gain_class
-from fuxictr_llm.model_zoo.ELEC.head import MultiTaskTextHead, TextHead, with_texts
-from fuxictr_llm.model_zoo.ELEC.vectors import RawVectors, RowVectors
 from fuxictr_llm.serving.export import check_same_data, load_network
 from fuxictr_llm.training.fit import build
 from fuxictr_llm.training.networks import Network, find_or_train, unchanged
+
+from . import vectors
+from .config import TEACHERS, ELECConfig
+from .gain import gain_class
+from .head import MultiTaskTextHead, TextHead, with_texts
+from .vectors import RawVectors, RowVectors
 
 # Of the settings that every experiment has, those that a text head does not follow.
 NOT_OF_HEAD = {"model", "embedding_dim", "embedding_regularizer", "net_regularizer", "feature_specs"}
 
 
-def encode(config: ELECConfig, run: Any) -> tuple[RowIndex, tuple[VectorStore, ...]]:
+def encode(config: ELECConfig, run: Run) -> tuple[RowIndex, tuple[VectorStore, ...]]:
     """Which texts the rows have, and the language model's vectors of them."""
     with run.stages("texts") as stage:
         index = index_rows(config, run)
@@ -44,23 +46,23 @@ def encode(config: ELECConfig, run: Any) -> tuple[RowIndex, tuple[VectorStore, .
     return index, unit_vectors(config, run, index, adapter, tuned)
 
 
-def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
+def prepare_teacher(config: ELECConfig, run: Run) -> Teacher:
     """The network that the vanilla network learns from.
 
     Raises:
-        UserError: something of data or settings is wrong.
+        UserError: the given teacher, the texts or the settings do not fit the data set.
     """
     if config.teacher not in TEACHERS:
         return _given_teacher(config, run)
     backbone = registry.find_backbone(run.params["model"])
-    if config.teacher == "self":
-        name, make, row_vectors, made_from = "plain", partial(build, backbone), None, {}
-    else:
-        name, make = "gain", partial(build, gain_class(backbone, config.inject))
+    name, cls, made_from = "plain", backbone, dict[str, Any]()
+    row_vectors: RowVectors | None = None
+    if config.teacher != "self":
+        name, cls = "gain", gain_class(backbone, config.inject)
         _check_widths(config, run, backbone)
         row_vectors, made_from = adapt(config, run)
         made_from["inject"] = config.inject
-    make, taps = partial(make, run.feature_map, run.params), tap_keys(run.params)
+    make, taps = partial(build, cls, run.feature_map, run.params), tap_keys(run.params)
     if config.schedule == "joint":
         clipping = run.params.get("max_gradient_norm", 10.0)
         return JointTeacher(make(), row_vectors, taps, max_gradient_norm=clipping, seed=run.params["seed"])
@@ -70,7 +72,7 @@ def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
         make,
         made_from,
         change=row_vectors or unchanged,
-        slices=FrequencySlices.of(run),
+        slices=FrequencySlices.from_run(run),
         leave_out=ELECConfig.__dataclass_fields__.keys() - constructor_hints(backbone).keys(),  # one value goes to both
     )
     run.networks[name] = network.facts
@@ -79,7 +81,7 @@ def prepare_teacher(config: ELECConfig, run: Any) -> Teacher:
     return Teacher(network.model, row_vectors, taps)
 
 
-def _check_widths(config: ELECConfig, run: Any, backbone: type[BaseModel]) -> None:
+def _check_widths(config: ELECConfig, run: Run, backbone: type[BaseModel]) -> None:
     """One more column can make a representation wider: that is said before anything is computed."""
     if config.inject != "input" or not config.beta or config.representation_loss == "hint":
         return
@@ -94,7 +96,7 @@ def _check_widths(config: ELECConfig, run: Any, backbone: type[BaseModel]) -> No
         )
 
 
-def _given_teacher(config: ELECConfig, run: Any) -> Teacher:
+def _given_teacher(config: ELECConfig, run: Run) -> Teacher:
     """A run or an export as the teacher."""
     if config.schedule == "joint":
         raise UserError(f"schedule: joint trains its teacher, and {config.teacher!r} is trained; set schedule: staged")
@@ -111,8 +113,8 @@ def _given_teacher(config: ELECConfig, run: Any) -> Teacher:
     return Teacher(model, taps=tap_keys(settings["params"]))
 
 
-def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
-    """The vectors that the gain network gets of rows, and what decides about them.
+def adapt(config: ELECConfig, run: Run) -> tuple[RowVectors, dict[str, Any]]:
+    """The vectors of rows for the gain network, and what they are made from.
 
     A text head is trained in every case: how well it does is what the text alone can do.
     """
@@ -121,26 +123,26 @@ def adapt(config: ELECConfig, run: Any) -> tuple[RowVectors, dict[str, Any]]:
     made_from = made_from_texts(index, stores)
     head = _head(config, run, raw, made_from)
     run.networks["text"] = head.facts
-    decides = merged(made_from, {"inject_vector": config.inject_vector, "h_dim": config.h_dim})
+    vectors_from = merged(made_from, {"inject_vector": config.inject_vector, "h_dim": config.h_dim})
     if config.inject_vector == "s":
         fit = partial(vectors.of_pca, raw, config.h_dim)
     elif config.h_crossfit:
         heads = [_head(config, run, raw, made_from, fold) for fold in range(config.h_crossfit)]
-        decides["heads"] = [network.sha256 for network in (head, *heads)]
+        vectors_from["heads"] = [network.sha256 for network in (head, *heads)]
         fit = partial(vectors.of_heads, head.model, [network.model for network in heads], raw)
     else:
-        decides["heads"] = [head.sha256]
+        vectors_from["heads"] = [head.sha256]
         fit = partial(vectors.of_head, head.model, raw)
     if config.h == "noise":
-        decides["noise"] = config.control_seed
-        fit = partial(lambda of: vectors.noise_like(of(), config.control_seed), fit)
+        vectors_from["noise"] = config.control_seed
+        fit = partial(lambda fit_heads: vectors.noise_like(fit_heads(), config.control_seed), fit)
     with run.stages("vectors of rows", rows=len(index)):
-        store = vectors.stored(decides, index, fit)
+        store = vectors.stored(vectors_from, index, fit)
     return vectors.in_store(index, store), {"vectors": store.sha256, "h_dim": config.h_dim}
 
 
 def made_from_texts(index: RowIndex, stores: Sequence[VectorStore]) -> dict[str, Any]:
-    """What texts and vectors decide about all that is learnt from them."""
+    """The texts and vectors, as part of the key of all that is learnt from them."""
     return {
         "units": {unit.name: [unit.fields, store.sha256] for unit, store in zip(index.units, stores, strict=True)},
         "rows_sha256": index.sha256,
@@ -148,36 +150,37 @@ def made_from_texts(index: RowIndex, stores: Sequence[VectorStore]) -> dict[str,
     }
 
 
-def _head(config: ELECConfig, run: Any, raw: RawVectors, made_from: dict[str, Any], fold: int | None = None) -> Network:
+def _head(config: ELECConfig, run: Run, raw: RawVectors, made_from: dict[str, Any], fold: int | None = None) -> Network:
     """A text head, trained on the rows of all folds but one; without `fold` on all."""
     feature_map = with_texts(run.feature_map, len(raw.stores), raw.stores[0].dim)
-    seen = {*feature_map.features, *feature_map.labels}
+    read = {*feature_map.features, *feature_map.labels}
     several = issubclass(registry.find_backbone(run.params["model"]), MultiTaskModel)
     head = MultiTaskTextHead if several else TextHead
     keys = ("h_hidden", "h_dim", "h_dropout")
     shape = {key: getattr(config, key) for key in keys}
-    decides = {"head": head.__name__, "fold": None if fold is None else [fold, config.h_crossfit]}
+    trained_on = {"head": head.__name__, "fold": None if fold is None else [fold, config.h_crossfit]}
 
     def change(batch: dict) -> dict:
-        return {name: column for name, column in raw(batch).items() if name in seen}
+        return {name: column for name, column in raw(batch).items() if name in read}
 
     def keep(batch: dict) -> torch.Tensor:
-        return vectors.fold_of(raw.index.positions[raw.index.row_of(batch)], config.h_crossfit) != fold
+        folds = vectors.fold_of(raw.index.positions[raw.index.row_of(batch)], config.h_crossfit)
+        return torch.ne(folds, cast(int, fold))
 
     return find_or_train(
         run,
         "text" if fold is None else f"text, fold {fold + 1} of {config.h_crossfit}",
         lambda: build(head, feature_map, {**run.params, **shape, "units": len(raw.stores)}),
-        merged(made_from, shape, decides),
+        merged(made_from, shape, trained_on),
         change=change,
         keep=None if fold is None else keep,
         leave_out={*run.params} - ({*ModelKeys.__annotations__, *DatasetKeys.__annotations__} - NOT_OF_HEAD),
     )
 
 
-def _tuned(config: ELECConfig, run: Any, index: RowIndex) -> Path:
+def _tuned(config: ELECConfig, run: Run, index: RowIndex) -> Path:
     """The adapter of the language model, tuned on clicks."""
-    from fuxictr_llm.model_zoo.ELEC.click_tuning import tune_on_clicks
+    from .click_tuning import tune_on_clicks
 
     train, valid = (_clicks(run, index, rows) for rows in make_loaders(run.feature_map, run.params, "train"))
     with run.stages("tune") as stage:
@@ -187,8 +190,8 @@ def _tuned(config: ELECConfig, run: Any, index: RowIndex) -> Path:
     return adapter
 
 
-def _clicks(run: Any, index: RowIndex, batches: Any) -> Any:
-    from fuxictr_llm.model_zoo.ELEC.click_tuning import ClickRows
+def _clicks(run: Run, index: RowIndex, batches: Any) -> Any:
+    from .click_tuning import ClickRows
 
     rows, clicks = [], []
     for batch in batches:

@@ -19,7 +19,8 @@ from fuxictr_llm.distillation.teacher import Batch
 from fuxictr_llm.host.batches import columns_of, with_columns
 from fuxictr_llm.llm.texts.row_texts import RowIndex
 from fuxictr_llm.llm.vectors.store import VectorStore, find_or_write
-from fuxictr_llm.model_zoo.ELEC.head import VECTOR, TextHead, text_columns
+
+from .head import VECTOR, TextHead, text_columns
 
 KIND = "row_vectors"
 # Rows on which is fitted (scaling, a PCA, alignment), at most; a random sample where there are more.
@@ -83,7 +84,7 @@ class RawVectors(RowVectors):
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
         """The batch's columns with the `text_columns` of all units."""
-        columns, added = columns_of(batch), {}
+        columns, added = columns_of(batch), dict[str, Tensor]()
         positions = self.index.positions[self.index.row_of(columns)]
         for unit, store in enumerate(self.stores):
             distinct, places = positions[:, unit].unique(return_inverse=True)
@@ -94,16 +95,16 @@ class RawVectors(RowVectors):
 def raw_vectors(index: RowIndex, stores: Sequence[VectorStore]) -> RawVectors:
     """s of rows, standardized."""
     rows = _sample(index)
-    stores = [
+    units = [
         Standardized(store, index.positions[rows, unit].long().unique(), texts.empty)
         for unit, (store, texts) in enumerate(zip(stores, index.units, strict=True))
     ]
 
     def of_rows(rows: Tensor) -> Tensor:
         positions = index.positions[rows].long()
-        return torch.cat([store.gather(positions[:, unit]) for unit, store in enumerate(stores)], dim=1)
+        return torch.cat([store.gather(positions[:, unit]) for unit, store in enumerate(units)], dim=1)
 
-    return RawVectors(index, sum(store.dim for store in stores), of_rows, stores)
+    return RawVectors(index, sum(store.dim for store in units), of_rows, units)
 
 
 def stored(made_from: dict[str, Any], index: RowIndex, fit: Callable[[], Callable[[Tensor], Tensor]]) -> VectorStore:

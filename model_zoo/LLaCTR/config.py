@@ -1,7 +1,7 @@
 """LLaCTR's config keys."""
 
 from dataclasses import replace
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -11,7 +11,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.language_models import LanguageModelConfig, LoraKeys
 
 # Sizes of SSFT: `paper` is LLaCTR's published setting (Llama-3-8B on a GPU), `demo` fits two CPU cores.
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "demo": {
         "ssft_values_per_field": 24,
         "ssft_epochs": 4,
@@ -37,7 +37,7 @@ class FieldVectorsConfig(LanguageModelConfig, LoraKeys):
 
     Attributes:
         field_vectors: `llm` (tuned), `llm_untuned`, or a placebo: `random` (Gaussian, norms of the tuned ones),
-            `shuffled` (the tuned ones handed round over the fields), `identity` (one-hot fields); or a file with a
+            `shuffled` (the tuned ones, each at another field), `identity` (one-hot fields); or a file with a
             row per field (.safetensors, .npy, .pt).
         llm_max_value_tokens: longer values are cut; the rest of a prompt never is.
         llm_centre: the mean of the K vectors is taken off each: last-token vectors are crowded around it.
@@ -50,13 +50,13 @@ class FieldVectorsConfig(LanguageModelConfig, LoraKeys):
         ssft_tau: temperature of the contrastive loss.
         ssft_contrastive, ssft_generative: weights of the two objectives; one may be 0. The generative one needs a
             causal language model.
-        ssft_held_out: share of the prompts that only measures how well fields are identified; the epoch that does it
-            best is kept.
+        ssft_held_out: share of the prompts that is not tuned on but measures how well fields are identified; the best
+            epoch's weights are kept.
         ssft_patience: so many epochs in a row without a better accuracy end the tuning; null: all epochs are run.
         ssft_seed: seed of sampling and tuning; apart from the run's own seed, so that runs share vectors.
     """
 
-    of_language_model: ClassVar[bool] = True  # its keys decide about a language model's work
+    of_language_model: ClassVar[bool] = True  # a language model's work depends on its keys
 
     field_vectors: Annotated[str, Field(min_length=1)] = "llm"
     llm_max_value_tokens: Annotated[int, Field(ge=1)] = 32
@@ -75,7 +75,7 @@ class FieldVectorsConfig(LanguageModelConfig, LoraKeys):
     ssft_seed: Annotated[int, Field(ge=0, lt=2**32)] = 2024
 
     def filled(self) -> "FieldVectorsConfig":
-        """The same settings with what `ssft_preset` decides filled in.
+        """The same settings; the keys that are null get the values of `ssft_preset`.
 
         Raises:
             UserError: SSFT has no objective.
@@ -96,8 +96,8 @@ class LLaCTRConfig(FieldVectorsConfig):
     """What LLaCTR adds to training, on top of how its field vectors are made.
 
     Attributes:
-        variant: `corrected`, or `reference`: what the published code does. It decides about the three keys below
-            that are null.
+        variant: `corrected`, or `reference`: what the published code does. It gives the values of the three keys
+            below that are null.
         train_maps: whether W, b, A, a are trained. In the published code they never are: its optimizer is made
             before they are. Their gradients are then never cleared either, and count in the norm clipping.
         fie_form: `pairwise` weights the pairs of fields; `scalar` adds the sum of the weights to every row's logit,
@@ -117,7 +117,7 @@ class LLaCTRConfig(FieldVectorsConfig):
     fie_map: Literal["full", "diagonal"] = "full"
 
     def for_backbone(self, backbone: str) -> "LLaCTRConfig":
-        """The same settings with what `variant` decides filled in."""
+        """The same settings; the keys that are null get the values of `variant` on this backbone."""
         reference = self.variant == "reference"
         scalar = reference and backbone in SCALAR_IN_REFERENCE
         return replace(

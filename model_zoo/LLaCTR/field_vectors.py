@@ -6,21 +6,23 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from torch import Tensor
 
 from fuxictr_llm.common import cache as store
-from fuxictr_llm.common import distributed
 from fuxictr_llm.common.errors import unknown
 from fuxictr_llm.common.files import digest_of, digest_of_file, merged
+from fuxictr_llm.common.processes import from_main, process_state
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.llm.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
 from fuxictr_llm.llm.vectors import store as controls
-from fuxictr_llm.model_zoo.LLaCTR import vector_file
-from fuxictr_llm.model_zoo.LLaCTR.config import FieldVectorsConfig
-from fuxictr_llm.model_zoo.LLaCTR.prompts import Prompt, common_prefix, sample_prompts
-from fuxictr_llm.model_zoo.LLaCTR.vector_file import SUFFIXES, read_field_vectors, write_field_vectors
+
+from . import vector_file
+from .config import FieldVectorsConfig
+from .prompts import Prompt, common_prefix, sample_prompts
+from .vector_file import SUFFIXES, read_field_vectors, write_field_vectors
 
 if TYPE_CHECKING:
     from fuxictr_llm.llm.language_model import LanguageModel
@@ -35,7 +37,7 @@ SOURCES = tuple(TEXTS)
 VERSION = 3
 
 
-def prepare_field_vectors(config: FieldVectorsConfig, run: Any) -> Path:
+def prepare_field_vectors(config: FieldVectorsConfig, run: Run) -> Path:
     """The file with a vector per field of the run's data set, from the source that `field_vectors` names.
 
     Args:
@@ -47,7 +49,7 @@ def prepare_field_vectors(config: FieldVectorsConfig, run: Any) -> Path:
     """
     catalog = load_catalog(run.feature_map, run.data_dir, run.params.get("field_config"))
     config, source = config.filled(), config.field_vectors
-    config = replace(config, llm_dtype=config.dtype_on(run.params["gpu"]))
+    config = replace(config, llm_dtype=cast(Literal["bfloat16", "float32"], config.dtype_on(run.params["gpu"])))
     if source not in SOURCES:
         if Path(source).suffix not in SUFFIXES and not Path(source).exists():
             raise unknown("source", source, [*SOURCES, *(f"a {suffix} file" for suffix in SUFFIXES)], "'field_vectors'")
@@ -58,17 +60,17 @@ def prepare_field_vectors(config: FieldVectorsConfig, run: Any) -> Path:
         config = replace(config, ssft_epochs=0)
     if source == "identity":
         names = catalog.names
-        found = _stored_control(source, {"fields": names}, catalog, lambda: controls.identity(len(names)))
+        entry = _stored_control(source, {"fields": names}, catalog, lambda: controls.identity(len(names)))
     else:
-        found = _of_language_model(config, run, catalog)
+        entry = _of_language_model(config, run, catalog)
     if source in controls.OF_VECTORS:
-        path, manifest = found
+        path, manifest = entry
         make = {"random": controls.random_like, "shuffled": controls.shuffled}[source]
         made_from = {"of_sha256": manifest["sha256"], "seed": config.control_seed}
-        found = _stored_control(
+        entry = _stored_control(
             source, made_from, catalog, lambda: make(read_field_vectors(path, catalog.names), config.control_seed)
         )
-    path, manifest = found
+    path, manifest = entry
     run.notes["field_vectors"] = {
         "source": source,
         "path": str(path),
@@ -93,7 +95,7 @@ def _stored_control(
     return store.find_or_make(KIND, made_from, FILE, save)
 
 
-def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatalog) -> tuple[Path, dict[str, Any]]:
+def _of_language_model(config: FieldVectorsConfig, run: Run, catalog: FieldCatalog) -> tuple[Path, dict[str, Any]]:
     """File and manifest of the language model's own vectors, from the store where they are there."""
     with run.stages("language model"):
         folder = find_language_model(config.language_model)
@@ -101,24 +103,24 @@ def _of_language_model(config: FieldVectorsConfig, run: Any, catalog: FieldCatal
     if len(catalog.fields) == 1 and config.ssft_epochs:
         logging.warning("One field alone cannot be told from others: the language model is left untuned")
         config = replace(config, ssft_epochs=0)
-    prompts = sample_prompts(catalog, config.ssft_values_per_field, config.ssft_held_out, config.ssft_seed)
+    prompts = sample_prompts(catalog, cast(int, config.ssft_values_per_field), config.ssft_held_out, config.ssft_seed)
     made_from = _made_from(config, digest, catalog, prompts, on_gpu=run.params["gpu"] >= 0)
 
     def find() -> tuple[Path, dict[str, Any]] | None:
-        return distributed.as_the_first_says(lambda: store.find(KIND, made_from, FILE))
+        return from_main(lambda: store.find(KIND, made_from, FILE))
 
-    found = find()
-    if found is None:
-        # The other processes of torchrun are let in by the first.
-        with store.alone(KIND, made_from) if distributed.is_first() else nullcontext():
-            found = find()
-            if found is None:
+    entry = find()
+    if entry is None:
+        # The other processes of torchrun are let in by the main one.
+        with store.entry_locked(KIND, made_from) if process_state().is_main_process else nullcontext():
+            entry = find()
+            if entry is None:
                 return _compute(config, run, folder, catalog, prompts, made_from)
-    logging.info("Field vectors of %s are cached: %s", config.language_model, found[0])
-    for stage, seconds in (found[1].get("seconds") or {"encode": None}).items():
+    logging.info("Field vectors of %s are cached: %s", config.language_model, entry[0])
+    for stage, seconds in (entry[1].get("seconds") or {"encode": None}).items():
         with run.stages(stage, cached=True, made_in=seconds):
             pass
-    return found
+    return entry
 
 
 def _made_from(
@@ -128,11 +130,12 @@ def _made_from(
     prompts: tuple[list[Prompt], list[Prompt]],
     on_gpu: bool,
 ) -> dict[str, Any]:
-    decides = ("llm_", "ssft_", "lora_") if config.ssft_epochs else ("llm_",)
-    settings = {key: value for key, value in asdict(config).items() if key.startswith(decides)}
+    prefixes = ("llm_", "ssft_", "lora_") if config.ssft_epochs else ("llm_",)
+    settings = {key: value for key, value in asdict(config).items() if key.startswith(prefixes)}
     tuned_on = [[[prompt.value, prompt.field] for prompt in part] for part in prompts] if config.ssft_epochs else None
     # Processes have dropout masks of their own.
-    processes = {"processes": distributed.world_size()} if config.ssft_epochs and distributed.world_size() > 1 else {}
+    count = process_state().num_processes
+    processes = {"processes": count} if config.ssft_epochs and count > 1 else {}
     keys = {
         "language_model": {"name": config.language_model, "sha256": model_digest},
         "device": "gpu" if on_gpu else "cpu",  # they round differently
@@ -148,7 +151,7 @@ def _made_from(
 
 def _compute(
     config: FieldVectorsConfig,
-    run: Any,
+    run: Run,
     folder: Path,
     catalog: FieldCatalog,
     prompts: tuple[list[Prompt], list[Prompt]],
@@ -156,7 +159,8 @@ def _compute(
 ) -> tuple[Path, dict[str, Any]]:
     # Heavy libraries are imported only where something has to be asked of a language model.
     from fuxictr_llm.llm.language_model import load_language_model
-    from fuxictr_llm.model_zoo.LLaCTR.ssft import tune
+
+    from .ssft import tune
 
     with run.stages("load language model"):
         model = load_language_model(folder, config.llm_dtype, config.llm_pooling, run.params["gpu"])
@@ -177,9 +181,9 @@ def _compute(
             KIND, made_from, FILE, lambda path: write_field_vectors(path, vectors, catalog.names, untuned), facts
         )
 
-    found = distributed.as_the_first_says(save)
+    entry = from_main(save)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return found
+    return entry
 
 
 def _field_vectors(model: "LanguageModel", catalog: FieldCatalog, config: FieldVectorsConfig) -> Tensor:

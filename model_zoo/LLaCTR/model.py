@@ -7,22 +7,27 @@ Shape symbols: `B` rows, `K` fields, `D` embedding dim, `D_llm` width of the fie
 """
 
 import logging
-from collections.abc import Iterable, Mapping
-from typing import Any
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.enhancement.anatomy import Anatomy
-from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.enhancement.base import Enhancement, Trial
 from fuxictr_llm.enhancement.folding import PairWeights, Shift, pair_matrix, pair_sums
-from fuxictr_llm.enhancement.model import Seen
-from fuxictr_llm.model_zoo.LLaCTR.config import LLaCTRConfig
-from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors
+from fuxictr_llm.enhancement.trace import ForwardTrace
+
+from .config import LLaCTRConfig
+from .vector_file import read_field_vectors, write_field_vectors
 
 # A full map has P x P weights, so it grows as K^4: 64 fields are 4 million, 300 fields 2 billion.
 MOST_FIELDS_OF_FULL_MAP = 64
+TRIAL_WIDTH = 8  # of the vectors of a self-check
 
 
 class LLaCTR(Enhancement):
@@ -45,7 +50,8 @@ class LLaCTR(Enhancement):
         if anatomy.embedding_dim is None:
             reason = anatomy.missing.get("embeddings", "it has none")
             raise UserError(f"LLaCTR needs field embeddings, and {anatomy.backbone} shows none: {reason}")
-        self.fre = self.fie = None
+        self.fre: FeatureRepresentationEnhancement | None = None
+        self.fie: FeatureInteractionEnhancement | None = None
         if not config.is_on:
             self.field_projections = None  # a regularizer would move them, and with them the norm that is clipped
             return
@@ -55,18 +61,22 @@ class LLaCTR(Enhancement):
             self.fre = FeatureRepresentationEnhancement(vectors, anatomy.embedding_dim)
         if config.lambda_fie > 0 and len(anatomy.fields) > 1:
             self.fie = FeatureInteractionEnhancement(
-                vectors, config.fie_map, config.fie_form, config.fie_init, tasks=len(anatomy.tasks)
+                vectors,
+                config.fie_map,
+                cast(str, config.fie_form),
+                cast(str, config.fie_init),
+                tasks=len(anatomy.tasks),
             )
 
     @classmethod
-    def prepare(cls, config: LLaCTRConfig, experiment: Any) -> dict[str, Any]:
+    def prepare(cls, config: LLaCTRConfig, run: Run) -> dict[str, Any]:
         """Field vectors from the language model (cached), as a file that training reads."""
         if not config.is_on:
             logging.warning("LLaCTR is off: lambda_fre and lambda_fie are both 0")
             return {}
-        from fuxictr_llm.model_zoo.LLaCTR.field_vectors import prepare_field_vectors
+        from .field_vectors import prepare_field_vectors
 
-        return {"field_vectors": str(prepare_field_vectors(config, experiment))}
+        return {"field_vectors": str(prepare_field_vectors(config, run))}
 
     @classmethod
     def fold(cls, config: LLaCTRConfig, anatomy: Anatomy, state: Mapping[str, Tensor]) -> Enhancement | None:
@@ -78,10 +88,25 @@ class LLaCTR(Enhancement):
             return Shift(None, anatomy, weights.sum(dim=-1))
         return PairWeights(None, anatomy, weights)
 
-    def pictures(self, run: Any) -> dict[str, Any]:
-        from fuxictr_llm.model_zoo.LLaCTR.pictures import draw
+    @classmethod
+    def self_check(cls, trial: Trial) -> Sequence[str]:
+        """Both terms train, with random field vectors."""
+        fields = [name for name, spec in trial.feature_map.features.items() if spec["type"] != "meta"]
+        vectors = torch.randn(len(fields), TRIAL_WIDTH, generator=torch.Generator().manual_seed(3))
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "vectors.safetensors"
+            write_field_vectors(file, vectors, fields)
+            model = trial.trained(trial.enhanced(cls, field_vectors=str(file)))
+        terms = {"FRE": model.enhancement.fre, "FIE": model.enhancement.fie}
+        return [term for term, module in terms.items() if module is None]
 
-        return draw(self, run)
+    def pictures(self, run: Run) -> dict[str, Any]:
+        if self.fre is None and self.fie is None:
+            return {}
+        from .pictures import draw
+
+        weights = self.fie.pair_weights() if self.fie is not None and self.fie.form == "pairwise" else None
+        return draw(run, self.anatomy.fields, self.anatomy.tasks, weights)
 
     def trained_parameters(self) -> Iterable[nn.Parameter]:
         return self.parameters() if self.config.train_maps else ()
@@ -91,10 +116,12 @@ class LLaCTR(Enhancement):
         return frozenset(taps | {"logit"} if self.fie is not None else taps)
 
     def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
+        assert self.fie is not None  # or this tap is not active
         return self.config.lambda_fie * self.fie(embeddings)
 
-    def loss(self, seen: Seen, y_true: Tensor) -> Tensor:
-        return self.config.lambda_fre * self.fre(seen.embeddings)
+    def loss(self, trace: ForwardTrace, y_true: Tensor) -> Tensor:
+        assert self.fre is not None  # or this tap is not active
+        return self.config.lambda_fre * self.fre(trace.embeddings)
 
 
 class FeatureRepresentationEnhancement(nn.Module):
@@ -104,6 +131,8 @@ class FeatureRepresentationEnhancement(nn.Module):
         field_vectors: H, `[K, D_llm]`.
         embedding_dim: D.
     """
+
+    field_vectors: Tensor
 
     def __init__(self, field_vectors: Tensor, embedding_dim: int):
         super().__init__()
@@ -138,6 +167,9 @@ class FeatureInteractionEnhancement(nn.Module):
     Raises:
         UserError: a full map over more than 64 fields.
     """
+
+    cosines: Tensor
+    folded: Tensor
 
     def __init__(
         self, field_vectors: Tensor, fie_map: str, form: str = "pairwise", init: str = "identity", tasks: int = 1
@@ -176,7 +208,7 @@ class FeatureInteractionEnhancement(nn.Module):
         """The symmetric `[K, K]` matrix of `g` (`[T, K, K]`), with zeros on its diagonal."""
         return pair_matrix(pair_weights(self.map, self.cosines, self.bias), self.folded.shape[-1])
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> Self:
         if not mode:
             self._fold()
         return super().train(mode)

@@ -1,6 +1,6 @@
 """What LLaCTR learnt, in pictures: field vectors before and after SSFT, its course, and the weights of pairs."""
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,22 +8,21 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from fuxictr_llm.common.pictures import Panel, heat_maps, tuning_curves
-from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors, read_untuned_vectors
+from fuxictr_llm.common.runs import Run
 
-if TYPE_CHECKING:
-    from fuxictr_llm.model_zoo.LLaCTR.model import LLaCTR
+from .vector_file import read_field_vectors, read_untuned_vectors
 
 
-def draw(method: "LLaCTR", run: Any) -> dict[str, Figure]:
-    """Name -> figure, of what there is to show: an untuned language model has no tuning, a single field no pairs.
+def draw(run: Run, fields: Sequence[str], tasks: Sequence[str], pair_weights: Tensor | None) -> dict[str, Figure]:
+    """Name -> figure, of what there is to show: an untuned language model has no tuning.
 
     Args:
-        method: the trained part of the model.
-        run: the experiment; its `field_vectors` is the file that the model was trained with.
+        run: its `field_vectors` is the file that the model was trained with.
+        fields: the K fields that the backbone embeds.
+        tasks: the T labels.
+        pair_weights: g, `[K, K]` or `[T, K, K]`; None where FIE has no weights of pairs.
     """
-    if method.fre is None and method.fie is None:
-        return {}
-    fields, notes = method.anatomy.fields, run.notes.get("field_vectors") or {}
+    notes = run.notes.get("field_vectors") or {}
     vectors = read_field_vectors(run.params["field_vectors"], fields, exact=False)
     untuned = read_untuned_vectors(run.params["field_vectors"], fields)
     source = notes.get("source", "given")
@@ -35,14 +34,14 @@ def draw(method: "LLaCTR", run: Any) -> dict[str, Figure]:
     if losses or accuracies:
         title = "SSFT: the language model learns to name the field of a value"
         figures["ssft"] = tuning_curves(title, losses, accuracies, chance=1 / len(fields))
-    if method.fie is not None and method.fie.form == "pairwise":
-        weights = method.fie.pair_weights().detach().cpu().numpy().reshape(-1, len(fields), len(fields))
-        tasks = [""] if len(weights) == 1 else [f", {task}" for task in method.anatomy.tasks]
+    if pair_weights is not None:
+        weights = pair_weights.detach().cpu().numpy().reshape(-1, len(fields), len(fields))
+        labels = [""] if len(weights) == 1 else [f", {task}" for task in tasks]
         panels = [
             Panel("cosines of the field vectors", cosines_of(vectors), "cosine"),
             *(
-                Panel(f"pair weights learnt from them{task}", of_task, "pair weight g", signed=True)
-                for task, of_task in zip(tasks, weights, strict=True)
+                Panel(f"pair weights learnt from them{label}", matrix, "pair weight g", signed=True)
+                for label, matrix in zip(labels, weights, strict=True)
             ),
         ]
         title = "FIE: how much each pair of fields counts"

@@ -3,7 +3,10 @@
 A causal language model gets them packed, so that the beginning that all prompts share is computed once a step;
 other models, and those that do not understand packing, get every prompt whole, padded to the longest.
 
-Shape symbols: `N` prompts, `K` fields, `L` tokens, `D_llm` width of the language model.
+A packed token sees the tokens before it in its own text, and the shared beginning if its text has it; positions
+count as if each text stood alone. So the hidden states are those of the single texts, without their padding.
+
+Shape symbols: `N` prompts, `K` fields, `D_llm` width of the language model, `R` packed rows, `T` tokens of a row.
 """
 
 import inspect
@@ -18,14 +21,18 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.llm.catalog import FieldCatalog
 from fuxictr_llm.llm.language_model import LanguageModel, pool
 from fuxictr_llm.llm.loading import widened
-from fuxictr_llm.model_zoo.LLaCTR.packing import ROW_TOKENS, attention_mask, pack, pool_packed
-from fuxictr_llm.model_zoo.LLaCTR.prompts import ANSWER, Prompt, common_prefix
+
+from .prompts import ANSWER, Prompt, common_prefix
 
 # What torch's cross entropy leaves out.
 IGNORED = -100
 # How far a packed vector may be off the one of a whole prompt, as a share of its length: rounding is, an error is not.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 MOST_SAMPLES = 256
+# Attention grows with the square of a row, so that a long row costs more than one more shared beginning.
+ROW_TOKENS = 1024
+# Texts of a row are numbered from 1; the shared beginning is 0, padding sees itself alone.
+SHARED, PADDING = 0, -1
 
 
 @dataclass(frozen=True)
@@ -169,3 +176,83 @@ class PromptBatches:
         if not same:
             logging.info("Prompts are not packed: the language model would give other vectors (by %.3f)", difference)
         return same
+
+
+def pack(
+    shared: list[int], texts: Sequence[list[int]], apart: Sequence[list[int]], pad: int, row_tokens: int = ROW_TOKENS
+) -> dict[str, Tensor]:
+    """Token ids of N texts behind a shared beginning and K texts without it, packed into rows for a causal model.
+
+    Returns:
+        `input_ids`, `position_ids`, `segments` `[R, T]`, `sees_shared` `[R, T]`, and `places` `[N + K, 2]`: the first
+        token of each text and the one behind its last, counted through the flattened rows.
+    """
+    rows = _rows([*texts, *apart], len(shared), row_tokens)
+    longest = len(shared) + max(sum(length for _, length in row) for row in rows)
+    ids = torch.full((len(rows), longest), pad)
+    positions = torch.zeros_like(ids)
+    segments = torch.full_like(ids, PADDING)
+    sees_shared = torch.zeros_like(ids, dtype=torch.bool)
+    places = torch.zeros(len(texts) + len(apart), 2, dtype=torch.long)
+    for r, row in enumerate(rows):
+        end = len(shared)
+        ids[r, :end], positions[r, :end], segments[r, :end] = torch.tensor(shared), torch.arange(end), SHARED
+        for number, (index, length) in enumerate(row, start=1):
+            behind = index < len(texts)
+            tokens = texts[index] if behind else apart[index - len(texts)]
+            start, end = end, end + length
+            first = len(shared) if behind else 0
+            ids[r, start:end], positions[r, start:end] = torch.tensor(tokens), torch.arange(first, first + length)
+            segments[r, start:end], sees_shared[r, start:end] = number, behind
+            places[index] = torch.tensor([r * longest + start, r * longest + end])
+    return {
+        "input_ids": ids,
+        "position_ids": positions,
+        "segments": segments,
+        "sees_shared": sees_shared,
+        "places": places,
+    }
+
+
+def _rows(texts: Sequence[list[int]], shared: int, row_tokens: int) -> list[list[tuple[int, int]]]:
+    """Index and length of the texts of each row, in order; rows are filled up one after the other."""
+    rows: list[list[tuple[int, int]]] = []
+    filled = row_tokens
+    for index, tokens in enumerate(texts):
+        if filled + len(tokens) > row_tokens:
+            rows.append([])
+            filled = shared
+        rows[-1].append((index, len(tokens)))
+        filled += len(tokens)
+    return rows
+
+
+def attention_mask(segments: Tensor, sees_shared: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to the attention scores, `[R, 1, T, T]`: 0 where a token may look, the lowest number elsewhere."""
+    order = torch.arange(segments.shape[1], device=segments.device)
+    own = segments.unsqueeze(2) == segments.unsqueeze(1)
+    shared = sees_shared.unsqueeze(2) & (segments == SHARED).unsqueeze(1)
+    visible = (own | shared) & (order <= order.unsqueeze(1))
+    mask = torch.zeros(visible.shape, dtype=dtype, device=segments.device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min).unsqueeze(1)
+
+
+def pool_packed(hidden: Tensor, packed: dict[str, Tensor], ends: Tensor, num_behind: int, pooling: str) -> Tensor:
+    """Hidden states `[R, T, D_llm]` -> a vector for each text `[N + K, D_llm]`.
+
+    Args:
+        ends: `[N + K]`, the place behind the last token that counts of each text.
+        num_behind: N; for these the shared beginning counts in a mean.
+        pooling: `last` or `mean`.
+    """
+    flat = hidden.flatten(0, 1)
+    if pooling == "last":
+        return flat[ends - 1]
+    starts = packed["places"][:, 0].to(ends.device)
+    order = torch.arange(len(flat), device=flat.device)
+    counted = ((order >= starts.unsqueeze(1)) & (order < ends.unsqueeze(1))).to(flat.dtype)
+    sums, counts = counted @ flat, counted.sum(dim=1, keepdim=True)
+    shared = packed["segments"].to(hidden.device)[0] == SHARED
+    behind = (torch.arange(len(ends), device=flat.device) < num_behind).to(flat.dtype).unsqueeze(1)
+    sums = sums + behind * hidden[0][shared].sum(dim=0)
+    return sums / (counts + behind * shared.sum())

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as functional
@@ -21,9 +21,10 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.llm.catalog import FieldCatalog
 from fuxictr_llm.llm.language_model import LanguageModel
 from fuxictr_llm.llm.lora import Schedule, check_device, train, with_lora
-from fuxictr_llm.model_zoo.LLaCTR.config import FieldVectorsConfig
-from fuxictr_llm.model_zoo.LLaCTR.prompt_batches import IGNORED, PromptBatches
-from fuxictr_llm.model_zoo.LLaCTR.prompts import Prompt
+
+from .config import FieldVectorsConfig
+from .prompt_batches import IGNORED, PromptBatches
+from .prompts import Prompt
 
 
 def contrastive_loss(prompts: Tensor, fields: Tensor, answers: Tensor, tau: float) -> Tensor:
@@ -100,7 +101,7 @@ def tune(
         lambda model, batch: _loss(model, batch, batches, config),
         _schedule(config),
         checkpoints,
-        measure=(lambda: accuracy(language_model, batches, held_out)) if held_out else None,
+        measure=(lambda: cast(float, accuracy(language_model, batches, held_out))) if held_out else None,
     )
     after = accuracy(language_model, batches, held_out)
     logging.info("SSFT: field identification on %d held-out values %s -> %s", len(held_out), before, after)
@@ -126,7 +127,7 @@ def accuracy(language_model: LanguageModel, batches: PromptBatches, prompts: Seq
     model = language_model.model
     training = model.training
     model.eval()
-    right = 0
+    right = 0.0
     for start in range(0, len(prompts), 32):
         batch = batches.collate(prompts[start : start + 32])
         encoded = batches.encode(batch)
@@ -140,10 +141,10 @@ def _loss(model: nn.Module, batch: dict[str, Tensor], batches: PromptBatches, co
     encoded = batches.encode(batch, model)
     loss = encoded.prompts.new_zeros(())
     if config.ssft_contrastive:
-        contrastive = contrastive_loss(encoded.prompts, encoded.fields, batch["answers"], config.ssft_tau)
+        contrastive = contrastive_loss(encoded.prompts, encoded.fields, batch["answers"], cast(float, config.ssft_tau))
         loss = loss + config.ssft_contrastive * contrastive
     if config.ssft_generative:
-        lm_head = batches.language_model.lm_head
+        lm_head = cast(nn.Module, batches.language_model.lm_head)
         generative = generative_loss(encoded.hidden, batch["answer_tokens"], lm_head, len(encoded.prompts))
         loss = loss + config.ssft_generative * generative
     return loss
@@ -151,4 +152,4 @@ def _loss(model: nn.Module, batch: dict[str, Tensor], batches: PromptBatches, co
 
 def _schedule(config: FieldVectorsConfig) -> Schedule:
     remedy = "lower ssft_learning_rate or raise ssft_tau"
-    return Schedule.of(config, "ssft", name="SSFT", measured="field identification", remedy=remedy)
+    return Schedule.from_config(config, "ssft", name="SSFT", measured="field identification", remedy=remedy)

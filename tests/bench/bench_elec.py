@@ -63,7 +63,7 @@ def compare_with_plain(rounds: int) -> AgainstPlain:
 
         distillation = in_turn(lambda: vanilla.train_step(batch), plain_step, rounds)
         lookup = in_turn(lambda: row_vectors(batch), plain_step, rounds)
-    vanilla.enhancement.finish(None)
+    vanilla.enhancement.on_train_end(None)
 
     @torch.inference_mode()
     def predict(model: Any) -> None:

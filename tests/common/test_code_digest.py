@@ -13,8 +13,8 @@ import fuxictr_llm
 from fuxictr_llm import registry
 from fuxictr_llm.common.code_digest import digest_of_code, sources_below
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.experiment.identity import code_of
-from fuxictr_llm.leaderboard.run import worker as loaded
+from fuxictr_llm.experiment.identity import code_digests
+from fuxictr_llm.leaderboard.run import loaded
 from support import edit
 from support_zoo import NET
 
@@ -27,11 +27,11 @@ EDITS = [
     ("model_zoo/backbones/FM.py", "self.output_activation(logit)", "self.output_activation(-logit)", FM),
     ("model_zoo/LLaCTR/model.py", FIE, f"2 * {FIE}", {("LLaCTR", "method")}),
     ("model_zoo/ELEC/gain.py", ".relu()", ".tanh()", {("ELEC", "method")}),
-    ("distillation/losses.py", "\nfrom ", "\nX = 1\nfrom ", {("ELEC", "method")}),
-    ("leaderboard/report.py", "\nfrom ", "\nX = 1\nfrom ", set()),
+    ("distillation/teacher.py", "\nfrom ", "\nX = 1\nfrom ", {("ELEC", "method")}),
+    ("leaderboard/report/report.py", "\nfrom ", "\nX = 1\nfrom ", set()),
     ("model_zoo/backbones/FM.py", "class FM(", "# a comment\nclass FM(", set()),
-    ("training.py", "seed_everything(params[", "seed_everything(1 + params[", ALL - {("LLaCTR", "method")}),
-    ("taps.py", "\nfrom ", "\nX = 1\nfrom ", ALL),
+    ("training/fit.py", "seed_everything(params[", "seed_everything(1 + params[", ALL - {("LLaCTR", "method")}),
+    ("enhancement/taps.py", "\nfrom ", "\nX = 1\nfrom ", ALL),
 ]
 # The digests of the arms in the package of a folder, before and after each edit.
 CODE = """
@@ -39,10 +39,10 @@ import json, sys
 from pathlib import Path
 folder, edits = json.loads(sys.argv[1])
 sys.path.insert(0, folder)
-from fuxictr_llm.experiment.identity import code_of
+from fuxictr_llm.experiment.identity import code_digests
 
 def show():
-    print(json.dumps({arm: code_of({"model": model, "method": method}) for arm, (model, method) in ARMS.items()}))
+    print(json.dumps({arm: code_digests({"model": model, "method": method}) for arm, (model, method) in ARMS.items()}))
 
 show()
 for file, old, new in edits:
@@ -69,7 +69,7 @@ def test_the_arms_that_an_edit_concerns_are_others_whatever_the_process_and_plac
     for zoo in model_zoo.__path__:
         shutil.copytree(zoo, tree / "fuxictr_llm" / "model_zoo", ignore=ignored, dirs_exist_ok=True)
     seen = digests(tree, EDITS)
-    here = {arm: code_of({"model": model, "method": method}) for arm, (model, method) in ARMS.items()}
+    here = {arm: code_digests({"model": model, "method": method}) for arm, (model, method) in ARMS.items()}
     assert seen[0] == here and here["plain"]["backbone"] == here["ELEC"]["backbone"] != here["DNN"]["backbone"]
     for (file, _, _, concerned), (before, after) in zip(EDITS, pairwise(seen), strict=True):
         assert {(arm, part) for arm in after for part in after[arm] if after[arm][part] != before[arm][part]} == (
@@ -79,8 +79,17 @@ def test_the_arms_that_an_edit_concerns_are_others_whatever_the_process_and_plac
 
 def test_what_decides_is_followed_to_the_end_and_what_shows_is_not():
     elec = sources_below(["fuxictr_llm.model_zoo.ELEC"])
-    for name in ("model_zoo.ELEC.gain", "distillation.joint", "network_store", "semantics.ssft", "training", "taps"):
-        assert (f"fuxictr_llm.{name}" in elec) == (name != "semantics.ssft"), name  # lazily imported ones too
+    for name in (
+        "model_zoo.ELEC.gain",
+        "distillation.teacher",
+        "training.networks",
+        "training.fit",
+        "enhancement.taps",
+    ):
+        assert f"fuxictr_llm.{name}" in elec, name  # lazily imported ones too
+    assert "fuxictr_llm.model_zoo.LLaCTR.ssft" not in elec
+    for name in ("config", "config.resolve", "registry", "common.files", "experiment.record", "host.checkout"):
+        assert f"fuxictr_llm.{name}" not in elec, name  # they say so
     assert "fuxictr_llm.model_zoo.sequence_fields" in sources_below(["fuxictr_llm.model_zoo.backbones.DIN"])
     assert not [name for name in elec if name.startswith(("fuxictr_llm.leaderboard", "fuxictr_llm.commands"))]
     assert not [name for name in elec if not name.startswith("fuxictr_llm")]
@@ -106,20 +115,20 @@ def test_helpers_of_anyones_classes_count(form, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(folder if form == "module" else tmp_path))
     if form == "package":
         (folder / "__init__.py").write_text("")
-    code = [code_of({"model": name})]
+    code = [code_digests({"model": name})]
     for file in (helper, deep):
         file.write_text(file.read_text() + "X = 1\n")
-        code.append(code_of({"model": name}))
+        code.append(code_digests({"model": name}))
     (folder / "unrelated.py").write_text("X = 1\n")
-    assert len({str(one) for one in code}) == 3 and code_of({"model": name}) == code[-1]
+    assert len({str(one) for one in code}) == 3 and code_digests({"model": name}) == code[-1]
     assert str(tmp_path) not in str(sources_below([registry.find_backbone(name).__module__]))
 
 
 def test_a_method_of_a_file_counts_with_what_it_imports(method_file, configs, tmp_path):
     params = load_experiment("FM_shop", configs).params | {"method": method_file}
-    before = code_of(params)
+    before = code_digests(params)
     edit(tmp_path / "mine.py", '"real"', '"unreal"')
-    after = code_of(params)
+    after = code_digests(params)
     assert before["backbone"] == after["backbone"] and before["method"] != after["method"]
 
 
@@ -128,7 +137,7 @@ def test_a_class_without_a_file_has_the_code_of_its_bases():
     made = type("Made", (plain,), {"__module__": "nowhere"})
     registry.register_backbone(made)
     try:
-        assert code_of({"model": "Made"})["backbone"]
+        assert code_digests({"model": "Made"})["backbone"]
     finally:
         registry._backbones.pop("Made")
 
@@ -144,8 +153,8 @@ def test_code_that_changes_while_a_run_runs_is_said(configs, tmp_path, monkeypat
     from fuxictr_llm.experiment import run as experiment
 
     digests = iter([{"backbone": "a"}, {"backbone": "b"}])
-    monkeypatch.setattr(experiment, "sources_of", lambda params: {"code": next(digests)})
-    monkeypatch.setattr(experiment, "code_of", lambda params: next(digests))
+    monkeypatch.setattr(experiment, "source_digests", lambda params: {"code": next(digests)})
+    monkeypatch.setattr(experiment, "code_digests", lambda params: next(digests))
     record = experiment.run_experiment(load_experiment("FM_shop", configs, overrides={"epochs": 1})).record
     assert (
         record["sources"]["code"] == experiment.CHANGED

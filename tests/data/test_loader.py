@@ -9,7 +9,7 @@ from fuxictr.features import FeatureMap
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.data import in_memory as loader_module
+from fuxictr_llm.data import loader as loader_module
 from fuxictr_llm.data.build import built_data
 from fuxictr_llm.data.in_memory import InMemoryLoader
 from fuxictr_llm.data.loader import check_labels, make_loaders

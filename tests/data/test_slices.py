@@ -65,7 +65,7 @@ def run_of(configs, **changes):
 def test_a_run_is_sliced_by_the_raw_train_values_of_its_items(configs):
     edit(configs / "dataset_config.yaml", "min_categr_count: 1", "min_categr_count: 28")
     run = run_of(configs)
-    slices = FrequencySlices.of(run)
+    slices = FrequencySlices.from_run(run)
     raw = pl.read_csv(run.params["data_root"].replace("/data", "/raw/train.csv"))["user"].cast(str).value_counts()
     ids = vocabulary("user")
     # Users with fewer rows share the id of what is out of vocabulary, which is in no slice but unseen.
@@ -95,7 +95,7 @@ def test_a_model_is_asked_once_and_predicts_as_fuxictr_evaluates(configs, loader
     assert np.array_equal(found.item_ids, test["user"]) and np.array_equal(found.y_true, test["click"])
     assert np.array_equal(found.y_pred, model.predict(rows))
     assert model.evaluate(rows) == {"AUC": roc_auc_score(*found[1:]), "logloss": log_loss(*found[1:])}
-    slices = FrequencySlices.of(run).of_model(model, rows)["slices"]
+    slices = FrequencySlices.from_run(run).of_model(model, rows)["slices"]
     assert sum(facts["rows"] for facts in slices.values()) == 150
     whole = sum(facts["rows"] * facts["logloss"] for facts in slices.values() if facts["rows"]) / 150
     assert whole == pytest.approx(log_loss(*found[1:]))
@@ -103,7 +103,7 @@ def test_a_model_is_asked_once_and_predicts_as_fuxictr_evaluates(configs, loader
 
 def test_train_counts_come_from_every_form_of_data(configs, tmp_path):
     run = run_of(configs)
-    expected = FrequencySlices.of(run)
+    expected = FrequencySlices.from_run(run)
     table = pl.read_parquet(run.params["train_data"])
     columns = {name: np.array(table[name].to_list()) for name in table.columns}
     np.savez(tmp_path / "all.npz", **columns)
@@ -114,7 +114,7 @@ def test_train_counts_come_from_every_form_of_data(configs, tmp_path):
         np.savez(tmp_path / "npz" / f"{part}.npz", **{name: values[rows] for name, values in columns.items()})
     for path in ("all.npz", "all", "parquet", "npz"):
         run.params["train_data"] = str(tmp_path / path)
-        found = FrequencySlices.of(run)
+        found = FrequencySlices.from_run(run)
         assert np.array_equal(found.items, expected.items) and np.array_equal(found.counts, expected.counts)
 
 
@@ -129,7 +129,7 @@ def test_train_data_that_cannot_be_read_is_named(configs, damage):
         pl.DataFrame({"click": [0.0]}).write_parquet(damage)
     run.params["train_data"] = damage
     with pytest.raises(UserError, match=f"column 'user' of '{damage}' cannot be read"):
-        FrequencySlices.of(run)
+        FrequencySlices.from_run(run)
 
 
 def test_the_item_is_slice_by_or_the_field_configs_item_or_nothing(caplog):

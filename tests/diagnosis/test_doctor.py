@@ -8,14 +8,24 @@ import torch
 from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
 from fuxictr.pytorch.models import BaseModel
 
+from fuxictr_llm import registry
 from fuxictr_llm.__main__ import main
+from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.diagnosis import doctor
-from fuxictr_llm.diagnosis.doctor import CHECKS, AllTaps, run_check
+from fuxictr_llm.diagnosis.doctor import CHECKS, AllTaps, method_check, run_check
 from fuxictr_llm.diagnosis.tiny import tiny_case
 from fuxictr_llm.distillation import Distilled
-from fuxictr_llm.registry import find_backbone
+from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.registry import find_backbone, find_method, method_names
 
-IDLE, MOVES, LOADS, COPIES, COMPILES, LLACTR, ELEC = CHECKS
+ELEC, LLMEMB, LLACTR = OURS = method_names()
+IDLE, MOVES, LOADS, COPIES, COMPILES = CHECKS
+
+
+def finding_of(check, cls):
+    if check in CHECKS:
+        return run_check(CHECKS[check], tiny_case(cls))
+    return run_check(method_check(find_method(check).model_cls), tiny_case(cls))
 
 
 class Net(BaseModel):
@@ -32,11 +42,11 @@ class Net(BaseModel):
         return {"y_pred": self.output_activation(logit)}
 
 
-@pytest.mark.parametrize("check", [name for name in CHECKS if name != COMPILES])
+@pytest.mark.parametrize("check", [*(name for name in CHECKS if name != COMPILES), *OURS])
 @pytest.mark.parametrize("cls", [Net, find_backbone("DCNv2")])
 def test_a_good_class_passes(check, cls):
-    finding = run_check(check, tiny_case(cls))
-    assert finding.passed, finding.text
+    finding = finding_of(check, cls)
+    assert finding.outcome == "passed", finding.text
 
 
 class Restless(Net):
@@ -77,11 +87,13 @@ class Diverging(Net):
         (COPIES, Uncopied, "deep copy: TypeError: .*; nor can the plain class's be made"),
         (MOVES, Diverging, "training of Diverging_AllTaps diverges"),
         (LLACTR, find_backbone("LR"), "LLaCTR needs field embeddings"),
+        (LLMEMB, find_backbone("LR"), "LR reads no vectors of values"),
     ],
 )
 def test_a_class_that_does_not_hold_to_it_fails_with_the_reason(check, cls, reason):
-    finding = run_check(check, tiny_case(cls))
-    assert not finding.passed and re.search(reason, finding.text), finding.text
+    finding = finding_of(check, cls)
+    assert finding.outcome == "failed"
+    assert re.search(reason, finding.text), finding.text
 
 
 def test_a_method_whose_parameter_is_left_alone_is_seen(monkeypatch):
@@ -91,12 +103,49 @@ def test_a_method_whose_parameter_is_left_alone_is_seen(monkeypatch):
             self.unused = torch.nn.Parameter(torch.ones(2))
 
     monkeypatch.setattr(doctor, "AllTaps", Lazy)
-    assert run_check(MOVES, tiny_case(Net)) == doctor.Finding(False, "unused of Net_AllTaps did not move")
+    assert finding_of(MOVES, Net) == doctor.Finding("failed", "unused of Net_AllTaps did not move")
+
+
+class Prepared(Enhancement):
+    """Needs what its `prepare` makes, and does not say how it is tried."""
+
+    method_name = "Prepared"
+
+    def __init__(self, config, anatomy):
+        super().__init__(config, anatomy)
+        raise UserError("there are no vectors")
+
+    @classmethod
+    def prepare(cls, config, run):
+        return {}
+
+
+class Refusing(Prepared):
+    prepare = Enhancement.prepare
+
+
+def test_a_method_without_a_check_of_its_own_is_trained_with_its_defaults(method_file):
+    finding = run_check(method_check(find_method(method_file).model_cls), tiny_case(Net))
+    assert finding == doctor.Finding("passed", "works")
+    finding = run_check(method_check(Refusing), tiny_case(Net))
+    assert finding == doctor.Finding("failed", "there are no vectors")
+
+
+def test_a_method_that_cannot_be_tried_says_so_and_is_no_failure(monkeypatch, few_checks, capsys):
+    finding = run_check(method_check(Prepared), tiny_case(Net))
+    assert finding.outcome == "not tried"
+    assert (
+        finding.cell
+        == "not tried: it needs what its prepare() makes, and has no self_check() of its own: there are no vectors"
+    )
+    monkeypatch.setattr(find_method(LLACTR).model_cls, "self_check", Prepared.self_check)
+    assert main(["doctor", "--model", "DNN"]) == 0
+    assert "LLaCTR not tried it needs what" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_student_that_learns_nothing_is_seen(monkeypatch):
     monkeypatch.setattr(Distilled, "loss", lambda *_: None)
-    assert run_check(ELEC, tiny_case(Net)).text == "the student trains as if it had no teacher"
+    assert finding_of(ELEC, Net).text == "the student trains as if it had no teacher"
 
 
 def ask(tensor):
@@ -113,10 +162,12 @@ class Asking(Net):
 
 def test_graph_breaks_of_the_class_are_told_from_those_of_the_taps(monkeypatch):
     monkeypatch.setattr(AllTaps, "embeddings", lambda self, embeddings: ask(embeddings))
-    finding = run_check(COMPILES, tiny_case(Net))
-    assert not finding.passed and re.match(r"[1-9], without taps none: Data-dependent", finding.text), finding.text
-    finding = run_check(COMPILES, tiny_case(Asking))
-    assert finding.passed and re.match("[1-9] of its own: Data-dependent", finding.text), finding.text
+    finding = finding_of(COMPILES, Net)
+    assert finding.outcome == "failed" and re.match(r"[1-9], without taps none: Data-dependent", finding.text), (
+        finding.text
+    )
+    finding = finding_of(COMPILES, Asking)
+    assert finding.outcome == "passed" and re.match("[1-9] of its own: Data-dependent", finding.text), finding.text
 
 
 FILE = """
@@ -145,8 +196,9 @@ class NoModel:
 
 @pytest.fixture
 def few_checks(monkeypatch):
-    for name in [name for name in CHECKS if name != LLACTR]:
+    for name in [*CHECKS]:
         monkeypatch.delitem(CHECKS, name)
+    monkeypatch.setattr(registry, "method_names", lambda: [LLACTR])
 
 
 def test_anyones_file_is_shown_with_the_keys_that_choose(tmp_path, few_checks, capsys, monkeypatch):

@@ -1,13 +1,14 @@
 """The zoo's table: a class that fails, hangs or takes its process with it stops no other, and says why."""
 
 import pytest
-from looks import look
+from looks import SlowToArrive, look
 
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.diagnosis import zoo_table as support_table
-from fuxictr_llm.diagnosis.zoo_table import Row, as_markdown, look_at, look_at_all
+from fuxictr_llm.diagnosis import zoo_table
+from fuxictr_llm.diagnosis.zoo_table import ZooRow, as_markdown, look_at_all, summary
 from fuxictr_llm.host.checkout import VARIABLE
 
+METHODS = ["Mine", "Yours"]  # of `look`
 MODEL = """
 from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
 from fuxictr.pytorch.models import BaseModel
@@ -28,8 +29,9 @@ class {name}(BaseModel):
 
 def test_a_class_that_is_lost_stops_no_other():
     names = ["fine", "crashes", "fails", "hangs", "well", "good"]
-    rows = {row.backbone: row.LLaCTR for row in look_at_all(names, jobs=2, timeout=2.0, look=look)}
-    assert rows == {
+    rows = list(look_at_all(names, look, METHODS, jobs=2, timeout=2.0))
+    assert all({*row.methods} == {*METHODS} and len({*row.methods.values()}) == 1 for row in rows)
+    assert {row.backbone: row.methods["Mine"] for row in rows} == {
         **dict.fromkeys(["fine", "well", "good"], "works"),
         "crashes": "its process ended with exit code 3",
         "fails": "ValueError: of all things",
@@ -37,9 +39,9 @@ def test_a_class_that_is_lost_stops_no_other():
     }
 
 
-def test_the_start_of_a_process_is_not_counted(monkeypatch):
-    monkeypatch.setenv("SECONDS_TO_START", "1.5")
-    assert [row.LLaCTR for row in look_at_all(["fine"], jobs=1, timeout=1.0, look=look)] == ["works"]
+def test_the_start_of_a_process_is_not_counted():
+    rows = look_at_all(["fine"], SlowToArrive(1.5), METHODS, jobs=1, timeout=1.0)
+    assert [row.methods["Mine"] for row in rows] == ["works"]
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def zoo(tmp_path, monkeypatch):
     (folder / "Bad" / "src" / "Worse.py").write_text("class Worse(BaseModel:\n")
     (folder / "Bad" / "src" / "Lost.py").write_text("import no_such_module\n" + MODEL.format(name="Lost", output=""))
     monkeypatch.setenv(VARIABLE, "")  # what the command sets is taken back
-    monkeypatch.setattr(support_table, "look_at_all", lambda names, *_: map(look_at, names))
+    monkeypatch.setattr(zoo_table, "look_at_all", lambda names, look, *_: map(look, names))
     return folder
 
 
@@ -60,11 +62,12 @@ def test_the_table_of_a_checkout_is_printed_and_written(zoo, tmp_path, capsys):
     assert main(["zoo", "--zoo", str(zoo), "--to", "table.md"]) == 0
     printed, written = capsys.readouterr().out, (tmp_path / "table.md").read_text()
     for text in (written, " ".join(printed.split())):
-        assert "Of 4 classes train 1 with LLaCTR and 1 with ELEC" in text and "fuxictr 2." in text
-        assert "Bad with LLaCTR and ELEC: Bad cannot be tapped: its forward returns no 'y_pred'" in text
-    assert "| Good |  | 10/10, D 4 | 1 | 6 | works | works |" in written
-    assert "Lost with LLaCTR and ELEC: file 'Bad/src/Lost.py' cannot be imported" in written
-    assert "| Worse.py |  |  |  |  | no | no |" in written and str(tmp_path) not in written
+        assert "Of 4 classes train 1 with ELEC, 1 with LLMEmb and 1 with LLaCTR" in text and "fuxictr 2." in text
+        assert "Bad with ELEC, LLMEmb and LLaCTR: Bad cannot be tapped: its forward returns no 'y_pred'" in text
+    assert "| backbone | without | embeddings | T | R | ELEC | LLMEmb | LLaCTR |" in written
+    assert "| Good |  | 10/10, D 4 | 1 | 6 | works | works | works |" in written
+    assert "Lost with ELEC, LLMEmb and LLaCTR: file 'Bad/src/Lost.py' cannot be imported" in written
+    assert "| Worse.py |  |  |  |  | no | no | no |" in written and str(tmp_path) not in written
 
 
 @pytest.mark.parametrize(
@@ -84,7 +87,10 @@ def test_bad_arguments_are_one_line_and_exit_code_2(args, message, capsys, monke
 
 
 def test_a_pipe_in_a_name_stays_in_its_cell():
-    row = Row("A|B", "", "3/4, D 2", "1", "8 + 8", "works without FRE", "no luck")
-    line, note = [each for each in as_markdown([row], "today", "Zoo").splitlines() if r"A\|B" in each or "FRE" in each]
-    assert line == r"| A\|B |  | 3/4, D 2 | 1 | 8 + 8 | in part | no |"
-    assert note == "- A|B with LLaCTR: works without FRE"
+    methods = {"LLaCTR": "works without FRE", "ELEC": "no luck", "Mine": "not tried: it needs a moon"}
+    row = ZooRow("A|B", methods, "", "3/4, D 2", "1", "8 + 8")
+    line, *notes = [each for each in as_markdown([row], "today", "Zoo").splitlines() if "A|B" in each.replace("\\", "")]
+    assert line == r"| A\|B |  | 3/4, D 2 | 1 | 8 + 8 | in part | no | not tried |"
+    assert notes[0] == "- A|B with LLaCTR: works without FRE"
+    assert notes[2] == "- A|B with Mine: not tried: it needs a moon"
+    assert summary([row]) == "Of 1 classes train 1 with LLaCTR, 0 with ELEC and 0 with Mine"

@@ -27,11 +27,11 @@ def pair(student_of):
 def test_in_the_warm_up_the_teacher_learns_and_the_student_trains_as_if_alone(name, pair):
     (student, teacher), steps = pair(name, warmup_epochs=2), batches(name)
     plain, before = build(name, name), teacher.model.embedding_layer(teacher.model.get_inputs(steps[0]))
-    student.enhancement.epoch(1)
+    student.enhancement.on_epoch_begin(1)
     assert train(student, steps) == train(plain, steps)
     assert not torch.equal(teacher.model.embedding_layer(teacher.model.get_inputs(steps[0])), before)
     assert all(parameter.grad is None for parameter in teacher.model.parameters()) and not teacher.model.training
-    student.enhancement.epoch(2)
+    student.enhancement.on_epoch_begin(2)
     assert train(student, steps) != train(plain, steps)
 
 
@@ -77,28 +77,28 @@ def test_the_teachers_dropout_differs_from_step_to_step_and_from_the_students(pa
 
 def test_a_fit_leaves_the_teacher_with_the_weights_of_the_students_best_epoch(pair, tmp_path):
     (student, teacher), steps = pair("DeepFM", warmup_epochs=1), batches()
-    student.checkpoint, kept = str(tmp_path / "a.model"), {}
-    note = teacher.kept
+    student.checkpoint, saved = str(tmp_path / "a.model"), {}
+    on_save_weights = teacher.on_save_weights
 
-    def kept_and_noted():
-        kept[student._epoch_index] = copy.deepcopy(teacher.model.state_dict())
-        note()
+    def save_and_copy():
+        saved[student._epoch_index] = copy.deepcopy(teacher.model.state_dict())
+        on_save_weights()
 
-    teacher.kept = kept_and_noted
+    teacher.on_save_weights = save_and_copy
     student.fit(steps, epochs=8, validation_data=steps)
-    best = max(kept)
+    best = max(saved)
     with torch.no_grad():
         next(teacher.model.parameters()).add_(1.0)
-    student.enhancement.finish()
+    student.enhancement.on_train_end()
     assert student.enhancement.teacher is None
-    assert all(torch.equal(value, kept[best][key]) for key, value in teacher.model.state_dict().items())
+    assert all(torch.equal(value, saved[best][key]) for key, value in teacher.model.state_dict().items())
 
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_weights_kept_in_the_warm_up_are_said_to_be_of_it(pair, epoch, tmp_path, caplog):
     student, _ = pair("FM", warmup_epochs=1)
-    student.enhancement.epoch(epoch)
+    student.enhancement.on_epoch_begin(epoch)
     student.save_weights(tmp_path / "a.model")
-    student.enhancement.epoch(2)
-    student.enhancement.finish()
+    student.enhancement.on_epoch_begin(2)
+    student.enhancement.on_train_end()
     assert ("the best weights are of the warm-up" in caplog.text) == (epoch == 0)

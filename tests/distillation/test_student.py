@@ -47,13 +47,13 @@ def test_the_loss_is_the_plain_one_plus_both_terms(teaching, learning, teacher_o
     teacher = teacher_of(teaching)
     changes = {"alpha": 0.7, "beta": 0.3, "score_loss": "kl", "tau": 2.0, **settings(teacher)}
     student, (batch,) = student_of(learning, teacher, **changes), batches(learning, 1)
-    plain, watched = student_of(learning, alpha=0.0, beta=0.0), student_of(learning)
+    plain, untaught = student_of(learning, alpha=0.0, beta=0.0), student_of(learning)
     shown, hint = teacher(batch), copy.deepcopy(student.enhancement.hint)
     torch.manual_seed(2)
-    seen = watched.train().watched(batch)
-    expected = 0.7 * score_loss("kl", seen.final_logit, shown.logit, tau=2.0)
+    trace = untaught.train().traced(batch)
+    expected = 0.7 * score_loss("kl", trace.final_logit, shown.logit, tau=2.0)
     if "LR" not in (teaching, learning):
-        expected += 0.3 * representation_loss("hint", seen.representation, shown.representation, hint)
+        expected += 0.3 * representation_loss("hint", trace.representation, shown.representation, hint)
     difference = train(student, [batch])[0] - train(plain, [batch])[0]
     assert difference == pytest.approx(expected.item(), rel=1e-4)
 
@@ -105,7 +105,7 @@ def test_serving_is_the_backbone_alone(name, teacher_of, student_of):
     teacher = teacher_of(name)
     student, plain, steps = student_of(name, teacher, **settings(teacher)), build(name, name, seed=9), batches(name)
     train(student, steps)
-    student.enhancement.finish()
+    student.enhancement.on_train_end()
     plain.load_state_dict(student.backbone_state_dict(), strict=True)
     assert Distilled.fold(student.enhancement.config, student.enhancement.anatomy, {}) is None
     for model in (plain, student):

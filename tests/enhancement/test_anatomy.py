@@ -61,7 +61,7 @@ def model_of(cls, method, **changes):
 
 def test_a_mean_of_towers_has_its_constants():
     anatomy = model_of(Mean, Idle).enhancement.anatomy
-    assert [(tower.call, tower.scale) for tower in anatomy.towers] == [(0, 0.5), (1, -1.5)]
+    assert [(layer.call, layer.scale) for layer in anatomy.logit_layers] == [(0, 0.5), (1, -1.5)]
     model, (batch,) = model_of(Mean, Doubled), batches("DNN", 1)
     plain = build(Mean, "DNN")
     with torch.no_grad():
@@ -71,13 +71,13 @@ def test_a_mean_of_towers_has_its_constants():
 
 def test_a_gate_makes_no_tower_and_the_embeddings_are_the_representation():
     anatomy = model_of(Gated, Idle).enhancement.anatomy
-    assert anatomy.towers == anatomy.widths == () and anatomy.representation_width == sum(anatomy.dims)
+    assert anatomy.logit_layers == anatomy.widths == () and anatomy.representation_width == sum(anatomy.dims)
     assert anatomy.missing == {
         "representation": "no Linear of width 1 feeds the logit; the field embeddings side by side are taken"
     }
     model, (batch,) = model_of(Gated, Doubled), batches("DNN", 1)
-    seen = model.watched(batch)
-    assert torch.equal(seen.final_representation, seen.embeddings.flatten(start_dim=1)) and seen.replacement is None
+    trace = model.traced(batch)
+    assert torch.equal(trace.final_representation, trace.embeddings.flatten(start_dim=1)) and trace.replacement is None
 
 
 @pytest.mark.parametrize("name, width", [("mlp.mlp.6", 6), ("mlp.mlp.7", 6), ("embedding_layer", 20)])
@@ -98,7 +98,7 @@ def test_a_named_module_gives_the_representation_and_takes_its_replacement(name,
 
 def test_one_of_several_towers_can_be_named():
     model = build(enhance(find_backbone("FinalMLP"), AllTaps), "FinalMLP", tap_representation="fusion_module.w_y")
-    assert [tower.module for tower in model.enhancement.anatomy.towers] == ["fusion_module.w_y"]
+    assert [layer.module for layer in model.enhancement.anatomy.logit_layers] == ["fusion_module.w_y"]
     train(model, batches("FinalMLP", 1))
     assert model.enhancement.shapes["representation"] == (8, 8)
 
@@ -126,9 +126,9 @@ def test_fields_of_other_widths_are_projected_and_learn():
     model, steps = mixed(enhance(DNN, AllTaps)), batches("DNN")
     anatomy, projections = model.enhancement.anatomy, model.enhancement.field_projections
     assert anatomy.dims == (4, 7, 4, 2, 4) and anatomy.embedding_dim == 4
-    seen = model.watched(steps[0])
-    assert torch.allclose(seen.embeddings[:, 1], seen.by_field["item"] @ projections.layers[1].weight.T)
-    assert torch.equal(seen.embeddings[:, 0], seen.by_field["user"])
+    trace = model.traced(steps[0])
+    assert torch.allclose(trace.embeddings[:, 1], trace.by_field["item"] @ projections.layers[1].weight.T)
+    assert torch.equal(trace.embeddings[:, 0], trace.by_field["user"])
     before = [parameter.clone() for parameter in projections.parameters()]
     train(model, steps)
     after = [*projections.parameters()]
@@ -176,9 +176,9 @@ class PerTask(Enhancement):
     def logit(self, embeddings, logit):
         return torch.tensor([1.0, 2.0])
 
-    def loss(self, seen, y_true):
-        self.y_true, self.final = y_true, seen.final_logit
-        return seen.final_logit.sum()
+    def loss(self, trace, y_true):
+        self.y_true, self.final = y_true, trace.final_logit
+        return trace.final_logit.sum()
 
 
 def test_every_task_has_its_logit_its_towers_and_its_term():
@@ -186,7 +186,7 @@ def test_every_task_has_its_logit_its_towers_and_its_term():
     anatomy = model.enhancement.anatomy
     assert anatomy.tasks == ("click", "like") and anatomy.outputs == ("click_pred", "like_pred")
     assert anatomy.activations == ("output_activation.0", "output_activation.1")
-    assert [(tower.module, tower.task) for tower in anatomy.towers] == [("heads.0", 0), ("heads.1", 1)]
+    assert [(layer.module, layer.task) for layer in anatomy.logit_layers] == [("heads.0", 0), ("heads.1", 1)]
     with torch.no_grad():
         for head in plain.heads:
             head.weight.mul_(2)
@@ -243,7 +243,7 @@ def test_a_tap_embedding_may_be_any_module_that_gives_the_fields():
     model, (batch,) = model_of(Tables, AllTaps, tap_embedding="own"), batches("DNN", 1)
     assert model.enhancement.anatomy.embedding == "own" and len(model.enhancement.anatomy.fields) == 5
     expected = 3 * model.embedding_layer(model.get_inputs(batch))
-    assert torch.equal(model.watched(batch).embeddings, expected)
+    assert torch.equal(model.traced(batch).embeddings, expected)
     assert find_anatomy(build("DNN", "DNN"), tap_embedding="embedding_layer").stack == "embedding_layer"
 
 

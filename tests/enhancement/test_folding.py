@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fuxictr_llm.enhancement.folding import pair_matrix, pair_sum
 from fuxictr_llm.enhancement import folding
+from fuxictr_llm.enhancement.folding import pair_matrix, pair_sum
 
 
 def literal(weights, embeddings):

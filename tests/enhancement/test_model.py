@@ -26,19 +26,19 @@ def test_hooks_of_others_do_not_displace_those_of_an_unpickled_model(monkeypatch
     assert torch.equal(predictions(again, steps), expected)
 
 
-def test_fuxictrs_fit_tells_the_epoch_and_when_weights_are_kept(tmp_path):
+def test_fuxictrs_fit_calls_the_hooks_of_epochs_and_saved_weights(tmp_path):
     class Listens(Idle):
-        def epoch(self, index):
-            told.append(index)
+        def on_epoch_begin(self, epoch):
+            calls.append(epoch)
 
-        def kept(self):
-            told.append("kept")
+        def on_save_weights(self):
+            calls.append("saved")
 
-    told, steps = [], batches()
+    calls, steps = [], batches()
     model = enhanced("FM", Listens, learning_rate=1e-12)
     model.checkpoint = str(tmp_path / "a.model")
     model.fit(steps, epochs=3, validation_data=steps)
-    assert told == [0, "kept", 1, 2]
+    assert calls == [0, "saved", 1, 2]
 
 
 @pytest.mark.parametrize("method", [None, "LLaCTR", "ELEC"])
@@ -51,7 +51,7 @@ def test_forward_compiles_without_graph_breaks(name, method):
     with torch.no_grad():
         assert torch.equal(compiled(batch)["y_pred"], model.forward(batch)["y_pred"])
     model.train()
-    assert ("seen" in compiled(batch)) == (method is not None)
+    assert ("trace" in compiled(batch)) == (method is not None)
 
 
 def model_with(name, method):
@@ -65,8 +65,8 @@ def model_with(name, method):
 
 def test_the_added_loss_counts_in_training_only():
     class Ten(Enhancement):
-        def loss(self, seen, y_true):
-            return seen.logit.sum() * 0 + 10
+        def loss(self, trace, y_true):
+            return trace.logit.sum() * 0 + 10
 
     model, plain, steps = enhanced("FM", Ten), build("FM", "FM"), batches(count=1)
     assert train(model, steps)[0] == pytest.approx(train(plain, steps)[0] + 10)
@@ -110,7 +110,7 @@ def test_a_frozen_model_has_the_same_anatomy_and_stays_frozen():
     model = build("FinalMLP", "FinalMLP")
     expected = find_anatomy(model)
     model.requires_grad_(False)
-    assert find_anatomy(model) == expected and expected.towers
+    assert find_anatomy(model) == expected and expected.logit_layers
     assert not any(parameter.requires_grad for parameter in model.parameters())
 
 

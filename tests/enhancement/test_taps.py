@@ -36,24 +36,24 @@ def test_a_watched_pass_shows_what_the_model_ended_up_with(name, method):
     train(model, [batch])
     model.eval()
     with torch.no_grad():
-        seen, y_pred = model.watched(batch), model.forward(batch)["y_pred"]
-    assert torch.equal(seen.final_logit.sigmoid(), y_pred)
-    own, final, shift = seen.representation, seen.final_representation, 0
+        trace, y_pred = model.traced(batch), model.forward(batch)["y_pred"]
+    assert torch.equal(trace.final_logit.sigmoid(), y_pred)
+    own, final, shift = trace.representation, trace.final_representation, 0
     if method is AllTaps:
-        assert not torch.equal(seen.final_logit, seen.logit)
+        assert not torch.equal(trace.final_logit, trace.logit)
         shift = model.enhancement.shift
-    if seen.anatomy.towers:
+    if trace.anatomy.logit_layers:
         assert torch.equal(final, own + shift)
     else:
-        assert torch.equal(final, seen.embeddings.flatten(start_dim=1))
-    assert "seen" not in model.forward(batch)
+        assert torch.equal(final, trace.embeddings.flatten(start_dim=1))
+    assert "trace" not in model.forward(batch)
 
 
 def test_a_forward_pass_that_fails_closes_the_taps():
     model, (batch,) = enhanced("FM"), batches(count=1)
     with pytest.raises(AttributeError):
         model.forward({**batch, "item": None})
-    assert model._taps.seen is None
+    assert model._taps.trace is None
 
 
 def test_a_replaced_representation_acts_as_if_the_logit_layer_had_got_it():
@@ -82,7 +82,7 @@ def test_a_logit_layer_that_is_called_twice_is_two_towers():
             return torch.cat([0 * first, second], dim=-1)
 
     model, plain, batch = build(enhance(Twice, Replaced), "DNN"), build("DNN", "DNN"), batches("DNN", 1)
-    assert len(model.enhancement.anatomy.towers) == 2
+    assert len(model.enhancement.anatomy.logit_layers) == 2
     with torch.no_grad():
         plain.mlp.mlp[-1].weight.mul_(-3)
         plain.mlp.mlp[-1].bias.zero_()
@@ -122,10 +122,10 @@ def test_a_call_of_the_activation_outside_the_chosen_one_is_left_alone():
 @every_backbone
 def test_the_backbones_own_stacked_embeddings_are_shown(name):
     class Shown(Enhancement):
-        def loss(self, seen, y_true):
-            expected = torch.stack([seen.by_field[field] for field in self.anatomy.fields], dim=1)
-            assert torch.equal(seen.embeddings, expected) and seen.embeddings.data_ptr() == seen.stack.data_ptr()
-            return seen.embeddings.sum()
+        def loss(self, trace, y_true):
+            expected = torch.stack([trace.by_field[field] for field in self.anatomy.fields], dim=1)
+            assert torch.equal(trace.embeddings, expected) and trace.embeddings.data_ptr() == trace.stack.data_ptr()
+            return trace.embeddings.sum()
 
     model = enhanced(name, Shown)
     assert model.enhancement.anatomy.stack == "embedding_layer"
@@ -163,4 +163,4 @@ def test_embeddings_are_shown_as_the_layer_gave_them_where_a_backbone_puts_other
     model, (batch,) = build(enhance(Replaces, AllTaps), "DNN"), batches("DNN", 1)
     assert model.enhancement.anatomy.stack is None
     expected = model.embedding_layer.embedding_layer(model.get_inputs(batch))["user"]
-    assert torch.equal(model.watched(batch).embeddings[:, 0], expected)
+    assert torch.equal(model.traced(batch).embeddings[:, 0], expected)

@@ -7,7 +7,7 @@ import pytest
 
 from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.experiment.identity import sources_of
+from fuxictr_llm.experiment.identity import source_digests
 
 TABLE = {"city": {"file": "cities.csv", "key": "city", "text": "about"}}
 
@@ -39,32 +39,32 @@ def test_what_a_run_was_made_from_counts(configs, expid, settings, files):
     for file in files:
         write(file)
     params = load_experiment(expid, configs, overrides=settings).params
-    seen = [sources_of(params)]
+    seen = [source_digests(params)]
     assert len(seen[0]["files"]) == 1
     for file in files:
         write(file, "new")
-        seen.append(sources_of(params))
-    assert all(one != other for one, other in pairwise(seen)) and sources_of(params) == seen[-1]
+        seen.append(source_digests(params))
+    assert all(one != other for one, other in pairwise(seen)) and source_digests(params) == seen[-1]
 
 
 def test_what_has_nothing_to_do_with_a_run_does_not_count(configs):
     params = load_experiment("FM_ELEC_shop", configs).params
-    before = sources_of(params)
+    before = source_digests(params)
     for file in ("gain/notes.txt", "entity/a", "staged/b", "llm/c", "shop/d"):  # called like values
         write(file)
-    assert sources_of(params) == before and before.keys() == {"code", "words"}
+    assert source_digests(params) == before and before.keys() == {"code", "words"}
     given = load_experiment("FM_LLaCTR_shop", configs, overrides={"field_vectors": "llm/given.npy"}).params
     write("llm/given.npy")
-    assert sources_of(given)["files"] == {"llm/given.npy": digest_of_file("llm/given.npy")}  # as in earlier records
+    assert source_digests(given)["files"] == {"llm/given.npy": digest_of_file("llm/given.npy")}  # as in earlier records
 
 
 def test_hidden_files_of_a_folder_and_values_that_name_nothing_do_not_count(configs):
     settings = {"text_vectors": "vectors", "teacher": "long " * 100}
     params = load_experiment("FM_ELEC_shop", configs, overrides=settings).params
-    assert "files" not in sources_of(params)
+    assert "files" not in source_digests(params)
     write("vectors/user/manifest.json")
-    before = sources_of(params)
+    before = source_digests(params)
     write("vectors/user/.0.safetensors.123.tmp")
-    assert sources_of(params) == before
+    assert source_digests(params) == before
     write("vectors/user/1.safetensors")
-    assert sources_of(params) != before
+    assert source_digests(params) != before

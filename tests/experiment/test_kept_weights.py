@@ -48,8 +48,8 @@ def test_weights_are_kept_and_named_where_the_rest_fails(configs, trained, monke
     monkeypatch.setattr(module, name, failing(error))
     with pytest.raises((UserError, type(error))) as raised:
         run(configs)
-    found = files()
-    assert found.pop(kept) == before["DeepFM_shop.model"] and found == before
+    left = files()
+    assert left.pop(kept) == before["DeepFM_shop.model"] and left == before
     log = (RUNS / "DeepFM_shop.log").read_text()
     where = f"the weights, trained to the end, are kept in 'checkpoints/shop/{kept}'"
     assert where in (str(raised.value) if isinstance(raised.value, UserError) else log)

@@ -15,7 +15,7 @@ from fuxictr_llm.common.pictures import Panel, heat_maps, save_figures, tuning_c
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.experiment.run import run_experiment
-from fuxictr_llm.model_zoo.LLaCTR.pictures import cosines_of, draw
+from fuxictr_llm.model_zoo.LLaCTR.pictures import cosines_of
 from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors, read_untuned_vectors, write_field_vectors
 from fuxictr_llm.registry import find_backbone, find_method
 from support import build
@@ -168,7 +168,7 @@ def test_llactr_draws_what_there_is(tmp_path):
     assert list(figures) == ["field_similarities"] and len(matrices(figures["field_similarities"])) == 1
     assert figures["field_similarities"].axes[0].get_title() == "source: random"
     assert list(pictures("old", {}, fie_form="scalar")[1]) == ["field_similarities"]
-    assert draw(llactr("unread", lambda_fre=0.0, lambda_fie=0.0).enhancement, None) == {}
+    assert llactr("unread", lambda_fre=0.0, lambda_fie=0.0).enhancement.pictures(None) == {}
 
 
 def test_a_run_leaves_its_pictures_and_the_key_switches_them_off(configs, tiny_settings):

@@ -45,4 +45,4 @@ def test_tuples_show_each_rows_target_among_its_fields():
     batch = synthetic_long_batch(feature_map, rows=5)
     train(model, [batch])
     assert model.enhancement.shapes["embeddings"] == (5, 2, 4) and model.enhancement.shapes["loss"] == (5, 1)
-    assert torch.equal(model.watched(batch).embeddings[:, 1], model.target)
+    assert torch.equal(model.traced(batch).embeddings[:, 1], model.target)

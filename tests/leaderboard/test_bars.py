@@ -89,8 +89,8 @@ def test_a_placebo_is_called_one_and_the_config_of_a_method_of_a_file_runs(confi
     row = read_as_bars_does(folder)
     assert (row["model"], row["dataset"]) == (name, "shop")
     assert load_experiment(row["expid"], row["config"]).sha256 == run.record["config_sha256"]
-    told = "**A placebo**: the control `fake` of the method mine.py:MineModel, not the method itself."
-    assert (told in (folder / "README.md").read_text()) == (kind == "fake")
+    placebo = "**A placebo**: the control `fake` of the method mine.py:MineModel, not the method itself."
+    assert (placebo in (folder / "README.md").read_text()) == (kind == "fake")
 
 
 @pytest.mark.parametrize(

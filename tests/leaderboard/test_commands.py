@@ -1,4 +1,4 @@
-"""`leaderboard verify`, `leaderboard bars` and `--tune`, as users type them."""
+"""`verify`, `bars` and `leaderboard --tune`, as users type them."""
 
 from pathlib import Path
 
@@ -15,18 +15,33 @@ from fuxictr_llm.leaderboard.run.engine import locked_folder
         (["verify", "--board", "frappe_x1", "--models", "DeepFM"], "lacks train.csv, valid.csv, test.csv"),
         (["verify", "--board", "frappe_x1", "--seeds", "0"], "--jobs must be 1 or more"),
         (["bars", "--run", "checkpoints/shop/FM_shop", "--out", "x"], "unknown run"),
-        (["--jobs", "4", "verify", "--board", "frappe_x1"], "--jobs stands before 'verify', which has options of"),
-        (["--from", "plan.yaml", "--seed", "0"], "--seed is part of the plan that --from names"),
-        (["--backbones", "FM", "--datasets", "frappe_x1", "--tune", "3"], "--tune N, with N of 1 or more, and --space"),
+        (["leaderboard", "verify", "--board", "frappe_x1"], "'leaderboard verify' is now a command of its own: python"),
         (
-            ["--backbones", "FM", "--datasets", "frappe_x1", "--tune", "3", "--space", "none.yaml"],
+            ["leaderboard", "bars", "--help"],
+            "'leaderboard bars' is now a command of its own: python -m fuxictr_llm bars",
+        ),
+        (["leaderboard", "--from", "plan.yaml", "--seed", "0"], "--seed is part of the plan that --from names"),
+        (
+            ["leaderboard", "--backbones", "FM", "--datasets", "frappe_x1", "--tune", "3"],
+            "--tune N, with N of 1 or more, and --space",
+        ),
+        (
+            ["leaderboard", "--backbones", "FM", "--datasets", "frappe_x1", "--tune", "3", "--space", "none.yaml"],
             "cannot read 'none.yaml'",
         ),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_runs(args, message, capsys):
-    assert main(["leaderboard", *args]) == 2
-    assert message in capsys.readouterr().err and not Path("leaderboards").exists()
+    assert main(args) == 2
+    error = capsys.readouterr().err
+    assert message in error and "usage" not in error and not Path("leaderboards").exists()
+
+
+def test_no_other_command_hides_behind_an_option(capsys):
+    """As `leaderboard --jobs 4 verify` once did, which ran with another number of jobs."""
+    with pytest.raises(SystemExit) as ended:
+        main(["leaderboard", "--jobs", "4", "verify", "--board", "frappe_x1"])
+    assert ended.value.code == 2 and "unrecognized arguments: verify" in capsys.readouterr().err
 
 
 def test_a_dry_run_tells_the_trials(configs, capsys):

@@ -14,14 +14,15 @@ import pytest
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.common import workers as processes
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.workers import started_server
+from fuxictr_llm.common.workers import serve, start_server
 from fuxictr_llm.experiment.run import run_experiment
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
+from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
 from fuxictr_llm.leaderboard.run.engine import locked_folder, run_plan
 from fuxictr_llm.leaderboard.run.results import Results
-from fuxictr_llm.leaderboard.run.worker import Job, serve
+from fuxictr_llm.leaderboard.run.worker import Job, run_job
 from support_leaderboard import (
-    Told,
+    Heard,
     endless,
     full_disk,
     full_disk_of_weights,
@@ -35,9 +36,9 @@ from support_leaderboard import (
 
 
 def run(plan, **options):
-    results, told = Results("board", plan), Told()
-    run_plan(results, jobs=2, watch=told, **options)
-    return results, told.lines
+    results, heard = Results("board", plan), Heard()
+    run_plan(results, jobs=2, listener=heard, **options)
+    return results, heard.lines
 
 
 def files():
@@ -46,6 +47,14 @@ def files():
 
 def metrics_of(results):
     return {result.key: result.metrics for result in results.finished()}
+
+
+def wait_for(file):
+    """Until a process has written it."""
+    end = time.monotonic() + 60
+    while not file.exists():
+        assert time.monotonic() < end, f"no {file} after a minute"
+        time.sleep(0.01)
 
 
 def test_real_runs_equal_those_of_the_command_run_and_are_skipped_the_next_time(plan):
@@ -73,8 +82,8 @@ def test_what_fails_is_noted_with_its_reason_and_the_others_go_on(plan):
     reasons = {failure.seed: failure.reason for failure in results.failures()}
     assert len(lines) == 6 and [result.arm.backbone for result in results.finished()] == ["FM"] * 3
     assert reasons[1] == "ValueError: too wide"
-    assert reasons[2].startswith("killed by SIGKILL, as the system does when memory runs out")
-    assert reasons[3] == "ended with exit code 3; its last words: loading 40 GB"
+    assert reasons[2].startswith("its process was killed by SIGKILL, as the system does when memory runs out")
+    assert reasons[3] == "its process ended with exit code 3; its last words: loading 40 GB"
     assert not list(Path("board").rglob("*.training"))
     (note,) = Path("board").rglob("LR_shop_s1_*.failure.json")
     assert "in troubled" in json.loads(note.read_text())["traceback"]
@@ -127,7 +136,7 @@ def test_the_server_ignores_interrupts_has_one_thread_a_library_and_is_looked_af
     ensure = processes.forkserver.ensure_running
     monkeypatch.setattr(processes.forkserver, "ensure_running", ensure_running)
     run(plan(["FM"], seeds=[1]), work=quick)
-    assert seen == [(signal.SIG_IGN, "1")] * 3 and signal.getsignal(signal.SIGINT) is before
+    assert seen == [(signal.SIG_IGN, "1")] * 2 and signal.getsignal(signal.SIGINT) is before
 
 
 def test_killed_at_any_moment_and_started_again_it_equals_an_uninterrupted_one(plan, tmp_path):
@@ -136,9 +145,11 @@ def test_killed_at_any_moment_and_started_again_it_equals_an_uninterrupted_one(p
     draw = random.Random(5)
     clean = multiprocessing.get_context("fork")  # the killed process is a young one, which may fork
     for _ in range(4):
-        parent = started_server().Process(target=_in, args=(tmp_path, "plan.yaml", clean))
+        Path("board/.lock.json").unlink(missing_ok=True)  # of the one that was killed
+        parent = start_server(PRELOADED_FOR_RUNS).Process(target=_in, args=(tmp_path, "plan.yaml", clean))
         parent.start()
-        time.sleep(0.25 + 0.3 * draw.random())
+        wait_for(Path("board/.lock.json"))
+        time.sleep(0.3 * draw.random())
         parent.kill()
         parent.join()
     results, _ = run(made, work=slow)
@@ -154,15 +165,13 @@ def _in(folder, plan, context):
 
 
 def test_a_process_dies_with_its_parent(plan):
-    results, context = Results("board", plan(["FM"], seeds=[1])), started_server()
+    results, context = Results("board", plan(["FM"], seeds=[1])), start_server(PRELOADED_FOR_RUNS)
     ours, theirs = context.Pipe()
-    experiment = results.plan.runs()[0].experiment
-    job = Job(experiment, Path("board/out"), False, False, str(Path.cwd()), dict(os.environ))
-    process = context.Process(target=serve, args=(job, theirs, endless))
+    job = Job(results.plan.runs()[0].experiment, Path("board/out"), False, False)
+    process = context.Process(target=serve, args=(theirs, str(Path.cwd()), dict(os.environ), run_job, (job, endless)))
     process.start()
     theirs.close()
-    while not Path("board/out").exists():
-        time.sleep(0.01)
+    wait_for(Path("board/out"))
     process.join(0.2)
     assert process.is_alive()
     ours.close()  # what the death of a parent does

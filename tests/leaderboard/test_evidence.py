@@ -29,11 +29,11 @@ def test_a_gain_is_that_of_the_paired_t_test_at_the_common_seeds():
     assert gain.rela_impr == pytest.approx((2.206 / 3 - 0.5) / (2.2 / 3 - 0.5) - 1)
     draw = np.random.default_rng(0)
     a, b = draw.normal(0.70, 0.01, 6), draw.normal(0.71, 0.01, 6)
-    found = compare(dict(enumerate(a)), dict(enumerate(b)))
+    gain = compare(dict(enumerate(a)), dict(enumerate(b)))
     differences = a - b
     se = differences.std(ddof=1) / sqrt(6)
-    assert found.p == pytest.approx(ttest_rel(a, b).pvalue)
-    assert (found.low, found.high) == pytest.approx(differences.mean() + np.array([-1, 1]) * t.ppf(0.975, 5) * se)
+    assert gain.p == pytest.approx(ttest_rel(a, b).pvalue)
+    assert (gain.low, gain.high) == pytest.approx(differences.mean() + np.array([-1, 1]) * t.ppf(0.975, 5) * se)
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_holm_steps_down(p_values, corrected):
 
 def llactr(gain, random=None, shuffled=None, base=BASE):
     """Rows of a plain DeepFM and one with LLaCTR, with the gains of its controls; None: not run."""
-    found = [*runs(None, None, base), *runs("LLaCTR", None, shifted(base, gain))]
+    made_up = [*runs(None, None, base), *runs("LLaCTR", None, shifted(base, gain))]
     for control, of in {"random": random, "shuffled": shuffled}.items():
-        found += [] if of is None else runs("LLaCTR", control, [auc + of + 1e-6 * i for i, auc in enumerate(base)])
-    return found
+        made_up += [] if of is None else runs("LLaCTR", control, [auc + of + 1e-6 * i for i, auc in enumerate(base)])
+    return made_up
 
 
 @pytest.mark.parametrize(
@@ -215,12 +215,12 @@ def test_over_all_backbones_seeds_are_those_that_all_have():
         *runs("LLaCTR", "random", {1: 0.66, 2: 0.69}, "FM"),
         *runs("LLaCTR", "random", {2: 0.60, 3: 0.9}, "DNN"),
     ]
-    found, control = over_backbones(summarize(results), results)
+    line, control = over_backbones(summarize(results), results)
     assert control.over_control.seeds == (2,) and control.over_control.mean == pytest.approx(
         (0.75 + 0.61 - 0.69 - 0.60) / 2
     )
-    assert found.over_control is None and not control.verdicts
-    assert (found.backbones, found.better, found.gain.seeds) == (("FM", "DNN"), 1, (1, 2))
+    assert line.over_control is None and not control.verdicts
+    assert (line.backbones, line.better, line.gain.seeds) == (("FM", "DNN"), 1, (1, 2))
     expected = compare({1: 0.67, 2: 0.68}, {1: 0.65, 2: 0.67})
-    assert (found.gain.mean, found.gain.low, found.gain.p) == pytest.approx((expected.mean, expected.low, expected.p))
-    assert found.verdicts == {PROVEN: 0, PLACEBO: 0, WORSE: 0, UNPROVEN: 3}
+    assert (line.gain.mean, line.gain.low, line.gain.p) == pytest.approx((expected.mean, expected.low, expected.p))
+    assert line.verdicts == {PROVEN: 0, PLACEBO: 0, WORSE: 0, UNPROVEN: 3}

@@ -7,7 +7,7 @@ import pytest
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.yamls import dump_yaml
-from fuxictr_llm.leaderboard.plan.arms import key_of
+from fuxictr_llm.leaderboard.plan.arms import run_key
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, seeds_of
 from fuxictr_llm.leaderboard.run.tuning import trial_plan
 from support import edit
@@ -84,26 +84,26 @@ def test_a_label_keeps_its_settings_in_every_form_of_a_plan(configs, plan):
 
 
 @pytest.mark.parametrize(
-    ("expid", "entry", "told"),
+    ("expid", "entry", "problem"),
     [
         ("DeepFM_best", {"model": "DeepFM", "method": "LLaCTR"}, "method: LLaCTR, which the table would call plain"),
         ("FM_best", {"model": "DeepFM"}, "model: DeepFM, which the table would call FM"),
     ],
 )
-def test_a_label_of_something_else_than_it_says_is_refused(configs, expid, entry, told):
+def test_a_label_of_something_else_than_it_says_is_refused(configs, expid, entry, problem):
     labels(configs, **{expid: {**entry, "dataset_id": "shop"}})
     backbone, _, name = expid.partition("_")
-    with pytest.raises(UserError, match=f"{backbone} plain on best: expid '{expid}' has {told}; rename it"):
+    with pytest.raises(UserError, match=f"{backbone} plain on best: expid '{expid}' has {problem}; rename it"):
         Plan.crossed([backbone], [name], config=str(configs))
 
 
 def test_a_key_follows_what_is_computed_and_not_where(plan):
     params = plan().runs()[0].experiment.params
-    key = key_of(params)
+    key = run_key(params)
     for same in ({"model_root": "x"}, {"data_root": "y"}, {"train_data": "z.csv"}, {"gpu": 0}, {"pictures": True}):
-        assert key_of({**params, **same}) == key
+        assert run_key({**params, **same}) == key
     for other in ({"seed": 9}, {"test_data": None}, {"num_threads": 2}, {"learning_rate": 0.1}):
-        assert key_of({**params, **other}) != key
+        assert run_key({**params, **other}) != key
 
 
 def test_a_saved_plan_is_the_same_plan(plan_file):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fuxictr_llm.leaderboard.report.evidence import summarize
-from fuxictr_llm.leaderboard.report.gains import Gain
+from fuxictr_llm.leaderboard.report.gains import PairedGain
 from fuxictr_llm.leaderboard.report.plot_parts import PALE, limits_of
 from fuxictr_llm.leaderboard.report.plots import TOGETHER, figures, png_of
 from support_tables import STRANGE, runs, shifted, slices
@@ -16,15 +16,15 @@ NAMES = [f"{STRANGE}{index}" for index in range(12)]
 
 
 def results_of(backbones):
-    found = []
+    made_up = []
     for index, name in enumerate(backbones):
         base = [auc + 0.01 * index for auc in BASE]
-        found += runs(None, None, base, name)
+        made_up += runs(None, None, base, name)
         for method, controls in {"LLaCTR": ("random", "shuffled"), "ELEC": ("self",)}.items():
-            found += runs(method, None, shifted(base, 0.004 + index / 1000), name)
+            made_up += runs(method, None, shifted(base, 0.004 + index / 1000), name)
             for control in controls:
-                found += runs(method, control, shifted(base, 0.001), name)
-    return found
+                made_up += runs(method, control, shifted(base, 0.001), name)
+    return made_up
 
 
 def markers(axis):
@@ -94,13 +94,13 @@ def test_gains_on_slices_are_means_over_backbones_and_few_rows_are_not_drawn():
 
 def test_limits_hold_every_mean_and_let_wide_intervals_go_on():
     def gain(mean, half):
-        return Gain((1, 2), mean, mean - half, mean + half, 0.5, 0.0, 0.0)
+        return PairedGain((1, 2), mean, mean - half, mean + half, 0.5, 0.0, 0.0)
 
     low, high = limits_of([gain(0.01, 0.002), gain(0.02, 0.002), gain(-0.01, 0.002), gain(0.0, 5.0)])
     assert -0.02 < low < -0.012 and 0.022 < high < 0.03
-    one = Gain((1,), 0.01, None, None, None, 0.0, 0.0)
+    one = PairedGain((1,), 0.01, None, None, None, 0.0, 0.0)
     assert limits_of([one])[0] < 0 < 0.01 < limits_of([one])[1]
-    nothing = Gain((1,), 0.0, None, None, None, 0.0, 0.0)
+    nothing = PairedGain((1,), 0.0, None, None, None, 0.0, 0.0)
     assert limits_of([nothing])[0] < 0 < limits_of([nothing])[1]
 
 

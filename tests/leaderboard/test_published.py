@@ -7,7 +7,7 @@ import pytest
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.config.sources import dataset_names, model_entry_names
-from fuxictr_llm.leaderboard.boards.published import COLUMNS, read_board, read_boards
+from fuxictr_llm.leaderboard.boards.published import BOARD_COLUMNS, read_board, read_boards
 
 
 def test_the_boards_are_data_sets_of_ours_with_the_published_figures():
@@ -59,7 +59,7 @@ def test_a_board_of_ones_own_stands_before_the_packaged_one():
         ("board,model,auc,runs\nshop,FM,0.7,1\nshop,LR,,1\n", "line 3: 'auc' is empty"),
         ("board,model,auc,runs\nshop,FM,0.7,1,\n", "line 2 has more cells than the header"),
         ("board,model,auc,runs\nshop,FM,0.7,1\nshop,FM,0.7,1\n", "line 3: 'FM' is given twice"),
-        (",".join(COLUMNS) + '\n"shop', "cannot read the board"),
+        (",".join(BOARD_COLUMNS) + '\n"shop', "cannot read the board"),
     ],
 )
 def test_a_damaged_board_is_a_line(text, message):

@@ -12,7 +12,7 @@ from rich.console import Console
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
 from fuxictr_llm.leaderboard.run.engine import Queue
-from fuxictr_llm.leaderboard.run.progress import Display, Estimator, best_so_far, told
+from fuxictr_llm.leaderboard.run.progress import Display, Estimator, best_so_far, metric_text
 from fuxictr_llm.leaderboard.run.results import Results, seconds_by_kind
 from support import edit
 from support_leaderboard import write_record
@@ -232,12 +232,12 @@ def test_the_first_of_each_language_model_work_goes_first_and_others_wait_for_it
 
 def test_estimates_go_by_what_is_most_alike(plan):
     results = Results("board", plan(["FM", "LR"], ["plain", "LLaCTR"]))
-    assert str(Estimator([]).of(results.to_do())) == "no idea how long: nothing like it is done"
+    assert str(Estimator([]).estimate(results.to_do())) == "no estimate yet: no similar run is done"
     done(results, [run for run in results.plan.runs() if run.arm.backbone == "FM" and run.seed == 1])
     estimator = Estimator(results.finished())
     seconds = [estimator.seconds_of(arm) for arm in results.plan.arms]
     assert seconds == [2.5, 9.5, 2.5, 9.5]
-    assert str(estimator.of(results.to_do(), jobs=2)) == "about 18 s"
+    assert str(estimator.estimate(results.to_do(), jobs=2)) == "about 18 s"
     assert estimator.seconds_of(replace(results.plan.arms[0], dataset="other", backbone="other")) is None
 
 
@@ -259,7 +259,7 @@ def test_the_live_table_shows_what_runs_and_what_is_best(board, plan):
 def test_without_auc_no_auc_is_shown(board):
     console = Console(file=io.StringIO(), width=100)
     other = replace(board.finished()[0], metrics={"valid": {"logloss": 0.6}, "test": {"logloss": 0.5}})
-    console.print(best_so_far([other, *board.finished()[1:]]), told(other))
+    console.print(best_so_far([other, *board.finished()[1:]]), metric_text(other))
     assert re.search(r"FM plain on shop +1 ", shown := console.file.getvalue()) and "test logloss 0.500000" in shown
 
 

@@ -22,7 +22,7 @@ def test_keys_are_of_all_arms_or_of_a_backbone_or_method(plan):
         "LLaCTR: {lambda_fre: [0.1, 0.2]}\n",
         asked,
     )
-    keys = {str(arm): sorted(space.of(arm)) for arm in asked.arms}
+    keys = {str(arm): sorted(space.for_arm(arm)) for arm in asked.arms}
     assert keys["DeepFM plain on shop"] == ["hidden_units", "learning_rate"]
     assert keys["LR LLaCTR random on shop"] == ["lambda_fre", "learning_rate"]
     assert space.common["learning_rate"] == Range(1e-4, 1e-2, log=True)
@@ -32,7 +32,7 @@ def test_the_space_of_the_packaged_table_fits_its_plan():
     methods = ["plain", "LLMEmb", "LLaCTR", "ELEC"]
     table = Plan.crossed(["DeepFM"], ["movielens100k"], methods, controls=True)
     space = read_space(packaged_configs() / "leaderboard" / "tuned" / "space.yaml", table)
-    assert len(table.arms) == 9 and {len(space.of(arm)) for arm in table.arms} == {3, 5}
+    assert len(table.arms) == 9 and {len(space.for_arm(arm)) for arm in table.arms} == {3, 5}
 
 
 def test_fuxictrs_tuner_file_is_read(plan, caplog):

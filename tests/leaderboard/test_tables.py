@@ -11,8 +11,8 @@ import pytest
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.leaderboard.plan.plan import Arm
 from fuxictr_llm.leaderboard.report.evidence import summarize
-from fuxictr_llm.leaderboard.report.report import make_report, tell_p, tell_seconds
-from fuxictr_llm.leaderboard.report.tables import latex, markdown, to_csv, to_html, to_latex, to_markdown, write_all
+from fuxictr_llm.leaderboard.report.report import make_report, p_cell, seconds_cell
+from fuxictr_llm.leaderboard.report.tables import latex, to_csv, to_html, to_latex, to_markdown, write_all
 from fuxictr_llm.leaderboard.run.results import Failure
 from support_tables import STRANGE, runs, shifted
 
@@ -23,10 +23,10 @@ VOID = {"meta", "img"}
 
 
 def strange_runs():
-    found = [*runs(None, None, BASE, STRANGE), *runs("LLaCTR", None, shifted(BASE, 0.01), STRANGE)]
-    found += runs("LLaCTR", "random", {1: 0.7, 2: 0.71, 4: 0.7, 5: 0.709, 6: 0.7}, STRANGE)
+    made_up = [*runs(None, None, BASE, STRANGE), *runs("LLaCTR", None, shifted(BASE, 0.01), STRANGE)]
+    made_up += runs("LLaCTR", "random", {1: 0.7, 2: 0.71, 4: 0.7, 5: 0.709, 6: 0.7}, STRANGE)
     return [
-        *found,
+        *made_up,
         *runs("LLaCTR", "shuffled", [0.702, 0.714, 0.708, 0.7, 0.711, 0.703], STRANGE),
         *runs(None, None, [0.7], "FM"),
     ]
@@ -75,8 +75,8 @@ def test_numbers_are_rounded_and_differences_signed(report):
     assert cells[1]["method over control [95 %]"] == "-"
     assert re.fullmatch(r"\+0\.00783 \[\+0\.00\d{3}, \+0\.00\d{3}\]", cells[3]["method over control [95 %]"])
     assert cells[2]["seeds"] == "5 of 6 (1 failed)" and cells[0]["seeds"] == "6"
-    assert (tell_p(0.0004), tell_p(0.04567), tell_p(None)) == ("<0.001", "0.046", "-")
-    assert (tell_seconds(0), tell_seconds(0.0321), tell_seconds(9.96), tell_seconds(12345.6)) == (
+    assert (p_cell(0.0004), p_cell(0.04567), p_cell(None)) == ("<0.001", "0.046", "-")
+    assert (seconds_cell(0), seconds_cell(0.0321), seconds_cell(9.96), seconds_cell(12345.6)) == (
         "0",
         "0.0",
         "10",
@@ -86,8 +86,8 @@ def test_numbers_are_rounded_and_differences_signed(report):
 
 def test_a_board_whose_validation_is_its_test_split_says_so(report):
     same = runs(None, None, BASE, record={"data": {"sha256": {"train": ["a"], "valid": ["b"], "test": ["b"]}}})
-    (told,) = [note for note in make_report(summarize(same), same).notes if "chosen on test" in note]
-    assert told.startswith("shop: validation is the test split")
+    (note_on_test,) = [note for note in make_report(summarize(same), same).notes if "chosen on test" in note]
+    assert note_on_test.startswith("shop: validation is the test split")
     assert not any("chosen on test" in note for note in report.notes)
 
 
@@ -106,9 +106,8 @@ def test_markdown_keeps_its_columns_and_shows_names_as_they_are(report):
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {len(report.tables[0].heads) + 1}
     assert r"A\_B\|c\$^{x}&lt;b&gt;&amp;%#\~\\\*" in lines[2]
     assert r"random, seed 3: failed: out of memory A\_B\|c" in text and "![gain\\_shop](<gain_shop.png>)" in text
-    assert markdown("[a](http://b) `c`\nd") == r"[a]\(http://b) \`c\` d"
-    for told in ("- plan: a1b2", "torch 2.13.0", "train ab12, test cd34", "seed 1 1A"):
-        assert told in text
+    for part in ("- plan: a1b2", "torch 2.13.0", "train ab12, test cd34", "seed 1 1A"):
+        assert part in text
 
 
 def test_latex_is_escaped_and_its_braces_match(report):
@@ -183,9 +182,7 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(
-        UserError, match=r"cannot write to .*: No space left on device; choose another folder with --out"
-    ):
+    with pytest.raises(UserError, match=r"cannot write to .*: No space left on device; give another folder with --out"):
         write_all(tmp_path, summarize([], FAILED), [], FAILED, FACTS)
     assert (tmp_path / "table.md").read_bytes() == before
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]

@@ -12,7 +12,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import read_json
 from fuxictr_llm.leaderboard.plan.search_space import Range, Space
 from fuxictr_llm.leaderboard.run.results import Results
-from fuxictr_llm.leaderboard.run.tuning import trial_plan, tune
+from fuxictr_llm.leaderboard.run.tuning import trial_plan, tune_arms
 from runs_here import pretended, run_here
 
 pytest.importorskip("optuna")
@@ -38,7 +38,7 @@ def test_no_setting_of_an_arm_brings_test_data_into_a_trial(plan, tmp_path):
 
 def test_every_arm_gets_the_same_trials_without_test_data_and_then_its_best(plan):
     asked, seen = plan(["FM"], ["plain", "LLaCTR"], controls=True, seeds=(5,)), []
-    tuned = tune(asked, SPACE, 3, "tuning", pretended(closeness, seen))
+    tuned = tune_arms(asked, SPACE, 3, "tuning", pretended(closeness, seen))
     assert set(Counter(str(run.arm) for run in seen).values()) == {3}
     assert len(asked.arms) == 4 and {run.seed for run in seen} == {7}  # that of the config, and none of the plan's
     assert all(run.experiment.params["test_data"] is None for run in seen)
@@ -55,7 +55,9 @@ def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(plan):
     """With runs that are kept, as the folder keeps them."""
     asked, known, most = plan(["FM"]), {}, 3
     space = Space({"learning_rate": (0.001, 0.01, 0.1), "batch_size": Range(32, 256)})
-    tune(asked, space, 12, "whole", pretended(closeness, []))  # from the eleventh on, TPE follows what was measured
+    tune_arms(
+        asked, space, 12, "whole", pretended(closeness, [])
+    )  # from the eleventh on, TPE follows what was measured
 
     def measure(run):
         if run.key not in known and len(known) == most:
@@ -63,9 +65,9 @@ def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(plan):
         return known.setdefault(run.key, closeness(run))
 
     with pytest.raises(KeyboardInterrupt):
-        tune(asked, space, 12, "ended", pretended(measure, []))
+        tune_arms(asked, space, 12, "ended", pretended(measure, []))
     before, most = set(known), 12
-    tune(asked, space, 12, "ended", pretended(measure, []))
+    tune_arms(asked, space, 12, "ended", pretended(measure, []))
     assert trials_of("ended") == trials_of("whole") and before < known.keys()
 
 
@@ -73,7 +75,7 @@ def test_trials_of_other_data_do_not_count_and_failed_ones_can_be_tried_again(pl
     asked, space = plan(["FM"]), Space({"learning_rate": (0.05,)})
 
     def valid_auc() -> float:
-        tune(asked, space, 1, "tuning", run_here("tuning"))
+        tune_arms(asked, space, 1, "tuning", run_here("tuning"))
         return read_json("tuning/tuning.json")["arms"][0]["trials"][0]["valid_auc"]
 
     before = valid_auc()
@@ -81,8 +83,8 @@ def test_trials_of_other_data_do_not_count_and_failed_ones_can_be_tried_again(pl
     valid.write_text("\n".join(valid.read_text().splitlines()[:100]) + "\n")
     assert valid_auc() != before
     with pytest.raises(UserError, match="all 1 trials of FM plain on shop failed; the last: killed"):
-        tune(asked, space, 1, "other", pretended(lambda run: "killed", []))
-    tune(asked, space, 1, "other", pretended(closeness, []))
+        tune_arms(asked, space, 1, "other", pretended(lambda run: "killed", []))
+    tune_arms(asked, space, 1, "other", pretended(closeness, []))
 
 
 def test_failed_trials_count_and_an_arm_without_a_good_one_is_an_error(plan):
@@ -93,7 +95,7 @@ def test_failed_trials_count_and_an_arm_without_a_good_one_is_an_error(plan):
         return "killed by SIGKILL" if run.experiment.params["learning_rate"] == 0.1 else float("nan")
 
     with pytest.raises(UserError, match="all 4 trials of FM plain on shop failed"):
-        tune(asked, space, 4, "tuning", pretended(measure, []))
+        tune_arms(asked, space, 4, "tuning", pretended(measure, []))
     trials = read_json("tuning/tuning.json")["arms"][0]["trials"]
     assert {trial["failed"] for trial in trials} == {"killed by SIGKILL", "no validation AUC"}
 
@@ -105,20 +107,20 @@ def test_another_space_or_another_config_is_another_search(plan, caplog):
         (plan(["FM"]), Space({"learning_rate": (0.01,)})),
         (plan(["FM"], batch_size=64), space),
     ):
-        tune(asked, of, 1, "tuning", pretended(closeness, seen))
+        tune_arms(asked, of, 1, "tuning", pretended(closeness, seen))
     assert len(seen) == 3 and "test file" not in caplog.text
 
 
 def test_a_search_on_the_test_file_says_so(plan, tmp_path, caplog):
     asked = plan(["FM"], valid_data=f"{tmp_path}/raw/test.csv")
-    tune(asked, Space({"learning_rate": (0.1,)}), 1, "tuning", pretended(closeness, []))
+    tune_arms(asked, Space({"learning_rate": (0.1,)}), 1, "tuning", pretended(closeness, []))
     assert "shop: valid_data is the test file" in caplog.text
 
 
 def test_a_real_trial_tests_nothing_and_the_data_is_not_built_again(plan, caplog):
     asked = plan(["FM"], seeds=(1,))
     (whole,) = run_here("board")(asked).finished()
-    tuned = tune(asked, Space({"learning_rate": (0.05,)}), 1, "board/tuning", run_here("board/tuning"))
+    tuned = tune_arms(asked, Space({"learning_rate": (0.05,)}), 1, "board/tuning", run_here("board/tuning"))
     (record,) = map(json.loads, (path.read_text() for path in Path("board/tuning/runs").glob("*/*.run.json")))
     assert record["metrics"]["test"] == {} and record["config"]["test_data"] is None
     assert set(record["data"]["sha256"]) == set(record["data"]["rows"]) == {"train", "valid"}
@@ -130,7 +132,7 @@ def test_a_real_trial_tests_nothing_and_the_data_is_not_built_again(plan, caplog
         "tuning:" not in Path("board/table.md").read_text() and "settings of" not in Path("board/table.md").read_text()
     )
     Path("board/plan.yaml").write_text(tuned.to_yaml(), encoding="utf-8")
-    write_tables(Results("board"))  # as a command that goes on from there, and was not told to tune
-    told = Path("board/table.md").read_text()
-    assert "- tuning: 1 trials on validation AUC for each arm" in told
-    assert "- settings of FM plain on shop: learning\\_rate: 0.05" in told
+    write_tables(Results("board"))  # as a command that goes on from there, and was not asked to tune
+    page = Path("board/table.md").read_text()
+    assert "- tuning: 1 trials on validation AUC for each arm" in page
+    assert "- settings of FM plain on shop: learning\\_rate: 0.05" in page

@@ -9,7 +9,15 @@ from rich.console import Console
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.leaderboard.boards.published import PublishedRow, read_board
-from fuxictr_llm.leaderboard.boards.verify import Verified, arm_of, flags_of, seeds_for, to_markdown, to_screen, verify
+from fuxictr_llm.leaderboard.boards.verify import (
+    Verified,
+    arm_of_row,
+    comparison_on_screen,
+    comparison_page,
+    flags_of,
+    seeds_for,
+    verify,
+)
 from fuxictr_llm.leaderboard.run.results import Results
 from runs_here import run_here
 from support import edit
@@ -48,10 +56,10 @@ def test_rows_run_at_their_own_seeds_and_are_compared(board):
     assert fm.sd > 0 and set(fm.logloss) == {7, 2021} and fm.data == "no md5 is published"
     assert fm.flags == () and dnn.flags == ("published: one run", "a|note")
     assert "not in model_config" in dcnv2.reason and "unknown backbone 'AOANet'" in aoanet.reason
-    text = to_markdown("shop", rows, ["seeds 2"])
+    text = comparison_page("shop", rows, ["seeds 2"])
     assert "| YoutubeDNN | 0.99 | 0.990000 | 1 | " in text and "a\\|note" in text and "- seeds 2" in text
     console = Console(width=80, record=True, file=io.StringIO())
-    console.print(to_screen("shop", rows))
+    console.print(comparison_on_screen("shop", rows))
     screen = console.export_text()
     assert "0.31000 ± 0.00100" in screen and "published: one run: YoutubeDNN, DCN-V2" in screen
     assert max(map(len, screen.splitlines())) <= 80
@@ -60,7 +68,7 @@ def test_rows_run_at_their_own_seeds_and_are_compared(board):
 def test_a_method_row_is_the_backbone_with_it(board):
     (row,) = verify("shop", run_here("verified"), models=["FM_LLaCTR"], config=board)
     assert row.verdict in ("better", "worse") and list(row.auc) == [7] and "ours: one run" in row.flags
-    arm = arm_of(row.row)
+    arm = arm_of_row(row.row)
     assert (arm.backbone, arm.method, arm.dataset) == ("FM", "LLaCTR", "shop")
 
 
@@ -70,10 +78,10 @@ def test_failed_runs_and_changed_settings_are_said(board):
 
     def half(plan):
         results = done(replace(plan, seeds=plan.seeds[:1]))
-        found = type(results)("verified", plan)
-        found.note_failure(plan.runs()[-1], "killed by SIGKILL")
-        found.read()
-        return found
+        with_failure = type(results)("verified", plan)
+        with_failure.note_failure(plan.runs()[-1], "killed by SIGKILL")
+        with_failure.read()
+        return with_failure
 
     (row,) = verify("shop", half, models=["FM"], seeds=[3, 4], config=board, overrides={"batch_size": 64})
     assert list(row.auc) == [3]
@@ -136,18 +144,18 @@ def test_llactrs_board_asks_for_the_original_files():
 
 
 @pytest.mark.parametrize(
-    ("digests", "told"),
+    ("digests", "expected"),
     [
         ("{train.csv: abc, test.csv: null}", "others than published: train.csv, valid.csv"),
         ("{train.csv: %s, valid.csv: null, test.csv: null}", "as published (md5), but no md5 is known of valid.csv, test.csv"),
         ("{train.csv: null, valid.csv: null, test.csv: null}", "no md5 is published"),
     ],
 )  # fmt: skip
-def test_the_published_files_are_known_by_their_md5(configs, board, digests, told):
+def test_the_published_files_are_known_by_their_md5(configs, board, digests, expected):
     digests = digests.replace("%s", digest_of_file("raw/train.csv", "md5"))
     edit(configs / "dataset_config.yaml", "    data_format: csv\n", f"    data_format: csv\n    md5: {digests}\n")
     (row,) = verify("shop", lambda plan: Results("verified", plan), models=["FM"], config=board)
-    assert row.data == told and row.verdict == "not run" and row.reason == "not finished"
+    assert row.data == expected and row.verdict == "not run" and row.reason == "not finished"
 
 
 def test_an_unknown_model_names_the_nearest():

@@ -103,7 +103,7 @@ def test_distillation_changes_the_student_and_nothing_else(run, name, tiny_llm):
     before = {key: value.clone() for key, value in teacher.state_dict().items()}
     model = build_model(prepared)
     start = {key: value.clone() for key, value in model.state_dict().items()}
-    model.enhancement.start(prepared)
+    model.enhancement.on_train_begin(prepared)
     model._max_gradient_norm = 10.0
     train, _ = make_loaders(prepared.feature_map, prepared.params, "train")
     model.train()
@@ -150,7 +150,7 @@ def test_a_killed_run_goes_on_from_the_stages_that_were_done(run, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(ELEC, "start", killed)
+        patch.setattr(ELEC, "on_train_begin", killed)
         run()
     stages = run().record["stages"]
     assert [name for name, facts in stages.items() if facts.get("cached")] == ["encode", "train text", "train gain"]

@@ -17,7 +17,7 @@ from fuxictr_llm.model_zoo.ELEC.gain import gain_class
 from fuxictr_llm.model_zoo.ELEC.head import VECTOR
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.training import fit as training
-from fuxictr_llm.training.networks import Seeing
+from fuxictr_llm.training.networks import ChangedBatches
 from support import batches, build, params, small_feature_map, train
 
 BACKBONES = ["DeepFM", "DCNv2", "FinalMLP", "FM"]
@@ -202,7 +202,7 @@ class Loader(list):
 def test_batches_of_which_nothing_is_left_are_stood_in_for():
     rows = [{"x": torch.tensor(part)} for part in ([1, 2], [4, 6], [3, 4])]
     seeing = {"change": lambda batch: {"y": batch["x"] * 10}, "keep": lambda batch: batch["x"] % 2 == 1}
-    odd = Seeing(Loader(rows), **seeing)
+    odd = ChangedBatches(Loader(rows), **seeing)
     assert len(odd) == 3 and [batch["y"].tolist() for batch in odd] == [[10], [10], [30]]
     with pytest.raises(UserError, match="nothing is left of the first batch of 2 rows; give a larger batch_size"):
-        next(iter(Seeing(Loader(rows[1:]), **seeing)))
+        next(iter(ChangedBatches(Loader(rows[1:]), **seeing)))

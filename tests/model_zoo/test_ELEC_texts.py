@@ -54,7 +54,7 @@ def test_the_tuned_language_model_gives_other_vectors(run, tiny_llm):
 def test_no_head_of_a_row_has_seen_a_row_with_its_texts(run, monkeypatch):
     words = Path("words.yaml")
     words.write_text(words.read_text().replace("{hot: on sale}", "{hot: on sale, new: on sale}"), encoding="utf-8")
-    learnt, keep = [], network_store.Seeing.__init__
+    learnt, keep = [], network_store.ChangedBatches.__init__
 
     def noting(self, loader, change, kept=None):
         keep(self, loader, change, kept and (lambda batch: note(batch, kept(batch))))
@@ -65,7 +65,7 @@ def test_no_head_of_a_row_has_seen_a_row_with_its_texts(run, monkeypatch):
         learnt[-1].append({name: column[kept] for name, column in batch.items()})
         return kept
 
-    monkeypatch.setattr(network_store.Seeing, "__init__", noting)
+    monkeypatch.setattr(network_store.ChangedBatches, "__init__", noting)
     index = run(h_crossfit=3, only_prepare=True, epochs=1).prepared.add.index
     assert len({tuple(row) for row in index.positions.tolist()}) < len(index) and len(learnt) == 3
     folds = vectors.fold_of(index.positions, 3)

@@ -142,7 +142,7 @@ def test_the_terms_enter_loss_and_logit_with_their_lambdas(vector_file):
     model, plain = llactr("FM", vector_file("FM"), lambda_fre=0.3, lambda_fie=0.2), build("FM", "FM")
     batch = batches("FM", 1)[0]
     return_dict = model.forward(batch)
-    e = return_dict["seen"].embeddings
+    e = return_dict["trace"].embeddings
     logit = torch.logit(plain.forward(batch)["y_pred"]) + 0.2 * model.enhancement.fie(e)
     assert torch.allclose(torch.logit(return_dict["y_pred"]), logit, atol=1e-4)
     y = model.get_labels(batch)

@@ -15,8 +15,15 @@ from transformers import (
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.llm.language_model import load_language_model
-from fuxictr_llm.model_zoo.LLaCTR.packing import PADDING, ROW_TOKENS, SHARED, attention_mask, pack
-from fuxictr_llm.model_zoo.LLaCTR.prompt_batches import IGNORED, PromptBatches
+from fuxictr_llm.model_zoo.LLaCTR.prompt_batches import (
+    IGNORED,
+    PADDING,
+    ROW_TOKENS,
+    SHARED,
+    PromptBatches,
+    attention_mask,
+    pack,
+)
 from fuxictr_llm.model_zoo.LLaCTR.prompts import Prompt, common_prefix, sample_prompts
 from support import CATALOG
 

@@ -119,8 +119,8 @@ def test_one_field_and_sequences_are_served(keep):
 
 def test_a_method_without_a_part_at_inference_folds_to_the_plain_backbone_and_others_must_say_how():
     class OnlyLoss(Enhancement):
-        def loss(self, seen, y_true):
-            return seen.embeddings.sum()
+        def loss(self, trace, y_true):
+            return trace.embeddings.sum()
 
     assert OnlyLoss.fold(None, None, {}) is None
     with pytest.raises(UserError, match="uses the tap 'representation' at inference and has no fold"):

@@ -17,8 +17,10 @@ import polars as pl
 from fuxictr_llm.data.sets.originals import damaged_line, numbered_lines, tenths, time_words
 
 CATEGORIES = {"amazon_gift": "Gift_Cards", "amazon_music": "Digital_Music", "amazon_game": "Video_Games"}
-OF_THE_ITEM = ("main_category", "title", "average_rating", "rating_number", "features", "description", "price")
-OF_THE_ITEM += ("store", "categories", "details")
+OF_THE_ITEM = (
+    *("main_category", "title", "average_rating", "rating_number", "features", "description", "price"),
+    *("store", "categories", "details"),
+)
 FIELDS = ("parent_asin", "user_id", "timestamp", *OF_THE_ITEM)
 REVIEW = {"parent_asin": pl.String, "user_id": pl.String, "timestamp": pl.Int64, "label": pl.Int8}
 CHUNK = 100_000

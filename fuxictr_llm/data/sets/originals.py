@@ -13,12 +13,12 @@ from fuxictr_llm.common.errors import UserError, reason_of
 
 def find_originals(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:
     """The files of those names in a folder, as they are or packed (`.gz`); those that are not there are left out."""
-    found = {}
+    files = {}
     for name in names:
         candidates = [path for path in (Path(folder, name), Path(folder, f"{name}.gz")) if path.is_file()]
         if candidates:
-            found[name] = candidates[0]
-    return found
+            files[name] = candidates[0]
+    return files
 
 
 def numbered_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, str]]:

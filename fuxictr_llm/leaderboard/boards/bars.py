@@ -1,4 +1,12 @@
-"""Finished runs as a row in the folder form of BARS."""
+"""Finished runs as a row of BARS: a folder that its scripts/gen_readme_md.py reads (github.com/reczoo/BARS).
+
+<Model>/<Model>_<dataset_id>/
+    README.md           how to run it, the results and the log; made from the other files
+    <expid>_config/     dataset_config.yaml and model_config.yaml, in FuxiCTR's form
+    <expid>.log         of the first run; BARS takes the expid from its name
+    environments.txt    [Hardware] and [Software]; BARS takes the last line for FuxiCTR's version
+    results.csv         FuxiCTR's line of each run; where there are several, seed=... stands in front
+"""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -11,10 +19,12 @@ import numpy as np
 from fuxictr_llm.common.checks import check_name
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import explain_write_errors, read_json, replacing_dir, writable_dir
+from fuxictr_llm.common.markdown import CENTRE, table_of
 from fuxictr_llm.config.keys import DatasetKeys
-from fuxictr_llm.config.resolve import NO_IDENTITY, Experiment
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
 from fuxictr_llm.experiment.summary import result_cells
 from fuxictr_llm.leaderboard.plan.arms import control_of
+from fuxictr_llm.leaderboard.run.results import OTHER_OUT
 from fuxictr_llm.serving.export import RECORD, find_run
 
 PAGE = """## {row}
@@ -89,28 +99,27 @@ def _placebo(config: Mapping[str, Any]) -> str:
 def _data(config: Mapping[str, Any], data: Mapping[str, Any]) -> str:
     page = config.get("download")
     lines = [f"`{config['dataset_id']}`" + (f", from {page}." if page else ".")]
-    lines += [f"    {split}  sha256 {digest}" for split, of in data["sha256"].items() for digest in of]
+    lines += [f"    {split}  sha256 {digest}" for split, files in data["sha256"].items() for digest in files]
     return "\n".join([lines[0], "", *lines[1:]])
 
 
 def _results(records: Sequence[Mapping[str, Any]]) -> str:
-    """A table with a line for each run and, of several, average and standard deviation (of the population)."""
+    """A table with a line for each run; of several also mean and standard deviation (of the population)."""
     metrics = list(records[0]["metrics"]["test"])
     values = np.array([[record["metrics"]["test"][name] for name in metrics] for record in records])
     rows = [[str(index), *(f"{value:.6f}" for value in line)] for index, line in enumerate(values, 1)]
     if len(records) > 1:
         rows += [
             ["Avg", *(f"{value:.6f}" for value in values.mean(axis=0))],
-            ["Std", *(f"&#177;{value:.8f}" for value in values.std(axis=0))],
+            ["Std", *(f"±{value:.8f}" for value in values.std(axis=0))],
         ]
-    lines = [["Run", *metrics], [":---:"] * (len(metrics) + 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    heads = ["Run", *metrics]
+    return table_of(heads, rows, [CENTRE] * len(heads)).replace("±", "&#177;")  # as BARS writes it
 
 
-OTHER_OUT = "name another folder with --out"
-NEEDED = ("model_id", "seed", "metrics", "config", "versions", "command", "time", "data")
-# What may differ between the runs of a row.
-OF_THE_SEED = {*NO_IDENTITY, "seed", "control_seed", "num_threads"}
+REQUIRED_KEYS = ("model_id", "seed", "metrics", "config", "versions", "command", "time", "data")
+# Config keys that may differ between the runs of a row.
+SEED_KEYS = {*NOT_IN_IDENTITY, "seed", "control_seed", "num_threads"}
 # What BARS calls the packages that it lists, in its order; FuxiCTR must be the last.
 SOFTWARE = {
     "python": "python",
@@ -185,7 +194,7 @@ def environments_of(record: Mapping[str, Any]) -> str:
 
 
 def write_results(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
-    """FuxiCTR's lines; a cell with a comma, as a command with a list in it, is quoted."""
+    """Write FuxiCTR's result lines; a cell with a comma, as a command with a list in it, is quoted."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         for record in records:
@@ -195,7 +204,7 @@ def write_results(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
 
 def _read(file: Path) -> dict[str, Any]:
     record = read_json(file)
-    if not isinstance(record, dict) or any(key not in record for key in NEEDED):
+    if not isinstance(record, dict) or any(key not in record for key in REQUIRED_KEYS):
         raise UserError(f"{str(file)!r} is damaged or no run record; run the experiment again")
     if not record["metrics"].get("test"):
         raise UserError(f"{str(file)!r} has no test metrics: it ran without test data, and BARS lists test figures")
@@ -205,7 +214,7 @@ def _read(file: Path) -> dict[str, Any]:
 def _check_alike(records: Sequence[Mapping[str, Any]], files: Sequence[Path]) -> None:
     first, seeds = records[0], [record["seed"] for record in records]
     for index, record in enumerate(records):
-        keys = (first["config"].keys() | record["config"].keys()) - OF_THE_SEED
+        keys = (first["config"].keys() | record["config"].keys()) - SEED_KEYS
         different = sorted(key for key in keys if first["config"].get(key) != record["config"].get(key))
         different += ["data"] if record["data"] != first["data"] else []
         if different:
@@ -216,7 +225,7 @@ def _check_alike(records: Sequence[Mapping[str, Any]], files: Sequence[Path]) ->
 
 
 def _log_of(file: Path) -> str:
-    """The last run of a log, which keeps those before."""
+    """The part of a log that is of its last run; a log file keeps those before."""
     path = file.with_name(file.name.removesuffix(RECORD) + ".log")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

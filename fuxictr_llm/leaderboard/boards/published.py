@@ -10,11 +10,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.config.sources import packaged_configs
 
-FOLDER = "leaderboard"
+BOARDS_FOLDER = "leaderboard"
 # The names of BARS for backbones of ours; its other names (CrossNet, CIN, AutoInt+, ...) are rows of ours.
 OUR_NAMES = {"YoutubeDNN": "DNN", "Wide&Deep": "WideDeep", "IPNN": "PNN", "DCN-V2": "DCNv2"}
 
@@ -60,9 +61,9 @@ class PublishedRow:
         return self.auc_mean if self.runs > 1 and self.auc_mean is not None else self.auc
 
 
-COLUMNS = [field.name for field in fields(PublishedRow)]
-NUMBERS = {"gauc", "auc", "logloss", "auc_mean", "auc_sd", "logloss_mean"}
-NEEDED = ("board", "model", "auc", "runs")
+BOARD_COLUMNS = [field.name for field in fields(PublishedRow)]
+NUMBER_COLUMNS = {"runs", "gauc", "auc", "logloss", "auc_mean", "auc_sd", "logloss_mean"}
+REQUIRED_COLUMNS = ("board", "model", "auc", "runs")
 
 
 def read_board(board: str, config: Path | str | None = None) -> list[PublishedRow]:
@@ -87,24 +88,27 @@ def read_boards(config: Path | str | None = None) -> dict[str, list[PublishedRow
     Raises:
         UserError: a file is damaged; it names the line.
     """
-    found: dict[str, list[PublishedRow]] = {}
-    for folder in filter(None, (packaged_configs(), config and Path(config))):
-        own: dict[str, list[PublishedRow]] = {}
-        for path in sorted((folder / FOLDER).glob("*.csv")):
+    boards: dict[str, list[PublishedRow]] = {}
+    for folder in [packaged_configs(), *([Path(config)] if config else [])]:
+        of_folder: dict[str, list[PublishedRow]] = {}
+        for path in sorted((folder / BOARDS_FOLDER).glob("*.csv")):
             for row in _read(path):
-                own.setdefault(row.board, []).append(row)
-        found |= own
-    return found
+                of_folder.setdefault(row.board, []).append(row)
+        boards |= of_folder
+    return boards
 
 
 def _read(path: Path) -> list[PublishedRow]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.DictReader(file, strict=True)
-            if missing := [name for name in NEEDED if name not in (reader.fieldnames or ())]:
-                raise UserError(f"{str(path)!r} lacks the column {missing[0]!r}; a board has: {', '.join(COLUMNS)}")
-            if more := [name for name in reader.fieldnames if name not in COLUMNS]:
-                raise unknown("column", more[0], COLUMNS, repr(str(path)))
+            heads = list(reader.fieldnames or ())
+            if missing := [name for name in REQUIRED_COLUMNS if name not in heads]:
+                raise UserError(
+                    f"{str(path)!r} lacks the column {missing[0]!r}; a board has: {', '.join(BOARD_COLUMNS)}"
+                )
+            if more := [name for name in heads if name not in BOARD_COLUMNS]:
+                raise unknown("column", more[0], BOARD_COLUMNS, repr(str(path)))
             rows: dict[tuple[str, str], PublishedRow] = {}
             for cells in reader:
                 row = _row(cells, path, reader.line_num)
@@ -116,20 +120,20 @@ def _read(path: Path) -> list[PublishedRow]:
 
 
 def _row(cells: Mapping[str | None, str | None], path: Path, line: int) -> PublishedRow:
-    values = {name: (cells.get(name) or "").strip() or None for name in COLUMNS}
-    if absent := [name for name in NEEDED if values[name] is None]:
-        raise UserError(f"{str(path)!r}, line {line}: {absent[0]!r} is empty")
+    where = f"{str(path)!r}, line {line}"
+    texts = {name: (cells.get(name) or "").strip() for name in BOARD_COLUMNS}
+    if absent := [name for name in REQUIRED_COLUMNS if not texts[name]]:
+        raise UserError(f"{where}: {absent[0]!r} is empty")
     if None in cells:
-        raise UserError(f"{str(path)!r}, line {line} has more cells than the header")
-    for name in NUMBERS | {"runs"}:
-        if values[name] is not None:
-            values[name] = _number(
-                values[name], int if name == "runs" else float, f"{str(path)!r}, line {line}: {name}"
-            )
+        raise UserError(f"{where} has more cells than the header")
+    values: dict[str, Any] = {name: text or None for name, text in texts.items()}
+    for name in NUMBER_COLUMNS:
+        if texts[name]:
+            values[name] = _number(texts[name], int if name == "runs" else float, f"{where}: {name}")
     return PublishedRow(**values)
 
 
-def _number(text: str, kind: type, where: str) -> float | int:
+def _number(text: str, kind: type[int] | type[float], where: str) -> float | int:
     with contextlib.suppress(ValueError):
         if math.isfinite(number := kind(text)):
             return number

@@ -1,4 +1,4 @@
-"""Our rows of a published board: run them, and write them beside the published figures."""
+"""Our runs of a board's rows beside the published figures: reproduced, better, worse, or why there is no run."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +15,7 @@ from rich.table import Table
 from fuxictr_llm import registry
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import explain_write_errors, replacing
+from fuxictr_llm.common.markdown import escaped, list_of, table_of
 from fuxictr_llm.config.resolve import Experiment, load_experiment
 from fuxictr_llm.config.sources import model_entry_names
 from fuxictr_llm.data.prepare import prepare_raw_data
@@ -22,7 +23,7 @@ from fuxictr_llm.leaderboard.boards.published import PublishedRow, read_board
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Results
 
-TOLERANCE = 0.001  # AUC; the maintainers of BARS call a smaller difference reproduced
+AUC_TOLERANCE = 0.001  # AUC; the maintainers of BARS call a smaller difference reproduced
 # The seeds of the rows that BARS ran five times; the first is that of most single runs.
 BARS_SEEDS = (2021, 190034, 992817, 27011, 948432)
 DEAD_ADD_LOSS = ((2, 0, 2), (2, 3, 3))  # the first and the last FuxiCTR whose fit never called a model's add_loss
@@ -34,10 +35,10 @@ class Verified:
     """A row of a board and our runs of it.
 
     Attributes:
-        reason: why there is no run; empty where there is one.
+        reason: why we have no run of it; empty where there is one.
         auc, logloss, gauc: of our runs on test, by seed.
         data: whether the data files are the published ones, in words.
-        flags: what to bear in mind, in words.
+        flags: remarks that a reader should know.
     """
 
     row: PublishedRow
@@ -59,15 +60,15 @@ class Verified:
 
     @property
     def difference(self) -> float | None:
-        """Our mean minus the published mean; of a single published run, minus what is printed."""
-        return self.mean - self.row.expected_auc if self.auc else None
+        """Our mean minus the published mean; where one run is published, minus the printed figure."""
+        return None if self.mean is None else self.mean - self.row.expected_auc
 
     @property
     def verdict(self) -> str:
         """`reproduced`, `better`, `worse` or `not run`."""
         if self.difference is None:
             return NOT_RUN
-        if abs(self.difference) < TOLERANCE:
+        if abs(self.difference) < AUC_TOLERANCE:
             return "reproduced"
         return "better" if self.difference > 0 else "worse"
 
@@ -99,15 +100,15 @@ def verify(
     known = set(model_entry_names(Path(config) if config else None))
     own = {row.model: _experiment(row, known, config, gpu) for row in rows}
     plans = [
-        Plan([arm_of(row) for row in group], chosen, config, zoo, overrides or {}, gpu)
+        Plan([arm_of_row(row) for row in group], chosen, config, zoo, overrides or {}, gpu)
         for chosen, group in _by_seeds([(row, own[row.model]) for row in rows], seeds)
     ]
     data = _data(plans[0].runs()[0].experiment.params) if plans else ""
-    found: dict[str, _OurRuns] = {}
+    ours: dict[str, _OurRuns] = {}
     for plan in plans:
-        found |= _our_runs(plan, run(plan))
+        ours |= _our_runs(plan, run(plan))
     changed = ("settings changed with --set",) if overrides else ()
-    return [_verified(row, own[row.model], found, data, changed) for row in rows]
+    return [_verified(row, own[row.model], ours, data, changed) for row in rows]
 
 
 def select(rows: Sequence[PublishedRow], models: Sequence[str]) -> list[PublishedRow]:
@@ -129,8 +130,8 @@ def our_name(row: PublishedRow) -> str:
     return row.our_expid.removesuffix(f"_{row.board}")
 
 
-def arm_of(row: PublishedRow) -> Arm:
-    """The arm that is a row's repetition."""
+def arm_of_row(row: PublishedRow) -> Arm:
+    """The arm that repeats a row."""
     backbone, _, method = our_name(row).rpartition("_")
     if backbone and method in registry.method_names():
         return Arm(backbone, row.board, method)
@@ -138,16 +139,16 @@ def arm_of(row: PublishedRow) -> Arm:
 
 
 def seeds_for(own: int, number: int) -> list[int]:
-    """So many seeds for a row: its own, the five of BARS, and then those that follow its own."""
+    """This number of seeds for a row: first its own, then the five of BARS, then those that follow its own."""
     return list(islice(dict.fromkeys(chain((own, *BARS_SEEDS), range(own + 1, own + number + 6))), number))
 
 
 def flags_of(row: PublishedRow, params: Mapping[str, Any] | None, runs: int = 0) -> tuple[str, ...]:
-    """What is to be known about a row, in words.
+    """Remarks on a row that a reader should know.
 
     Args:
         params: of our row, where there is one.
-        runs: how many of ours there are.
+        runs: how many runs of ours there are.
     """
     flags = []
     if row.runs == 0:
@@ -176,7 +177,7 @@ def _has_add_loss(backbone: str) -> bool:
 
 @dataclass
 class _OurRuns:
-    """What our runs of an arm say."""
+    """The metrics of our runs of an arm, by name and seed, and why the others failed."""
 
     params: Mapping[str, Any]
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)
@@ -184,14 +185,14 @@ class _OurRuns:
 
 
 def _our_runs(plan: Plan, results: Results) -> dict[str, _OurRuns]:
-    """By the name that `our_name` has."""
-    found = {_name(run.arm): _OurRuns(run.experiment.params) for run in plan.runs()}
+    """Our runs of each arm, by the name that `our_name` gives its row."""
+    ours = {_name(run.arm): _OurRuns(run.experiment.params) for run in plan.runs()}
     for result in results.finished():
         for metric, value in result.metrics["test"].items():
-            found[_name(result.arm)].metrics.setdefault(metric, {})[result.seed] = value
+            ours[_name(result.arm)].metrics.setdefault(metric, {})[result.seed] = value
     for failure in results.failures():
-        found[_name(failure.arm)].failed.append(f"seed {failure.seed} failed: {failure.reason}")
-    return found
+        ours[_name(failure.arm)].failed.append(f"seed {failure.seed} failed: {failure.reason}")
+    return ours
 
 
 def _name(arm: Arm) -> str:
@@ -199,7 +200,7 @@ def _name(arm: Arm) -> str:
 
 
 def _experiment(row: PublishedRow, known: set[str], config: str | None, gpu: int) -> Experiment | str:
-    """The row of ours, or why there is none."""
+    """Our experiment with a row's settings, or why there is none."""
     if row.our_expid not in known:
         return "its published settings are not in model_config"
     try:
@@ -216,14 +217,14 @@ def _data(params: Mapping[str, Any]) -> str:
     digests = params.get("md5") or {}
     if not any(digests.values()):
         return "no md5 is published"
-    unknown_of = [name for name, digest in digests.items() if not digest]
-    return "as published (md5)" + (f", but no md5 is known of {', '.join(unknown_of)}" if unknown_of else "")
+    without_digest = [name for name, digest in digests.items() if not digest]
+    return "as published (md5)" + (f", but no md5 is known of {', '.join(without_digest)}" if without_digest else "")
 
 
 def _by_seeds(
     rows: Iterable[tuple[PublishedRow, Experiment | str]], seeds: int | Sequence[int]
 ) -> list[tuple[list[int], list[PublishedRow]]]:
-    """The rows that can run, those of the same seeds together."""
+    """The rows that can run, grouped by their seeds."""
     groups: dict[tuple[int, ...], list[PublishedRow]] = {}
     for row, experiment in rows:
         if isinstance(experiment, Experiment):
@@ -233,23 +234,22 @@ def _by_seeds(
 
 
 def _verified(
-    row: PublishedRow, own: Experiment | str, found: Mapping[str, _OurRuns], data: str, changed: tuple[str, ...]
+    row: PublishedRow, own: Experiment | str, ours: Mapping[str, _OurRuns], data: str, changed: tuple[str, ...]
 ) -> Verified:
     if isinstance(own, str):
         return Verified(row, own, flags=flags_of(row, None))
-    runs = found[our_name(row)]
-    auc = runs.metrics.get("AUC", {})
+    runs = ours[our_name(row)]
+    auc, logloss, gauc = (runs.metrics.get(name, {}) for name in ("AUC", "logloss", "gAUC"))
     flags = (*flags_of(row, runs.params, len(auc)), *changed, *(runs.failed if auc else ()))
     reason = "" if auc else "; ".join(runs.failed) or "not finished"
-    others = (runs.metrics.get(name, {}) for name in ("logloss", "gAUC"))
-    return Verified(row, reason, auc, *others, data, flags)
+    return Verified(row, reason, auc, logloss, gauc, data, flags)
 
 
 HEADER = ("model", "printed AUC", "published mean", "runs", "our AUC", "sd", "seeds", "difference", "verdict", "flags")
 COLORS = {"reproduced": "green", "better": "cyan", "worse": "red", NOT_RUN: "dim"}
 EXPLAINED = (
-    "difference: the mean of our test AUCs minus the mean of the published runs (of a single one, the printed value). "
-    f"reproduced: by less than {TOLERANCE}, the tolerance of the maintainers of BARS."
+    "difference: the mean of our test AUCs minus the mean of the published runs (of one run: the printed value). "
+    f"reproduced: by less than {AUC_TOLERANCE}, the tolerance of the maintainers of BARS."
 )
 
 
@@ -272,8 +272,8 @@ def cells_of(row: Verified) -> list[str]:
     ]
 
 
-def to_screen(board: str, rows: Sequence[Verified]) -> Group:
-    """A table that fits 80 columns, and below it each remark with the rows that it is about."""
+def comparison_on_screen(board: str, rows: Sequence[Verified]) -> Group:
+    """A table that fits 80 columns, and below it each remark with the models it applies to."""
     table = Table(title=f"{board}: published and ours, test AUC", box=box.SIMPLE_HEAD, show_edge=False)
     for name in ("model", "published", "ours", "difference", "verdict"):
         table.add_column(name, justify="left" if name in ("model", "verdict") else "right")
@@ -292,14 +292,17 @@ def to_screen(board: str, rows: Sequence[Verified]) -> Group:
     return Group(table, "", *map(escape, remarks), escape(EXPLAINED))
 
 
-def to_markdown(board: str, rows: Sequence[Verified], facts: Sequence[str] = ()) -> str:
+def comparison_page(board: str, rows: Sequence[Verified], facts: Sequence[str] = ()) -> str:
     """A page with the table and, above it, `facts`: what was run, and on which data."""
-    lines = [f"# {board}: ours and published", "", *(f"- {fact}" for fact in facts), f"- {EXPLAINED}", ""]
-    lines += [_line(HEADER), _line(["---"] * len(HEADER)), *(_line(cells_of(row)) for row in rows)]
-    return "\n".join(lines) + "\n"
+    parts = [
+        f"# {escaped(board)}: ours and published",
+        list_of([*facts, EXPLAINED]),
+        table_of(HEADER, map(cells_of, rows)),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def write_markdown(path: Path, text: str) -> None:
+def write_page(path: Path, text: str) -> None:
     """Write a page whole or not at all.
 
     Raises:
@@ -307,7 +310,3 @@ def write_markdown(path: Path, text: str) -> None:
     """
     with explain_write_errors(path, OTHER_OUT), replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

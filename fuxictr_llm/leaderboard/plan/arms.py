@@ -1,4 +1,4 @@
-"""Arms of a plan: a backbone with a method on a data set, the settings it has, and what it is known by."""
+"""Arms, the things that a leaderboard compares: crossed, or as a plan file has them; digests of what they compute."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,23 +10,24 @@ from fuxictr_llm.common.checks import check_name, check_value
 from fuxictr_llm.common.errors import UserError, nearest, unknown
 from fuxictr_llm.common.files import digest_of
 from fuxictr_llm.config.language_models import asks_for_vectors
-from fuxictr_llm.config.resolve import NO_IDENTITY, load_experiment
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, load_experiment
 from fuxictr_llm.training.networks import PLACES
 
 PLAIN = "plain"
 
 
-def key_of(params: Mapping[str, Any]) -> str:
-    """Digest of what a run with these settings computes; of files it says only that there are some.
+def run_key(params: Mapping[str, Any]) -> str:
+    """Digest of what a run with these settings computes.
 
-    Their content is compared apart (`Results`), and a run without test data is another run.
+    Of a key that names files, only whether there are any counts: a run without test data is another run. The content
+    of the files is compared by `Results`.
     """
-    kept = {key: value for key, value in params.items() if key not in NO_IDENTITY}
+    kept = {key: value for key, value in params.items() if key not in NOT_IN_IDENTITY}
     return digest_of({key: bool(value) if key in PLACES else value for key, value in kept.items()})
 
 
 def control_of(params: Mapping[str, Any]) -> str | None:
-    """The placebo of its method that a run with these settings is; None: it is none.
+    """The placebo of its method that a run with these settings is; None where it is the method itself, or plain.
 
     Raises:
         UserError: the method is unknown.
@@ -45,12 +46,12 @@ def declared_controls(params: Mapping[str, Any]) -> Mapping[str, Mapping[str, An
 
 
 def has_settings(params: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
-    """Whether all of the settings are so in a run's."""
+    """Whether a run's params have all of the settings."""
     return all(params.get(key) == value for key, value in settings.items())
 
 
 def language_model_work(params: Mapping[str, Any]) -> str | None:
-    """A digest of data set, method, and those settings that a language model's work follows; controls share it."""
+    """Digest of what the language model's work for a run depends on; None: there is no work. Controls share it."""
     if not params["method"]:
         return digest_of([params["dataset_id"], PLAIN]) if asks_for_vectors(params) else None
     method = registry.find_method(params["method"])
@@ -67,17 +68,17 @@ ARM_KEYS = {"backbone": str, "dataset": str, "method": str | None, "control": st
 
 @dataclass(frozen=True)
 class Arm:
-    """What is compared.
+    """One of the things that are compared: a backbone on a data set, plain, with a method or with its placebo.
 
     Attributes:
-        backbone, dataset: their names, as in an expid; of an alias (`criteo`) what it stands for. The data set may be
-            the end of a label in the config, which stands for settings of its own.
+        backbone, dataset: names as in an expid; of an alias (`criteo`) the name it stands for. The data set may be the
+            end of a label in the config, with settings of its own.
         method: its name; None: the plain backbone.
-        control: the placebo of the method that takes its place, one of `Enhancement.controls`.
-        settings: config keys that make it that arm: the control's, tuned values.
+        control: the placebo that runs in place of the method, one of `Enhancement.controls`.
+        settings: the arm's own values of config keys: the control's, tuned ones.
 
     Raises:
-        UserError: the method is an empty name, or files cannot be called by the control's.
+        UserError: the method is an empty name, or the control's name cannot be part of a file's name.
     """
 
     backbone: str
@@ -126,7 +127,7 @@ def cross(
     for dataset, backbone, method in product(datasets, backbones, methods):
         arm = Arm(backbone, dataset, None if method == PLAIN else method)
         placebos = controls_of(arm.method, arm.expid, config)
-        arms += [arm, *(replace(arm, control=name, settings=of) for name, of in placebos.items() if controls)]
+        arms += [arm, *(replace(arm, control=name, settings=keys) for name, keys in placebos.items() if controls)]
     return arms
 
 
@@ -135,7 +136,7 @@ def controls_of(method: str | None, expid: str = "", config: str | None = None) 
 
     Args:
         method: its name; None: no method.
-        expid, config: an experiment with it; without one, a method that only a config knows has none.
+        expid, config: an experiment with it, for a name that only a config knows; without one, that has no placebos.
 
     Raises:
         UserError: the method is unknown.
@@ -153,12 +154,12 @@ def controls_of(method: str | None, expid: str = "", config: str | None = None) 
 
 
 def own_settings(arm: Arm, config: str | None) -> dict[str, Any]:
-    """The settings of an arm without those that make it its control."""
+    """The settings of an arm without those of its control."""
     declared = controls_of(arm.method, arm.expid, config).get(arm.control, {}) if arm.control else {}
     return {key: value for key, value in arm.settings.items() if key not in declared or declared[key] != value}
 
 
-def arm_of(entry: Mapping[str, Any], config: str | None, where: str) -> Arm:
+def arm_from_entry(entry: Mapping[str, Any], config: str | None, where: str) -> Arm:
     """The arm of an entry of a plan file.
 
     Raises:
@@ -179,7 +180,7 @@ def arm_of(entry: Mapping[str, Any], config: str | None, where: str) -> Arm:
 
 
 def check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
-    """Every key is known, and its value of the right type.
+    """Check that every key is known, and its value of the right type.
 
     Raises:
         UserError: one is not.
@@ -191,7 +192,7 @@ def check_keys(given: Mapping[str, Any], known: Mapping[str, Any], where: str) -
 
 
 def refuse_twice(kind: str, names: Sequence[Any]) -> None:
-    """No name stands twice.
+    """Refuse a list in which a name stands twice.
 
     Raises:
         UserError: one does.

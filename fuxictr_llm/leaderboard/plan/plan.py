@@ -16,31 +16,31 @@ from fuxictr_llm.common.yamls import dump_yaml, read_yaml
 from fuxictr_llm.config.keys import Positive, Seed
 from fuxictr_llm.config.resolve import Experiment, known_keys, load_experiment
 from fuxictr_llm.data import SPLITS
-from fuxictr_llm.data.build import DECIDES
+from fuxictr_llm.data.build import BUILD_KEYS
 from fuxictr_llm.data.prepare import PREPARERS
 from fuxictr_llm.host.checkout import use_checkout
 from fuxictr_llm.leaderboard.plan.arms import (
     PLAIN,
     Arm,
-    arm_of,
+    arm_from_entry,
     check_keys,
     cross,
     declared_controls,
     has_settings,
-    key_of,
     language_model_work,
     own_settings,
     refuse_twice,
+    run_key,
 )
 
-# All that decides about a data set's files.
-OF_DATA = (*DECIDES, "feature_processor", "prepare", "raw_data", *(f"{split}_data" for split in SPLITS))
-OF_DATA += tuple(sorted({key for preparer in PREPARERS.values() for key in preparer.decides}))
-NAMES = list[str]
+# The config keys that the files of a data set depend on.
+DATA_SET_KEYS = (*BUILD_KEYS, "feature_processor", "prepare", "raw_data", *(f"{split}_data" for split in SPLITS))
+DATA_SET_KEYS += tuple(sorted({key for preparer in PREPARERS.values() for key in preparer.keys}))
+Names = list[str]
 PLAN_KEYS = {
-    "backbones": NAMES,
-    "methods": NAMES,
-    "datasets": NAMES,
+    "backbones": Names,
+    "methods": Names,
+    "datasets": Names,
     "controls": StrictBool,
     "arms": list[dict[str, Any]],
     "config": str | None,
@@ -98,6 +98,7 @@ class Plan:
     zoo: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     gpu: int = -1
+    _runs: tuple[PlannedRun, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         use_checkout(self.zoo)
@@ -108,8 +109,10 @@ class Plan:
         refuse_twice("seed", self.seeds)
         if "seed" in self.overrides:
             raise UserError("seed cannot be changed with --set; give --seeds, or --seed for a single one")
-        if of_one := [arm for arm in self.arms if "seed" in arm.settings]:
-            raise UserError(f"{of_one[0]}: seed is no setting of an arm, all run at the same ones; give them as seeds")
+        if with_seed := [arm for arm in self.arms if "seed" in arm.settings]:
+            raise UserError(
+                f"{with_seed[0]}: seed is no setting of an arm, all run at the same ones; give them as seeds"
+            )
         bases = [load_experiment(arm.expid, self.config, gpu=self.gpu, threads=1) for arm in self.arms]
         for arm, base in zip(self.arms, bases, strict=True):
             _refuse_other_name(arm, base)
@@ -150,34 +153,33 @@ class Plan:
             UserError: it cannot be read, or as above.
         """
         given, where = read_yaml(path), repr(str(path))
-        seeds = list[Seed] if isinstance(given.get("seeds"), list) else Positive
-        check_keys(given, {**PLAN_KEYS, "seeds": seeds}, where)
+        type_of_seeds = list[Seed] if isinstance(given.get("seeds"), list) else Positive
+        check_keys(given, {**PLAN_KEYS, "seeds": type_of_seeds}, where)
         use_checkout(given.get("zoo"))
         config = given.get("config")
-        arms = [arm_of(entry, config, where) for entry in given.get("arms", ())]
+        arms = [arm_from_entry(entry, config, where) for entry in given.get("arms", ())]
         if given.keys() & {"backbones", "methods", "datasets", "controls"}:
             names = (given.get("backbones", []), given.get("datasets", []), given.get("methods", [PLAIN]))
             arms = [*cross(*names, given.get("controls", False), config), *arms]
-        seeds = seeds_of(given.get("seeds", []))
-        return cls(arms, seeds, config, given.get("zoo"), given.get("set", {}), gpu)
+        return cls(arms, seeds_of(given.get("seeds", [])), config, given.get("zoo"), given.get("set", {}), gpu)
 
     def to_yaml(self) -> str:
         """The plan as a file that `read` takes."""
         arms = []
         for arm in self.arms:
-            parts = {"backbone": arm.backbone, "method": arm.method, "control": arm.control, "dataset": arm.dataset}
-            parts["settings"] = own_settings(arm, self.config)
+            names = {"backbone": arm.backbone, "method": arm.method, "control": arm.control, "dataset": arm.dataset}
+            parts = {**names, "settings": own_settings(arm, self.config)}
             arms.append({key: value for key, value in parts.items() if value})
         others = {"config": self.config, "zoo": self.zoo, "set": dict(self.overrides), "seeds": list(self.seeds)}
         return dump_yaml({**{key: value for key, value in others.items() if value}, "arms": arms})
 
     def runs(self) -> tuple[PlannedRun, ...]:
-        """Every arm at every seed. Where two are one experiment, they have the same key."""
+        """Every arm at every seed. Two that compute the same have the same key."""
         return self._runs
 
     @cached_property
     def sha256(self) -> str:
-        """Digest of all that it computes."""
+        """Digest of the arms' names and of what each run computes."""
         return digest_of(sorted(f"{run.arm} {run.key}" for run in self.runs()))
 
     def _named(self, arm: Arm, base: Experiment) -> Arm:
@@ -192,15 +194,15 @@ class Plan:
         return canonical if stands_for == base.params else arm
 
     def _planned(self, bases: Iterable[Experiment]) -> Iterable[PlannedRun]:
-        # Some settings, as columns that ask for vectors, decide which others there are.
+        # Which keys are known depends on other settings, as on columns that ask for vectors.
         known = [
             known_keys({**base.params, **self.overrides, **arm.settings})
             for arm, base in zip(self.arms, bases, strict=True)
         ]
-        of_any = frozenset().union(*known)
+        known_to_any: frozenset[str] = frozenset().union(*known)
         for arm, base, keys in zip(self.arms, bases, known, strict=True):
-            # What no arm has is left in: it is an error.
-            common = {k: v for k, v in self.overrides.items() if k in keys or k not in of_any}
+            # A key that no arm knows is left in, and is an error when the experiment is resolved.
+            common = {k: v for k, v in self.overrides.items() if k in keys or k not in known_to_any}
             overrides = {**common, **arm.settings}
             experiment = self._resolved(arm, overrides) if overrides else base
             _refuse_disguise(arm, experiment.params)
@@ -209,7 +211,7 @@ class Plan:
             for seed in self.seeds or (base.params["seed"],):
                 params = {**experiment.params, "seed": seed, **({"control_seed": seed} if redrawn else {})}
                 work = language_model_work(params)
-                yield PlannedRun(arm, seed, replace(experiment, params=params), key_of(params), work)
+                yield PlannedRun(arm, seed, replace(experiment, params=params), run_key(params), work)
 
     def _resolved(self, arm: Arm, overrides: Mapping[str, Any]) -> Experiment:
         try:
@@ -232,36 +234,38 @@ def seeds_of(given: int | Sequence[int]) -> list[int]:
 
 
 def _refuse_other_name(arm: Arm, base: Experiment) -> None:
-    """A label may stand for anything, and tables call what it runs by the names of the arm."""
+    """Refuse a label whose model or method has another name than the arm, which the tables would show."""
     for kind, called, known in (
         ("model", arm.backbone, registry.backbone_names()),
         ("method", arm.method, registry.method_names()),
     ):
-        found = base.params[kind]
+        actual = base.params[kind]
         # Names of the user's own, and BARS's (`AutoInt+`), stand for whatever the config says.
-        if found != called and (called is None or (called in known and found in (None, *known))):
-            told = f"{arm}: expid {base.expid!r} has {kind}: {found}"
-            raise UserError(f"{told}, which the table would call {called or PLAIN}; rename it")
+        if actual != called and (called is None or (called in known and actual in (None, *known))):
+            raise UserError(
+                f"{arm}: expid {base.expid!r} has {kind}: {actual}, which the table would call {called or PLAIN}; "
+                "rename it"
+            )
 
 
 def _refuse_disguise(arm: Arm, params: Mapping[str, Any]) -> None:
-    """A placebo is called one, and by its own name: verdicts rest on what arms are called."""
+    """Refuse an arm with a placebo's settings under another name, or without them under its name."""
     for name, settings in declared_controls(params).items():
         is_that = has_settings(params, settings)
         if is_that != (name == arm.control):
-            told = ", ".join(f"{key}: {params.get(key)}" for key in settings)
+            given = ", ".join(f"{key}: {params.get(key)}" for key in settings)
             does = "makes it the control" if is_that else "is not the control"
-            raise UserError(f"{arm}: {told} {does} {name!r}; leave it out, and have controls run with --controls")
+            raise UserError(f"{arm}: {given} {does} {name!r}; leave it out, and have controls run with --controls")
 
 
 def _refuse_two_builds(runs: Iterable[PlannedRun]) -> None:
-    """Runs at the same time cannot have one folder of built data mean two things."""
-    built: dict[tuple, tuple[PlannedRun, dict[str, Any]]] = {}
+    """Refuse runs that would build different data in one folder, as they may run at the same time."""
+    built: dict[tuple[str, str], tuple[PlannedRun, dict[str, Any]]] = {}
     for run in runs:
         params = run.experiment.params
-        decides = {key: params.get(key) for key in OF_DATA}
-        first, others = built.setdefault((params["data_root"], params["dataset_id"]), (run, decides))
-        if differs := [key for key in decides if decides[key] != others[key]]:
+        own = {key: params.get(key) for key in DATA_SET_KEYS}
+        first, others = built.setdefault((params["data_root"], params["dataset_id"]), (run, own))
+        if differs := [key for key in own if own[key] != others[key]]:
             raise UserError(
                 f"{run.arm} and {first.arm} would build {params['dataset_id']!r} from another {differs[0]} each; "
                 "give them data sets of different names"

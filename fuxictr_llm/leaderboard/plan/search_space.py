@@ -5,7 +5,7 @@
     DeepFM: {net_dropout: [0, 0.2]}                            # arms of a backbone
     LLaCTR: {lambda_fre: [0.01, 0.1]}                          # arms of a method, its controls included
 
-FuxiCTR's own tuner files are read as well: their `tuner_space`, where what is no list is fixed.
+FuxiCTR's own tuner files are read as well: their `tuner_space`, in which a single value is fixed.
 """
 
 import logging
@@ -19,19 +19,18 @@ from typing import Any
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.yamls import read_yaml
 from fuxictr_llm.config.keys import DatasetKeys
-from fuxictr_llm.config.resolve import NO_IDENTITY
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
 
 TUNER_SPACE = "tuner_space"
-OF_TUNER = {TUNER_SPACE, "base_config", "base_expid", "dataset_id", "model_config", "dataset_config"}
 # Fixed in many of FuxiCTR's files; a leaderboard has its own.
-OF_LEADERBOARD = {"model_root", "seed"}
+LEADERBOARD_KEYS = {"model_root", "seed"}
 NOT_TUNED = {
     "seed": "every arm runs at the plan's seeds",
     "model": "name backbones in the plan",
     "method": "name methods in the plan",
     "model_root": "the leaderboard's folder decides",
-    **dict.fromkeys((*NO_IDENTITY, "num_threads"), "it does not change what is learnt"),
+    **dict.fromkeys((*NOT_IN_IDENTITY, "num_threads"), "it does not change what is learnt"),
     **dict.fromkeys(DatasetKeys.__annotations__, "it is of the data set, which all arms share"),
 }
 
@@ -60,33 +59,33 @@ class Space:
     common: Mapping[str, Values]
     sections: Mapping[str, Mapping[str, Values]] = field(default_factory=dict)
 
-    def of(self, arm: Arm) -> dict[str, Values]:
+    def for_arm(self, arm: Arm) -> dict[str, Values]:
         """What may be tried for an arm."""
-        found = dict(self.common)
+        values = dict(self.common)
         for name in filter(None, (arm.backbone, arm.method)):
-            found |= self.sections.get(name, {})
-        return found
+            values |= self.sections.get(name, {})
+        return values
 
     def check(self, plan: Plan) -> None:
         """Check that every arm has its keys, and that they take the values.
 
         Raises:
-            UserError: a key is unknown for an arm, is what makes the arm, is given by `--set` too, or takes no such
-                value; a section is of no arm.
+            UserError: a key is unknown for an arm, is one of the arm's own settings, is given by `--set` too, or takes
+                no such value; a section belongs to no arm.
         """
         names = {name for arm in plan.arms for name in (arm.backbone, arm.method) if name}
         for name in self.sections:
             if name not in names:
                 raise unknown("section", name, names, where="the search space")
         for arm in plan.arms:
-            if not self.of(arm):
+            if not self.for_arm(arm):
                 raise UserError(f"the search space has nothing for {arm}; every arm is tuned, or none")
-            for key in self.of(arm):
+            for key in self.for_arm(arm):
                 if key in arm.settings:
                     raise UserError(f"the search space has {key!r}, which is what makes {arm}")
                 if key in plan.overrides:
                     raise UserError(f"{key!r} is given with --set and in the search space; leave it out of one")
-        for settings in zip_longest(*(_tried(self.of(arm)) for arm in plan.arms)):
+        for settings in zip_longest(*(_tried(self.for_arm(arm)) for arm in plan.arms)):
             pairs = zip(plan.arms, settings, strict=True)
             arms = [replace(arm, settings={**arm.settings, **tried}) for arm, tried in pairs if tried]
             replace(plan, arms=arms, seeds=())  # a plan says what does not fit
@@ -96,29 +95,29 @@ def read_space(path: Path | str, plan: Plan) -> Space:
     """The space in a YAML file, checked against the arms of a plan.
 
     Raises:
-        UserError: the file cannot be read, is of no such form, or does not fit an arm.
+        UserError: the file cannot be read, has another form, or does not fit an arm.
     """
     given, where = read_yaml(path), repr(str(path))
     if TUNER_SPACE in given:
-        space = _of_fuxictr(given, where)
+        space = _space_of_tuner(given, where)
     else:
         sections = {key: value for key, value in given.items() if isinstance(value, dict) and "low" not in value}
         common = {key: value for key, value in given.items() if key not in sections}
-        space = Space(_entries(common, where), {name: _entries(of, where) for name, of in sections.items()})
+        space = Space(_entries(common, where), {name: _entries(section, where) for name, section in sections.items()})
     if not space.common and not any(space.sections.values()):
         raise UserError(f"{where} names nothing to tune; for example: learning_rate: [1e-3, 5e-4]")
     space.check(plan)
     return space
 
 
-def _of_fuxictr(given: Mapping[str, Any], where: str) -> Space:
+def _space_of_tuner(given: Mapping[str, Any], where: str) -> Space:
     tuned = given[TUNER_SPACE]
     if not isinstance(tuned, dict):
         raise UserError(f"{TUNER_SPACE} of {where} must map keys to values (got {tuned!r})")
-    others = sorted((given.keys() - {TUNER_SPACE}) | (tuned.keys() & OF_LEADERBOARD))
+    others = sorted((given.keys() - {TUNER_SPACE}) | (tuned.keys() & LEADERBOARD_KEYS))
     if others:
         logging.info("of %s only %s is read, for the plan's own arms; not: %s", where, TUNER_SPACE, ", ".join(others))
-    kept = {key: value for key, value in tuned.items() if key not in OF_LEADERBOARD}
+    kept = {key: value for key, value in tuned.items() if key not in LEADERBOARD_KEYS}
     return Space(_entries({key: value if isinstance(value, list) else [value] for key, value in kept.items()}, where))
 
 
@@ -151,6 +150,8 @@ def _range(value: Mapping[str, Any], where: str) -> Range:
 
 def _tried(values: Mapping[str, Values]) -> Iterable[dict[str, Any]]:
     """Settings in which every listed value and both ends of every range occur."""
-    lists: list[Sequence[Any]] = [(of.low, of.high) if isinstance(of, Range) else of for of in values.values()]
-    for index in range(max(map(len, lists))):
-        yield {key: of[min(index, len(of) - 1)] for key, of in zip(values, lists, strict=True)}
+    choices: list[Sequence[Any]] = [
+        (each.low, each.high) if isinstance(each, Range) else each for each in values.values()
+    ]
+    for index in range(max(map(len, choices))):
+        yield {key: each[min(index, len(each) - 1)] for key, each in zip(values, choices, strict=True)}

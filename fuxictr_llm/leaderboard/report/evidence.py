@@ -1,8 +1,8 @@
 """What the runs of a table show: means over seeds, gains over the plain backbone at the same seeds, and a verdict.
 
 Verdicts rest on the two-sided p values of paired t tests of the test AUC, after Holm's correction over all comparisons
-of the table that verdicts rest on: each method with its plain backbone, and with each of its controls. Where there is
-no test, with one common seed say, the verdict is unproven, and no gain is proven by fewer than FEWEST_SEEDS.
+in the table that decide a verdict: each method with its plain backbone, and with each of its controls. Where there is
+no test, as with one common seed, the verdict is unproven, and no gain is proven by fewer than FEWEST_SEEDS.
 """
 
 import math
@@ -10,23 +10,23 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median, stdev
-from typing import Protocol
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.leaderboard.plan.arms import Arm, controls_of
-from fuxictr_llm.leaderboard.report.gains import LEVEL, Gain, Spread, compare, holm
+from fuxictr_llm.leaderboard.plan.plan import PlannedRun
+from fuxictr_llm.leaderboard.report.gains import LEVEL, PairedGain, Spread, compare, holm
 from fuxictr_llm.leaderboard.run.results import Failure, RunResult
 from fuxictr_llm.registry import find_method
 
 PROVEN, PLACEBO, WORSE, UNPROVEN = "proven", "placebo does as well", "worse", "unproven"
 VERDICTS = (PROVEN, PLACEBO, WORSE, UNPROVEN)
-FEWEST_SEEDS = 5  # so few differences do not show whether they are spread as the t test takes for granted
+FEWEST_SEEDS = 5  # fewer differences do not show whether they are normally distributed, as the t test assumes
 ONLY_BEFORE = "significant only before Holm's correction"
 METRICS = ("AUC", "gAUC", "logloss")
 
 
 @dataclass(frozen=True)
-class Row:
+class ArmRow:
     """A line of the table: an arm over its seeds.
 
     Attributes:
@@ -54,8 +54,8 @@ class Row:
     missing: tuple[int, ...] = ()
     test: Mapping[str, Spread] = field(default_factory=dict)
     valid: Mapping[str, Spread] = field(default_factory=dict)
-    over_plain: Gain | None = None
-    over_controls: Mapping[str, Gain | None] = field(default_factory=dict)
+    over_plain: PairedGain | None = None
+    over_controls: Mapping[str, PairedGain | None] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     parameters: Mapping[str, int] = field(default_factory=dict)
     inference_ratio: float | None = None
@@ -68,20 +68,13 @@ class Row:
         return self.dataset, self.backbone
 
 
-class Planned(Protocol):
-    """What is read of `fuxictr_llm.leaderboard.plan.PlannedRun`."""
-
-    arm: Arm
-    seed: int
-
-
 ArmKey = tuple[str, str, str | None, str | None]
 BySeed = dict[int, RunResult]
 
 
 def summarize(
-    results: Iterable[RunResult], failures: Iterable[Failure] = (), planned: Iterable[Planned] = ()
-) -> list[Row]:
+    results: Iterable[RunResult], failures: Iterable[Failure] = (), planned: Iterable[PlannedRun] = ()
+) -> list[ArmRow]:
     """The rows of the table, in the order of the plan: plain before methods, controls after their method.
 
     Args:
@@ -96,23 +89,25 @@ def summarize(
     runs: dict[ArmKey, BySeed] = defaultdict(dict)
     for result in results:
         if result.seed in runs[_key(result.arm)]:
-            told = f"{result.arm.backbone} {result.arm.label} on {result.arm.dataset!r} at seed {result.seed}"
-            raise UserError(f"two results of {told}; a table has one of each arm and seed")
+            run = f"{result.arm.backbone} {result.arm.label} on {result.arm.dataset!r} at seed {result.seed}"
+            raise UserError(f"two results of {run}; a table has one of each arm and seed")
         runs[_key(result.arm)][result.seed] = result
-    arms = {_key(of.arm): of.arm for of in [*planned, *results, *failures]}
+    known = [*(run.arm for run in planned), *(run.arm for run in results), *(run.arm for run in failures)]
+    arms = {_key(arm): arm for arm in known}
     rows = []
     for key in _in_order(arms):
         failed = {failure.seed for failure in failures if _key(failure.arm) == key} - runs[key].keys()
         missing = {run.seed for run in planned if _key(run.arm) == key} - runs[key].keys() - failed
-        row = Row(*key[:2], arms[key].label, *key[2:], *(tuple(sorted(of)) for of in (runs[key], failed, missing)))
-        seen = [other[3] for other in arms if other[:3] == key[:3] and other[3]]
-        names = dict.fromkeys([*_declared_controls(row, runs[key]), *seen]) if _is_judged(row) else {}
+        done, failed_seeds, missing_seeds = (tuple(sorted(seeds)) for seeds in (runs[key], failed, missing))
+        row = ArmRow(*key[:2], arms[key].label, *key[2:], done, failed_seeds, missing_seeds)
+        planned_controls = [other[3] for other in arms if other[:3] == key[:3] and other[3]]
+        names = dict.fromkeys([*_declared_controls(row, runs[key]), *planned_controls]) if _is_judged(row) else {}
         controls = {name: runs.get((*key[:3], name), {}) for name in names}
         rows.append(_measured(row, runs[key], runs.get((*key[:2], None, None), {}), controls))
     return [_judged(row) for row in _corrected(rows)]
 
 
-def comparisons(rows: Iterable[Row]) -> list[Gain]:
+def comparisons(rows: Iterable[ArmRow]) -> list[PairedGain]:
     """The family of Holm's correction: every tested comparison on which a verdict rests."""
     tested = [gain for row in rows if _is_judged(row) for gain in (row.over_plain, *row.over_controls.values())]
     return [gain for gain in tested if gain is not None and gain.p is not None]
@@ -128,7 +123,7 @@ def _key(arm: Arm) -> ArmKey:
 
 
 def _in_order(arms: Iterable[ArmKey]) -> list[ArmKey]:
-    """What belongs together stands together, in the order in which it came first."""
+    """Arms of one data set, backbone and method stand together, each group where its first arm stood."""
     arms = list(arms)
     first: dict[tuple, int] = {}
     for index, key in enumerate(arms):
@@ -139,35 +134,35 @@ def _in_order(arms: Iterable[ArmKey]) -> list[ArmKey]:
     )
 
 
-def _declared_controls(row: Row, runs: BySeed) -> Iterable[str]:
-    """Those of the method that ran: a config may call it by another name."""
-    ran = [(run.record.get("config") or {}).get("method") for run in runs.values()]
-    return find_method(ran[0]).model_cls.controls if ran and ran[0] else controls_of(row.method)
+def _declared_controls(row: ArmRow, runs: BySeed) -> Iterable[str]:
+    """The controls of the method that ran: a config may call it by another name than the row does."""
+    methods = [(run.record.get("config") or {}).get("method") for run in runs.values()]
+    return find_method(methods[0]).model_cls.controls if methods and methods[0] else controls_of(row.method)
 
 
-def _is_judged(row: Row) -> bool:
+def _is_judged(row: ArmRow) -> bool:
     return row.method is not None and row.control is None
 
 
 def _values(runs: Mapping[int, RunResult], split: str, metric: str) -> dict[int, float]:
-    found = {seed: run.metrics.get(split, {}).get(metric) for seed, run in runs.items()}
-    return {seed: value for seed, value in found.items() if value is not None and math.isfinite(value)}
+    values = {seed: run.metrics.get(split, {}).get(metric) for seed, run in runs.items()}
+    return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
 
 
 def _spreads(runs: BySeed, split: str) -> dict[str, Spread]:
-    found = {metric: list(_values(runs, split, metric).values()) for metric in METRICS}
+    by_metric = {metric: list(_values(runs, split, metric).values()) for metric in METRICS}
     return {
         metric: Spread(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
-        for metric, values in found.items()
+        for metric, values in by_metric.items()
         if values
     }
 
 
-def _measured(row: Row, runs: BySeed, plain: BySeed, controls: Mapping[str, BySeed]) -> Row:
-    """The row with everything but the correction and what rests on it."""
+def _measured(row: ArmRow, runs: BySeed, plain: BySeed, controls: Mapping[str, BySeed]) -> ArmRow:
+    """The row with all that does not depend on the other rows: not the corrected p values, nor the verdict."""
     aucs = aucs_of(runs)
     stages = {
-        stage: [run.seconds[stage] for run in runs.values() if run.seconds.get(stage) is not None]
+        stage: [run.seconds[stage] for run in runs.values() if stage in run.seconds]
         for stage in ("train", "test", "language_model")
     }
     own, others = _seconds_a_row(runs), _seconds_a_row(plain)
@@ -176,22 +171,24 @@ def _measured(row: Row, runs: BySeed, plain: BySeed, controls: Mapping[str, BySe
         test=_spreads(runs, "test"),
         valid=_spreads(runs, "valid"),
         over_plain=compare(aucs, aucs_of(plain)) if row.method else None,
-        over_controls={name: compare(aucs, aucs_of(of)) for name, of in controls.items()},
-        seconds={stage: median(of) for stage, of in stages.items() if of},
+        over_controls={name: compare(aucs, aucs_of(by_seed)) for name, by_seed in controls.items()},
+        seconds={stage: median(seconds) for stage, seconds in stages.items() if seconds},
         parameters=next((run.parameters for run in runs.values()), {}),
         inference_ratio=own / others if own and others else None,
     )
 
 
 def _seconds_a_row(runs: BySeed) -> float | None:
-    found = [run.seconds.get("test", 0) / run.rows["test"] for run in runs.values() if run.rows.get("test")]
-    return median(found) if found else None
+    """Seconds of inference a test row, the median over the seeds."""
+    seconds = [run.seconds.get("test", 0) / run.rows["test"] for run in runs.values() if run.rows.get("test")]
+    return median(seconds) if seconds else None
 
 
-def _corrected(rows: list[Row]) -> list[Row]:
-    corrected = iter(holm([gain.p for gain in comparisons(rows)]))
+def _corrected(rows: list[ArmRow]) -> list[ArmRow]:
+    """The rows with corrected p values, which depend on all comparisons of the table."""
+    corrected = iter(holm([gain.p for gain in comparisons(rows) if gain.p is not None]))
 
-    def with_p(gain: Gain | None) -> Gain | None:
+    def with_p(gain: PairedGain | None) -> PairedGain | None:
         return gain if gain is None or gain.p is None else replace(gain, corrected=next(corrected))
 
     return [  # in the order of `comparisons`
@@ -206,7 +203,8 @@ def _corrected(rows: list[Row]) -> list[Row]:
     ]
 
 
-def _judged(row: Row) -> Row:
+def _judged(row: ArmRow) -> ArmRow:
+    """The row with its verdict."""
     if not _is_judged(row):
         return row
     verdict, why = _verdict(row)
@@ -216,7 +214,7 @@ def _judged(row: Row) -> Row:
     return replace(row, verdict=verdict, why=why)
 
 
-def _verdict(row: Row) -> tuple[str, str]:
+def _verdict(row: ArmRow) -> tuple[str, str]:
     gain, controls = row.over_plain, row.over_controls
     if "AUC" not in row.test:
         return UNPROVEN, "no test AUC" if row.seeds else "no finished run"
@@ -234,24 +232,25 @@ def _verdict(row: Row) -> tuple[str, str]:
     as_good = [name for name, over in controls.items() if over and _does_as_well(over, gain)]
     if as_good:
         return PLACEBO, f"not surely better than {', '.join(as_good)}"
-    untold = {name: _why_untold(over, gain) for name, over in controls.items() if not (over and over.is_better)}
-    if untold:
-        told = ", ".join(f"{name} ({why})" for name, why in untold.items())
-        return UNPROVEN, f"better than plain; not compared with control {told}"
+    open_ones = {name: _why_open(over, gain) for name, over in controls.items() if not (over and over.is_better)}
+    if open_ones:
+        reasons = ", ".join(f"{name} ({why})" for name, why in open_ones.items())
+        return UNPROVEN, f"better than plain; not compared with control {reasons}"
     why = "better than plain and than " + ", ".join(controls)
-    if (fewest := min(len(over.seeds) for over in (gain, *controls.values()))) < FEWEST_SEEDS:
+    if (fewest := min(len(over.seeds) for over in (gain, *controls.values()) if over)) < FEWEST_SEEDS:
         return UNPROVEN, f"{why}, but over {fewest} seeds; {FEWEST_SEEDS} are needed"
     return PROVEN, why
 
 
-def _does_as_well(over: Gain, gain: Gain) -> bool:
-    """Whether a control can stand in for the method, as far as all seeds of the comparison with plain can tell."""
+def _does_as_well(over: PairedGain, gain: PairedGain) -> bool:
+    """Whether the control is as good as the method by all seeds at which the method was compared with plain."""
     if over.p is None:  # the same difference at every seed
         return len(over.seeds) > 1 and over.mean <= 0
     return not over.is_better and len(over.seeds) >= len(gain.seeds)
 
 
-def _why_untold(over: Gain | None, gain: Gain) -> str:
+def _why_open(over: PairedGain | None, gain: PairedGain) -> str:
+    """Why the comparison with a control decides nothing."""
     if over is None:
         return "not run"
     return over.why_no_test if over.p is None else f"{len(over.seeds)} of {len(gain.seeds)} seeds only"

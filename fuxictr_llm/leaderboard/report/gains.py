@@ -1,8 +1,8 @@
 """The statistics of a table: spreads over seeds, paired gains, and Holm's correction.
 
 A gain is the mean of the differences in AUC between two arms at their common seeds. Its 95 % interval is that of the
-paired t test and says how sure this one gain is. One common seed gives a gain, but neither interval nor p value; so do
-seeds that all give the very same difference, as they are no evidence of their own.
+paired t test and says how sure this one gain is. With one common seed there is a gain, but neither interval nor p;
+nor are there any where the difference is exactly the same at all seeds, which then are no independent evidence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ class Spread(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Gain:
+class PairedGain:
     """How much better an arm is than another one at their common seeds.
 
     Attributes:
@@ -32,9 +32,9 @@ class Gain:
         mean: of the differences in test AUC.
         low, high: the 95 % interval of the mean, not corrected; None where there is no test.
         p: two-sided, not corrected; None where there is no test.
-        corrected: after Holm's correction; None where no verdict rests on it, too.
+        corrected: p after Holm's correction; None where there is no test, or no verdict rests on it.
         relative: AUC / AUC of the other - 1, of the means; None where the other's is 0.
-        rela_impr: (AUC - 0.5) / (AUC of the other - 0.5) - 1, of the means; None where the other one guesses.
+        rela_impr: (AUC - 0.5) / (AUC of the other - 0.5) - 1, of the means; None where the other's is 0.5 or less.
     """
 
     seeds: tuple[int, ...]
@@ -45,6 +45,11 @@ class Gain:
     relative: float | None
     rela_impr: float | None
     corrected: float | None = None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """`low` and `high`; None where there is no test."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
 
     @property
     def is_better(self) -> bool:
@@ -59,7 +64,7 @@ class Gain:
         return "one common seed" if len(self.seeds) == 1 else "the same difference at every seed"
 
 
-def compare(ours: Mapping[int, float], others: Mapping[int, float]) -> Gain | None:
+def compare(ours: Mapping[int, float], others: Mapping[int, float]) -> PairedGain | None:
     """The gain of one arm over another, seed -> AUC each; None without a common seed."""
     seeds = sorted(ours.keys() & others.keys())
     if not seeds:
@@ -74,7 +79,7 @@ def compare(ours: Mapping[int, float], others: Mapping[int, float]) -> Gain | No
     relative = fmean(a) / fmean(b) - 1 if fmean(b) else None
     chance = fmean(b) - 0.5
     rela_impr = (fmean(a) - 0.5) / chance - 1 if chance > 0 else None
-    return Gain(tuple(seeds), fmean(differences), low, high, p, relative, rela_impr)
+    return PairedGain(tuple(seeds), fmean(differences), low, high, p, relative, rela_impr)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,4 +1,4 @@
-"""What the plots of a leaderboard have in common: axes, intervals, looks of arms, legends."""
+"""Parts of a leaderboard's plots: axes, intervals, markers of arms, legends."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -10,29 +10,29 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from fuxictr_llm.common.pictures import BLUE, DPI, GREY, ORANGE
-from fuxictr_llm.leaderboard.report.evidence import PROVEN, Row
-from fuxictr_llm.leaderboard.report.gains import Gain
+from fuxictr_llm.leaderboard.report.evidence import PROVEN, ArmRow
+from fuxictr_llm.leaderboard.report.gains import PairedGain
 
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
-OF_CONTROLS = "sD^v<>"
+MARKERS_OF_CONTROLS = "sD^v<>"
 PALE = 0.35
 GAINS = FuncFormatter(lambda value, _: f"{value:+.6f}".rstrip("0") if abs(value) > 1e-9 else "0")
 
 
-def colours_of(rows: Iterable[Row]) -> dict[str, str]:
+def colours_of(rows: Iterable[ArmRow]) -> dict[str, str]:
     """A colour for each method."""
     methods = dict.fromkeys(row.method for row in rows if row.method)
     return {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(methods)}
 
 
-def markers_of(rows: Iterable[Row]) -> dict[str, str]:
-    """A form for each control."""
+def markers_of(rows: Iterable[ArmRow]) -> dict[str, str]:
+    """A marker for each control."""
     names = dict.fromkeys(row.control for row in rows if row.control)
-    return {name: OF_CONTROLS[index % len(OF_CONTROLS)] for index, name in enumerate(names)}
+    return {name: MARKERS_OF_CONTROLS[index % len(MARKERS_OF_CONTROLS)] for index, name in enumerate(names)}
 
 
 def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure with axes side by side that share theirs."""
+    """A figure with axes side by side that have the same limits."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     axes = list(figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0])
     for axis in axes:
@@ -41,45 +41,46 @@ def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, l
     return figure, axes
 
 
-def limits_of(gains: Iterable[Gain]) -> tuple[float, float]:
-    """Of an axis of gains: every mean is in it, and of the intervals those that are not far wider than most."""
+def limits_of(gains: Iterable[PairedGain]) -> tuple[float, float]:
+    """The limits of an axis of gains: all means fit, and the intervals except those that are far wider than most."""
     gains = list(gains)
-    halves = [gain.high - gain.mean for gain in gains if gain.high is not None] or [0.0]
+    ends = [(gain.mean, *(gain.interval or (gain.mean, gain.mean))) for gain in gains]
+    halves = [high - mean for mean, low, high in ends if high > low] or [0.0]
     reach = max(1.5 * float(np.median(halves)), 0.5 * max(abs(gain.mean) for gain in gains))
-    low = min(0.0, *(max(gain.mean - reach, gain.mean if gain.low is None else gain.low) for gain in gains))
-    high = max(0.0, *(min(gain.mean + reach, gain.mean if gain.high is None else gain.high) for gain in gains))
+    low = min(0.0, *(max(mean - reach, low) for mean, low, _ in ends))
+    high = max(0.0, *(min(mean + reach, high) for mean, _, high in ends))
     margin = 0.06 * (high - low) or 1e-4
     return low - margin, high + margin
 
 
 def draw_interval(
-    axis: Axes, gain: Gain, place: float, limits: tuple[float, float], upright: bool = False, **look: Any
+    axis: Axes, gain: PairedGain, place: float, limits: tuple[float, float], upright: bool = False, **look: Any
 ) -> None:
     """A line at `place`; an arrow head where it goes on beyond the edge."""
-    if gain.low is None:
+    if gain.interval is None:
         return
-    low, high = max(gain.low, limits[0]), min(gain.high, limits[1])
+    low, high = max(gain.interval[0], limits[0]), min(gain.interval[1], limits[1])
     ends = [(place, place), (low, high)] if upright else [(low, high), (place, place)]
     axis.plot(*ends, solid_capstyle="butt", alpha=0.8, zorder=2, **look)
     heads = "v^" if upright else "<>"
-    for edge, end, head in zip((low, high), (gain.low, gain.high), heads, strict=True):
+    for edge, end, head in zip((low, high), gain.interval, heads, strict=True):
         if edge != end:
             spot = (place, edge) if upright else (edge, place)
             axis.plot(*spot, marker=head, markersize=5, color=look["color"], clip_on=False, zorder=2)
 
 
-def paleness_of(gain: Gain) -> dict[str, float]:
-    """A point without an interval must not look like one whose interval is too narrow to be seen."""
-    return {"alpha": PALE} if gain.low is None else {}
+def alpha_of(gain: PairedGain) -> float | None:
+    """Pale where there is no interval: the point must not look like one whose interval is too narrow to be seen."""
+    return PALE if gain.interval is None else None
 
 
-def look_of(row: Row, colours: Mapping[str, str], controls: Mapping[str, str]) -> dict[str, Any]:
-    """Of an arm's marker: controls are hollow, what is proven has a black rim, what has no interval is pale."""
-    colour, pale = colours[row.method], paleness_of(row.over_plain)
+def marker_look(row: ArmRow, gain: PairedGain, colour: str, controls: Mapping[str, str]) -> dict[str, Any]:
+    """An arm's marker: controls are hollow, what is proven has a black rim, what has no interval is pale."""
+    look = {"color": colour, "alpha": alpha_of(gain)}
     if row.control:
-        return {"marker": controls[row.control], "markersize": 5, "color": colour, "markerfacecolor": "white", **pale}
+        return {**look, "marker": controls[row.control], "markersize": 5, "markerfacecolor": "white"}
     rim = {"markeredgecolor": "black", "markeredgewidth": 1.6} if row.verdict == PROVEN else {}
-    return {"marker": "o", "markersize": 7, "color": colour, **rim, **pale}
+    return {**look, "marker": "o", "markersize": 7, **rim}
 
 
 def add_title(
@@ -93,7 +94,7 @@ def add_title(
     dots: bool = False,
     pale: bool = False,
 ) -> None:
-    """Above the axes: the title, and what is drawn in which colour and form."""
+    """Above the axes: the title, and the legend of colours and markers."""
 
     def handle(name: str, colour: str, marker: str = "o", **more: Any) -> Line2D:
         return Line2D([], [], linestyle="", label=name, color=colour, marker=marker, **more)

@@ -1,4 +1,4 @@
-"""The content of a leaderboard in words and rounded numbers, for every format to write in its own way."""
+"""The content of a leaderboard's page as texts and rounded numbers; tables.py writes it in each format."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,17 +8,17 @@ from typing import NamedTuple
 
 from scipy.stats import t
 
-from fuxictr_llm.leaderboard.report.evidence import FEWEST_SEEDS, PLACEBO, PROVEN, UNPROVEN, WORSE, Row, comparisons
-from fuxictr_llm.leaderboard.report.gains import LEVEL, Gain, Spread
+from fuxictr_llm.leaderboard.report.evidence import FEWEST_SEEDS, PLACEBO, PROVEN, UNPROVEN, WORSE, ArmRow, comparisons
+from fuxictr_llm.leaderboard.report.gains import LEVEL, PairedGain, Spread
 from fuxictr_llm.leaderboard.report.overall import Overall, over_backbones
 from fuxictr_llm.leaderboard.run.results import Failure, RunResult
 
 NOTHING = "-"
-TEXTS = ("backbone", "arm", "seeds", "verdict", "verdicts")  # columns of words; the others hold numbers
+WORD_COLUMNS = ("backbone", "arm", "seeds", "verdict", "verdicts")  # columns of words; the others hold numbers
 
 
 class Line(NamedTuple):
-    """A line of a table: its cells, the verdict among them, its `kind` (plain, method, control), and its backbone."""
+    """A line of a table: its cells, among them the verdict; its `kind` (plain, method, control); what it belongs to."""
 
     cells: list[str]
     verdict: str = ""
@@ -28,7 +28,7 @@ class Line(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A title, the columns' heads, and the lines."""
+    """A table of a report in texts."""
 
     title: str
     heads: list[str]
@@ -37,13 +37,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Report:
-    """What there is to say.
+    """The content of a leaderboard's page.
 
     Attributes:
-        tables: for each data set its rows, and before them, with several backbones, what they say together.
-        troubles: a line for each run that failed, and for each arm with runs that have not run.
+        tables: for each data set one of its rows; before it, where there are several backbones, one over all of them.
+        troubles: a line for each run that failed, and for each arm with seeds that have not run.
         notes: how to read the tables.
-        facts: what made them: name -> text.
+        facts: how they were made: name -> text.
         digests: a line for each arm: its runs' keys by seed.
     """
 
@@ -55,124 +55,123 @@ class Report:
 
 
 def make_report(
-    rows: Sequence[Row],
+    rows: Sequence[ArmRow],
     results: Sequence[RunResult] = (),
     failures: Iterable[Failure] = (),
     facts: Mapping[str, str] | None = None,
 ) -> Report:
-    """Everything that the formats show.
+    """The report of a table's rows.
 
     Args:
         rows: from `summarize`.
-        results, failures: that went in there.
+        results, failures: the runs that the rows are of.
         facts: the command, the plan's digest and what else the reader should know; the date, versions and the data's
             digests are added.
     """
     tables, overall = [], over_backbones(rows, results)
     for dataset in dict.fromkeys(row.dataset for row in rows):
-        of_data = [row for row in rows if row.dataset == dataset]
-        together = [of for of in overall if of.dataset == dataset]
-        if any(len(of.backbones) > 1 for of in together):
-            tables.append(_table_over_backbones(dataset, together))
-        tables.append(_table_of_rows(dataset, of_data))
+        lines = [line for line in overall if line.dataset == dataset]
+        if any(len(line.backbones) > 1 for line in lines):
+            tables.append(_table_over_backbones(dataset, lines))
+        tables.append(_table_of_rows(dataset, [row for row in rows if row.dataset == dataset]))
     digests = []
     for name, runs in _by_arm(results).items():
         digests.append(f"{name}: " + ", ".join(f"seed {run.seed} {run.key[:12]}" for run in runs))
     return Report(tables, _troubles(rows, failures), _notes(rows, results), _facts(results, facts or {}), digests)
 
 
-def _table_of_rows(dataset: str, rows: Sequence[Row]) -> Table:
+def _table_of_rows(dataset: str, rows: Sequence[ArmRow]) -> Table:
     columns = _columns(rows)
-    lines = [Line([tell(row) for tell in columns.values()], row.verdict, kind_of(row), row.backbone) for row in rows]
+    lines = [Line([cell(row) for cell in columns.values()], row.verdict, kind_of(row), row.backbone) for row in rows]
     return Table(dataset, list(columns), lines)
 
 
-def _columns(rows: Sequence[Row]) -> dict[str, Callable[[Row], str]]:
-    """Head -> what stands below it; without columns in which nothing would stand."""
+def _columns(rows: Sequence[ArmRow]) -> dict[str, Callable[[ArmRow], str]]:
+    """Head of a column -> the cell of a row; without columns in which all cells would be empty."""
     methods = {(row.backbone, row.method): row for row in rows if kind_of(row) == "method"}
 
-    def over_control(row: Row) -> Gain | None:
-        of = methods.get((row.backbone, row.method)) if row.control else None
-        return of and of.over_controls.get(row.control)
+    def over_control(row: ArmRow) -> PairedGain | None:
+        method = methods.get((row.backbone, row.method))
+        return method.over_controls.get(row.control) if method and row.control else None
 
-    def corrected(row: Row) -> str:
+    def corrected(row: ArmRow) -> str:
         gain = over_control(row) if row.control else row.over_plain
-        return tell_p(gain.corrected) if gain else NOTHING
+        return p_cell(gain.corrected) if gain else NOTHING
 
-    columns: dict[str, Callable[[Row], str]] = {
+    columns: dict[str, Callable[[ArmRow], str]] = {
         "backbone": lambda row: row.backbone,
         "arm": lambda row: row.arm,
-        "AUC": lambda row: tell_spread(row.test.get("AUC")),
-        "validation AUC": lambda row: tell_spread(row.valid.get("AUC")),
-        "gain over plain [95 %]": lambda row: tell_gain(row.over_plain),
+        "AUC": lambda row: spread_cell(row.test.get("AUC")),
+        "validation AUC": lambda row: spread_cell(row.valid.get("AUC")),
+        "gain over plain [95 %]": lambda row: gain_cell(row.over_plain),
         "verdict": lambda row: ": ".join(filter(None, (row.verdict, row.why))) or NOTHING,
-        "method over control [95 %]": lambda row: tell_gain(over_control(row)),
+        "method over control [95 %]": lambda row: gain_cell(over_control(row)),
         "p (Holm)": corrected,
-        "relative AUC": lambda row: tell_share(row.over_plain and row.over_plain.relative),
-        "RelaImpr": lambda row: tell_share(row.over_plain and row.over_plain.rela_impr),
-        "gAUC": lambda row: tell_spread(row.test.get("gAUC")),
-        "logloss": lambda row: tell_spread(row.test.get("logloss")),
-        "seeds": tell_seeds,
-        "training s": lambda row: tell_seconds(row.seconds.get("train")),
-        "language model s": lambda row: tell_seconds(row.seconds.get("language_model")),
-        "parameters": lambda row: tell_parameters(row.parameters),
+        "relative AUC": lambda row: share_cell(row.over_plain.relative if row.over_plain else None),
+        "RelaImpr": lambda row: share_cell(row.over_plain.rela_impr if row.over_plain else None),
+        "gAUC": lambda row: spread_cell(row.test.get("gAUC")),
+        "logloss": lambda row: spread_cell(row.test.get("logloss")),
+        "seeds": seeds_cell,
+        "training s": lambda row: seconds_cell(row.seconds.get("train")),
+        "language model s": lambda row: seconds_cell(row.seconds.get("language_model")),
+        "parameters": lambda row: parameters_cell(row.parameters),
         "inference": lambda row: NOTHING if row.inference_ratio is None else f"{row.inference_ratio:.2f}x",
     }
     if any("AUC" in row.test for row in rows):
         del columns["validation AUC"]
-    needed = {"AUC", *TEXTS}
-    return {head: tell for head, tell in columns.items() if head in needed or any(tell(row) != NOTHING for row in rows)}
+    needed = {"AUC", *WORD_COLUMNS}
+    return {head: cell for head, cell in columns.items() if head in needed or any(cell(row) != NOTHING for row in rows)}
 
 
 def _table_over_backbones(dataset: str, overall: Sequence[Overall]) -> Table:
     heads = ["arm", "backbones", "better on", "mean gain over plain [95 %]", "method over control [95 %]", "verdicts"]
     lines = []
-    for of in overall:
-        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in of.verdicts.items() if count) or NOTHING
-        gains = tell_gain(of.gain), tell_gain(of.over_control)
-        cells = [of.arm, str(len(of.backbones)), str(of.better), *gains, verdicts]
-        lines.append(Line(cells, "", "control" if of.control else "method", of.method))
+    for arm in overall:
+        verdicts = ", ".join(f"{count} {verdict}" for verdict, count in arm.verdicts.items() if count) or NOTHING
+        gains = gain_cell(arm.gain), gain_cell(arm.over_control)
+        cells = [arm.arm, str(len(arm.backbones)), str(arm.better), *gains, verdicts]
+        lines.append(Line(cells, "", "control" if arm.control else "method", arm.method))
     return Table(f"{dataset}, over all backbones", heads, lines)
 
 
-def kind_of(row: Row) -> str:
+def kind_of(row: ArmRow) -> str:
     """plain, method or control."""
     return "control" if row.control else "method" if row.method else "plain"
 
 
-def tell_seeds(row: Row) -> str:
+def seeds_cell(row: ArmRow) -> str:
     planned = len(row.seeds) + len(row.failed) + len(row.missing)
     if planned == len(row.seeds):
         return str(planned)
-    not_done = [f"{len(of)} {what}" for what, of in (("failed", row.failed), ("not run", row.missing)) if of]
+    not_done = [f"{len(seeds)} {what}" for what, seeds in (("failed", row.failed), ("not run", row.missing)) if seeds]
     return f"{len(row.seeds)} of {planned} ({', '.join(not_done)})"
 
 
-def tell_spread(spread: Spread | None) -> str:
+def spread_cell(spread: Spread | None) -> str:
     if spread is None:
         return NOTHING
     return f"{spread.mean:.5f}" + ("" if spread.sd is None else f" ± {spread.sd:.5f}")
 
 
-def tell_gain(gain: Gain | None) -> str:
+def gain_cell(gain: PairedGain | None) -> str:
     if gain is None:
         return NOTHING
-    return f"{gain.mean:+.5f}" + ("" if gain.low is None else f" [{gain.low:+.5f}, {gain.high:+.5f}]")
+    return f"{gain.mean:+.5f}" + (" [{:+.5f}, {:+.5f}]".format(*gain.interval) if gain.interval else "")
 
 
-def tell_p(p: float | None) -> str:
+def p_cell(p: float | None) -> str:
     return NOTHING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def tell_share(share: float | None) -> str:
+def share_cell(share: float | None) -> str:
     return NOTHING if share is None else f"{100 * share:+.2f} %"
 
 
-def tell_seconds(seconds: float | None) -> str:
+def seconds_cell(seconds: float | None) -> str:
     return NOTHING if seconds is None else f"{seconds:,.0f}" if seconds >= 9.95 or seconds == 0 else f"{seconds:.1f}"
 
 
-def tell_parameters(parameters: Mapping[str, int]) -> str:
+def parameters_cell(parameters: Mapping[str, int]) -> str:
     if not parameters:
         return NOTHING
     method = parameters.get("method", 0)
@@ -186,8 +185,8 @@ def _by_arm(results: Iterable[RunResult]) -> dict[str, list[RunResult]]:
     return arms
 
 
-def _troubles(rows: Iterable[Row], failures: Iterable[Failure]) -> list[str]:
-    reasons = {(of.arm.dataset, of.arm.backbone, of.arm.label, of.seed): of.reason for of in failures}
+def _troubles(rows: Iterable[ArmRow], failures: Iterable[Failure]) -> list[str]:
+    reasons = {(run.arm.dataset, run.arm.backbone, run.arm.label, run.seed): run.reason for run in failures}
     lines = []
     for row in rows:
         name = f"{row.dataset} {row.backbone} {row.arm}"
@@ -199,7 +198,7 @@ def _troubles(rows: Iterable[Row], failures: Iterable[Failure]) -> list[str]:
     return lines
 
 
-def _notes(rows: Sequence[Row], results: Iterable[RunResult]) -> list[str]:
+def _notes(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> list[str]:
     family = comparisons(rows)
     needed = ""
     if family:
@@ -219,7 +218,7 @@ def _notes(rows: Sequence[Row], results: Iterable[RunResult]) -> list[str]:
         "corrected. With one common seed there is no interval. Seeds vary the training, not the data: intervals and "
         "verdicts hold for this test split, and do not tell how a gain would vary on another one.",
         f"p is two-sided, of the paired t test, after Holm's correction over the {len(family)} comparisons that "
-        "verdicts rest on: each method with plain, and with each of its controls. It stands in the method's row for "
+        "decide a verdict: each method with plain, and with each of its controls. It stands in the method's row for "
         f"method against plain, in the control's row for method against control.{needed}",
         f"{PROVEN}: better than plain and than every control, at {LEVEL * 100:.0f} %, over {FEWEST_SEEDS} seeds or "
         f"more. {PLACEBO}: better than plain, but not surely than a control. {WORSE}: than plain. {UNPROVEN}: "
@@ -239,21 +238,20 @@ def _is_validated_on_test(run: RunResult) -> bool:
 
 
 def _facts(results: Sequence[RunResult], facts: Mapping[str, str]) -> dict[str, str]:
-    found = {**facts, "date": facts.get("date") or f"{datetime.now():%Y-%m-%d %H:%M}"}
+    texts = {**facts, "date": facts.get("date") or f"{datetime.now():%Y-%m-%d %H:%M}"}
     versions: dict[str, dict[str, None]] = {}
     data: dict[str, dict[str, None]] = {}
     for run in results:
         for package, version in (run.record.get("versions") or {}).items():
             versions.setdefault(package, {})[version] = None
-        data.setdefault(run.arm.dataset, {})[_told_digests((run.record.get("data") or {}).get("sha256"))] = None
-    found["versions"] = ", ".join(f"{package} {' and '.join(of)}" for package, of in versions.items())
-    found |= {f"data {dataset} (sha256)": " or ".join(of) for dataset, of in data.items()}
-    return {name: " ".join(str(text).split()) for name, text in found.items() if text}
+        data.setdefault(run.arm.dataset, {})[_digests_text((run.record.get("data") or {}).get("sha256"))] = None
+    texts["versions"] = ", ".join(f"{package} {' and '.join(several)}" for package, several in versions.items())
+    texts |= {f"data {dataset} (sha256)": " or ".join(several) for dataset, several in data.items()}
+    return {name: " ".join(str(text).split()) for name, text in texts.items() if text}
 
 
-def _told_digests(digests: object) -> str:
+def _digests_text(digests: object) -> str:
     if not isinstance(digests, Mapping):
         return str(digests or "unknown")
-    return ", ".join(
-        f"{split} {' '.join([of] if isinstance(of, str) else map(str, of))}" for split, of in digests.items()
-    )
+    lists = {split: [files] if isinstance(files, str) else map(str, files) for split, files in digests.items()}
+    return ", ".join(f"{split} {' '.join(files)}" for split, files in lists.items())

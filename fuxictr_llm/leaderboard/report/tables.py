@@ -1,4 +1,7 @@
-"""Tables of a report: Markdown, LaTeX, csv, and one HTML page."""
+"""A report as files: Markdown, LaTeX (the tables alone), csv (the rows), and one HTML page.
+
+The page loads nothing from the network, fits a phone, and is light or dark as the reader's screen is.
+"""
 
 import base64
 import csv
@@ -10,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm.common.files import explain_write_errors, replacing
-from fuxictr_llm.leaderboard.report.evidence import METRICS, VERDICTS, Row
-from fuxictr_llm.leaderboard.report.gains import Gain
+from fuxictr_llm.common.markdown import LEFT, RIGHT, escaped, list_of, table_of
+from fuxictr_llm.leaderboard.report.evidence import METRICS, VERDICTS, ArmRow
+from fuxictr_llm.leaderboard.report.gains import PairedGain
 from fuxictr_llm.leaderboard.report.plots import figures, png_of
-from fuxictr_llm.leaderboard.report.report import TEXTS, Report, Table, make_report
-from fuxictr_llm.leaderboard.run.results import Failure, RunResult
+from fuxictr_llm.leaderboard.report.report import WORD_COLUMNS, Report, Table, make_report
+from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Failure, RunResult
 
-# Marks say what colours say, for those who do not see them.
+# For those who do not see the colours of the verdicts.
 MARKS = dict(zip(VERDICTS, ("✔", "≈", "✘", "?"), strict=True))
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #fff; --faint: #666; --line: #ddd; --band: #f5f5f5;
@@ -50,7 +54,7 @@ def to_html(report: Report, pictures: Mapping[str, bytes] | None = None) -> str:
     """The page.
 
     Args:
-        pictures: name -> the content of a PNG file; they become part of the page.
+        pictures: name -> the content of a PNG file, which becomes part of the page.
     """
     parts = ["<h1>Leaderboard</h1>"]
     if pictures:
@@ -74,17 +78,17 @@ def to_html(report: Report, pictures: Mapping[str, bytes] | None = None) -> str:
 
 
 def _table(table: Table) -> str:
-    classes = ["word " + head if head in TEXTS else "number" for head in table.heads]
-    heads = [f'<th class="{of}">{escape(head)}</th>' for of, head in zip(classes, table.heads, strict=True)]
+    classes = ["word " + head if head in WORD_COLUMNS else "number" for head in table.heads]
+    heads = [f'<th class="{name}">{escape(head)}</th>' for name, head in zip(classes, table.heads, strict=True)]
     lines, group = [], None
     for line in table.lines:
         cells = []
-        for of, head, cell in zip(classes, table.heads, line.cells, strict=True):
+        for css_class, head, cell in zip(classes, table.heads, line.cells, strict=True):
             shown = escape(cell)
             if head == "verdict" and line.verdict:
                 name, why = line.verdict, cell.removeprefix(line.verdict)
                 shown = f'<span class="mark {name.split()[0]}">{MARKS[name]} {escape(name)}</span>{escape(why)}'
-            cells.append(f'<td class="{of}">{shown}</td>')
+            cells.append(f'<td class="{css_class}">{shown}</td>')
         first = " first" if line.group != group else ""
         group = line.group
         lines.append(f'<tr class="{line.kind}{first}">{"".join(cells)}</tr>')
@@ -102,7 +106,6 @@ def _picture(name: str, content: bytes) -> str:
     return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"></figure>'
 
 
-OF_MARKDOWN = re.compile(r"[\\`*_|~$]|(?<=\])\(")
 OF_LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
     "<": "$<$", ">": "$>$", "…": r"\dots{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -111,7 +114,7 @@ OF_LATEX = {
 
 def write_all(
     folder: Path,
-    rows: Sequence[Row],
+    rows: Sequence[ArmRow],
     results: Sequence[RunResult],
     failures: Sequence[Failure],
     facts: Mapping[str, str],
@@ -120,8 +123,8 @@ def write_all(
 
     Args:
         rows: from `summarize`.
-        results, failures: that went in there.
-        facts: what made them, name -> text: the command, the plan's digest, ...
+        results, failures: the runs that the rows are of.
+        facts: how they were made, name -> text: the command, the plan's digest, ...
 
     Raises:
         UserError: the folder cannot be written to.
@@ -136,7 +139,7 @@ def write_all(
         "table.tex": to_latex(report).encode(),
         "table.html": to_html(report, pictures).encode(),
     }
-    with explain_write_errors(folder, "choose another folder with --out"):
+    with explain_write_errors(folder, OTHER_OUT):
         for name, content in files.items():
             with replacing(folder / name) as temporary:
                 temporary.write_bytes(content)
@@ -151,21 +154,22 @@ def to_markdown(report: Report, pictures: Iterable[str] = ()) -> str:
     """
     parts = ["# Leaderboard"]
     for table in report.tables:
-        parts += [f"## {markdown(table.title)}", _markdown_table(table)]
-    parts += ["## Failed and missing runs", _markdown_list(report.troubles or ["none"])]
+        places = [LEFT if head in WORD_COLUMNS else RIGHT for head in table.heads]
+        parts += [f"## {escaped(table.title)}", table_of(table.heads, [line.cells for line in table.lines], places)]
+    parts += ["## Failed and missing runs", list_of(report.troubles or ["none"])]
     if pictures := list(pictures):
-        parts += ["## Pictures", *(f"![{markdown(Path(name).stem)}](<{name}>)" for name in pictures)]
-    parts += ["## How to read this", _markdown_list(report.notes)]
-    parts += ["## How it was made", _markdown_list([f"{name}: {text}" for name, text in report.facts.items()])]
+        parts += ["## Pictures", *(f"![{escaped(Path(name).stem)}](<{name}>)" for name in pictures)]
+    parts += ["## How to read this", list_of(report.notes)]
+    parts += ["## How it was made", list_of([f"{name}: {text}" for name, text in report.facts.items()])]
     if report.digests:
-        parts += ["<details><summary>Digests of the runs</summary>", _markdown_list(report.digests), "</details>"]
+        parts += ["<details><summary>Digests of the runs</summary>", list_of(report.digests), "</details>"]
     return "\n\n".join(parts) + "\n"
 
 
-def to_csv(rows: Iterable[Row]) -> str:
-    """A line a row, numbers as they are; empty where there is none. Control rows tell of the method over them, too."""
+def to_csv(rows: Iterable[ArmRow]) -> str:
+    """A line a row, with unrounded numbers; a control's has the gain of its method over it, too."""
     rows = list(rows)
-    methods = {(row.dataset, row.backbone, row.method): row for row in rows if row.method and not row.control}
+    methods = {(row.dataset, row.backbone, row.method): row for row in rows if not row.control}
     lines = []
     for row in rows:
         method = methods.get((row.dataset, row.backbone, row.method)) if row.control else None
@@ -178,9 +182,10 @@ def to_csv(rows: Iterable[Row]) -> str:
                 spread = spreads.get(metric)
                 line |= {f"{split}_{metric}_{part}": spread and getattr(spread, part) for part in ("mean", "sd")}
         line |= _gain_in_csv("over_plain", row.over_plain)
-        line |= _gain_in_csv("method_over_control", method and method.over_controls.get(row.control))
+        over_control = method.over_controls.get(row.control) if method and row.control else None
+        line |= _gain_in_csv("method_over_control", over_control)
         line |= {f"{stage}_seconds": row.seconds.get(stage) for stage in ("train", "language_model", "test")}
-        line |= {f"parameters_{of}": row.parameters.get(of) for of in ("backbone", "method")}
+        line |= {f"parameters_{part}": row.parameters.get(part) for part in ("backbone", "method")}
         lines.append({**line, "inference_ratio": row.inference_ratio, "verdict": row.verdict, "why": row.why})
     text = io.StringIO()
     if lines:
@@ -191,7 +196,7 @@ def to_csv(rows: Iterable[Row]) -> str:
 
 
 def to_latex(report: Report) -> str:
-    """Tables that need the package booktabs, to be taken in with `\\input`; what made them stands in comments."""
+    """Tables for `\\input`, which need the package booktabs; how they were made stands in comments."""
     comments = ["Needs \\usepackage{booktabs}; wide tables fit a landscape page (\\usepackage{pdflscape})."]
     comments += [f"{name}: {text}" for name, text in report.facts.items()]
     comments += report.notes + [f"Failed or missing: {text}" for text in report.troubles]
@@ -199,36 +204,20 @@ def to_latex(report: Report) -> str:
     return "\n".join([*parts, *(_latex_table(table) for table in report.tables)])
 
 
-def markdown(text: str) -> str:
-    """Text that Markdown shows as it is, on one line, within a table or without."""
-    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return OF_MARKDOWN.sub(lambda found: f"\\{found[0]}", text)
-
-
 def latex(text: str) -> str:
     """Text that LaTeX sets as it is, on one line."""
     return "".join(OF_LATEX.get(sign, sign) for sign in " ".join(str(text).split()))
 
 
-def _markdown_table(table: Table) -> str:
-    ruler = [":--" if head in TEXTS else "--:" for head in table.heads]
-    lines = [[markdown(head) for head in table.heads], ruler, *(map(markdown, line.cells) for line in table.lines)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _markdown_list(texts: Iterable[str]) -> str:
-    return "\n".join(f"- {markdown(text)}" for text in texts)
-
-
 def _latex_table(table: Table) -> str:
-    columns = "".join("l" if head in TEXTS else "r" for head in table.heads)
+    columns = "".join("l" if head in WORD_COLUMNS else "r" for head in table.heads)
     lines, group = [], None
     for line in table.lines:
         if group not in (None, line.group):
             lines.append("\\midrule")
         group = line.group
         cells = [
-            latex(cell) if head in TEXTS else re.sub("[+-](?=[0-9])", r"$\g<0>$", latex(cell))
+            latex(cell) if head in WORD_COLUMNS else re.sub("[+-](?=[0-9])", r"$\g<0>$", latex(cell))
             for head, cell in zip(table.heads, line.cells, strict=True)
         ]
         lines.append(" & ".join(cells) + r" \\")
@@ -250,7 +239,7 @@ def _latex_table(table: Table) -> str:
     return "\n".join([*around, *body, "\\end{table}", ""])
 
 
-def _gain_in_csv(name: str, gain: Gain | None) -> dict[str, Any]:
+def _gain_in_csv(name: str, gain: PairedGain | None) -> dict[str, Any]:
     parts = ("mean", "low", "high", "p", "corrected", "relative", "rela_impr")
     numbers = {f"{name}_{part}": gain and getattr(gain, part) for part in parts}
     return {**numbers, f"{name}_seeds": gain and " ".join(map(str, gain.seeds))}

@@ -1,4 +1,6 @@
-"""Runs what is left of a plan in parallel processes, each its own; a kill at any moment loses what runs then at most.
+"""Runs what is left of a plan, each run in a process of its own; a kill at any moment loses at most the runs under way.
+
+The order of the runs (`Queue`) has a language model's work done once, and no process waiting for it idly.
 
 results = Results("leaderboards/mine", Plan.crossed(["DeepFM"], ["movielens100k"], ["plain", "LLaCTR"], seeds=[1]))
 run_plan(results, jobs=2)
@@ -12,9 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +21,19 @@ from filelock import FileLock, Timeout
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import explain_write_errors, read_json, writable_dir, write_json
-from fuxictr_llm.common.workers import started_server
+from fuxictr_llm.common.workers import Context, Lost, Pool
 from fuxictr_llm.leaderboard.plan.plan import PlannedRun
+from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Results
-from fuxictr_llm.leaderboard.run.worker import DISK_FULL, DONE, FAILED, Job, Outcome, serve, work
+from fuxictr_llm.leaderboard.run.worker import DISK_FULL, DONE, FAILED, Job, Outcome, run_job, work
 
 
 class Queue:
-    """The runs that wait.
+    """The runs that wait, in the order in which they are best done.
 
-    The first run of each piece of language-model work comes first. Others that need the same wait until it is done, as
-    long as there is anything else to do. The rest goes seed by seed: early on there is a whole table, of few seeds.
+    First comes one run for each piece of language-model work. Others that need the same work wait until it is done, as
+    long as there is anything else to do. The rest goes seed by seed, so that early on there is a whole table of few
+    seeds.
 
     Args:
         runs: those to do.
@@ -40,7 +41,8 @@ class Queue:
     """
 
     def __init__(self, runs: Iterable[PlannedRun], known: Iterable[str]):
-        self._known, self._asked = set(known), set()
+        self._known: set[str | None] = set(known)
+        self._asked: set[str | None] = set()
         self._order(runs)
 
     def _order(self, runs: Iterable[PlannedRun]) -> None:
@@ -53,36 +55,32 @@ class Queue:
         """The next run, out of those that are ready."""
         able = [run for run in self.waiting if is_ready(run)]
         under_way = self._asked - self._known
-        found = next((run for run in able if run.language_model not in under_way), able[0] if able else None)
-        if found is not None:
-            self.waiting.remove(found)
-            self._asked |= {found.language_model} - {None}
-        return found
+        taken = next((run for run in able if run.language_model not in under_way), able[0] if able else None)
+        if taken is not None:
+            self.waiting.remove(taken)
+            self._asked |= {taken.language_model} - {None}
+        return taken
 
     def ended(self, run: PlannedRun, well: bool) -> None:
-        """A run is done, with its language-model work; or it failed, and another one may have to do that."""
+        """Note that a run is done, with its language-model work; or that it failed, so that another may do that."""
         if well:
             self._known.add(run.language_model)
         else:
             self._asked.discard(run.language_model)
 
-    def of_data(self, data_set: str) -> list[PlannedRun]:
-        """Those that wait for a data set."""
-        return [run for run in self.waiting if data_set_of(run) == data_set]
-
     def replace(self, data_set: str, runs: Sequence[PlannedRun]) -> None:
-        """These are the runs on the data set now."""
+        """Have these wait in place of all others on the data set."""
         self._order([*(run for run in self.waiting if data_set_of(run) != data_set), *runs])
 
 
 def data_set_of(run: PlannedRun) -> str:
-    """The folder of the built data set, which is built once for all."""
+    """The folder of the run's built data set, which is built once for all runs on it."""
     params = run.experiment.params
     return str(Path(params["data_root"]) / params["dataset_id"])
 
 
-class Watch:
-    """Is told what happens; a display overrides what it shows."""
+class Listener:
+    """Its methods are called when something happens; a display overrides those whose news it shows."""
 
     def started(self, run: PlannedRun) -> None:
         """A run began."""
@@ -104,17 +102,18 @@ def run_plan(
     retry_failed: bool = False,
     keep_weights: bool = False,
     save_plan: bool = True,
-    watch: Watch | None = None,
+    listener: Listener | None = None,
     work: Callable[[Job], None] = work,
-    context: BaseContext | None = None,
+    context: Context | None = None,
 ) -> None:
-    """Run what is neither done nor failed; the folder is this process's alone meanwhile.
+    """Run what is neither done nor failed; no other leaderboard may write to the folder meanwhile.
 
     Args:
         jobs: how many runs at the same time.
         retry_failed: whether those that failed, with the same settings, data and version, are tried again.
         keep_weights: whether the trained weights are left beside the records.
         save_plan: whether the plan becomes the folder's own, in place of the one before.
+        listener: hears of what happens.
         work: what a process does.
         context: how processes are started; None: by a server that has imported everything once.
 
@@ -125,8 +124,9 @@ def run_plan(
         if save_plan:
             results.write_plan()
         results.read()
-        engine = _Engine(results, jobs, retry_failed, keep_weights, watch or Watch(), work, context)
-        engine.run()
+        engine = _Engine(results, retry_failed, keep_weights, listener or Listener(), work)
+        with Pool[_Task, Outcome](jobs, PRELOADED_FOR_RUNS, context=context) as pool:
+            engine.run(pool)
 
 
 @contextlib.contextmanager
@@ -141,10 +141,9 @@ def locked_folder(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        found = read_json(holder)
-        who = "another process"
-        if isinstance(found, dict) and found.keys() >= {"pid", "host", "since"}:
-            who = "process {pid} on {host} since {since}".format(**found)
+        held_by, who = read_json(holder), "another process"
+        if isinstance(held_by, dict) and held_by.keys() >= {"pid", "host", "since"}:
+            who = "process {pid} on {host} since {since}".format(**held_by)
         raise UserError(f"{str(folder)!r} is in use by {who}; wait until it is done, or {OTHER_OUT}") from error
     try:
         facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
@@ -173,116 +172,62 @@ def _terminated_as_interrupted() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@dataclass
-class _Process:
-    """A process under way: of a run, or for a data set."""
+@dataclass(frozen=True)
+class _Task:
+    """What a process under way does: a run, or the preparation of a run's data set."""
 
-    process: BaseProcess
-    connection: Connection
     run: PlannedRun
     data_only: bool
     output: Path
 
-    @property
-    def signs(self) -> list[Any]:
-        return [self.connection, self.process.sentinel]
-
-    def outcome(self) -> Outcome:
-        """How it ended; it has said so, or is gone."""
-        try:
-            found = self.connection.recv() if self.connection.poll() else None
-        except (EOFError, OSError):
-            found = None
-        self.process.join(10 if found else None)  # closing the connection first would kill it while it tidies up
-        self.connection.close()
-        self.end()
-        return found or Outcome(FAILED, self._last_words())
-
-    def _last_words(self) -> str:
-        code = self.process.exitcode
-        text = f"ended with exit code {code}"
-        if code < 0:
-            text = f"killed by {signal.Signals(-code).name}"
-            text += ", as the system does when memory runs out; try fewer --jobs" if -code == signal.SIGKILL else ""
-        with contextlib.suppress(OSError):
-            lines = self.output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            text += f"; its last words: {lines[-1].strip()[:300]}" if lines else ""
-        return text
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.join()
-
 
 class _Engine:
     def __init__(
-        self,
-        results: Results,
-        jobs: int,
-        retry_failed: bool,
-        keep_weights: bool,
-        watch: Watch,
-        work: Callable[[Job], None],
-        context: BaseContext | None,
+        self, results: Results, retry_failed: bool, keep_weights: bool, listener: Listener, work: Callable[[Job], None]
     ):
-        self.results, self.jobs, self.retry_failed, self.keep_weights = results, jobs, retry_failed, keep_weights
-        self.watch, self.work, self.context = watch, work, context
-        self.processes: list[_Process] = []
+        self.results, self.retry_failed, self.keep_weights = results, retry_failed, keep_weights
+        self.listener, self.work = listener, work
         self.prepared: set[str] = set()
         done = [run for run in results.plan.runs() if results.record_of(run)]
-        self.queue = Queue(results.to_do(retry_failed), {run.language_model for run in done} - {None})
+        self.queue = Queue(results.to_do(retry_failed), {run.language_model for run in done if run.language_model})
 
-    def run(self) -> None:
-        # Also those of finished runs whose data is not there: it may turn out to be another now.
-        unsure = [run for run in self.results.plan.runs() if self.results.data_of(run) is None]
-        unsure = [run for run in unsure if self.results.record_of(run)]
+    def run(self, pool: Pool[_Task, Outcome]) -> None:
+        # Also the data of finished runs whose files are gone: made again, it may differ from that of their records.
+        without_data = [run for run in self.results.plan.runs() if self.results.data_of(run) is None]
+        unsure = [run for run in without_data if self.results.record_of(run)]
         unprepared = list({data_set_of(run): run for run in reversed([*self.queue.waiting, *unsure])}.values())
-        if unprepared and self.context is None:
-            self.context = started_server()
-        try:
-            while self.queue.waiting or self.processes:
-                while len(self.processes) < self.jobs and unprepared:
-                    self._start(unprepared.pop(), data_only=True)
-                while len(self.processes) < self.jobs and (run := self.queue.take(self._is_prepared)):
-                    self._start(run, data_only=False)
-                wait([sign for process in self.processes for sign in process.signs])
-                for process in [process for process in self.processes if wait(process.signs, timeout=0)]:
-                    self.processes.remove(process)
-                    self._end(process, process.outcome())
-        finally:
-            for process in self.processes:
-                process.end()
+        while self.queue.waiting or len(pool):
+            while pool.has_room and unprepared:
+                self._start(pool, unprepared.pop(), data_only=True)
+            while pool.has_room and (run := self.queue.take(self._is_prepared)):
+                self._start(pool, run, data_only=False)
+            for task, ended in pool.wait():
+                self._end(task, _outcome_of_lost(task, ended) if isinstance(ended, Lost) else ended)
 
     def _is_prepared(self, run: PlannedRun) -> bool:
         return data_set_of(run) in self.prepared
 
-    def _start(self, run: PlannedRun, data_only: bool) -> None:
+    def _start(self, pool: Pool[_Task, Outcome], run: PlannedRun, data_only: bool) -> None:
         files = self.results.files_of(run)
         if data_only:
-            self.watch.preparing(run.arm.dataset)
+            self.listener.preparing(run.arm.dataset)
         else:
             self.results.make_way(run)
-            self.watch.started(run)
+            self.listener.started(run)
         # A run has a name, a folder and a result file of its own; pictures of 100 runs help nobody.
         params = {**run.experiment.params, "model_root": str(self.results.folder / "runs"), "pictures": False}
         experiment = replace(
             run.experiment, expid=run.name, params={**params, "verbose": 0}, changed=False, config_name=str(files)
         )
-        output = Path(f"{files}.data.out" if data_only else f"{files}.out")
-        job = Job(experiment, output, data_only, self.keep_weights, str(Path.cwd()), dict(os.environ))
-        if self.context.get_start_method() == "forkserver":
-            started_server()  # multiprocessing alone would start one with other settings, where it was killed
-        ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=serve, args=(job, theirs, self.work))
-        process.start()
-        theirs.close()
-        self.processes.append(_Process(process, ours, run, data_only, output))
+        task = _Task(run, data_only, Path(f"{files}.data.out" if data_only else f"{files}.out"))
+        job = Job(experiment, task.output, data_only, self.keep_weights)
+        pool.start(task, run_job, job, self.work, threads=params["num_threads"])
 
-    def _end(self, process: _Process, outcome: Outcome) -> None:
-        run = process.run
+    def _end(self, task: _Task, outcome: Outcome) -> None:
+        run = task.run
         if outcome.kind == DISK_FULL:
             raise UserError(f"{run}: {outcome.reason}; what was finished is kept, and the same command goes on")
-        if process.data_only:
+        if task.data_only:
             self._data_ended(run, outcome)
             return
         if outcome.kind == DONE:
@@ -293,12 +238,12 @@ class _Engine:
         self.queue.ended(run, well=outcome.kind == DONE)
         if outcome.kind == DONE:
             self.results.forget_failure(run)
-            self.watch.finished(run)
+            self.listener.finished(run)
         else:
             self._failed(run, outcome)
 
     def _data_ended(self, run: PlannedRun, outcome: Outcome) -> None:
-        """The data set of this run is ready; or all runs on it fail, for the same reason."""
+        """Let the runs on the run's data set start; or where it could not be made, note that all of them failed."""
         self.prepared.add(data_set_of(run))
         self.results.forget_data()
         left = [other for other in self.results.to_do(self.retry_failed) if data_set_of(other) == data_set_of(run)]
@@ -311,4 +256,14 @@ class _Engine:
     def _failed(self, run: PlannedRun, outcome: Outcome) -> None:
         self.results.clear_unfinished(run)
         self.results.note_failure(run, outcome.reason, outcome.traceback)
-        self.watch.failed(run, outcome.reason)
+        self.listener.failed(run, outcome.reason)
+
+
+def _outcome_of_lost(task: _Task, lost: Lost) -> Outcome:
+    text = lost.reason
+    if lost.killed_by == "SIGKILL":
+        text += ", as the system does when memory runs out; try fewer --jobs"
+    with contextlib.suppress(OSError):
+        lines = task.output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        text += f"; its last words: {lines[-1].strip()[:300]}" if lines else ""
+    return Outcome(FAILED, text)

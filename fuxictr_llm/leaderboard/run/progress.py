@@ -1,4 +1,4 @@
-"""The progress of a leaderboard on the screen, with an estimate of the time that is left."""
+"""The progress of a leaderboard on the screen: what runs, what is best so far, and an estimate of the time left."""
 
 import contextlib
 import time
@@ -13,11 +13,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from fuxictr_llm.leaderboard.plan.plan import Arm, PlannedRun
-from fuxictr_llm.leaderboard.run.engine import Watch
+from fuxictr_llm.leaderboard.run.engine import Listener
 from fuxictr_llm.leaderboard.run.results import Results, RunResult
 
-# What a finished run has in common with the one that is asked about; the first that any has decides.
-ALIKE: tuple[Callable[[Arm], Any], ...] = (
+# What runs that take about the same time have in common; a level is used where no finished run fits the one before.
+LEVELS: tuple[Callable[[Arm], Any], ...] = (
     lambda arm: (arm.dataset, arm.backbone, arm.label),
     lambda arm: (arm.dataset, arm.label),
     lambda arm: arm.dataset,
@@ -27,7 +27,7 @@ ALIKE: tuple[Callable[[Arm], Any], ...] = (
 
 
 class Estimate(NamedTuple):
-    """Seconds for some runs, and how many of these there was nothing to go by for."""
+    """Seconds for some runs, from the `known` ones of them; for the `unknown` ones no similar run is finished."""
 
     seconds: float
     known: int
@@ -35,9 +35,9 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         if not self.known:
-            return "no idea how long: nothing like it is done" if self.unknown else "nothing to do"
-        left_out = f", and {self.unknown} runs like which nothing is done" if self.unknown else ""
-        return f"about {tell_seconds(self.seconds)}{left_out}"
+            return "no estimate yet: no similar run is done" if self.unknown else "nothing to do"
+        left_out = f", without {self.unknown} runs of which no similar one is done" if self.unknown else ""
+        return f"about {duration_text(self.seconds)}{left_out}"
 
 
 class Estimator:
@@ -47,23 +47,23 @@ class Estimator:
         self._seconds: dict[tuple[int, Any], list[float]] = {}
         for result in finished:
             seconds = sum(facts["seconds"] for facts in result.record["stages"].values())
-            for level, of in enumerate(ALIKE):
-                self._seconds.setdefault((level, of(result.arm)), []).append(seconds)
+            for level, part_of in enumerate(LEVELS):
+                self._seconds.setdefault((level, part_of(result.arm)), []).append(seconds)
 
     def seconds_of(self, arm: Arm) -> float | None:
-        """Seconds of a run of the arm; None: nothing to go by."""
-        found = (self._seconds.get((level, of(arm))) for level, of in enumerate(ALIKE))
-        return next((mean(seconds) for seconds in found if seconds), None)
+        """Seconds of a run of the arm; None where no similar run is finished."""
+        by_level = (self._seconds.get((level, part_of(arm))) for level, part_of in enumerate(LEVELS))
+        return next((mean(seconds) for seconds in by_level if seconds), None)
 
-    def of(self, runs: Iterable[PlannedRun], jobs: int = 1) -> Estimate:
-        """All of the runs, `jobs` at the same time."""
+    def estimate(self, runs: Iterable[PlannedRun], jobs: int = 1) -> Estimate:
+        """How long all of the runs take, `jobs` at the same time."""
         each = [self.seconds_of(run.arm) for run in runs]
         known = [seconds for seconds in each if seconds is not None]
         at_least = max(known, default=0.0)
         return Estimate(max(sum(known) / jobs, at_least), len(known), len(each) - len(known))
 
 
-def tell_seconds(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """`42 s`, `7 min`, `3 h 5 min`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -71,10 +71,10 @@ def tell_seconds(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
-MOST_ROWS = 15
+MOST_ROWS = 15  # of the live table
 
 
-class Display(Watch):
+class Display(Listener):
     """A live table on a terminal; elsewhere a line for each thing that happens.
 
     Args:
@@ -86,7 +86,7 @@ class Display(Watch):
         self.results, self.jobs, self.console = results, jobs, console
         self.runs = {run.key: run for run in results.plan.runs()}
         self.running: dict[str, tuple[PlannedRun, float]] = {}
-        self._look()
+        self._read_finished()
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
@@ -106,15 +106,17 @@ class Display(Watch):
 
     def finished(self, run: PlannedRun) -> None:
         _, since = self.running.pop(run.key)
-        self._look()
-        found = next(result for result in self.finished_runs if result.key == run.key)
-        self._say(f"{run}: {told(found)}, {tell_seconds(time.monotonic() - since)}; {self._left()}", only_lines=True)
+        self._read_finished()
+        result = next(result for result in self.finished_runs if result.key == run.key)
+        self._say(
+            f"{run}: {metric_text(result)}, {duration_text(time.monotonic() - since)}; {self._left()}", only_lines=True
+        )
 
     def failed(self, run: PlannedRun, reason: str) -> None:
         self.running.pop(run.key, None)
         self._say(f"{run}: FAILED: {reason}")
 
-    def _look(self) -> None:
+    def _read_finished(self) -> None:
         self.finished_runs = self.results.finished()
         self.estimator = Estimator(self.finished_runs)
 
@@ -127,14 +129,14 @@ class Display(Watch):
         failed = {failure.key for failure in self.results.failures()} - done - self.running.keys()
         left = [run for key, run in self.runs.items() if key not in done | failed]
         passed = sum(time.monotonic() - since for _, since in list(self.running.values())) / self.jobs
-        estimate = self.estimator.of(left, self.jobs)
+        estimate = self.estimator.estimate(left, self.jobs)
         estimate = estimate._replace(seconds=max(estimate.seconds - passed, 0.0))
-        told = f"{len(done)} of {len(self.runs)} runs done" + (f", {len(failed)} failed" if failed else "")
-        return f"{told}; left: {estimate if left else 'nothing'}"
+        state = f"{len(done)} of {len(self.runs)} runs done" + (f", {len(failed)} failed" if failed else "")
+        return f"{state}; left: {estimate if left else 'nothing'}"
 
     def _render(self) -> Group:
         now = time.monotonic()
-        running = [f"  {run}, {tell_seconds(now - since)}" for run, since in list(self.running.values())]
+        running = [f"  {run}, {duration_text(now - since)}" for run, since in list(self.running.values())]
         return Group(escape(self._left()), *map(escape, running), best_so_far(self.finished_runs))
 
 
@@ -164,7 +166,7 @@ def state_table(results: Results, retry_failed: bool) -> Table:
     """Every arm with the seeds that are done, failed and to do, and how long the latter may take."""
     to_do = {run.key for run in results.to_do(retry_failed)}
     estimator = Estimator(results.finished())
-    by_arm: dict[Any, list[PlannedRun]] = {}
+    by_arm: dict[Arm, list[PlannedRun]] = {}
     for run in results.plan.runs():
         by_arm.setdefault(run.arm, []).append(run)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
@@ -178,13 +180,13 @@ def state_table(results: Results, retry_failed: bool) -> Table:
             " ".join(str(run.seed) for run in left),
         ]
         estimate = estimator.seconds_of(arm)
-        told = "" if not left else "?" if estimate is None else f"{len(left)} x {tell_seconds(estimate)}"
-        table.add_row(*map(escape, (arm.dataset, arm.backbone, arm.label, *seeds, told)))
+        duration = "" if not left else "?" if estimate is None else f"{len(left)} x {duration_text(estimate)}"
+        table.add_row(*map(escape, (arm.dataset, arm.backbone, arm.label, *seeds, duration)))
     return table
 
 
-def told(result: RunResult) -> str:
-    """How a run did, in a few words."""
+def metric_text(result: RunResult) -> str:
+    """How a run did: its test AUC, or the next best there is."""
     split = "test" if result.metrics["test"] else "validation"
     metrics = result.metrics["test"] or result.metrics["valid"]
     metric = "AUC" if "AUC" in metrics else next(iter(metrics))

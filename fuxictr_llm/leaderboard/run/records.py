@@ -1,4 +1,4 @@
-"""Whether what lies in a leaderboard's folder counts, and of which data it must be."""
+"""The form that a run record and a note on a failure must have, to count in a leaderboard's folder; digests of data."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +10,14 @@ from typing_extensions import TypedDict
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of, digest_of_file
 from fuxictr_llm.common.runs import versions
-from fuxictr_llm.config.resolve import NO_IDENTITY
+from fuxictr_llm.config.keys import Count
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.loader import describe_data
 from fuxictr_llm.data.raw import raw_files
 
-OURS = "fuxictr-llm"
+PACKAGE = "fuxictr-llm"
 
-Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -78,39 +78,42 @@ class Failed(TypedDict):
     version: str | None
 
 
-RECORD, FAILED = TypeAdapter(Record), TypeAdapter(Failed)
+RECORD_FORM, FAILURE_FORM = TypeAdapter(Record), TypeAdapter(Failed)
 
 
 def record_problem(record: Any) -> str:
     """Why a run record does not count; empty where it does."""
-    if not _is(RECORD, record):
+    if not _has_form(RECORD_FORM, record):
         return "is damaged"
-    settings = {key: value for key, value in record["config"].items() if key not in NO_IDENTITY}
+    settings = {key: value for key, value in record["config"].items() if key not in NOT_IN_IDENTITY}
     if digest_of(settings) != record["config_sha256"] or "train" not in record["stages"]:
         return "is damaged"
-    return _other_version(record["versions"].get(OURS))
+    return _other_version(record["versions"].get(PACKAGE))
 
 
 def failure_problem(failure: Any) -> str:
     """Why a note on a failure does not count; empty where it does."""
-    return _other_version(failure["version"]) if _is(FAILED, failure) else "is damaged"
+    return _other_version(failure["version"]) if _has_form(FAILURE_FORM, failure) else "is damaged"
 
 
-def _is(kind: TypeAdapter, content: Any) -> bool:
+def _has_form(form: TypeAdapter, content: Any) -> bool:
     try:
-        kind.validate_python(content, strict=True)
+        form.validate_python(content, strict=True)
     except ValidationError:
         return False
     return True
 
 
 def _other_version(version: str | None) -> str:
-    ours = versions().get(OURS)
-    return "" if version == ours else f"is of {OURS} {version}, and this is {ours}"
+    ours = versions().get(PACKAGE)
+    return "" if version == ours else f"is of {PACKAGE} {version}, and this is {ours}"
 
 
-def digests_now(params: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a run record would say of the data set's files (`describe_data`) as they are now; None: some are missing."""
+def data_digests(params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Digests of the data set's files as they are now, in the form of a run record (`describe_data`).
+
+    None: some are missing.
+    """
     data_dir = Path(params["data_root"]) / params["dataset_id"]
     is_raw = params["data_format"] == "csv" or (params["data_format"] == "parquet" and params.get("rebuild_dataset"))
     raw = {split: params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")}

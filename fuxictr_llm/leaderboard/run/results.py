@@ -4,7 +4,7 @@
     runs/<data set>/<run>.run.json, .log     of a finished run; `.csv`: FuxiCTR's result line; `.model`: if it is kept
     runs/<data set>/<run>.failure.json       of one that failed, with `.out`: what it said last
 
-Nothing else says which runs are done, so that none is ever lost or counted twice.
+There is no other list of what is done, so that no run is lost or counted twice.
 """
 
 import glob
@@ -18,28 +18,28 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of, explain_write_errors, read_json, remove_abandoned, replacing, write_json
 from fuxictr_llm.common.runs import seconds_of, total, versions
 from fuxictr_llm.data import SPLITS
-from fuxictr_llm.experiment.identity import sources_of
-from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, PlannedRun, key_of
-from fuxictr_llm.leaderboard.run.records import OURS, digests_now, failure_problem, record_problem
+from fuxictr_llm.experiment.identity import source_digests
+from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, PlannedRun, run_key
+from fuxictr_llm.leaderboard.run.records import PACKAGE, data_digests, failure_problem, record_problem
 
 # Stages that neither train nor test a network, nor have to do with a language model.
-OF_DATA = ("prepare data", "build data")
+DATA_STAGES = ("prepare data", "build data")
 KINDS = ("train", "test", "language_model")
 
 
 def seconds_by_kind(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds of each of KINDS, also of work that the run found done; what is not known is left out.
+    """Seconds of each of KINDS, also of work that an earlier run did for it; what is not known is left out.
 
-    `train` is of all networks that the run needs, `language_model` 0 where none was asked.
+    `train` counts all networks that the run needs. `language_model` is 0 where none was asked.
     """
     kinds: dict[str, list[float | None]] = {kind: [] for kind in KINDS}
     for name, facts in stages.items():
-        if name not in OF_DATA:
+        if name not in DATA_STAGES:
             kinds[_kind(name)].append(seconds_of(facts))
     if "test" not in stages:
         del kinds["test"]
-    found = {kind: total(each) for kind, each in kinds.items()}
-    return {kind: seconds for kind, seconds in found.items() if seconds is not None}
+    totals = {kind: total(each) for kind, each in kinds.items()}
+    return {kind: seconds for kind, seconds in totals.items() if seconds is not None}
 
 
 def _kind(stage: str) -> str:
@@ -48,7 +48,7 @@ def _kind(stage: str) -> str:
 
 OTHER_OUT = "give another folder with --out"
 
-Contents = dict[str, dict[Path, dict[str, Any]]]  # of files: by the key of the run, and by file
+Contents = dict[str, dict[Path, dict[str, Any]]]  # of JSON files: by the key of the run, and by file
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,7 @@ class RunResult:
         key: digest of what it computed.
         metrics: `valid` and `test` -> metric -> value; test is empty where the data has none.
         slices: test metrics by item frequency, as in the run record.
-        seconds: `train` (all networks of the run), `test`, and `language_model` (0 where nothing is asked), also of
-            work that the run found done; absent where they are not known.
+        seconds: as `seconds_by_kind` counts them.
         rows: of each split, as far as they are known.
         parameters: trainable ones of `backbone` and `method`.
         record: the whole run record.
@@ -88,18 +87,18 @@ class Failure:
 
 
 class Results:
-    """The state of a plan's runs, as its folder has it at this moment; `read` looks again.
+    """The state of a plan's runs, by the files in the leaderboard's folder; `read` reads them again.
 
-    A run is finished when there is a record of the same key, the same data and sources (`sources_of`: code, words,
-    files), and our version. A failure counts as long as these are the same too. Of several with one key, as of an
-    experiment under two names, those that are stale are passed over.
+    A run is finished when there is a record with its key, the same data and sources (`source_digests`: code, words,
+    files), and our version. A failure counts as long as these are the same too. There may be several records with one
+    key, as of an experiment under two names: those that are stale are passed over.
 
     Args:
         folder: of the leaderboard.
         plan: None: the folder's own.
 
     Attributes:
-        ignored: what lies there and does not count, in words.
+        ignored: a line for each file in the folder that does not count.
 
     Raises:
         UserError: no plan is given, and the folder has none.
@@ -119,7 +118,7 @@ class Results:
         return self.folder / "plan.yaml"
 
     def read(self) -> None:
-        """Look at the folder again."""
+        """Read the folder again."""
         self.ignored: list[str] = []
         self._records: Contents = {}
         self._failures: Contents = {}
@@ -127,26 +126,26 @@ class Results:
             self._keep(path, self._records, record_problem)
         for path in sorted((self.folder / "runs").glob("*/*.failure.json")):
             self._keep(path, self._failures, failure_problem)
-        records = [record for of_key in self._records.values() for record in of_key.values()]
-        if silent := sum("code" not in (record.get("sources") or {}) for record in records):
+        records = [record for by_file in self._records.values() for record in by_file.values()]
+        if without_code := sum("code" not in (record.get("sources") or {}) for record in records):
             self.ignored.append(
-                f"run records of an earlier version ({silent} in {self.folder}) do not say which code they are of; "
-                "their runs are done again"
+                f"run records of an earlier version ({without_code} in {self.folder}) do not say with which code they "
+                "were made; their runs are done again"
             )
 
     def read_run(self, run: PlannedRun) -> str:
-        """Look at a run's record again; what is wrong with it, or an empty string."""
+        """Read a run's record again, and return what is wrong with it; empty: nothing."""
         return self._keep(Path(f"{self.files_of(run)}.run.json"), self._records, record_problem)
 
     def finished(self) -> list[RunResult]:
         """The runs that are done, in the plan's order; one experiment counts for every arm that names it."""
-        found = [(run, self.record_of(run)) for run in self.plan.runs()]
-        return [_result(run, record) for run, record in found if record]
+        records = [(run, self.record_of(run)) for run in self.plan.runs()]
+        return [_result(run, record) for run, record in records if record]
 
     def failures(self) -> list[Failure]:
         """The runs that failed and would do so again, in the plan's order."""
         failed = [(run, self.failure_of(run)) for run in self.plan.runs()]
-        return [Failure(run.arm, run.seed, run.key, found["reason"]) for run, found in failed if found]
+        return [Failure(run.arm, run.seed, run.key, failure["reason"]) for run, failure in failed if failure]
 
     def to_do(self, retry_failed: bool = False) -> list[PlannedRun]:
         """The runs that are neither done nor failed, identical ones once, in the plan's order."""
@@ -155,16 +154,16 @@ class Results:
 
     def record_of(self, run: PlannedRun) -> dict[str, Any] | None:
         """The record of a finished run."""
-        own = Path(f"{self.files_of(run)}.run.json")
-        return next((of for of in _own_first(self._records, run, own) if self._is_as_now(of, run)), None)
+        records = _own_first(self._records, run, Path(f"{self.files_of(run)}.run.json"))
+        return next((record for record in records if self._is_current(record, run)), None)
 
     def failure_of(self, run: PlannedRun) -> dict[str, Any] | None:
-        """What is noted of a failed run: `reason`, `traceback`, `data`, `sources`, `time`, `version`."""
+        """The note on a failed run: `reason`, `traceback`, `data`, `sources`, `time`, `version`."""
         failures = _own_first(self._failures, run, self._failure_file(run))
         if not failures or self.record_of(run):
             return None
         now = (self.data_of(run), self._sources_of(run))
-        return next((of for of in failures if (of["data"], of["sources"]) == now), None)
+        return next((failure for failure in failures if (failure["data"], failure["sources"]) == now), None)
 
     def data_of(self, run: PlannedRun) -> dict[str, Any] | None:
         """Digests of the files of its data set as they are now; None: they are not there (yet)."""
@@ -175,17 +174,17 @@ class Results:
         key = digest_of(files)
         known = self._data  # a display asks in a thread of its own
         if key not in known:
-            known[key] = digests_now(params)
+            known[key] = data_digests(params)
         return known[key]
 
     def forget_data(self) -> None:
-        """The data sets may have changed: look at their files again."""
+        """Digest the files of the data sets again when next asked: they may have changed."""
         self._data = {}
 
     def _sources_of(self, run: PlannedRun) -> dict[str, Any]:
         arm = f"{run.arm}"
         if arm not in self._sources:
-            self._sources[arm] = sources_of(run.experiment.params)
+            self._sources[arm] = source_digests(run.experiment.params)
         return self._sources[arm]
 
     def files_of(self, run: PlannedRun) -> Path:
@@ -205,7 +204,7 @@ class Results:
             temporary.write_text(self.plan.to_yaml(), encoding="utf-8")
 
     def make_way(self, run: PlannedRun) -> None:
-        """Before a run: what is there of it and does not count is put aside (records) or removed."""
+        """Before a run: put its old record aside, and remove what else an earlier try left."""
         files = self.files_of(run)
         record = Path(f"{files}.run.json")
         if record.exists():
@@ -215,7 +214,7 @@ class Results:
         self.clear_unfinished(run)
 
     def clear_unfinished(self, run: PlannedRun) -> None:
-        """A killed run could not take away its weights and half-written files, which may be large."""
+        """Remove the weights and half-written files of a killed run, which may be large."""
         files = self.files_of(run)
         remove_abandoned(files.parent, again=True)
         for path in files.parent.glob(f".{glob.escape(files.name)}.*"):  # as earlier versions left them
@@ -230,36 +229,36 @@ class Results:
         """
         path = self._failure_file(run)
         facts = {"key": run.key, "run": str(run), "reason": reason, "traceback": traceback, "data": self.data_of(run)}
-        facts |= {"sources": self._sources_of(run), "version": versions().get(OURS)}
+        facts |= {"sources": self._sources_of(run), "version": versions().get(PACKAGE)}
         facts |= {"time": time.strftime("%Y-%m-%dT%H:%M:%S")}
         with explain_write_errors(path, OTHER_OUT):
             write_json(path, facts)
         self._failures.setdefault(run.key, {})[path] = facts
 
     def forget_failure(self, run: PlannedRun) -> None:
-        """A run is done that failed before."""
+        """Remove the note on a failure of a run that is done by now."""
         self._failure_file(run).unlink(missing_ok=True)
 
-    def _keep(self, path: Path, found: Contents, problem_of: Callable[[Any], str]) -> str:
+    def _keep(self, path: Path, contents: Contents, problem_of: Callable[[Any], str]) -> str:
         content = read_json(path)
         problem = problem_of(content)
-        if problem:
+        if problem or content is None:
             self.ignored.append(f"{path} {problem}; it is ignored")
         else:
-            key = content["key"] if "key" in content else key_of(content["config"])
-            found.setdefault(key, {})[path] = content
+            key = content["key"] if "key" in content else run_key(content["config"])
+            contents.setdefault(key, {})[path] = content
         return problem
 
-    def _is_as_now(self, record: Mapping[str, Any], run: PlannedRun) -> bool:
-        """Data that is not there cannot be compared; a record that does not say its code is of another."""
-        now = self._sources_of(run)
-        return self.data_of(run) in (None, record["data"]["sha256"]) and record.get("sources") == now
+    def _is_current(self, record: Mapping[str, Any], run: PlannedRun) -> bool:
+        """Whether a run with this key would have the same data and sources today; missing data cannot be compared."""
+        same_data = self.data_of(run) in (None, record["data"]["sha256"])
+        return same_data and record.get("sources") == self._sources_of(run)
 
 
-def _own_first(found: Contents, run: PlannedRun, own: Path) -> list[dict[str, Any]]:
+def _own_first(contents: Contents, run: PlannedRun, own: Path) -> list[dict[str, Any]]:
     """The contents with the key of a run, that of its own file before the others."""
-    contents = list(found.get(run.key, {}).items())  # a display asks in a thread of its own
-    return [content for _, content in sorted(contents, key=lambda item: item[0] != own)]
+    with_key = list(contents.get(run.key, {}).items())  # a copy: a display asks in a thread of its own
+    return [content for _, content in sorted(with_key, key=lambda item: item[0] != own)]
 
 
 def _result(run: PlannedRun, record: dict[str, Any]) -> RunResult:

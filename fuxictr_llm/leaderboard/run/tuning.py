@@ -1,8 +1,8 @@
 """`--tune N`: every arm, plain and controls included, gets the same number of trials on validation AUC.
 
 A trial runs without test data, so that its record shows that no test metric was looked at. Optuna's TPE proposes the
-settings. What it proposes follows from the trials before, so a repeated search asks for the same ones again and takes
-from the folder those that are there: nothing but their runs says how far a search has come.
+settings. What it proposes follows from the trials before: a search that is started again proposes the same ones, and
+takes from the folder the runs that are there. Nothing else keeps track of how far a search has come.
 """
 
 import json
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 METRIC = "AUC"
-FOLDER, TRIALS = "tuning", "tuning.json"  # of the search in a leaderboard's folder, and in it
+TUNING_FOLDER, TRIALS_FILE = "tuning", "tuning.json"  # of the search in a leaderboard's folder, and in it
 
 
-def tune(
+def tune_arms(
     plan: Plan, space: Space, trials: int, folder: Path | str, run: Callable[[Plan], Results], seed: int = 0
 ) -> Plan:
-    """The plan with each arm at the settings that did best on validation.
+    """Search the best settings of each arm on validation; the plan with them.
 
     In each round every arm makes one trial; a repeated call goes on where the last one ended.
 
@@ -46,22 +46,23 @@ def tune(
     """
     folder = writable_dir(folder, OTHER_OUT)
     _warn_of_test_files(plan)
-    searches = [_Search(arm, space.of(arm), seed) for arm in plan.arms]
+    searches = [_Search(arm, space.for_arm(arm), seed) for arm in plan.arms]
     for _ in range(trials):
         asked = [(search, *search.ask()) for search in searches]
-        _tell(asked, run(trial_plan(plan, [settings for *_, settings in asked])))
+        _note_results(asked, run(trial_plan(plan, [settings for *_, settings in asked])))
         write_trials(folder, searches, trials)
+    arms = []
     for search in searches:
-        if search.best() is None:
+        if (best := search.best()) is None:
             raise UserError(f"all {trials} trials of {search.arm} failed; the last: {search.tried()[-1]['failed']}")
-    arms = [replace(of.arm, settings={**of.arm.settings, **of.best()}) for of in searches]
+        arms.append(replace(search.arm, settings={**search.arm.settings, **best}))
     return replace(plan, arms=arms)
 
 
 def trial_plan(plan: Plan, settings: Sequence[Mapping[str, Any]]) -> Plan:
     """The arms at the settings that are tried, without test data."""
     pairs = zip(plan.arms, settings, strict=True)
-    tried = [replace(arm, settings={**arm.settings, **of, "test_data": None}) for arm, of in pairs]
+    tried = [replace(arm, settings={**arm.settings, **trial, "test_data": None}) for arm, trial in pairs]
     return replace(plan, arms=tried, seeds=())
 
 
@@ -70,23 +71,23 @@ def write_trials(folder: Path, searches: Sequence["_Search"], trials: int) -> No
     arms = [
         {
             "arm": str(search.arm),
-            "space": {key: _told(of) for key, of in search.space.items()},
+            "space": {key: _values_for_json(values) for key, values in search.space.items()},
             "best": search.best(),
             "trials": search.tried(),
         }
         for search in searches
     ]
     with explain_write_errors(folder, OTHER_OUT):
-        write_json(folder / TRIALS, {"metric": f"validation {METRIC}", "trials": trials, "arms": arms})
+        write_json(folder / TRIALS_FILE, {"metric": f"validation {METRIC}", "trials": trials, "arms": arms})
 
 
 def tuned_by(folder: Path, plan: Plan) -> str:
-    """How many trials made the settings of the plan, by what lies in a search's folder; empty: none did."""
-    found = read_json(folder / TRIALS)
+    """How the plan's settings were searched, by the file of a search's folder; empty: they are not from there."""
     try:
-        best = {arm["arm"]: arm["best"] for arm in found["arms"]}
+        search = read_json(folder / TRIALS_FILE) or {}
+        best = {arm["arm"]: arm["best"] for arm in search["arms"]}
         is_best = all(arm.settings.items() >= best[str(arm)].items() for arm in plan.arms)
-        return f"{found['trials']} trials on {found['metric']} for each arm" if is_best else ""
+        return f"{search['trials']} trials on {search['metric']} for each arm" if is_best else ""
     except (AttributeError, KeyError, TypeError):  # not there, damaged, or of other arms
         return ""
 
@@ -102,17 +103,17 @@ class _Search:
     def ask(self) -> tuple["Trial", dict[str, Any]]:
         """The next trial and its settings."""
         trial = self.study.ask()
-        for key, of in self.space.items():
-            _suggest(trial, key, of)
+        for key, values in self.space.items():
+            _suggest(trial, key, values)
         return trial, _settings(trial.params, self.space)
 
     def best(self) -> dict[str, Any] | None:
-        """The settings of the best trial; None where none ended well."""
+        """The settings of the best trial; None where all failed."""
         finished = [trial for trial in self.tried() if trial["valid_auc"] is not None]
         return max(finished, key=lambda trial: trial["valid_auc"])["settings"] if finished else None
 
     def tried(self) -> list[dict[str, Any]]:
-        """What is known of the trials."""
+        """Settings, validation AUC and further notes of each trial."""
         return [
             {"settings": _settings(trial.params, self.space), "valid_auc": trial.value, **trial.user_attrs}
             for trial in self.study.trials
@@ -120,15 +121,14 @@ class _Search:
 
 
 def _warn_of_test_files(plan: Plan) -> None:
-    """As on four boards of BARS: what is chosen on validation is chosen on the test set there."""
-    params = {run.arm.dataset: run.experiment.params for run in plan.runs()}
-    for dataset, of in params.items():
-        if of.get("test_data") and of["test_data"] == of.get("valid_data"):
+    """Where validation is the test file, as on four boards of BARS, the settings are chosen on the test set."""
+    for dataset, params in {run.arm.dataset: run.experiment.params for run in plan.runs()}.items():
+        if params.get("test_data") and params["test_data"] == params.get("valid_data"):
             logging.warning("%s: valid_data is the test file, so that --tune chooses on the test set", dataset)
 
 
-def _tell(asked: Sequence[tuple[_Search, "Trial", dict[str, Any]]], results: Results) -> None:
-    """Note in the studies how the trials did."""
+def _note_results(asked: Sequence[tuple[_Search, "Trial", dict[str, Any]]], results: Results) -> None:
+    """Tell the studies how the trials did."""
     optuna = _optuna()
     finished = {str(result.arm): result for result in results.finished()}
     failed = {str(failure.arm): failure.reason for failure in results.failures()}
@@ -159,10 +159,10 @@ def _suggest(trial: "Trial", key: str, values: Values) -> None:
 
 def _settings(params: Mapping[str, Any], space: Mapping[str, Values]) -> dict[str, Any]:
     """Optuna's parameters as config keys."""
-    return {key: params[key] if isinstance(of, Range) else json.loads(params[key]) for key, of in space.items()}
+    return {key: params[key] if isinstance(values, Range) else json.loads(params[key]) for key, values in space.items()}
 
 
-def _told(values: Values) -> Any:
+def _values_for_json(values: Values) -> dict[str, Any] | list[Any]:
     return vars(values) if isinstance(values, Range) else list(values)
 
 

@@ -1,19 +1,15 @@
-"""What a process of a leaderboard does: one run, or the preparation of one data set. It never outlives its parent."""
+"""What a process of a leaderboard does: one run, or the preparation of one data set."""
 
 import contextlib
 import errno
 import os
-import signal
-import threading
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import TORCH_WRITE_ERRORS
-from fuxictr_llm.common.workers import THREADS
 from fuxictr_llm.config.resolve import Experiment
 
 DONE, FAILED, DISK_FULL = "done", "failed", "disk full"
@@ -31,15 +27,12 @@ class Job:
         output: gets what the process prints; it is removed where all went well.
         data_only: whether the data set alone is prepared and built.
         keep_weights: whether the trained weights are left.
-        cwd, environ: of the parent; the server that starts processes may have others.
     """
 
     experiment: Experiment
     output: Path
     data_only: bool
     keep_weights: bool
-    cwd: str
-    environ: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -51,24 +44,15 @@ class Outcome:
     traceback: str = ""
 
 
-def serve(job: Job, parent: Connection, work: Callable[[Job], None]) -> None:
-    """Do a job with `work`, and tell the parent how it ended. Dies with the parent."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C reaches all; the parent decides
-    threading.Thread(target=_die_with, args=(parent,), daemon=True).start()
-    with contextlib.suppress(OSError):  # where memory runs out, a run ends and not what started it
-        Path("/proc/self/oom_score_adj").write_text("500", encoding="ascii")
-    threads = dict.fromkeys(THREADS, str(job.experiment.params["num_threads"]))
-    os.environ.clear()
-    os.environ.update({**job.environ, **threads})
-    os.chdir(job.cwd)
+def run_job(job: Job, work: Callable[[Job], None]) -> Outcome:
+    """Do a job with `work`, and say how it ended; what it prints goes to its file."""
     try:
         with _printing_to(job.output):
             work(job)
         job.output.unlink(missing_ok=True)
-        outcome = Outcome(DONE)
+        return Outcome(DONE)
     except BaseException as error:
-        outcome = outcome_of(error)
-    parent.send(outcome)
+        return outcome_of(error)
 
 
 def work(job: Job) -> None:
@@ -87,7 +71,7 @@ def work(job: Job) -> None:
 
 
 def outcome_of(error: BaseException) -> Outcome:
-    """What is told of an error: a line of its own, and where it came from."""
+    """What a leaderboard notes of an error: a line of its own, and where it came from."""
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {reason_of(error)}"
     kind = DISK_FULL if any(_is_of_full_disk(part) for part in _chain(error)) else FAILED
     return Outcome(kind, reason, "".join(traceback.format_exception(error)))
@@ -111,10 +95,3 @@ def _printing_to(path: Path) -> Iterator[None]:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
         yield
-
-
-def _die_with(parent: Connection) -> None:
-    """Nothing is ever sent, so this returns only when the other end is gone."""
-    with contextlib.suppress(OSError):
-        parent.poll(None)
-    os.kill(os.getpid(), signal.SIGKILL)

@@ -16,11 +16,21 @@ import torch
 from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.language_models import RowTextsConfig
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.in_memory import read_slices
 from fuxictr_llm.llm.texts.sentences import Sentence
-from fuxictr_llm.llm.texts.units import Distinct, EntityTexts, KeyCollision, KeyLookup, RowKeys, plan_units
+from fuxictr_llm.llm.texts.units import (
+    Distinct,
+    EntityTexts,
+    KeyCollision,
+    KeyLookup,
+    RowKeys,
+    UnitPlan,
+    plan_units,
+    sum_of,
+)
 
 CHUNK = 100_000
 SALTS = 4
@@ -31,7 +41,7 @@ class UnitTexts(Sequence[str]):
 
     Attributes:
         name: of the unit, an entity or `row`.
-        fields: the columns whose ids decide about a text.
+        fields: the columns whose ids a text depends on.
         ids: int32 `[N, W]`, ids of these columns that have the text; sequences lie flat.
         sha256: digest of all texts, in order.
         empty: the position of the empty text, or None.
@@ -41,9 +51,11 @@ class UnitTexts(Sequence[str]):
         self.name, self.fields, self.ids = name, tuple(widths), ids
         ends = dict(zip(widths, np.cumsum(list(widths.values())).tolist(), strict=True))
         self._sentences = [
-            (told, slice(ends[told.column] - widths[told.column], ends[told.column])) for told in sentences
+            (sentence, slice(ends[sentence.column] - widths[sentence.column], ends[sentence.column]))
+            for sentence in sentences
         ]
-        self.sha256, self.empty = "", None
+        self.sha256 = ""
+        self.empty: int | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -54,7 +66,7 @@ class UnitTexts(Sequence[str]):
         return self._text(self.ids[rows])
 
     def keep_distinct(self) -> np.ndarray:
-        """Leave one of equal texts each; for every text that there was, where it is now, int32."""
+        """Drop all but one of equal texts; the new position of every text that there was, int32."""
         digests = np.concatenate([np.empty(0, "S16"), *self._digests()])
         unique, first, position = np.unique(digests, return_index=True, return_inverse=True)
         self.ids, self.sha256 = self.ids[first], sha256_of(unique)
@@ -67,8 +79,8 @@ class UnitTexts(Sequence[str]):
             yield digests_of(self[start : start + CHUNK])
 
     def _text(self, ids: np.ndarray) -> str:
-        told = [sentence.of(ids[columns]) for sentence, columns in self._sentences]
-        return " ".join(text for text in told if text)
+        parts = [sentence.text_of(ids[columns]) for sentence, columns in self._sentences]
+        return " ".join(part for part in parts if part)
 
 
 def digests_of(texts: Sequence[str]) -> np.ndarray:
@@ -137,11 +149,11 @@ class RowIndex:
         return rows
 
 
-def index_rows(config: RowTextsConfig, run: Any) -> RowIndex:
+def index_rows(config: RowTextsConfig, run: Run) -> RowIndex:
     """The index of all distinct rows of the splits; their labels are not read.
 
     Raises:
-        UserError: nothing can be told of a row, a named column or side table is not there, or files are damaged.
+        UserError: no column can be put into words, a named column or side table is not there, or files are damaged.
     """
     plan = plan_units(config, run)
     numbers = [name for name, spec in run.feature_map.features.items() if spec["type"] == "numeric"]
@@ -159,36 +171,39 @@ def index_rows(config: RowTextsConfig, run: Any) -> RowIndex:
     )
 
 
-def _index(plan: Sequence[Any], row_keys: RowKeys, run: Any) -> RowIndex:
+def _index(plan: Sequence[UnitPlan], row_keys: RowKeys, run: Run) -> RowIndex:
     entities = EntityTexts(plan, run)
-    told = list(dict.fromkeys(name for unit in plan for name in unit.columns))
-    columns = list(dict.fromkeys([*told, *entities.columns.values()]))
+    read = list(dict.fromkeys(name for unit in plan for name in unit.columns))
+    columns = list(dict.fromkeys([*read, *entities.columns.values()]))
     slices_of = _reader(run)
-    rows, units, widths = Distinct(len(plan), np.int64), {}, {}
+    rows = Distinct(len(plan), np.int64)
+    units: dict[str, Distinct] = {}
+    widths: dict[str, int] = {}
     train_keys = np.empty(0, np.int64)
     for split in SPLITS:
         path = run.params.get(f"{split}_data")
         for part in slices_of(path, columns) if path else ():
             id_columns = {name: part[column] for name, column in entities.columns.items()}
-            batch = {name: torch.from_numpy(part[name]) for name in told}
+            batch = {name: torch.from_numpy(part[name]) for name in read}
             ids = {name: row_keys.ids_of(name, column).reshape(len(column), -1) for name, column in batch.items()}
             widths = widths or {name: column.shape[1] for name, column in ids.items()}
-            keys = row_keys.of_units(batch)
-            rows.add(sum(keys).numpy(), torch.stack(keys, dim=1).numpy())
-            for unit, key in zip(plan, keys, strict=True):
+            unit_keys = row_keys.of_units(batch)
+            rows.add(sum_of(unit_keys).numpy(), torch.stack(unit_keys, dim=1).numpy())
+            for unit, key in zip(plan, unit_keys, strict=True):
                 values = torch.cat([ids[name] for name in unit.columns], dim=1).int().numpy()
                 units.setdefault(unit.name, Distinct(values.shape[1], np.int32)).add(key.numpy(), values)
                 if unit.name in id_columns:
                     entities.add(unit.name, id_columns[unit.name], key.numpy())
         if split == "train":
             train_keys = rows.all()[0]
-    keys, unit_keys = rows.all()
+    keys, keys_of_units = rows.all()
     texts, positions = [], []
     for number, unit in enumerate(plan):
-        known, ids = units[unit.name].all()
-        texts.append(UnitTexts(unit.name, unit.sentences, {name: widths[name] for name in unit.columns}, ids))
+        known, ids_of_texts = units[unit.name].all()
+        widths_of_unit = {name: widths[name] for name in unit.columns}
+        texts.append(UnitTexts(unit.name, unit.sentences, widths_of_unit, ids_of_texts))
         places = texts[-1].keep_distinct()
-        positions.append(places[np.searchsorted(known, unit_keys[:, number])])
+        positions.append(places[np.searchsorted(known, keys_of_units[:, number])])
         if unit.name in entities.columns:
             entities.warn(unit.name, known, places, texts[-1])
     return RowIndex(
@@ -200,7 +215,7 @@ def _index(plan: Sequence[Any], row_keys: RowKeys, run: Any) -> RowIndex:
     )
 
 
-def _reader(run: Any) -> Callable[[str, list[str]], Iterator[dict[str, np.ndarray]]]:
+def _reader(run: Run) -> Callable[[str, list[str]], Iterator[dict[str, np.ndarray]]]:
     """Reads columns of a split in slices; of long sequences, a row has the columns of its target item."""
     item_info = run.params.get("item_info")
     if not item_info:

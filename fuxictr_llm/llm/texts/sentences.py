@@ -1,26 +1,31 @@
-"""Rows and side tables in sentences."""
+"""What the text of a row says of a column: `<words> is <value>.`, or the longer text of a side table (`value_texts`).
+
+Shape symbols: `W` ids of a column (a sequence has as many as it is long).
+"""
 
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import polars as pl
 
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.host.columns import feature_columns
 from fuxictr_llm.llm.catalog import in_words_of
 from fuxictr_llm.llm.texts.vocabulary import missing_values, train_ids, words_of
 
 
 class Sentence(Protocol):
-    """Something to say of a row, by its ids of one column."""
+    """What a text says of one column of a row."""
 
-    column: str
+    @property
+    def column(self) -> str: ...
 
-    def of(self, ids: np.ndarray) -> str:
+    def text_of(self, ids: np.ndarray) -> str:
         """The sentence for ids `[W]`; empty where the value is missing or was not seen in train."""
 
 
@@ -29,17 +34,17 @@ class ValueSentence:
     """`<words> is <value>.`; several values of a sequence are joined with commas.
 
     Attributes:
-        values: id -> value in words; an id beyond them, and one without words, is not told.
+        values: id -> value in words; an id beyond them, and one without words, is left out.
     """
 
     column: str
     words: str
     values: Sequence[str]
 
-    def of(self, ids: np.ndarray) -> str:
-        told = [self.values[index] for index in ids if 0 <= index < len(self.values)]
-        told = [value for value in told if value]
-        return f"{self.words} is {', '.join(told)}." if told else ""
+    def text_of(self, ids: np.ndarray) -> str:
+        values = [self.values[index] for index in ids if 0 <= index < len(self.values)]
+        known = [value for value in values if value]
+        return f"{self.words} is {', '.join(known)}." if known else ""
 
 
 @dataclass(frozen=True)
@@ -54,10 +59,10 @@ class NumberSentence:
     words: str
     missing: frozenset[float] = frozenset()
 
-    def of(self, ids: np.ndarray) -> str:
+    def text_of(self, ids: np.ndarray) -> str:
         number = ids.astype(np.int32).view(np.float32)[0]
-        told = np.isfinite(number) and float(number) not in self.missing
-        return f"{self.words} is {as_written(number)}." if told else ""
+        is_known = np.isfinite(number) and float(number) not in self.missing
+        return f"{self.words} is {as_written(number)}." if is_known else ""
 
 
 @dataclass(frozen=True)
@@ -67,19 +72,19 @@ class SideSentence:
     column: str
     texts: Mapping[int, str]
 
-    def of(self, ids: np.ndarray) -> str:
+    def text_of(self, ids: np.ndarray) -> str:
         return " ".join(self.texts[index] for index in ids.tolist() if index in self.texts)
 
 
-def sentence_of(run: Any, column: str, words: str) -> Sentence:
-    """How a column is told.
+def sentence_of(run: Run, column: str, words: str) -> Sentence:
+    """The sentence that says a column's values.
 
     Raises:
-        UserError: it is of a type that cannot be told, or normalized.
+        UserError: it is of a type that has no values, or its numbers are normalized.
     """
     if run.feature_map.features[column]["type"] == "numeric":
         declared = feature_columns(run.params) if run.params.get("feature_cols") else []  # as it was built
-        if any(told["name"] == column and told.get("normalizer") for told in declared):
+        if any(col["name"] == column and col.get("normalizer") for col in declared):
             raise UserError(f"column {column!r} is normalized, so its numbers cannot be told; name others: text_fields")
         missing = frozenset(float(np.float32(value)) for value in missing_values(run, column))
         return NumberSentence(column, words, missing)
@@ -101,7 +106,7 @@ ENDS = (".", "!", "?")
 EXAMPLES = 3
 
 
-def side_sentences(tables: Mapping[str, Mapping[str, str]], run: Any) -> dict[str, SideSentence]:
+def side_sentences(tables: Mapping[str, Mapping[str, str]], run: Run) -> dict[str, SideSentence]:
     """For each column with a table, the texts of its train values; rows with an empty text are left out.
 
     Raises:
@@ -110,7 +115,7 @@ def side_sentences(tables: Mapping[str, Mapping[str, str]], run: Any) -> dict[st
     return {column: SideSentence(column, _texts(column, table, run)) for column, table in tables.items()}
 
 
-def _texts(column: str, table: Mapping[str, str], run: Any) -> dict[int, str]:
+def _texts(column: str, table: Mapping[str, str], run: Run) -> dict[int, str]:
     if column not in run.feature_map.features:
         raise unknown("column", column, run.feature_map.features, "'value_texts'")
     ids = train_ids(run, column)[0]

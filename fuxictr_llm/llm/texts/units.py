@@ -1,5 +1,12 @@
-"""Distinct texts of a data set: which columns make one text, and the keys that rows find it by."""
+"""Units of text: which columns make one text, the 64-bit keys of texts and rows, and entities with several texts.
 
+A key is the same for equal ids, on the CPU and on a GPU, from every loader. An entity should have one text: a title
+that is written in two ways makes two texts of a movie, which is warned of.
+
+Shape symbols: `B` rows of a batch, `U` units of text, `W` ids of a unit's columns, `N` distinct texts of a unit.
+"""
+
+import functools
 import hashlib
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -11,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError, unknown
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.language_models import RowTextsConfig
 from fuxictr_llm.llm.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.llm.texts.sentences import Sentence, sentence_of, side_sentences
@@ -19,7 +27,14 @@ from fuxictr_llm.llm.texts.vocabulary import train_ids
 
 @dataclass(frozen=True)
 class UnitPlan:
-    """A unit of text: its name, the columns whose ids decide about it, what it says, and of which entity's id."""
+    """A unit of text.
+
+    Attributes:
+        name: of the unit, an entity or `row`.
+        columns: whose ids its text depends on.
+        sentences: what its text is put together from.
+        id: the column of the entity's ids; None where it is no entity.
+    """
 
     name: str
     columns: tuple[str, ...]
@@ -46,11 +61,11 @@ class RowKeys:
 
     def of_units(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
         """The key of each unit's ids, U times int64 `[B]`, on the batch's device."""
-        return [sum(self._of_column(name, batch[name]) for name in columns) for columns in self.units]
+        return [sum_of([self._of_column(name, batch[name]) for name in columns]) for columns in self.units]
 
     def __call__(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The key of the whole row, int64 `[B]`, on the batch's device."""
-        return sum(self.of_units(batch))
+        return sum_of(self.of_units(batch))
 
     def ids_of(self, name: str, column: Tensor) -> Tensor:
         """int64 of the same shape: ids as they are, numbers by the bits of their float32."""
@@ -68,6 +83,11 @@ class RowKeys:
             self._factors[known] = torch.tensor(_factors(self.salt, name, width), device=ids.device)
         factors = self._factors[known]
         return (ids * factors).sum(dim=1) if ids.ndim == 2 else ids * factors
+
+
+def sum_of(keys: Sequence[Tensor]) -> Tensor:
+    """Of int64 `[B]`, modulo 2^64."""
+    return functools.reduce(torch.add, keys)
 
 
 def _factors(salt: int, name: str, width: int) -> list[int]:
@@ -109,7 +129,7 @@ class Distinct:
     """
 
     def __init__(self, width: int, dtype: type):
-        self._known = np.empty(0, np.int64), np.empty((0, width), dtype)
+        self._known: tuple[np.ndarray, np.ndarray] = np.empty(0, np.int64), np.empty((0, width), dtype)
         self._new: list[tuple[np.ndarray, np.ndarray]] = []
 
     def add(self, keys: np.ndarray, values: np.ndarray) -> None:
@@ -149,16 +169,16 @@ class EntityTexts:
     """The distinct pairs of an entity's id and the key of its text, as rows go by.
 
     Args:
-        plan: the units; those of an entity whose id is a column of the data set are looked at.
+        plan: the units; only those whose entity's id is a column of the data set are watched.
         run: the experiment under way.
     """
 
-    def __init__(self, plan: Sequence[UnitPlan], run: Any):
+    def __init__(self, plan: Sequence[UnitPlan], run: Run):
         self.run = run
         features = run.feature_map.features
         one_id = [unit for unit in plan if unit.id and features.get(unit.id, {}).get("type") in ("categorical", "meta")]
-        # A unit that its own id decides about has one text for each.
-        self.columns = {unit.name: unit.id for unit in one_id if unit.columns != (unit.id,)}
+        # A unit whose only column is its entity's id has one text for each.
+        self.columns = {unit.name: str(unit.id) for unit in one_id if unit.columns != (unit.id,)}
         self._pairs = {name: Distinct(2, np.int64) for name in self.columns}
 
     def add(self, name: str, ids: np.ndarray, keys: np.ndarray) -> None:
@@ -211,18 +231,18 @@ class EntityTexts:
 
 
 ROW = "row"
-# The unit of what belongs to no entity.
+# The unit of columns that belong to no entity.
 CONTEXT = "context"
 
 
-def plan_units(config: RowTextsConfig, run: Any) -> list[UnitPlan]:
+def plan_units(config: RowTextsConfig, run: Run) -> list[UnitPlan]:
     """The units of text of the run's data set.
 
     Raises:
-        UserError: nothing can be told of a row, or a named column or side table is not there.
+        UserError: no column can be put into words, or a named column or side table is not there.
     """
     catalog = load_catalog(run.feature_map, run.data_dir, run.params.get("field_config"))
-    fields = told_fields(config, catalog, run.feature_map.features)
+    fields = text_fields(config, catalog, run.feature_map.features)
     sides = side_sentences(config.value_texts or {}, run)
     columns = list(dict.fromkeys([*fields, *sides]))
     if not columns:
@@ -234,16 +254,16 @@ def plan_units(config: RowTextsConfig, run: Any) -> list[UnitPlan]:
     ids = {entity.name: entity.id for entity in catalog.entities}
     units = []
     for name, names in _grouped(config, catalog, columns).items():
-        # A meta column has no words: sentence_of says that it cannot be told.
-        told = [sentence_of(run, column, words.get(column, column)) for column in names if column in fields]
-        sentences = (*told, *(sides[column] for column in names if column in sides))
-        units.append(UnitPlan(name, tuple(names), sentences, ids.get(name)))
+        # A meta column has no words: sentence_of raises an error that says so.
+        sentences = [sentence_of(run, column, words.get(column, column)) for column in names if column in fields]
+        sentences += [sides[column] for column in names if column in sides]
+        units.append(UnitPlan(name, tuple(names), tuple(sentences), ids.get(name)))
         logging.info("Texts of unit %r tell %s", name, ", ".join(names))
     return units
 
 
-def told_fields(config: RowTextsConfig, catalog: FieldCatalog, features: Mapping[str, Any]) -> list[str]:
-    """The columns that are told: those named, or else those of the entities, or else those of words.
+def text_fields(config: RowTextsConfig, catalog: FieldCatalog, features: Mapping[str, Any]) -> list[str]:
+    """The columns that texts are made of: those named, or else the entities', or else those whose values are words.
 
     Raises:
         UserError: a named one is not there.

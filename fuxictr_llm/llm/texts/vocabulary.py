@@ -6,6 +6,7 @@ from typing import Any
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import read_json
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.data.field_words import RESERVED, read_field_config, values_for_missing
 from fuxictr_llm.data.fills import not_a_number
 from fuxictr_llm.llm.catalog import in_words_of
@@ -17,7 +18,7 @@ NO_VALUES = {
 }
 
 
-def train_ids(run: Any, name: str) -> tuple[dict[str, int], int]:
+def train_ids(run: Run, name: str) -> tuple[dict[str, int], int]:
     """Train value -> id of the embedding of a column, in FuxiCTR's order, and the id of unseen ones.
 
     Values that stand for missing ones in this column are left out.
@@ -28,13 +29,13 @@ def train_ids(run: Any, name: str) -> tuple[dict[str, int], int]:
     return _ids_without_missing(run, name, [name])
 
 
-def vocabulary_of(run: Any, name: str) -> tuple[tuple[str, ...], int]:
+def vocabulary_of(run: Run, name: str) -> tuple[tuple[str, ...], int]:
     """The train values alone, and the id of unseen ones, without what is missing in a column of this embedding."""
     ids, oov_idx = _ids_without_missing(run, name, _sharing(name, run.feature_map.features))
     return tuple(ids), oov_idx
 
 
-def _ids_without_missing(run: Any, name: str, columns: Iterable[str]) -> tuple[dict[str, int], int]:
+def _ids_without_missing(run: Run, name: str, columns: Iterable[str]) -> tuple[dict[str, int], int]:
     features = run.feature_map.features
     kind = features[name]["type"]
     if kind in NO_VALUES:
@@ -50,10 +51,10 @@ def _ids_without_missing(run: Any, name: str, columns: Iterable[str]) -> tuple[d
     return {value: index for value, index in ids.items() if value not in missing}, oov_idx
 
 
-def missing_values(run: Any, name: str, values: Iterable[str] = ()) -> list[str]:
+def missing_values(run: Run, name: str, values: Iterable[str] = ()) -> list[str]:
     """The values that stand for missing ones in a column; in a warning, those that rows also have as such."""
-    found = values_for_missing(run.data_dir, name)
-    for value, (missing, as_such) in found.items():
+    filled = values_for_missing(run.data_dir, name)
+    for value, (missing, as_such) in filled.items():
         if as_such and (value in values or run.feature_map.features[name]["type"] == "numeric"):
             logging.warning(
                 "column %r: %d rows lack a value and get %s for it, as %d rows have in the raw files: no text can tell "
@@ -63,16 +64,16 @@ def missing_values(run: Any, name: str, values: Iterable[str] = ()) -> list[str]
                 value,
                 as_such,
             )
-    return list(found) if found else not_a_number(values)
+    return list(filled) if filled else not_a_number(values)
 
 
-def words_of(run: Any, name: str, values: Sequence[str]) -> dict[str, str]:
+def words_of(run: Run, name: str, values: Sequence[str]) -> dict[str, str]:
     """The words that the field config has for values of a column, or of one that shares its embedding."""
     columns = run.feature_map.features
     words = read_field_config(run.params.get("field_config")).get("values") or {}
     # The same words whichever of the columns with this embedding asks.
     sharing = _sharing(name, columns)
-    return {value: text for of in sharing for value, text in in_words_of(words.get(of) or {}, values).items()}
+    return {value: text for column in sharing for value, text in in_words_of(words.get(column) or {}, values).items()}
 
 
 def _sharing(name: str, columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -81,5 +82,5 @@ def _sharing(name: str, columns: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 def owner_of(name: str, columns: Mapping[str, Mapping[str, Any]]) -> str:
     """The column whose embedding a column uses."""
-    shared = columns[name].get("share_embedding")
+    shared = columns[name].get("share_embedding", name)
     return shared if shared in columns else name

@@ -1,4 +1,9 @@
-"""Texts to vectors, in batches, in one process or over Ray."""
+"""Texts -> a language model's vectors: each text once, in shards that are stored as soon as they are done.
+
+The shards are made in this process, or by processes of Ray Data on one machine or many.
+
+Shape symbols: `N` texts, `D_llm` width of the language model.
+"""
 
 import logging
 import sys
@@ -16,13 +21,13 @@ from tqdm import tqdm
 from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of, digest_of_file, merged
-from fuxictr_llm.common.runs import total
+from fuxictr_llm.common.runs import Run, total
 from fuxictr_llm.config.language_models import RowTextsConfig, ValueVectorsConfig
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
 from fuxictr_llm.llm.texts.row_texts import RowIndex, sha256_of_texts
 from fuxictr_llm.llm.unfinished import Unfinished
 from fuxictr_llm.llm.vectors.given import given_stores
-from fuxictr_llm.llm.vectors.store import Shard, VectorStore, find_or_write, part_of
+from fuxictr_llm.llm.vectors.store import Shard, ShardWriter, VectorStore, find_or_write, part_of
 
 Item = TypeVar("Item")
 ERROR = "error"
@@ -104,7 +109,7 @@ class TextEncoder:
         adapter: a folder with LoRA weights that the language model was tuned to, or None.
 
     Attributes:
-        settings: all that decides about a text's vector, besides the text.
+        settings: all that a text's vector depends on, besides the text.
         encoded: how many texts were not in the store.
         seconds: of each store that was asked for, how long its making took; None: not known.
 
@@ -125,7 +130,7 @@ class TextEncoder:
         self.encoded = 0
         self.seconds: list[float | None] = []
         self._model: Any = None
-        self._show: Callable[[int], Any] = _no_one
+        self._show: Callable[[int], Any] = _nothing
 
     def __call__(self, values: Sequence[str], head: str = "") -> np.ndarray:
         """Vectors `[N, D_llm]` of the head followed by each value, in float32; zeros where there is no token.
@@ -137,8 +142,11 @@ class TextEncoder:
                 written.
         """
         rows = {value: row for row, value in enumerate(dict.fromkeys(values))}
-        found = self.store_of(list(rows), head)
-        return found.gather(torch.tensor([rows[value] for value in values], dtype=torch.long)).numpy()
+        return (
+            self.store_of(list(rows), head)
+            .gather(torch.tensor([rows[value] for value in values], dtype=torch.long))
+            .numpy()
+        )
 
     def store_of(self, texts: Sequence[str], head: str = "", **facts: Any) -> VectorStore:
         """The store with a vector for each text, in their order; equal texts are encoded as often as they occur.
@@ -155,18 +163,19 @@ class TextEncoder:
         made_from = merged(self.settings, keys)
         before, started = self.encoded, time.perf_counter()
         make = partial(self._make, texts, head, store.entry_dir(KIND, made_from).absolute())
-        found = find_or_write(KIND, made_from, len(texts), make, {"texts": len(texts), **facts}, over=self._shared_out)
+        noted = {"texts": len(texts), **facts}
+        vectors = find_or_write(KIND, made_from, len(texts), make, noted, over=self._shared_out)
         if count := self.encoded - before:
             seconds = time.perf_counter() - started
             logging.info("Encoded %d texts in %.1f s (%.1f texts/s)", count, seconds, count / seconds)
-        self.seconds.append(found.seconds)
-        _warn_of_cut(found, self.config)
-        return found
+        self.seconds.append(vectors.seconds)
+        _warn_of_cut(vectors, self.config)
+        return vectors
 
-    def _shared_out(self, write: Any, numbers: Sequence[int]) -> Iterator[Shard]:
-        on_ray = getattr(self.config, "encoder", "local") == "ray"
+    def _shared_out(self, write: ShardWriter, numbers: Sequence[int]) -> Iterator[Shard]:
+        on_ray = isinstance(self.config, RowTextsConfig) and self.config.encoder == "ray"
         shards: Iterable[Shard] = map(write, numbers)
-        if on_ray:
+        if isinstance(self.config, RowTextsConfig) and on_ray:
             shards = (Shard(**row) for row in ray_map(write, numbers, self.config.ray_workers, self.gpu >= 0))
         with _bar(write.rows, done=write.rows - sum(map(write.rows_of, numbers))) as bar:
             self._show = bar.update
@@ -178,11 +187,11 @@ class TextEncoder:
 
     def _make(self, texts: Sequence[str], head: str, folder: Path, start: int, stop: int) -> tuple[np.ndarray, int]:
         model = self.model
-        told = [f"{head} {text}" if head else text for text in texts[start:stop]]
+        wholes = [f"{head} {text}" if head else text for text in texts[start:stop]]
         logging.info("Encoding texts %d to %d of %d with %s", start + 1, stop, len(texts), self.config.language_model)
         limit = len(model.tokens(head)) + self.settings[_limit_key(self.config)]
         kept = Unfinished(part_of(folder, start), self._show)
-        return model.encode(told, limit=limit, kept=kept).numpy(), kept.cut
+        return model.encode(wholes, limit=limit, kept=kept).numpy(), kept.cut
 
     @property
     def model(self) -> Any:
@@ -202,11 +211,11 @@ class TextEncoder:
 
     def __getstate__(self) -> dict[str, Any]:
         # A worker loads a model of its own, and sees no GPU but its own.
-        return {**vars(self), "_model": None, "_show": _no_one, "gpu": min(self.gpu, 0)}
+        return {**vars(self), "_model": None, "_show": _nothing, "gpu": min(self.gpu, 0)}
 
 
 def unit_vectors(
-    config: RowTextsConfig, run: Any, index: RowIndex, adapter: Path | None = None, tuned: bool = False
+    config: RowTextsConfig, run: Run, index: RowIndex, adapter: Path | None = None, tuned: bool = False
 ) -> tuple[VectorStore, ...]:
     """The vectors of each unit's texts: those given with `text_vectors`, or those of a language model.
 
@@ -224,24 +233,24 @@ def unit_vectors(
         if config.text_vectors:
             settings = _text_settings(config, run.params["gpu"])
             stores = given_stores(Path(config.text_vectors), config, settings, index.units, tuned)
-            for found in stores:
-                _warn_of_cut(found, config)
+            for store_of_unit in stores:
+                _warn_of_cut(store_of_unit, config)
             stage |= {"given": True}
         else:
             encoder = TextEncoder(config, run.params["gpu"], adapter)
             dataset_id = run.params["dataset_id"]
             stores = [encoder.store_of(unit, unit=unit.name, data_set=dataset_id) for unit in index.units]
             stage |= {"rows": encoder.encoded} if encoder.encoded else {"cached": True}
-        stage["made_in"] = total(found.seconds for found in stores)
+        stage["made_in"] = total(vectors.seconds for vectors in stores)
     run.notes["text_vectors"] = {
         unit.name: {
-            "path": str(found.folder),
-            "texts": found.rows,
-            **({"cut": found.cut} if found.cut else {}),
-            "dim": found.dim,
-            "sha256": found.sha256,
+            "path": str(vectors.folder),
+            "texts": vectors.rows,
+            **({"cut": vectors.cut} if vectors.cut else {}),
+            "dim": vectors.dim,
+            "sha256": vectors.sha256,
         }
-        for unit, found in zip(index.units, stores, strict=True)
+        for unit, vectors in zip(index.units, stores, strict=True)
     }
     for name, note in run.notes["text_vectors"].items():
         logging.info("Vectors of the %d texts of unit %r: %s", note["texts"], name, note["path"])
@@ -255,19 +264,19 @@ def _bar(total: int, done: int) -> tqdm:
     return tqdm(total=total, initial=done, desc="encoding texts", unit=" texts", mininterval=seconds, disable=off)
 
 
-def _no_one(_: int) -> None:
+def _nothing(_: int) -> None:
     pass
 
 
-def _warn_of_cut(found: VectorStore, config: RowTextsConfig | ValueVectorsConfig) -> None:
-    if found.cut:
+def _warn_of_cut(vectors: VectorStore, config: RowTextsConfig | ValueVectorsConfig) -> None:
+    if vectors.cut:
         key = _limit_key(config)
-        told = found.cut, found.rows, getattr(config, key), key
-        logging.warning("%d of %d texts are longer than %d tokens and are cut; raise %s to have them read whole", *told)
+        message = "%d of %d texts are longer than %d tokens and are cut; raise %s to have them read whole"
+        logging.warning(message, vectors.cut, vectors.rows, getattr(config, key), key)
 
 
 def _text_settings(config: RowTextsConfig | ValueVectorsConfig, gpu: int) -> dict[str, Any]:
-    """What decides about a vector besides the text and the weights."""
+    """What a vector depends on, besides the text and the weights."""
     limit = _limit_key(config)
     return {
         "llm_dtype": config.dtype_on(gpu),

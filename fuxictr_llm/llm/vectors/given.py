@@ -1,4 +1,8 @@
-"""Vectors that the user gives, for rows or for the values of a column."""
+"""Vectors that the user gives: stores for the texts of rows (`text_vectors`), files for a column (`pretrained_emb`).
+
+Stores are made elsewhere, on a machine with a GPU, say; they must be of the same texts and language model. Of a file
+the run record says how many of the column's values it has a vector for.
+"""
 
 import logging
 from collections import Counter
@@ -7,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.language_models import RowTextsConfig
 from fuxictr_llm.data.vector_files import check_width, keys_as_text, read_vectors
 from fuxictr_llm.host.columns import feature_columns
@@ -37,8 +42,8 @@ def given_stores(
         raise UserError(f"text_vectors {str(folder)!r} is no folder")
     candidates = sorted(path.parent for path in [*folder.glob(MANIFEST), *folder.glob(f"*/{MANIFEST}")])
 
-    def problem_of(found: VectorStore, unit: UnitTexts) -> str | None:
-        return _problem(found, unit, config, settings) or _problem_of_tuning(found, tuned)
+    def problem_of(store: VectorStore, unit: UnitTexts) -> str | None:
+        return _problem(store, unit, config, settings) or _problem_of_tuning(store, tuned)
 
     return [_store_of(unit, folder, candidates, problem_of) for unit in units]
 
@@ -52,16 +57,16 @@ def _store_of(
     problems, broken = [], []
     for candidate in candidates:
         try:
-            found = VectorStore(candidate)
+            store = VectorStore(candidate)
         except UserError as error:  # it may be of something else
             broken.append(error)
             continue
-        problem = problem_of(found, unit)
+        problem = problem_of(store, unit)
         if problem is None:
-            if damaged := found.damaged():
+            if damaged := store.damaged():
                 raise UserError(f"text_vectors: {str(candidate / damaged[0])!r} is damaged; copy it again")
-            return found
-        if found.manifest.get("unit") == unit.name:
+            return store
+        if store.manifest.get("unit") == unit.name:
             problems.append((OTHER_TEXTS not in problem, f"text_vectors: {str(candidate)!r} {problem}"))
     if problems:
         raise UserError(max(problems)[1])  # in a folder with the vectors of many runs, the nearest to a match
@@ -70,13 +75,13 @@ def _store_of(
     raise UserError(f"text_vectors {str(folder)!r} has no vectors of the texts of unit {unit.name!r}")
 
 
-def _problem(found: VectorStore, unit: UnitTexts, config: RowTextsConfig, settings: Mapping[str, Any]) -> str | None:
+def _problem(store: VectorStore, unit: UnitTexts, config: RowTextsConfig, settings: Mapping[str, Any]) -> str | None:
     """Why a store is none of the unit's texts, or None."""
-    made_from = found.manifest.get("made_from") or {}
+    made_from = store.manifest.get("made_from") or {}
     if made_from.get("texts_sha256") != unit.sha256 or made_from.get("head"):
         return (
-            f"{OTHER_TEXTS} (unit {found.manifest.get('unit')!r} of data set "
-            f"{found.manifest.get('data_set')!r}, {found.rows} texts) than the {len(unit)} of unit {unit.name!r} here"
+            f"{OTHER_TEXTS} (unit {store.manifest.get('unit')!r} of data set "
+            f"{store.manifest.get('data_set')!r}, {store.rows} texts) than the {len(unit)} of unit {unit.name!r} here"
         )
     theirs = made_from.get("language_model", {})
     here = Path(config.language_model).expanduser()
@@ -92,8 +97,8 @@ def _problem(found: VectorStore, unit: UnitTexts, config: RowTextsConfig, settin
     return None
 
 
-def _problem_of_tuning(found: VectorStore, tuned: bool) -> str | None:
-    if ("adapter_sha256" in found.manifest["made_from"]) == tuned:
+def _problem_of_tuning(store: VectorStore, tuned: bool) -> str | None:
+    if ("adapter_sha256" in store.manifest["made_from"]) == tuned:
         return None
     there, here = ("an untuned", "lora") if tuned else ("a tuned", "frozen")
     return f"is of {there} language model, and tuning is {here}"
@@ -102,7 +107,7 @@ def _problem_of_tuning(found: VectorStore, tuned: bool) -> str | None:
 NOTE = "given_vectors"
 
 
-def note_matches(run: Any, name: str) -> None:
+def note_matches(run: Run, name: str) -> None:
     """Log, and note in the run record, how many train values of a column have a vector in its file.
 
     Args:
@@ -131,8 +136,8 @@ def note_matches(run: Any, name: str) -> None:
         twice = Counter(keys).most_common(1)[0][0]
         logging.warning("%s has a key more than once (%r, say): its last vector counts", where, twice)
     without = [value for value in values if value not in known]
-    found = len(values) - len(without)
-    if not found:
+    with_vector = len(values) - len(without)
+    if not with_vector:
         raise UserError(
             f"{where}: none of its {len(known):,} keys ({_some(keys)}) is one of the {len(values):,} train values "
             f"({_some(values)}){_difference(known, without)}"
@@ -141,22 +146,22 @@ def note_matches(run: Any, name: str) -> None:
         "file": given,
         "keys": len(known),
         "values": len(values),
-        "with_vector": found,
+        "with_vector": with_vector,
     }
     message = "%d of %d train values of %r have a vector in %s"
-    if 2 * found >= len(values):
-        logging.info(message, found, len(values), name, given)
+    if 2 * with_vector >= len(values):
+        logging.info(message, with_vector, len(values), name, given)
     else:
         foreign = sorted(known - {*values})
         logging.warning(
             message + " (without one: %s%s)%s",
-            *(found, len(values), name, given, _some(without)),
+            *(with_vector, len(values), name, given, _some(without)),
             f"; keys of no train value: {_some(foreign)}" if foreign else "",
             _difference({*foreign}, without),
         )
 
 
-def _given_file(run: Any, name: str, path: Path) -> str:
+def _given_file(run: Run, name: str, path: Path) -> str:
     """The file as a config names it: FuxiCTR copies it into the built data set."""
     columns = feature_columns({"feature_cols": run.params.get("feature_cols") or []})
     declared = {col["name"]: col.get("pretrained_emb") for col in columns}.get(name)

@@ -1,13 +1,18 @@
-"""Many vectors on disk: `[N, D]` in shards that are stored as soon as they are done, and mapped into memory.
+"""Vectors on disk, `[N, D]`: shards that are stored as soon as they are done and mapped into memory; and placebos.
 
 A store is a folder with `manifest.json`, which says in words how it was made and holds the digest of each shard, and
-the shards `vectors-00000.npy`, ... Memory is asked for by what is looked up, not by N.
+the shards `vectors-00000.npy`, ... Memory is used for the rows that are looked up, not for all N.
+
+A placebo has other vectors in the place of the language model's: what a method gains with it as well, it does not gain
+from the words.
+
+Shape symbols: `K` vectors of a placebo, `D_llm` width of the language model.
 """
 
 import io
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -74,8 +79,8 @@ class Shard:
 
 
 Made = np.ndarray | tuple[np.ndarray, int]
-# Asks a writer for the shards of numbers.
-Over = Callable[[Callable[[int], Shard], Iterable[int]], Iterable[Shard]]
+# Asks a writer for the shards of these numbers.
+Over = Callable[["ShardWriter", Sequence[int]], Iterable[Shard]]
 
 
 class VectorStore:
@@ -135,16 +140,16 @@ class VectorStore:
             raise IndexError(f"a store of {self.rows} vectors has no vectors {places.min()} to {places.max()}")
         if len(self._shards) == 1:
             return torch.from_numpy(self._shards[0][places])
-        found = np.empty((len(places), self.dim), np.float32)
+        rows = np.empty((len(places), self.dim), np.float32)
         order = np.argsort(places)
         ascending, shard_rows = places[order], self.manifest["shard_rows"]
         ends = np.searchsorted(ascending, np.arange(1, len(self._shards) + 1) * shard_rows)
         start = 0
         for number, end in enumerate(ends):
             if end > start:
-                found[order[start:end]] = self._shards[number][ascending[start:end] - number * shard_rows]
+                rows[order[start:end]] = self._shards[number][ascending[start:end] - number * shard_rows]
             start = end
-        return torch.from_numpy(found)
+        return torch.from_numpy(rows)
 
     @cached_property
     def _shards(self) -> list[np.ndarray]:
@@ -174,7 +179,7 @@ def find_or_write(
     shard_rows = max(SHARD, -(-rows // MOST_SHARDS))
     plan = {"made_from": made_from, "rows": rows, "shard_rows": shard_rows}
     if not (folder / MANIFEST).is_file() or _missing(folder, plan):
-        with store.alone(kind, made_from):
+        with store.entry_locked(kind, made_from):
             writable_dir(folder, OTHER_CACHE)
             remove_abandoned(folder, again=True)
             for left in folder.glob(".*.tmp"):  # as earlier versions left them
@@ -185,13 +190,11 @@ def find_or_write(
                 for path in (folder / _name(number) for number in missing):
                     if path.is_file():
                         logging.warning("%s is damaged: it is computed anew", path)
-                _write(_Writer(folder, rows, shard_rows, make), plan | dict(facts or {}), missing, over)
+                _write(ShardWriter(folder, rows, shard_rows, make), plan | dict(facts or {}), missing, over)
     return VectorStore(folder)
 
 
-def _write(
-    writer: "_Writer", plan: Mapping[str, Any], missing: list[int], over: Callable[..., Iterable[Shard]]
-) -> None:
+def _write(writer: "ShardWriter", plan: Mapping[str, Any], missing: list[int], over: Over) -> None:
     known = read_json(writer.folder / MANIFEST) or {}
     names = {_name(number) for number in missing}
     whole = {name: digest for name, digest in (known.get("shards") or {}).items() if name not in names}
@@ -221,7 +224,7 @@ def _missing(folder: Path, plan: Mapping[str, Any]) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Writer:
+class ShardWriter:
     """Makes and writes the shard of a number; may be sent to another process."""
 
     folder: Path
@@ -243,7 +246,8 @@ class _Writer:
         with explain_write_errors(path, OTHER_CACHE), replacing(path) as temporary:
             temporary.write_bytes(content.getbuffer())  # numpy does not say why it could not write to a file
         part_of(self.folder, start).unlink(missing_ok=True)
-        return Shard(path.name, digest_of_file(path), *vectors.shape, cut)
+        rows, dim = vectors.shape
+        return Shard(path.name, digest_of_file(path), rows, dim, cut)
 
     def rows_of(self, number: int) -> int:
         """How many rows the shard of a number has."""

@@ -17,7 +17,7 @@ from sklearn.decomposition import PCA
 from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import digest_of, merged
-from fuxictr_llm.common.runs import total
+from fuxictr_llm.common.runs import Run, total
 from fuxictr_llm.config.language_models import LLM, ValueVectorsConfig, value_config
 from fuxictr_llm.llm.catalog import load_catalog
 from fuxictr_llm.llm.texts.vocabulary import owner_of, vocabulary_of, words_of
@@ -43,7 +43,7 @@ class ColumnValues:
     oov_idx: int
 
 
-def prepare_value_vectors(run: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+def prepare_value_vectors(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
     """`feature_specs` in which each column with `pretrained_emb: llm` has a file, made where it is not in the store.
 
     Columns with a file of the user's get what FuxiCTR wants to know besides, and it is said how many values have a
@@ -61,7 +61,7 @@ def prepare_value_vectors(run: Any, settings: Mapping[str, Any]) -> dict[str, An
     return {"feature_specs": [*(run.params.get("feature_specs") or []), *specs]} if specs else {}
 
 
-def _of_language_model(run: Any, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _of_language_model(run: Run, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     columns = run.feature_map.features
     asked = {name: spec for name, spec in columns.items() if spec.get("pretrained_emb") == LLM}
     if not asked:
@@ -85,7 +85,7 @@ def _of_language_model(run: Any, settings: Mapping[str, Any]) -> list[dict[str, 
     return resolved
 
 
-def _of_given_files(run: Any) -> list[dict[str, Any]]:
+def _of_given_files(run: Run) -> list[dict[str, Any]]:
     """FuxiCTR takes the id of unseen values out of the feature map of a data set that was built without the file."""
     specs = []
     for name, spec in run.feature_map.features.items():
@@ -103,7 +103,7 @@ def _of_given_files(run: Any) -> list[dict[str, Any]]:
 
 
 def make_value_vectors(
-    config: ValueVectorsConfig, run: Any, names: Iterable[str], file_format: str = "npz"
+    config: ValueVectorsConfig, run: Run, names: Iterable[str], file_format: str = "npz"
 ) -> dict[str, dict[str, Any]]:
     """A file for each of the columns, with `key` (N values) and `value` (float32 `[N, D]`).
 
@@ -149,12 +149,12 @@ def make_value_vectors(
     return files
 
 
-def _train_values(run: Any, names: Iterable[str], described: bool) -> dict[str, ColumnValues]:
+def _train_values(run: Run, names: Iterable[str], described: bool) -> dict[str, ColumnValues]:
     """The train values of columns, or of the columns whose embeddings they share, in words where there are some."""
     columns = run.feature_map.features
     catalog = load_catalog(run.feature_map, run.data_dir, run.params.get("field_config"))
     fields = {field.name: field.text for field in catalog.fields}
-    found = {}
+    values_of = {}
     for name in names:
         if name not in columns:
             raise unknown("column", name, columns, f"data set {run.params['dataset_id']!r}")
@@ -168,8 +168,8 @@ def _train_values(run: Any, names: Iterable[str], described: bool) -> dict[str, 
             )
         in_words = words_of(run, name, keys)
         head = f"{fields[owner_of(name, columns)]}:" if described else ""
-        found[name] = ColumnValues(keys, tuple(in_words.get(key, key) for key in keys), head, oov_idx)
-    return found
+        values_of[name] = ColumnValues(keys, tuple(in_words.get(key, key) for key in keys), head, oov_idx)
+    return values_of
 
 
 def can_be_read(keys: Sequence[str]) -> bool:
@@ -239,7 +239,8 @@ def shaped(vectors: np.ndarray, width: int | None, scale: float | None) -> tuple
         The vectors, and the share of their variance that a PCA kept.
     """
     facts = {}
-    reduce = width is not None and width != vectors.shape[1]
+    width = width or vectors.shape[1]
+    reduce = width != vectors.shape[1]
     if reduce or scale is not None:
         vectors = vectors - vectors.mean(axis=0)
     if reduce:
