@@ -44,6 +44,15 @@ def test_a_model_of_tuple_batches_trains_and_is_not_served(data):
         export_run("runs/views", "served")
 
 
+def test_a_model_of_the_fuxictr_wheel_trains_without_a_checkout(data):
+    settings = ["short_seq_len=2", "topk=2", "dnn_hidden_units=[8]"]
+    options = [option for setting in settings for option in ("--set", setting)]
+    assert main(["run", "--config", "long_configs", "--expid", "SIM_views", *options]) == 0
+    (path,) = Path("runs/views").glob("SIM_views*.run.json")
+    record = read_json(path)
+    assert (record["backbone"]["kind"], record["backbone"]["name"]) == ("fuxictr", "LongCTR/SIM")
+
+
 @pytest.mark.parametrize(
     ("method", "setting"), [("LLaCTR", "field_vectors=identity"), ("ELEC", "teacher=self"), ("ELEC", "schedule=joint")]
 )

@@ -12,12 +12,14 @@ import torch
 
 from fuxictr_llm.diagnosis.tiny import train
 from fuxictr_llm.host.checkout import current_checkout
-from fuxictr_llm.registry import backbone_names
+from fuxictr_llm.registry import own_backbone_names
 from matrix_cells import METHODS, cell, predictions, problem_of, some_rows, trained
 
 # One backbone for each path that a method's code can take: two logit layers, no representation, no field embeddings,
 # a bilinear logit, a sequence model, several tasks, a complex-valued interaction, a stack of its own.
 PATHS = ("DeepFM", "FM", "LR", "FinalMLP", "DIN", "MMoE", "EulerNet", "DCNv2")
+# One of the models that the fuxictr wheel installs, all of which take the same tuples as batches.
+WHEEL = "SIM"
 # LLMEmb is the plain backbone with vectors for a column; it has nothing to switch off and nothing of its own.
 OF_TERMS = [method for method in METHODS if method != "LLMEmb"]
 
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.zoo
 def pytest_generate_tests(metafunc):
     """`AllTaps` on every backbone; our methods too where they train, else on PATHS. Of a checkout, all cells."""
     checkout = current_checkout()
-    backbones = checkout.names() if checkout else backbone_names()
+    backbones = checkout.names() if checkout else [*own_backbone_names(), WHEEL]
     if "method" not in metafunc.fixturenames:
         metafunc.parametrize("backbone", backbones)
         return

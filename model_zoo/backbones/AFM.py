@@ -4,7 +4,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import InnerProductInteraction, LogisticRegression
 from torch import Tensor, nn
 
-from fuxictr_llm.model_zoo.backbones.base import Backbone
+from .base import Backbone
 
 
 class AFM(Backbone):

@@ -4,7 +4,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import LogisticRegression, MLP_Block, ScaledDotProductAttention
 from torch import Tensor, nn
 
-from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone
+from .base import Activations, Backbone
 
 
 class AutoInt(Backbone):

@@ -6,8 +6,8 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbeddingDict, MLP_Block
 from torch import Tensor, nn
 
-from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone
-from fuxictr_llm.model_zoo.sequence_fields import Fields, check_others, field_pairs, others_of, side_by_side
+from ..sequence_fields import Fields, check_others, field_pairs, others_of, side_by_side
+from .base import Activations, Backbone
 
 POOLINGS = ("mean", "sum", "target", "concat")
 

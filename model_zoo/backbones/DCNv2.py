@@ -5,7 +5,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import CrossNetMix, CrossNetV2, MLP_Block
 from torch import Tensor, nn
 
-from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
+from .base import Activations, Backbone, Rates
 
 STRUCTURES = ("crossnet_only", "stacked", "parallel", "stacked_parallel")
 

@@ -6,8 +6,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbeddingDict, MLP_Block
 from torch import Tensor, nn
 
-from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
-from fuxictr_llm.model_zoo.sequence_fields import (
+from ..sequence_fields import (
     Fields,
     check_field,
     check_others,
@@ -18,6 +17,7 @@ from fuxictr_llm.model_zoo.sequence_fields import (
     others_of,
     side_by_side,
 )
+from .base import Activations, Backbone, Rates
 
 GRU_TYPES = ("GRU", "AIGRU", "AGRU", "AUGRU")
 ATTENTION_TYPES = ("bilinear_attention", "dot_attention", "din_attention")

@@ -4,8 +4,8 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import DIN_Attention, FeatureEmbeddingDict, MLP_Block
 from torch import Tensor, nn
 
-from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
-from fuxictr_llm.model_zoo.sequence_fields import Fields, check_others, field_pairs, side_by_side
+from ..sequence_fields import Fields, check_others, field_pairs, side_by_side
+from .base import Activations, Backbone, Rates
 
 
 class DIN(Backbone):

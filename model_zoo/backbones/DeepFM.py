@@ -4,7 +4,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FactorizationMachine, MLP_Block
 from torch import Tensor
 
-from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
+from .base import Activations, Backbone, Rates
 
 
 class DeepFM(Backbone):

@@ -5,7 +5,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import CrossInteraction, MLP_Block
 from torch import Tensor, nn
 
-from fuxictr_llm.model_zoo.backbones.base import Backbone
+from .base import Backbone
 
 BRIDGES = ("hadamard_product", "pointwise_addition", "concatenation", "attention_pooling")
 

@@ -4,7 +4,7 @@ import torch
 from fuxictr.features import FeatureMap
 from torch import Tensor, nn
 
-from fuxictr_llm.model_zoo.backbones.base import Backbone
+from .base import Backbone
 
 
 class EulerNet(Backbone):

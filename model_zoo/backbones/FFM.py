@@ -5,7 +5,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbedding, LogisticRegression
 from torch import Tensor, nn
 
-from fuxictr_llm.model_zoo.backbones.base import Backbone, Regularizer
+from .base import Backbone, Regularizer
 
 
 class FFM(Backbone):

@@ -4,7 +4,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FactorizationMachine
 from torch import Tensor
 
-from fuxictr_llm.model_zoo.backbones.base import Backbone, Regularizer
+from .base import Backbone, Regularizer
 
 
 class FM(Backbone):

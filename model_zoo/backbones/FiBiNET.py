@@ -10,7 +10,7 @@ from fuxictr.pytorch.layers import (
 )
 from torch import Tensor
 
-from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
+from .base import Activations, Backbone, Rates
 
 BILINEAR_TYPES = ("field_all", "field_each", "field_interaction")
 EXCITATIONS = ("relu", "sigmoid")

@@ -5,7 +5,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.torch_utils import get_activation
 from torch import Tensor, nn
 
-from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
+from .base import Activations, Backbone, Rates
 
 BLOCK_TYPES = ("1B", "2B")
 RESIDUAL_TYPES = ("concat", "sum")

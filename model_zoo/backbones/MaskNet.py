@@ -6,7 +6,7 @@ from fuxictr.pytorch.layers import MLP_Block
 from fuxictr.pytorch.torch_utils import get_activation
 from torch import Tensor, nn
 
-from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
+from .base import Activations, Backbone, Rates
 
 MODEL_TYPES = ("SerialMaskNet", "ParallelMaskNet")
 

@@ -4,7 +4,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import MLP_Block
 from torch import Tensor, nn
 
-from fuxictr_llm.model_zoo.backbones.base import Activations, MultiTaskBackbone, Rates
+from .base import Activations, MultiTaskBackbone, Rates
 
 
 class ShareBottom(MultiTaskBackbone):

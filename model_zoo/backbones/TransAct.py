@@ -5,8 +5,7 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import CrossNetV2, FeatureEmbeddingDict, MLP_Block
 from torch import Tensor, nn
 
-from fuxictr_llm.model_zoo.backbones.base import Activations, Backbone, Rates
-from fuxictr_llm.model_zoo.sequence_fields import (
+from ..sequence_fields import (
     Fields,
     check_others,
     field_pairs,
@@ -15,6 +14,7 @@ from fuxictr_llm.model_zoo.sequence_fields import (
     others_of,
     side_by_side,
 )
+from .base import Activations, Backbone, Rates
 
 
 class TransAct(Backbone):
