@@ -18,8 +18,7 @@ from fuxictr_llm.diagnosis.tiny_columns import EMBEDDING_DIM
 from fuxictr_llm.distillation import Teacher, distilled
 from fuxictr_llm.enhancement.anatomy import find_anatomy
 from fuxictr_llm.enhancement.model import enhance
-from fuxictr_llm.host.batches import columns_of, only_columns
-from fuxictr_llm.host.tasks import predictions_of
+from fuxictr_llm.host.batches import columns_of, only_columns, predictions_of
 from fuxictr_llm.model_zoo.ELEC.gain import gain_class
 from fuxictr_llm.model_zoo.ELEC.head import VECTOR
 from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors

@@ -62,7 +62,7 @@ def execute(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: with code 1, where a run failed.
     """
-    from fuxictr_llm.common.workers import start_server
+    from fuxictr_llm.common.processes import start_server
     from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
 
     jobs = _jobs(args)

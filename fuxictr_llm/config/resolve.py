@@ -27,9 +27,9 @@ from fuxictr_llm.config.keys import (
 from fuxictr_llm.config.language_models import ValueVectorsConfig, asks_for_vectors, moved_to_specs, value_config
 from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.config.sources import Source, read_source
+from fuxictr_llm.host.batches import chosen_mode, monitored, warn_of_mode
 from fuxictr_llm.host.columns import as_lists, as_tuples, check_declared
 from fuxictr_llm.host.evaluated import check_settings
-from fuxictr_llm.host.tasks import chosen_mode, monitored, warn_of_mode
 
 # Keys that do not change what a run computes: its device and name, how much it reports, who publishes its data.
 OF_THE_CALL = ("gpu", "model_id")

@@ -20,8 +20,7 @@ from fuxictr_llm.common.files import read_json
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.data.field_words import RESERVED, read_field_config, values_for_missing
 from fuxictr_llm.data.in_memory import data_files
-from fuxictr_llm.host.batches import Batch, columns_of
-from fuxictr_llm.host.tasks import labels_of, predictions_of, truth_of
+from fuxictr_llm.host.batches import Batch, columns_of, labels_of, predictions_of, truth_of
 
 SLICES = ("unseen", "rare", "middle", "head")
 # Tenths of the train rows that the least and the most frequent items make up together.

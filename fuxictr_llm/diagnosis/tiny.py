@@ -29,7 +29,7 @@ from fuxictr_llm.diagnosis.tiny_columns import (
 )
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.model import enhance
-from fuxictr_llm.host.tasks import predictions_of
+from fuxictr_llm.host.batches import predictions_of
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.training.fit import build
 

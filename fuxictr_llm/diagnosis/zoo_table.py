@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from fuxictr_llm.common.markdown import table_of
-from fuxictr_llm.common.workers import Lost, Pool
+from fuxictr_llm.common.processes import Lost, Pool
 
 COLUMNS = ("backbone", "without", "embeddings", "T", "R")  # and one for each method
 LEGEND = (

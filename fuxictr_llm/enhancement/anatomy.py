@@ -16,8 +16,7 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
-from fuxictr_llm.enhancement.logit_layers import LogitLayer, find_logit_layers
-from fuxictr_llm.enhancement.recorder import Recorder
+from fuxictr_llm.enhancement.recorder import LogitLayer, Recorder, find_logit_layers
 from fuxictr_llm.host.batches import synthetic_batch, synthetic_long_batch
 
 # Config keys that choose a module where several would do.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fuxictr_llm.enhancement.anatomy import Anatomy
-from fuxictr_llm.enhancement.logit_layers import is_logit_layer
+from fuxictr_llm.enhancement.recorder import is_logit_layer
 from fuxictr_llm.enhancement.trace import ForwardTrace
 from fuxictr_llm.host.batches import rows_of
 

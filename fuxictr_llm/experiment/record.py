@@ -1,6 +1,6 @@
-"""A run's record and weights: what the record says of the machine, and how both take their place together.
+"""What a run leaves: its record, its weights, a line in FuxiCTR's result file and a summary on the screen.
 
-Where a run fails after its training, the weights are kept.
+Record and weights take their place together. Where a run fails after its training, the weights are kept.
 """
 
 import contextlib
@@ -9,17 +9,21 @@ import platform
 import resource
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from fuxictr.utils import print_to_list
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.files import digest_of_file, write_json
+from fuxictr_llm.common.files import digest_of_file, explain_write_errors, read_json, write_json
 from fuxictr_llm.common.runs import Stages
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
+from fuxictr_llm.data.slices import slices_table
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
@@ -113,3 +117,104 @@ def put_in_place(weights: Path, files: Path, record: dict[str, Any]) -> None:
         written.replace(f"{files}.run.json")
     finally:
         written.unlink(missing_ok=True)
+
+
+OWN = "vanilla"  # the name of the run's own network beside those that were trained on the way
+
+
+def append_result_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add a run's line to a result file, in FuxiCTR's form."""
+    line = ",".join(result_cells(record, datetime.now())) + "\n"
+    with explain_write_errors(path, "run in a folder that can be written to"), path.open("a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def result_cells(record: Mapping[str, Any], time: datetime) -> list[str]:
+    """The cells of a run's line in a result file."""
+    valid, test = (print_to_list(record["metrics"][split]) for split in ("valid", "test"))
+    return [
+        f" {time:%Y%m%d-%H%M%S}",
+        f"[command] {record['command']}",
+        f"[exp_id] {record['model_id']}",
+        f"[dataset_id] {record['config']['dataset_id']}",
+        "[train] N.A.",
+        f"[val] {valid}",
+        f"[test] {test}",
+    ]
+
+
+def log_summary(record: Mapping[str, Any], stages: Stages, files: Path, pictures: list[Path]) -> None:
+    """Log the metrics, how long the run took, and where the files are.
+
+    Args:
+        files: the run's files without their endings.
+    """
+    counts, names = record["parameters"], [path.name.removeprefix(files.name) for path in pictures]
+    valid, *valid_by_task = _metric_lines(record, "valid")
+    test, *test_by_task = _metric_lines(record, "test") or ["no test data"]
+    lines = [
+        f"{record['model_id']}, seed {record['seed']}",
+        f"  test        {test}",
+        *(f"    {line}" for line in test_by_task),
+        f"  validation  {valid} (best of {stages.done['train']['epochs']} epochs: {record['best_epoch']})",
+        *(f"    {line}" for line in valid_by_task),
+        f"  parameters  backbone {counts['backbone']:,}, method {counts['method']:,}",
+        f"  time        {stages}",
+        f"  files       {files}" + ", ".join([".model", ".log", ".run.json", *names]),
+    ]
+    if record["networks"]:
+        lines += networks_table(record, files.parent)
+    logging.info("Summary\n%s", "\n".join(lines))
+
+
+def _metric_lines(record: Mapping[str, Any], split: str) -> list[str]:
+    """The metrics of a split; where there are several tasks, their means and then those of each."""
+    metrics, labels, names = record["metrics"][split], record["labels"], record["config"]["metrics"]
+    if len(labels) == 1 or not metrics:
+        return [print_to_list(metrics)] if metrics else []
+    width = max(map(len, labels))
+    tasks = {label: {name: metrics[f"{label}_{name}"] for name in names} for label in labels}
+    means = print_to_list({name: metrics[name] for name in names})
+    return [means, *(f"{label:<{width}}  {print_to_list(values)}" for label, values in tasks.items())]
+
+
+def networks_table(record: Mapping[str, Any], folder: Path) -> list[str]:
+    """A table of a run's networks, one of their AUC by slices, and in both the plain backbone where it has run.
+
+    Args:
+        folder: the folder with the runs on this data set.
+    """
+    networks = {**record["networks"], OWN: record}
+    plain = {} if "plain" in networks else find_plain(record, folder)
+    networks = {**({"plain": plain} if plain else {}), **networks}
+    names = record["config"]["metrics"]  # not those of single tasks
+    columns = [(split, name) for split in ("valid", "test") for name in record["metrics"][split] if name in names]
+    lines = ["  " + "".join([f"{'network':26}", *(f"{f'{split} {name}':>16}" for split, name in columns)])]
+    for name, facts in networks.items():
+        measured = facts["metrics"] or {}  # a teacher from elsewhere may have been measured by others
+        values = [measured.get(split, {}).get(metric) for split, metric in columns]
+        shown = [f"{'-':>16}" if value is None else f"{value:16.6f}" for value in values]
+        lines.append("  " + "".join([f"{name:26}", *shown]))
+    if not plain and "plain" not in networks:
+        expid = f"{record['config']['model']}_{record['config']['dataset_id']}"
+        lines.append(f"  (the plain backbone with these settings has not run here: --expid {expid})")
+    slices = {name: facts["slices"] for name, facts in networks.items() if facts.get("slices")}
+    return lines + (["  " + line for line in slices_table(slices).splitlines()] if slices else [])
+
+
+def find_plain(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The record of the plain backbone's run with the same settings, data and code; empty where there is none."""
+    for path in sorted(folder.glob("*.run.json")):
+        other = read_json(path) or {}
+        config = other.get("config") or {"method": ""}
+        compared = config.keys() - {*NOT_IN_IDENTITY, "method"}
+        same = all(record["config"].get(key) == config[key] for key in compared)
+        same &= _backbone_code(other) == _backbone_code(record)
+        if config.get("method") is None and same and other.get("data") == record["data"]:
+            return other
+    return {}
+
+
+def _backbone_code(record: Mapping[str, Any]) -> str | None:
+    """The digest of its backbone's code; None where the record does not have it."""
+    return ((record.get("sources") or {}).get("code") or {}).get("backbone")

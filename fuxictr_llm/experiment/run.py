@@ -31,17 +31,18 @@ from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.experiment.identity import code_digests, source_digests
 from fuxictr_llm.experiment.record import (
+    append_result_line,
     count_parameters,
     hardware,
+    log_summary,
     peak_memory,
     put_in_place,
     typed_command,
     weights_kept,
 )
-from fuxictr_llm.experiment.summary import append_result_line, log_summary
+from fuxictr_llm.host.batches import labels_of, task_settings
 from fuxictr_llm.host.columns import check_embedded, describe_feature_map
 from fuxictr_llm.host.evaluated import check_columns
-from fuxictr_llm.host.tasks import labels_of, task_settings
 from fuxictr_llm.llm.vectors.values import prepare_value_vectors
 from fuxictr_llm.training.fit import OTHER_MODEL_ROOT, build, check_groups, fit
 

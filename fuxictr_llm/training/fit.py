@@ -24,6 +24,7 @@ from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import explain_write_errors, replacing
 from fuxictr_llm.data.in_memory import read_slices
 from fuxictr_llm.enhancement.model import set_weight_decay
+from fuxictr_llm.host.batches import monitored, task_settings
 from fuxictr_llm.host.columns import as_tuples
 from fuxictr_llm.host.embeddings import (
     initialize_skipped,
@@ -33,7 +34,6 @@ from fuxictr_llm.host.embeddings import (
     warn_of_unused,
     zero_padding,
 )
-from fuxictr_llm.host.tasks import monitored, task_settings
 
 OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
 # Averages over the groups with both classes: undefined without such a group.

@@ -128,7 +128,7 @@ def columns_of_words(run: Run) -> list[str]:
         UserError: there is none.
     """
     from fuxictr_llm.llm.catalog import load_catalog
-    from fuxictr_llm.llm.texts.vocabulary import vocabulary_of
+    from fuxictr_llm.llm.texts.sentences import vocabulary_of
     from fuxictr_llm.llm.vectors.values import can_be_read
 
     catalog = load_catalog(run.feature_map, run.data_dir, run.params.get("field_config"))

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.common import workers as processes
+from fuxictr_llm.common import processes
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.workers import serve, start_server
+from fuxictr_llm.common.processes import serve, start_server
 from fuxictr_llm.experiment.run import run_experiment
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
 from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS

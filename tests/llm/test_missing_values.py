@@ -15,7 +15,7 @@ from fuxictr_llm.data.build import built_data
 from fuxictr_llm.experiment.run import prepare_data
 from fuxictr_llm.llm.catalog import load_catalog
 from fuxictr_llm.llm.texts.row_texts import index_rows
-from fuxictr_llm.llm.texts.vocabulary import train_ids, vocabulary_of
+from fuxictr_llm.llm.texts.sentences import train_ids, vocabulary_of
 from support import edit
 
 SPLITS = ("train", "valid", "test")

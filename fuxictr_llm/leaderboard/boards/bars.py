@@ -22,7 +22,7 @@ from fuxictr_llm.common.files import explain_write_errors, read_json, replacing_
 from fuxictr_llm.common.markdown import CENTRE, table_of
 from fuxictr_llm.config.keys import DatasetKeys
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
-from fuxictr_llm.experiment.summary import result_cells
+from fuxictr_llm.experiment.record import result_cells
 from fuxictr_llm.leaderboard.plan.arms import control_of
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT
 from fuxictr_llm.serving.export import RECORD, find_run

@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import explain_write_errors, read_json, writable_dir, write_json
-from fuxictr_llm.common.workers import Context, Lost, Pool
+from fuxictr_llm.common.processes import Context, Lost, Pool
 from fuxictr_llm.leaderboard.plan.plan import PlannedRun
 from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Results

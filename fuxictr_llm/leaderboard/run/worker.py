@@ -1,4 +1,7 @@
-"""What a process of a leaderboard does: one run, or the preparation of one data set."""
+"""What a process of a leaderboard does: one run, or the preparation of one data set.
+
+The server that such processes come from has loaded the code once: they have that code, whatever lies on the disk later.
+"""
 
 import contextlib
 import errno
@@ -8,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fuxictr_llm.common.code_digest import digest_of_code
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import TORCH_WRITE_ERRORS
 from fuxictr_llm.config.resolve import Experiment
@@ -59,7 +63,6 @@ def work(job: Job) -> None:
     """What a job is: a data set made ready, or a run."""
     from fuxictr_llm.common.runs import Stages
     from fuxictr_llm.experiment.run import make_data, run_experiment
-    from fuxictr_llm.leaderboard.run.loaded import check_unchanged
 
     check_unchanged()
     if job.data_only:
@@ -95,3 +98,20 @@ def _printing_to(path: Path) -> Iterator[None]:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
         yield
+
+
+def _code_on_disk() -> str:
+    return digest_of_code(["fuxictr_llm.experiment.run"])
+
+
+CODE = _code_on_disk()
+
+
+def check_unchanged() -> None:
+    """Check that the code on the disk, which a run's record names, is still that of this process.
+
+    Raises:
+        UserError: it is not.
+    """
+    if _code_on_disk() != CODE:
+        raise UserError("the code of fuxictr_llm was changed since the leaderboard was started; start it again")

@@ -220,7 +220,7 @@ def _reader(run: Run) -> Callable[[str, list[str]], Iterator[dict[str, np.ndarra
     item_info = run.params.get("item_info")
     if not item_info:
         return partial(read_slices, rows=CHUNK)
-    from fuxictr_llm.data.long_sequences import Items
+    from fuxictr_llm.data.loader import Items
 
     return partial(Items(item_info, run.feature_map).read_slices, rows=CHUNK)
 

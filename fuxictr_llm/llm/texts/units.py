@@ -21,8 +21,7 @@ from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.language_models import RowTextsConfig
 from fuxictr_llm.llm.catalog import FieldCatalog, load_catalog
-from fuxictr_llm.llm.texts.sentences import Sentence, sentence_of, side_sentences
-from fuxictr_llm.llm.texts.vocabulary import train_ids
+from fuxictr_llm.llm.texts.sentences import Sentence, sentence_of, side_sentences, train_ids
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from fuxictr_llm.data.vector_files import check_width, keys_as_text, read_vector
 from fuxictr_llm.host.columns import feature_columns
 from fuxictr_llm.llm.model_files import digest_of_model
 from fuxictr_llm.llm.texts.row_texts import UnitTexts
-from fuxictr_llm.llm.texts.vocabulary import vocabulary_of
+from fuxictr_llm.llm.texts.sentences import vocabulary_of
 from fuxictr_llm.llm.vectors.store import MANIFEST, VectorStore
 
 AFFECTS_VECTORS = False  # see common/code_digest.py

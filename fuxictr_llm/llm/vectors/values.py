@@ -20,7 +20,7 @@ from fuxictr_llm.common.files import digest_of, merged
 from fuxictr_llm.common.runs import Run, total
 from fuxictr_llm.config.language_models import LLM, ValueVectorsConfig, value_config
 from fuxictr_llm.llm.catalog import load_catalog
-from fuxictr_llm.llm.texts.vocabulary import owner_of, vocabulary_of, words_of
+from fuxictr_llm.llm.texts.sentences import owner_of, vocabulary_of, words_of
 from fuxictr_llm.llm.vectors import store as controls
 from fuxictr_llm.llm.vectors.encoder import TextEncoder
 from fuxictr_llm.llm.vectors.given import note_matches

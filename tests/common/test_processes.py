@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from fuxictr_llm.common.workers import Lost, Pool, start_server
+from fuxictr_llm.common.processes import Lost, Pool, start_server
 
 
 def results(pool):
@@ -71,7 +71,7 @@ def test_no_process_outlives_its_parent():
     code = """
         import os, time
         from pathlib import Path
-        from fuxictr_llm.common.workers import Pool
+        from fuxictr_llm.common.processes import Pool
 
         with Pool(jobs=1) as pool:
             pool.start("endless", time.sleep, 60)

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.data.loader import make_loaders
-from fuxictr_llm.data.long_sequences import long_loader
+from fuxictr_llm.data.loader import long_loader, make_loaders
 from fuxictr_llm.host.batches import columns_of
 from support_long import MAX_LEN, long_data, long_feature_map
 
