@@ -85,7 +85,9 @@ def sentence_of(run: Run, column: str, words: str) -> Sentence:
     if run.feature_map.features[column]["type"] == "numeric":
         declared = feature_columns(run.params) if run.params.get("feature_cols") else []  # as it was built
         if any(col["name"] == column and col.get("normalizer") for col in declared):
-            raise UserError(f"column {column!r} is normalized, so its numbers cannot be told; name others: text_fields")
+            raise UserError(
+                f"column {column!r} is normalized, so its numbers mean nothing in words; name others: text_fields"
+            )
         missing = frozenset(float(np.float32(value)) for value in missing_values(run, column))
         return NumberSentence(column, words, missing)
     ids, oov_idx = train_ids(run, column)

@@ -58,7 +58,7 @@ def missing_values(run: Run, name: str, values: Iterable[str] = ()) -> list[str]
         if as_such and (value in values or run.feature_map.features[name]["type"] == "numeric"):
             logging.warning(
                 "column %r: %d rows lack a value and get %s for it, as %d rows have in the raw files: no text can tell "
-                "them apart, so none tells of it; give the column a fill_na that does not occur in it",
+                "them apart, so texts leave it out; give the column a fill_na that does not occur in it",
                 name,
                 missing,
                 value,
