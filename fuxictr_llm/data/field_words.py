@@ -39,8 +39,8 @@ class CollectsFieldTexts(FeatureProcessor):
     """Mixed into a data set's FeatureProcessor: `fit` also writes field_texts.json.
 
     The counts are those that FuxiCTR hands to its fit functions, so that the raw file is not read again
-    for them. What stands for missing values is found out in the raw frames, of which train is the first that
-    FuxiCTR has preprocessed. A pickle or copy is of the processor's own class and needs nothing of this package.
+    for them. The values that stand for missing ones are counted in the raw frames; train is the first that
+    FuxiCTR preprocesses. A pickle or copy is of the processor's own class and needs nothing of this package.
     """
 
     _host: type[FeatureProcessor]

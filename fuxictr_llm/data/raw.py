@@ -117,7 +117,7 @@ class RawSplit:
         return f"data file {str(self.files[0] if len(self.files) == 1 else self.files[0].parent)!r}"
 
     def unread(self, error: pl.exceptions.PolarsError) -> UserError:
-        """What is said of an error in reading: of a value of csv that is no number where it stands."""
+        """The error for files that polars cannot read; of csv it names the value and its place."""
         unparsed = UNPARSED.search(str(error))
         if not (unparsed and self._is_csv):
             return UserError(f"{self.name} cannot be read: {reason_of(error)}")

@@ -151,7 +151,7 @@ def _check_fill(col: Mapping[str, Any]) -> None:
 
 
 def _check_type(col: Mapping[str, Any], dtype: pl.DataType, where: str) -> None:
-    """Check what the type in which a column is stored, or made, tells without a look at the rows."""
+    """Check the type in which a column is stored, or made; the rows are not read."""
     name, kind = col["name"], col["type"]
     is_plain = dtype.is_numeric() or dtype in (pl.Boolean, pl.String, pl.Null)
     inner_is_plain = is_list(dtype) and not (holds(dtype).is_nested() or holds(dtype) in (pl.Binary, pl.Object))

@@ -108,7 +108,7 @@ def anatomy_of(case: TinyCase) -> Anatomy:
 
 
 def run_check(check: Check, case: TinyCase) -> Finding:
-    """Do a check; whatever goes wrong in it is its finding."""
+    """Do a check; an error in it, of any kind, is its finding."""
     try:
         with quiet():
             return Finding("passed", check(case))

@@ -38,7 +38,7 @@ class FieldEntry:
 
 @dataclass(frozen=True)
 class Entity:
-    """A user, an item and the like: the column that says which one (if any), and the columns that tell of it."""
+    """A user, an item and the like: the column of its id (if any), and the columns that describe it."""
 
     name: str
     id: str | None
@@ -47,7 +47,7 @@ class Entity:
 
 @dataclass(frozen=True)
 class FieldCatalog:
-    """The K fields of a data set in feature-map order, what the data set is about, and of which entities."""
+    """The K fields of a data set in feature-map order, what the data set is about, and its entities."""
 
     about: str
     fields: tuple[FieldEntry, ...]
@@ -95,7 +95,7 @@ def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> 
                 f"{field_config!r}; a language model cannot tell them apart: give each its own"
             )
         known = values.of(name)
-        # A history of items is told in the words of the items.
+        # A history of items has the words of the items.
         shared = value_texts.get(feature_map.features[name].get("share_embedding")) or {}
         in_words = in_words_of(value_texts.get(name) or {}, known)
         if unused := sorted(in_words.keys() - {*known, *values.vocabulary_of(name)}):
@@ -112,7 +112,11 @@ def load_catalog(feature_map: Any, data_dir: Path, field_config: str | None) -> 
 
 
 def _entities(entities: Mapping[str, Any], columns: Iterable[str], field_config: str | None) -> tuple[Entity, ...]:
-    """The entities that a field config names, whose columns there are, each in one entity alone."""
+    """The entities that a field config names; a column belongs to one of them at most.
+
+    Raises:
+        UserError: the data set has no such column, or two entities have it.
+    """
     owner: dict[str, str] = {}
     for name, keys in entities.items():
         for column in dict.fromkeys([*([keys["id"]] if keys.get("id") else []), *(keys.get("text") or [])]):

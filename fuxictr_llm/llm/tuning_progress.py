@@ -41,7 +41,7 @@ class Progress(ProgressCallback):
 
     @contextmanager
     def closed_at_the_end(self) -> Iterator[None]:
-        """What is printed after an error in the block begins on a line of its own."""
+        """Close the bar when the block ends, so that an error is printed on a line of its own."""
         try:
             yield
         finally:
@@ -52,10 +52,10 @@ class Progress(ProgressCallback):
 class BestEpoch(TrainerCallback):
     """Measures the model after each epoch, keeps the weights of the best one, and stops when it gets no better.
 
-    All that it decides by is in the trainer's log, so that a resumed tuning decides alike.
+    It goes only by the trainer's log, so that a resumed tuning keeps and stops as an uninterrupted one does.
 
     Args:
-        measure: how good the model is now; called on every process, so that all decide alike.
+        measure: how good the model is now; called on every process, so that all stop together.
         folder: where the best weights are kept.
         patience: so many epochs in a row without a better measurement end the tuning; None: all epochs are run.
         line: of the log, for the number of an epoch and its measurement.

@@ -24,11 +24,11 @@ HEAD = struct.Struct("<16sII")
 
 
 class Unfinished:
-    """Batches that a file keeps; what is in it is taken from there, up to the first record that does not fit.
+    """The batches in a file: read from it up to the first record that does not fit, computed and appended from there.
 
     Args:
-        path: of the file, in a folder that is there.
-        show: told how many texts are done, batch after batch.
+        path: of the file; its folder exists.
+        show: called after each batch with the number of its texts.
 
     Attributes:
         cut: how many texts of the shard are longer than they may be.

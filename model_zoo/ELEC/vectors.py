@@ -31,7 +31,7 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class RowVectors:
-    """Vectors that are found by a batch's own columns.
+    """Vectors of a batch's rows, looked up by the batch's own columns.
 
     Attributes:
         index: the distinct rows.

@@ -26,7 +26,7 @@ from .prompts import ANSWER, Prompt, common_prefix
 
 # What torch's cross entropy leaves out.
 IGNORED = -100
-# How far a packed vector may be off the one of a whole prompt, as a share of its length: rounding is, an error is not.
+# How far a packed vector may be off that of the whole prompt, as a share of its length: rounding stays below.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 MOST_SAMPLES = 256
 # Attention grows with the square of a row, so that a long row costs more than one more shared beginning.
@@ -153,7 +153,7 @@ class PromptBatches:
 
     @torch.no_grad()
     def _can_be_packed(self, catalog: FieldCatalog) -> bool:
-        """Whether the language model gives packed prompts the vectors of whole ones, found out on half a row."""
+        """Whether packed prompts get the vectors of whole ones, tried on half a row."""
         model = self.language_model
         if not model.nature.causal or "position_ids" not in inspect.signature(model.model.forward).parameters:
             return False

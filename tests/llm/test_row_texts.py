@@ -243,7 +243,7 @@ def test_a_column_of_a_type_that_cannot_be_told_is_named(shop, kind):
 def test_numbers_that_were_normalized_are_not_told(shop):
     (price,) = (column for column in shop.run.params["feature_cols"] if column["name"] == "price")
     price["normalizer"] = "StandardScaler"
-    with pytest.raises(UserError, match="column 'price' is normalized, so its numbers cannot be told"):
+    with pytest.raises(UserError, match="column 'price' is normalized, so its numbers mean nothing in words"):
         shop(text_fields=["price"])
 
 

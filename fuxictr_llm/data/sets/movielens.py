@@ -79,7 +79,7 @@ def _columns(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _history(rows: pd.DataFrame) -> list[str]:
-    """For each row the movies that its user rated at earlier seconds, the latest last; no row's own rating is told."""
+    """For each row the movies that its user rated at earlier seconds, the latest last."""
     histories = [""] * len(rows)
     for positions in rows.groupby("user_id", sort=False).indices.values():
         times = rows["timestamp"].to_numpy()[positions]

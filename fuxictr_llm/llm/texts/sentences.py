@@ -90,7 +90,9 @@ def sentence_of(run: Run, column: str, words: str) -> Sentence:
     if run.feature_map.features[column]["type"] == "numeric":
         declared = feature_columns(run.params) if run.params.get("feature_cols") else []  # as it was built
         if any(col["name"] == column and col.get("normalizer") for col in declared):
-            raise UserError(f"column {column!r} is normalized, so its numbers cannot be told; name others: text_fields")
+            raise UserError(
+                f"column {column!r} is normalized, so its numbers mean nothing in words; name others: text_fields"
+            )
         missing = frozenset(float(np.float32(value)) for value in missing_values(run, column))
         return NumberSentence(column, words, missing)
     ids, oov_idx = train_ids(run, column)
@@ -228,7 +230,7 @@ def missing_values(run: Run, name: str, values: Iterable[str] = ()) -> list[str]
         if as_such and (value in values or run.feature_map.features[name]["type"] == "numeric"):
             logging.warning(
                 "column %r: %d rows lack a value and get %s for it, as %d rows have in the raw files: no text can tell "
-                "them apart, so none tells of it; give the column a fill_na that does not occur in it",
+                "them apart, so texts leave it out; give the column a fill_na that does not occur in it",
                 name,
                 missing,
                 value,

@@ -35,7 +35,14 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class ColumnValues:
-    """The train values of a column: FuxiCTR's keys, the same in words, what they are, and the id of all others."""
+    """The train values of a column.
+
+    Attributes:
+        keys: as in FuxiCTR's vocabulary.
+        words: the same values in words.
+        head: the words of the column, put before each value; empty without.
+        oov_idx: the id of all other values.
+    """
 
     keys: tuple[str, ...]
     words: tuple[str, ...]
@@ -46,8 +53,8 @@ class ColumnValues:
 def prepare_value_vectors(run: Run, settings: Mapping[str, Any]) -> dict[str, Any]:
     """`feature_specs` in which each column with `pretrained_emb: llm` has a file, made where it is not in the store.
 
-    Columns with a file of the user's get what FuxiCTR wants to know besides, and it is said how many values have a
-    vector in it. Without any of both, nothing changes.
+    Columns with a file of the user's get the other keys that FuxiCTR needs, and the log says how many values have a
+    vector in it. Without columns of either kind nothing changes.
 
     Args:
         run: the experiment under way; its stages and notes are added to.
@@ -139,7 +146,7 @@ def make_value_vectors(
             count = facts["values"], len(column.keys)
             logging.info("Vectors of %d of the %d train values of %r: %s", *count, name, path)
         stage |= {"rows": encoder.encoded} if encoder.encoded else {"cached": True}
-        stage["made_in"] = total(of.get("seconds") for of in files.values())
+        stage["made_in"] = total(file.get("seconds") for file in files.values())
     run.notes["value_vectors"] = {
         "source": config.field_vectors,
         "texts": TEXTS,
