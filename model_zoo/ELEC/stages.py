@@ -19,6 +19,7 @@ from fuxictr_llm.data.loader import describe_data, make_loaders
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher, Teacher
 from fuxictr_llm.enhancement.anatomy import find_anatomy, tap_keys
+from fuxictr_llm.host.batches import Batch, columns_of
 from fuxictr_llm.llm.texts.row_texts import RowIndex, index_rows
 from fuxictr_llm.llm.vectors.encoder import unit_vectors
 from fuxictr_llm.llm.vectors.store import VectorStore
@@ -160,11 +161,11 @@ def _head(config: ELECConfig, run: Run, raw: RawVectors, made_from: dict[str, An
     shape = {key: getattr(config, key) for key in keys}
     trained_on = {"head": head.__name__, "fold": None if fold is None else [fold, config.h_crossfit]}
 
-    def change(batch: dict) -> dict:
+    def change(batch: Batch) -> Batch:
         return {name: column for name, column in raw(batch).items() if name in read}
 
-    def keep(batch: dict) -> torch.Tensor:
-        folds = vectors.fold_of(raw.index.positions[raw.index.row_of(batch)], config.h_crossfit)
+    def keep(batch: Batch) -> torch.Tensor:
+        folds = vectors.fold_of(raw.index.positions[raw.index.row_of(columns_of(batch))], config.h_crossfit)
         return torch.ne(folds, cast(int, fold))
 
     return find_or_train(
