@@ -8,12 +8,12 @@ from .base import Backbone
 
 
 class AFM(Backbone):
-    """A factorization machine whose pairs of fields are weighed by attention.
+    """A factorization machine whose pairs of fields are weighted by attention.
 
     Xiao et al., "Attentional Factorization Machines: Learning the Weight of Feature Interactions via Attention
     Networks", IJCAI 2017, equations 5-6. `attention_dropout` drops attention weights (first rate) and the pooled
-    vector (second); without `use_attention` it is a plain FM, whose attention weights stay in the state unused,
-    as in FuxiCTR.
+    vector (second); without `use_attention` it is a plain FM, and
+    the attention's parameters stay in the state dict unused, as in FuxiCTR.
     """
 
     def __init__(

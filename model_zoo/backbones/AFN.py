@@ -9,7 +9,7 @@ from .base import Activations, Backbone, Rates
 
 
 class AFN(Backbone):
-    """Products of learnt powers of the embeddings below an MLP, and with `ensemble_dnn` a second MLP beside (AFN+).
+    """An MLP over products of learnt powers of the embeddings; `ensemble_dnn` adds a second MLP over embeddings (AFN+).
 
     Cheng et al., "Adaptive Factorization Network: Learning Adaptive-Order Feature Interactions", AAAI 2020: its
     logarithmic transformation layer and ensemble. As in FuxiCTR, embeddings are clipped at 1e-5 (1e-7 in the paper),

@@ -8,10 +8,10 @@ from .base import Activations, Backbone
 
 
 class AutoInt(Backbone):
-    """Self-attention between the fields, beside an MLP (AutoInt+) where `dnn_hidden_units` are given.
+    """Self-attention between the fields, and next to it an MLP (AutoInt+) if `dnn_hidden_units` are given.
 
     Song et al., "AutoInt: Automatic Feature Interaction Learning via Self-Attentive Neural Networks", CIKM 2019,
-    equations 5-9. As in FuxiCTR, a residual of the right width is added as it is, without a projection of its own.
+    equations 5-9. As in FuxiCTR, the residual is projected only where its width differs.
     """
 
     def __init__(

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -6,18 +7,18 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import FeatureEmbeddingDict, MLP_Block
 from torch import Tensor, nn
 
-from ..sequence_fields import Fields, check_others, field_pairs, others_of, side_by_side
+from ..sequence_fields import Fields, check_pooled, concat_fields, field_pairs, other_embeddings
 from .base import Activations, Backbone
 
 POOLINGS = ("mean", "sum", "target", "concat")
 
 
 class BST(Backbone):
-    """A transformer over what the user dealt with before and the target behind it; an MLP on top.
+    """A transformer over the user's history followed by the target item, and an MLP on top.
 
     Chen et al., "Behavior Sequence Transformer for E-commerce Recommendation in Alibaba", DLP-KDD 2019, section 2,
-    equations 1-6. As in FuxiCTR, a position is its place in the padded sequence, where the paper has the time that has
-    passed, and `concat` lays the outputs at padded places in the MLP's input too.
+    equations 1-6. As in FuxiCTR, a position is the index in the padded sequence, where the paper takes the time
+    that has passed, and `concat` gives the MLP the outputs at padded positions too.
     """
 
     embedding_cls = FeatureEmbeddingDict
@@ -47,7 +48,7 @@ class BST(Backbone):
             raise ValueError(f"seq_pooling_type must be one of {', '.join(POOLINGS)} (got {seq_pooling_type!r})")
         self.pairs = field_pairs(feature_map, bst_target_field=bst_target_field, bst_sequence_field=bst_sequence_field)
         self.sequences = [name for _, sequence in self.pairs for name in sequence]
-        check_others(feature_map, self.sequences)
+        check_pooled(feature_map, self.sequences)
         self.seq_pooling_type, self.use_causal_mask, self.num_heads = seq_pooling_type, use_causal_mask, num_heads
         self.transformer_encoders = nn.ModuleList()
         width_of_mlp = feature_map.sum_emb_out_dim() - self.embedding_dim * len(self.sequences)
@@ -78,15 +79,15 @@ class BST(Backbone):
         embeddings = self.embedding_layer(X)
         pooled = []
         for (target, sequence), transformer in zip(self.pairs, self.transformer_encoders, strict=True):
-            history, last = side_by_side(embeddings, sequence), side_by_side(embeddings, target).unsqueeze(1)
+            history, last = concat_fields(embeddings, sequence), concat_fields(embeddings, target).unsqueeze(1)
             real = nn.functional.pad(X[sequence[0]] != 0, (0, 1), value=True)  # [B, L + 1]
-            states = transformer(torch.cat([history, last], dim=1), self._not_seen(real))
+            states = transformer(torch.cat([history, last], dim=1), self._attention_mask(real))
             pooled.append(self._pooled(states, real))
-        parts = [*others_of(self.feature_map, embeddings, self.sequences), *pooled]
+        parts = [*other_embeddings(self.feature_map, embeddings, self.sequences), *pooled]
         return {"y_pred": self.output_activation(self.dnn(torch.cat(parts, dim=-1)))}
 
-    def _not_seen(self, real: Tensor) -> Tensor:
-        """Which place does not see which one, `[B * heads, L, L]`: padding, but itself, and what comes later."""
+    def _attention_mask(self, real: Tensor) -> Tensor:
+        """`[B * heads, L, L]`, true where a position must not attend: padding but itself, and later ones if causal."""
         length = real.shape[1]
         itself = torch.eye(length, dtype=torch.bool, device=real.device)
         hidden = ~(real.unsqueeze(1) | itself)
@@ -95,7 +96,7 @@ class BST(Backbone):
         return hidden.repeat_interleave(self.num_heads, dim=0)
 
     def _pooled(self, states: Tensor, real: Tensor) -> Tensor:
-        """`[B, L, width]` -> one vector a row."""
+        """`[B, L, width]` -> `[B, width]`, or `[B, L * width]` for `concat`."""
         if self.seq_pooling_type == "target":
             return states[:, -1]
         if self.seq_pooling_type == "concat":
@@ -105,23 +106,23 @@ class BST(Backbone):
 
 
 class BehaviorTransformer(nn.Module):
-    """Blocks of attention over `[B, L, fields * D]`, each place with its position beside it where there are some."""
+    """Transformer blocks over `[B, L, fields * D]`, with position embeddings concatenated where `position_dim` > 0."""
 
-    def __init__(self, blocks: list[nn.Module], length: int, position_dim: int):
+    def __init__(self, blocks: Sequence[nn.Module], length: int, position_dim: int):
         super().__init__()
         self.transformer_blocks = nn.ModuleList(blocks)
-        self.position_emb = nn.Parameter(waves(length, position_dim)) if position_dim else None
+        self.position_emb = nn.Parameter(sinusoids(length, position_dim)) if position_dim else None
 
-    def forward(self, x: Tensor, not_seen: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         if self.position_emb is not None:
             x = torch.cat([x, self.position_emb.expand(len(x), -1, -1)], dim=-1)
         for block in self.transformer_blocks:
-            x = block(x, not_seen)
+            x = block(x, mask)
         return x
 
 
 class TransformerBlock(nn.Module):
-    """Attention (equations 1-3) and two layers at each place, with dropout, what went in, and LayerNorm (5 and 6)."""
+    """Attention (equations 1-3) and a feed-forward network, each with dropout, residual and LayerNorm (5 and 6)."""
 
     def __init__(
         self,
@@ -140,15 +141,15 @@ class TransformerBlock(nn.Module):
         self.layer_norm1 = nn.LayerNorm(width) if layer_norm else nn.Identity()
         self.layer_norm2 = nn.LayerNorm(width) if layer_norm else nn.Identity()
 
-    def forward(self, x: Tensor, not_seen: Tensor) -> Tensor:
-        attended = self.dropout1(self.attention(x, x, x, attn_mask=not_seen, need_weights=False)[0])
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        attended = self.dropout1(self.attention(x, x, x, attn_mask=mask, need_weights=False)[0])
         x = self.layer_norm1(attended + x if self.use_residual else attended)
         changed = self.dropout2(self.ffn(x))
         return self.layer_norm2(changed + x if self.use_residual else changed)
 
 
-def waves(length: int, width: int) -> Tensor:
-    """Sines and cosines of the places, `[L, width]` (Vaswani et al., 2017, section 3.5); they are trained further."""
+def sinusoids(length: int, width: int) -> Tensor:
+    """Initial position embeddings, sines and cosines, `[L, width]` (Vaswani et al., 2017, section 3.5)."""
     rates = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
     angles = torch.arange(length).unsqueeze(1) * rates
     return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(start_dim=1)[:, :width]

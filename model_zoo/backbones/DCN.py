@@ -9,7 +9,7 @@ from .base import Activations, Backbone, Rates
 
 
 class DCN(Backbone):
-    """A cross network with vector weights, beside an MLP if there are `dnn_hidden_units`.
+    """A cross network with vector weights, and next to it an MLP if `dnn_hidden_units` are given.
 
     Wang et al., "Deep & Cross Network for Ad Click Predictions", ADKDD 2017, equations 3-5.
     """

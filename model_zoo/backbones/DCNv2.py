@@ -11,7 +11,7 @@ STRUCTURES = ("crossnet_only", "stacked", "parallel", "stacked_parallel")
 
 
 class DCNv2(Backbone):
-    """A cross network with full (or low-rank mixture) weights, alone, below or beside an MLP.
+    """A cross network with full (or low-rank mixture) weights, alone, below an MLP or next to one.
 
     Wang et al., "DCN V2: Improved Deep & Cross Network and Practical Lessons for Web-scale Learning to
     Rank Systems", WWW 2021, equation 1 and figure 1.

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from ..sequence_fields import (
     Fields,
     check_field,
-    check_others,
+    check_pooled,
+    concat_fields,
+    field_groups,
     field_pairs,
-    grouped,
-    in_order,
-    order_of_real,
-    others_of,
-    side_by_side,
+    other_embeddings,
+    packing_order,
+    reorder,
 )
 from .base import Activations, Backbone, Rates
 
@@ -24,12 +24,12 @@ ATTENTION_TYPES = ("bilinear_attention", "dot_attention", "din_attention")
 
 
 class DIEN(Backbone):
-    """A GRU over what the user dealt with before, a second one that follows what is near the target; an MLP on top.
+    """A GRU over the user's history, a second GRU weighted by attention to the target, and an MLP on top.
 
     Zhou et al., "Deep Interest Evolution Network for Click-Through Rate Prediction", AAAI 2019, equations 2-12.
-    Unlike FuxiCTR's, which reads the padding of a history that is padded in front, and fails for `AIGRU`, for
-    `aux_loss_alpha` and for batches with one history or none, this one takes all of them. The auxiliary loss
-    (equation 6) is a mean over real steps, and is of the last pair of fields.
+    FuxiCTR's class reads padding as items where a history is padded in front, and fails for `AIGRU`, for
+    `aux_loss_alpha` and for batches with at most one history that is not empty; this one takes all of them. The
+    auxiliary loss (equation 6) is a mean over real steps, and is that of the last pair of fields.
     """
 
     embedding_cls = FeatureEmbeddingDict
@@ -75,7 +75,10 @@ class DIEN(Backbone):
             attentive = gru_type in ("AGRU", "AUGRU")
             self.evolving_modules.append(AttentionalGRU(width, gru_type) if attentive else PlainGRU(width, width))
             if gru_type != "GRU":
-                mlp = {"hidden_units": attention_hidden_units, "hidden_activations": attention_activation}
+                mlp: dict[str, Any] = {
+                    "hidden_units": attention_hidden_units,
+                    "hidden_activations": attention_activation,
+                }
                 mlp["dropout_rates"] = attention_dropout
                 self.attention_modules.append(Attention(width, attention_type, use_attention_softmax, mlp))
         widths = [embedding_dim * len(target) * (3 if enable_sum_pooling else 1) for target, _ in self.pairs]
@@ -99,8 +102,8 @@ class DIEN(Backbone):
         self.start()
 
     def _set_fields_left_out(self, dien_neg_seq_field: Fields) -> None:
-        """The sequences, which the MLP does not get; without the auxiliary loss no negatives need be there."""
-        negatives = grouped(dien_neg_seq_field)
+        """Check the negatives, which the auxiliary loss alone needs, and list the sequences that the MLP leaves out."""
+        negatives = field_groups(dien_neg_seq_field)
         if self.aux_loss_alpha > 0:
             if [len(names) for names in negatives] != [len(sequence) for _, sequence in self.pairs]:
                 raise ValueError(
@@ -112,7 +115,7 @@ class DIEN(Backbone):
         self.negatives = negatives[-1] if self.aux_loss_alpha > 0 else ()
         named = [*(sequence for _, sequence in self.pairs), *negatives]
         self.left_out = [name for name in self.feature_map.features if name in sum(named, ())]
-        check_others(self.feature_map, self.left_out)
+        check_pooled(self.feature_map, self.left_out)
 
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)
@@ -120,10 +123,10 @@ class DIEN(Backbone):
         parts, shown = [], {}
         for index, (target, sequence) in enumerate(self.pairs):
             real = X[sequence[0]] > 0
-            order = order_of_real(real)
+            order = packing_order(real)
             real = real.gather(1, order)
-            target_emb = side_by_side(embeddings, target)
-            history = in_order(side_by_side(embeddings, sequence), order)
+            target_emb = concat_fields(embeddings, target)
+            history = reorder(concat_fields(embeddings, sequence), order)
             interests = self.extraction_modules[index](history)[0] * real.unsqueeze(-1)
             weights = self.attention_modules[index](interests, target_emb, real) if self.attention_modules else None
             parts.append(self.evolving_modules[index](interests, weights, real))
@@ -131,18 +134,18 @@ class DIEN(Backbone):
                 pooled = (history * real.unsqueeze(-1)).sum(dim=1)
                 parts += [pooled, target_emb * pooled]
             if self.negatives and index == len(self.pairs) - 1:
-                others = in_order(side_by_side(embeddings, self.negatives), order)
+                others = reorder(concat_fields(embeddings, self.negatives), order)
                 shown = {"interests": interests, "history": history, "others": others, "real": real}
-        parts += others_of(self.feature_map, embeddings, self.left_out)
+        parts += other_embeddings(self.feature_map, embeddings, self.left_out)
         return {"y_pred": self.output_activation(self.dnn(torch.cat(parts, dim=-1))), **shown}
 
     def add_loss(self, return_dict: dict[str, Tensor], y_true: Tensor) -> Tensor:
-        """The loss, and `aux_loss_alpha` times the auxiliary one: an interest tells the next item from another one."""
+        """The loss plus `aux_loss_alpha` times the auxiliary one: an interest tells the next item from a negative."""
         loss = super().add_loss(return_dict, y_true)
         if not self.negatives:
             return loss
         interests, real = return_dict["interests"][:, :-1], return_dict["real"][:, 1:].float()
-        auxiliary = 0
+        auxiliary = loss.new_zeros(())
         for items, label in ((return_dict["history"], torch.ones_like), (return_dict["others"], torch.zeros_like)):
             chance = self.aux_net(torch.cat([interests, items[:, 1:]], dim=-1)).squeeze(-1)
             auxiliary = auxiliary + functional.binary_cross_entropy(chance, label(chance), weight=real, reduction="sum")
@@ -150,7 +153,7 @@ class DIEN(Backbone):
 
 
 class Attention(nn.Module):
-    """How near each interest `[B, L, D]` is to the target `[B, D]`: weights `[B, L]` (equation 8)."""
+    """Attention weights `[B, L]` of the interests `[B, L, D]` for the target `[B, D]` (equation 8)."""
 
     def __init__(self, width: int, attention_type: str, use_softmax: bool, mlp: dict[str, Any]):
         super().__init__()
@@ -173,7 +176,7 @@ class Attention(nn.Module):
         return scores.masked_fill(~real, -1e9).softmax(dim=-1)
 
     def _scores_of_mlp(self, interests: Tensor, target: Tensor, real: Tensor) -> Tensor:
-        rows = real.any(dim=1)  # Dice has statistics of a batch, in which FuxiCTR has no row without a history
+        rows = real.any(dim=1)  # as in FuxiCTR, rows without a history do not count in Dice's batch statistics
         scores = interests.new_zeros(real.shape)
         if not bool(rows.any()):
             return scores
@@ -184,7 +187,7 @@ class Attention(nn.Module):
 
 
 class PlainGRU(nn.GRU):
-    """torch's GRU up to the last real step (`GRU`), over interests that are scaled by their weights (`AIGRU`).
+    """torch's GRU, read at the last real step (`GRU`); for `AIGRU` the interests are scaled by their weights first.
 
     Equations 2-5 and 9.
     """
@@ -192,7 +195,9 @@ class PlainGRU(nn.GRU):
     def __init__(self, input_size: int, hidden_size: int):
         super().__init__(input_size, hidden_size, batch_first=True)
 
-    def forward(self, interests: Tensor, weights: Tensor | None, real: Tensor) -> Tensor:
+    def forward(  # type: ignore[override]  # inherits nn.GRU for the names of its weights, not for its interface
+        self, interests: Tensor, weights: Tensor | None, real: Tensor
+    ) -> Tensor:
         states = super().forward(interests if weights is None else interests * weights.unsqueeze(-1))[0]
         last = (real.sum(dim=1) - 1).clamp(min=0)
         state = states[torch.arange(len(states), device=states.device), last]
@@ -200,7 +205,7 @@ class PlainGRU(nn.GRU):
 
 
 class AttentionalGRU(nn.Module):
-    """A GRU whose update is the weight (`AGRU`, equation 10), or is scaled by it (`AUGRU`, equations 11-12)."""
+    """A GRU whose update gate is the attention weight (`AGRU`, equation 10), or is scaled by it (`AUGRU`, 11-12)."""
 
     def __init__(self, width: int, gru_type: str):
         super().__init__()
@@ -208,7 +213,7 @@ class AttentionalGRU(nn.Module):
         self.gru_cell = nn.ModuleDict({"x2h": nn.Linear(width, 3 * width), "h2h": nn.Linear(width, 3 * width)})
 
     def forward(self, interests: Tensor, weights: Tensor, real: Tensor) -> Tensor:
-        """`[B, L, D]`, `[B, L]` and which steps are real, the first of each row -> the last state `[B, D]`."""
+        """`[B, L, D]`, `[B, L]` and a mask `[B, L]` of real steps, which come first -> the last state `[B, D]`."""
         state = torch.zeros_like(interests[:, 0])
         of_inputs = self.gru_cell["x2h"](interests).unbind(dim=1)
         for of_input, weight, is_real in zip(of_inputs, weights.unbind(dim=1), real.unbind(dim=1), strict=True):

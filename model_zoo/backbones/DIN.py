@@ -4,12 +4,12 @@ from fuxictr.features import FeatureMap
 from fuxictr.pytorch.layers import DIN_Attention, FeatureEmbeddingDict, MLP_Block
 from torch import Tensor, nn
 
-from ..sequence_fields import Fields, check_others, field_pairs, side_by_side
+from ..sequence_fields import Fields, check_pooled, concat_fields, field_pairs
 from .base import Activations, Backbone, Rates
 
 
 class DIN(Backbone):
-    """What the user dealt with before, summed with weights that say how near each is to the target; an MLP on top.
+    """The user's history, summed with weights for the likeness of each item to the target, and an MLP on top.
 
     Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018, equation 3. As in FuxiCTR, the
     weights come from the two embeddings, their difference and their product, where the paper has an outer product,
@@ -37,7 +37,7 @@ class DIN(Backbone):
     ):
         super().__init__(feature_map, **shared)
         self.pairs = field_pairs(feature_map, din_target_field=din_target_field, din_sequence_field=din_sequence_field)
-        check_others(feature_map, [name for _, sequence in self.pairs for name in sequence])
+        check_pooled(feature_map, [name for _, sequence in self.pairs for name in sequence])
         self.attention_layers = nn.ModuleList(
             DIN_Attention(
                 self.embedding_dim * len(target),
@@ -64,7 +64,7 @@ class DIN(Backbone):
         embeddings = self.embedding_layer(X)
         for (target, sequence), attention in zip(self.pairs, self.attention_layers, strict=True):
             real = X[sequence[0]] != 0
-            pooled = attention(side_by_side(embeddings, target), side_by_side(embeddings, sequence), real)
+            pooled = attention(concat_fields(embeddings, target), concat_fields(embeddings, sequence), real)
             embeddings.update(zip(sequence, pooled.split(self.embedding_dim, dim=-1), strict=True))
         logit = self.dnn(self.embedding_layer.dict2tensor(embeddings, flatten_emb=True))
         return {"y_pred": self.output_activation(logit)}

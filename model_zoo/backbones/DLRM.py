@@ -11,10 +11,10 @@ INTERACTIONS = ("dot", "cat")
 
 
 class DLRM(Backbone):
-    """An MLP over the numeric fields gives one more embedding; the dot products of all pairs go through an MLP.
+    """An MLP turns the numeric fields into one more embedding; a second MLP reads the dot products of all pairs.
 
     Naumov et al., "Deep Learning Recommendation Model for Personalization and Recommendation Systems", 2019, section
-    2. FuxiCTR's class takes numeric columns of shape `[B, 1]` alone, ours also those of its loaders, `[B]`.
+    2. FuxiCTR's class takes numeric columns only as float32 `[B, 1]`, ours also as its loaders give them, `[B]`.
     """
 
     embedding_cls = None  # made below, without the numeric fields
@@ -58,11 +58,12 @@ class DLRM(Backbone):
         num_vectors = num_embedded + bool(self.dense_feats)
         self.interaction_op = interaction_op
         if interaction_op == "dot":
-            self.interact = DotInteraction(num_vectors)
-            top_dim = self.interact.interaction_units + self.embedding_dim * bool(self.dense_feats)
+            interact: nn.Module = DotInteraction(num_vectors)
+            top_dim = num_vectors * (num_vectors - 1) // 2 + self.embedding_dim * bool(self.dense_feats)
         else:
-            self.interact = nn.Flatten(start_dim=1)
+            interact = nn.Flatten(start_dim=1)
             top_dim = num_vectors * self.embedding_dim
+        self.interact = interact
         self.top_mlp = MLP_Block(
             input_dim=top_dim,
             output_dim=1,
@@ -89,7 +90,7 @@ class DLRM(Backbone):
 class DotInteraction(InnerProductInteraction):
     """The dot products of all pairs, `[B, F, D] -> [B, F (F - 1) / 2]`.
 
-    Its parent takes them by a mask: a GPU then waits until their number is known, and a compiler cannot go on.
+    Its parent selects them by a mask, whose size a GPU has to wait for and torch.compile cannot trace.
     """
 
     def __init__(self, num_fields: int):

@@ -11,12 +11,12 @@ BRIDGES = ("hadamard_product", "pointwise_addition", "concatenation", "attention
 
 
 class EDCN(Backbone):
-    """A cross and a deep network side by side that share what they know, and regulate what they take, at every layer.
+    """A cross and a deep network in parallel, with a bridge between them and gates on their inputs at every layer.
 
     Chen et al., "Enhancing Explicit and Implicit Feature Interactions via Information Sharing for Parallel Deep CTR
     Models", CIKM 2021: its bridge and regulation modules. As in FuxiCTR, a cross layer does not add its input,
-    `batch_norm` is that of the regulation modules alone, and attention pooling weighs both networks with its first
-    attention, the second being idle.
+    `batch_norm` is that of the regulation modules alone, and attention pooling uses its first attention for both
+    networks; the second one is never read.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class EDCN(Backbone):
 
 
 class Bridge(nn.Module):
-    """What the cross and the deep network know together, `[B, width], [B, width] -> [B, width]`."""
+    """Combines the outputs of the cross and of the deep layer, `[B, width], [B, width] -> [B, width]`."""
 
     def __init__(self, width: int, bridge_type: str):
         super().__init__()

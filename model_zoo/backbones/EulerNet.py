@@ -12,8 +12,9 @@ class EulerNet(Backbone):
 
     Tian et al., "EulerNet: Adaptive Feature Interaction Learning via Euler's Formula for CTR Prediction", SIGIR 2023:
     its complex-space mapping, Euler interaction layers (explicit and implicit) and output layer. As in FuxiCTR, a
-    layer as wide as its input starts from the identity, any other from nearly one-hot orders; the output layer is one
-    for both parts, its bias counted twice; `layer_norm` has weights also where it is off.
+    layer as wide as its input starts from the identity, any other from nearly one-hot orders; real and
+    imaginary part share the output layer, whose bias therefore counts twice; the weights of the layer norms exist
+    even if `layer_norm` is off.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class EulerNet(Backbone):
         super().__init__(feature_map, **shared)
         if any(neurons < 1 for neurons in shape):
             raise ValueError(f"shape must hold numbers of neurons, 1 or more each (got {shape})")
-        # Here, not last: it must not draw the weights of the layers below again.
+        # As in FuxiCTR, only the embeddings are reset: the layers below initialize themselves.
         self.reset_parameters()
         widths = [feature_map.num_fields, *shape]
         self.Euler_interaction_layers = nn.Sequential(
@@ -98,7 +99,7 @@ class EulerInteractionLayer(nn.Module):
         return (self.norm_r(real), self.norm_p(imaginary)) if self.layer_norm else (real, imaginary)
 
     def _ordered(self, x: Tensor, bias: Tensor) -> Tensor:
-        """A sum of the inputs, weighted by the orders, for each output."""
+        """For each output the sum of the inputs weighted by its orders, plus a bias."""
         return (x.transpose(1, 2) @ self.inter_orders + bias).transpose(1, 2)
 
     def _implicit(self, real: Tensor, imaginary: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,13 +9,13 @@ from .base import Backbone, Regularizer
 
 
 class FFM(Backbone):
-    """A factorization machine in which a field has another embedding for each field that it meets.
+    """A factorization machine in which a field has a separate embedding for each field that it is paired with.
 
-    Juan et al., "Field-aware Factorization Machines for CTR Prediction", RecSys 2016, equation 4, with the linear
-    term that the paper leaves out, as in FuxiCTR (whose own class ignores `task`; this one heeds it).
+    Juan et al., "Field-aware Factorization Machines for CTR Prediction", RecSys 2016, equation 4, with the linear term
+    that the paper leaves out, as in FuxiCTR (whose own class ignores `task`; this one does not).
     """
 
-    embedding_cls = None  # one for each field that is met, below
+    embedding_cls = None  # made below, one for each partner field
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class FFM(Backbone):
             **shared,
         )
         self.lr_layer = LogisticRegression(feature_map)
-        # Field i meets field j > i with table j - 1, and field j meets field i with table i.
+        # For the pair i < j, field i is looked up in table j - 1 and field j in table i.
         self.embedding_layers = nn.ModuleList(
             FeatureEmbedding(feature_map, embedding_dim) for _ in range(feature_map.num_fields - 1)
         )

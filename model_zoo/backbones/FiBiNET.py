@@ -17,7 +17,7 @@ EXCITATIONS = ("relu", "sigmoid")
 
 
 class FiBiNET(Backbone):
-    """Bilinear products of all pairs of fields, of the embeddings and of the embeddings reweighted by a SENET.
+    """An MLP over bilinear products of all pairs of fields, of the embeddings and of those reweighted by a SENET.
 
     Huang et al., "FiBiNET: Combining Feature Importance and Bilinear feature Interaction for Click-Through Rate
     Prediction", RecSys 2019: its SENET, bilinear-interaction, combination and output layers. As in FuxiCTR, both

@@ -9,7 +9,7 @@ from .base import Activations, Backbone, Rates
 
 
 class FinalMLP(Backbone):
-    """Two MLPs over differently gated features, fused by a multi-head bilinear layer.
+    """Two MLPs over features that are gated in two ways, fused by a multi-head bilinear layer.
 
     Mao et al., "FinalMLP: An Enhanced Two-Stream MLP Model for CTR Prediction", AAAI 2023, equations 2-9.
     """
@@ -69,8 +69,8 @@ class FinalMLP(Backbone):
 class FeatureSelection(nn.Module):
     """Feature selection of both streams: `2 sigmoid(MLP(context)) * features` (equations 5-6).
 
-    A stream's context is the embeddings of the fields that it names, or a learnt vector where it names none. The
-    parameters are named, and drawn in the order, as in FuxiCTR, so that its own class takes a checkpoint.
+    A stream's context is the embeddings of its context fields, or a learnt vector if it has none. Parameters have
+    FuxiCTR's names and are drawn in its order, so that its own class loads a checkpoint.
     """
 
     def __init__(

@@ -12,12 +12,12 @@ RESIDUAL_TYPES = ("concat", "sum")
 
 
 class FinalNet(Backbone):
-    """One block of factorized interaction layers, or two that learn from their mean.
+    """One block of factorized interaction layers, or two blocks that learn from their mean prediction.
 
     Zhu et al., "FINAL: Factorized Interaction Layer for CTR Prediction", SIGIR 2023: its FINAL layer and block, and
     the self-distillation of two blocks. As in FuxiCTR, a layer has two factors and no activation between them, the
-    feature gates are linear, a residual of type `concat` puts linear part and product side by side, and in a list of
-    dropout rates the zeros are skipped, so that the others move to the front.
+    feature gates are linear, a residual of type `concat` concatenates linear part and product, and zeros in a list of
+    dropout rates are skipped, so that the others move to the front.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class FinalNet(Backbone):
             logit = 0.5 * (first + second)
         return {"y_pred": self.output_activation(logit), "y1": first, "y2": second}
 
-    def add_loss(self, return_dict: dict[str, Tensor | None], y_true: Tensor) -> Tensor:
-        """The loss of the prediction; each of two blocks adds its own against the prediction, held fixed."""
+    def add_loss(self, return_dict: dict[str, Any], y_true: Tensor) -> Tensor:
+        """The loss of the prediction; with two blocks also that of each block against the prediction, detached."""
         loss = super().add_loss(return_dict, y_true)
         if self.block2 is not None:
             teacher = return_dict["y_pred"].detach()
@@ -79,14 +79,14 @@ class FinalNet(Backbone):
 
 
 class FeatureGating(nn.Module):
-    """The embeddings, and beside them the embeddings times linear gates, `[B, F, D] -> [B, 2 F, D]`."""
+    """The embeddings, followed by the embeddings times linear gates, `[B, F, D] -> [B, 2 F, D]`."""
 
     def __init__(self, num_fields: int):
         super().__init__()
         self.linear = nn.Linear(num_fields, num_fields)
 
     def init_weights(self) -> None:
-        """All gates 1. FuxiCTR's `reset_parameters` calls it by this name."""
+        """Set all gates to 1; FuxiCTR's `reset_parameters` calls a method of this name."""
         nn.init.zeros_(self.linear.weight)
         nn.init.ones_(self.linear.bias)
 
@@ -96,7 +96,7 @@ class FeatureGating(nn.Module):
 
 
 class FinalBlock(nn.Module):
-    """FINAL layers with BatchNorm, activation and dropout behind each, `[B, input_dim] -> [B, hidden_units[-1]]`."""
+    """FINAL layers, each followed by BatchNorm, activation and dropout, `[B, input_dim] -> [B, hidden_units[-1]]`."""
 
     def __init__(
         self,
@@ -114,15 +114,15 @@ class FinalBlock(nn.Module):
             raise ValueError(f"{name}_hidden_units must name a layer or more (got {hidden_units})")
         if residual_type == "concat" and any(units % 2 for units in hidden_units):
             raise ValueError(f"{name}_hidden_units must be even where residual_type is concat (got {hidden_units})")
-        activations = activations if isinstance(activations, list) else [activations] * depth
+        functions: list[str | None] = [*activations] if isinstance(activations, list) else [activations] * depth
         dropout = dropout if isinstance(dropout, list) else [dropout] * depth
-        for key, values in ((f"{name}_hidden_activations", activations), (f"{name}_dropout", dropout)):
+        for key, values in ((f"{name}_hidden_activations", functions), (f"{name}_dropout", dropout)):
             if len(values) != depth:
                 raise ValueError(f"{key} must be one value, or one for each of the {depth} layers (got {values})")
         widths = [input_dim, *hidden_units]
         self.layer = nn.ModuleList(FactorizedInteraction(widths[i], widths[i + 1], residual_type) for i in range(depth))
-        self.norm = nn.ModuleList(nn.BatchNorm1d(units) for units in hidden_units) if batch_norm else []
-        self.activation = nn.ModuleList(map(get_activation, activations, hidden_units))
+        self.norm = nn.ModuleList(nn.BatchNorm1d(units) for units in hidden_units if batch_norm)
+        self.activation = nn.ModuleList(map(get_activation, functions, hidden_units))
         self.dropout = nn.ModuleList(nn.Dropout(rate) for rate in dropout if rate > 0)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ class FinalBlock(nn.Module):
 
 
 class FactorizedInteraction(nn.Module):
-    """`h1 + h1 * h2` (or both side by side) of two linear maps h1 and h2, `[B, input_dim] -> [B, output_dim]`."""
+    """`h1 + h1 * h2` (or `[h1, h1 * h2]`) of two linear maps h1 and h2, `[B, input_dim] -> [B, output_dim]`."""
 
     def __init__(self, input_dim: int, output_dim: int, residual_type: str):
         super().__init__()

@@ -14,7 +14,7 @@ class FwFM(Backbone):
     Advertising", WWW 2018, equation 5; the linear term is equation 8 (`FeLV`), 9 (`FiLV`) or plain (`LW`).
     """
 
-    embedding_cls = None  # made below, as FuxiCTR draws the weights of pairs first
+    embedding_cls = None  # made below: FuxiCTR draws the weights of pairs first
 
     def __init__(
         self,

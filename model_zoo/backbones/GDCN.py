@@ -9,11 +9,11 @@ from .base import Activations, Backbone, Rates
 
 
 class GDCN(Backbone):
-    """A cross network whose layers are gated, below an MLP (GDCN-S); without hidden units a linear layer (GCN).
+    """A gated cross network below an MLP (GDCN-S), or without hidden units below a linear layer (GCN).
 
     Wang et al., "Towards Deeper, Lighter and Interpretable Cross Network for CTR Prediction", CIKM 2023: its gated
     cross layer and stacked structure. As in FuxiCTR, the biases of the cross layers are drawn from [0, 1); its class
-    breaks down without hidden units, ours doesn't.
+    fails without hidden units, ours does not.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ class HOFM(Backbone):
     embedding among the orders (section 5). `embedding_dropout` does nothing, as in FuxiCTR.
     """
 
-    embedding_cls = None  # one for each order, below
+    embedding_cls = None  # made below, one for each order
 
     def __init__(
         self,
@@ -58,8 +58,8 @@ class HOFM(Backbone):
 def anova(embeddings: Tensor, order: int) -> Tensor:
     """The products of all sets of `order` fields, summed, `[B, F, D] -> [B, 1]` (the ANOVA kernel of section 3).
 
-    `ending[:, j]` sums the products whose last field is the j-th that can be one: linear in F, where listing the
-    sets is not.
+    `ending[:, j]` sums the products that end with field `size + j`, so the cost is linear in F; listing the sets
+    is not.
     """
     ending = embeddings
     for size in range(1, order):

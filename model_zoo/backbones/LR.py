@@ -13,7 +13,7 @@ class LR(Backbone):
     McMahan et al., "Ad Click Prediction: a View from the Trenches", KDD 2013, section 3 (the model, not FTRL).
     """
 
-    embedding_cls = None  # one weight a feature is all it has
+    embedding_cls = None  # it has one weight a feature, no embeddings
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ from .base import Activations, MultiTaskBackbone, Rates
 
 
 class MMoE(MultiTaskBackbone):
-    """Experts that all tasks share, mixed for each task by a gate of its own, and an MLP for each task on top.
+    """Experts shared by all tasks, a gate for each task that mixes them, and an MLP for each task on top.
 
     Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts", KDD 2018,
     equations 6-8. The gates are MLPs as in FuxiCTR; `gate_hidden_units: []` gives the paper's linear ones.

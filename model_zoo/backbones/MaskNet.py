@@ -12,12 +12,12 @@ MODEL_TYPES = ("SerialMaskNet", "ParallelMaskNet")
 
 
 class MaskNet(Backbone):
-    """Blocks whose input is multiplied with a mask made of the embeddings, one after the other or side by side.
+    """Blocks in series or in parallel, each of which multiplies its input by a mask computed from the embeddings.
 
     Wang et al., "MaskNet: Introducing Feature-Wise Multiplication to CTR Ranking Models by Instance-Guided Mask",
     DLP-KDD 2021, sections "Instance-Guided Mask", "MaskBlock" and "MaskNet". As in FuxiCTR, `emb_layernorm` and
-    `net_layernorm` switch the paper's normalisations off, `dnn_hidden_units` are the widths of a serial net's blocks
-    but of the MLP above a parallel net's, and the activation need not be the paper's ReLU.
+    `net_layernorm` can switch the paper's normalisations off, `dnn_hidden_units` are the widths of the blocks of a
+    serial net and of the MLP of a parallel one, and the activation need not be the paper's ReLU.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class MaskNet(Backbone):
             raise ValueError(f"model_type must be one of {', '.join(MODEL_TYPES)} (got {model_type!r})")
         input_dim = feature_map.num_fields * self.embedding_dim
         if model_type == "SerialMaskNet":
-            self.mask_net = SerialMaskNet(
+            self.mask_net: SerialMaskNet | ParallelMaskNet = SerialMaskNet(
                 input_dim,
                 dnn_hidden_units,
                 dnn_hidden_activations,
@@ -76,7 +76,7 @@ class MaskNet(Backbone):
 
 
 class SerialMaskNet(nn.Module):
-    """Blocks on top of each other, each masked by the embeddings, `[B, F * D], [B, F * D] -> [B, 1]`."""
+    """Blocks in series, `[B, F * D], [B, F * D] -> [B, 1]`."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class SerialMaskNet(nn.Module):
 
 
 class ParallelMaskNet(nn.Module):
-    """Blocks side by side, an MLP above them, `[B, F * D], [B, F * D] -> [B, 1]`."""
+    """Blocks in parallel, and an MLP over their outputs, `[B, F * D], [B, F * D] -> [B, 1]`."""
 
     def __init__(
         self,
@@ -118,8 +118,8 @@ class ParallelMaskNet(nn.Module):
         num_blocks: int,
         block_dim: int,
         hidden_units: list[int],
-        activation: str,
-        dropout: float,
+        activation: Activations,
+        dropout: Rates,
         reduction_ratio: float,
         layer_norm: bool,
         output_activation: nn.Module,
@@ -127,9 +127,11 @@ class ParallelMaskNet(nn.Module):
         super().__init__()
         if num_blocks < 1:
             raise ValueError(f"parallel_num_blocks must be 1 or more (got {num_blocks})")
-        for name, value in (("dnn_hidden_activations", activation), ("net_dropout", dropout)):
-            if isinstance(value, list):
-                raise ValueError(f"{name} of a ParallelMaskNet must be one value for all layers (got {value})")
+        wrong = "{} of a ParallelMaskNet must be one value for all layers (got {})"
+        if isinstance(activation, list):
+            raise ValueError(wrong.format("dnn_hidden_activations", activation))
+        if isinstance(dropout, list):
+            raise ValueError(wrong.format("net_dropout", dropout))
         self.mask_blocks = nn.ModuleList(
             MaskBlock(input_dim, input_dim, block_dim, activation, dropout, reduction_ratio, layer_norm)
             for _ in range(num_blocks)
@@ -150,7 +152,7 @@ class ParallelMaskNet(nn.Module):
 class MaskBlock(nn.Module):
     """`act(LayerNorm(W (mask(embeddings) * hidden)))`, `[B, F * D], [B, hidden_dim] -> [B, output_dim]`.
 
-    The mask is an MLP of one hidden layer, `reduction_ratio` times as wide as what it masks.
+    The mask is an MLP of one hidden layer, `reduction_ratio` times as wide as the mask.
     """
 
     def __init__(
@@ -168,7 +170,7 @@ class MaskBlock(nn.Module):
         if mask_dim < 1:
             raise ValueError(f"reduction_ratio leaves a mask of {hidden_dim} no hidden unit (got {reduction_ratio})")
         self.mask_layer = nn.Sequential(nn.Linear(input_dim, mask_dim), nn.ReLU(), nn.Linear(mask_dim, hidden_dim))
-        layers = [nn.Linear(hidden_dim, output_dim, bias=False)]
+        layers: list[nn.Module] = [nn.Linear(hidden_dim, output_dim, bias=False)]
         if layer_norm:
             layers.append(nn.LayerNorm(output_dim))
         layers.append(get_activation(activation, output_dim))

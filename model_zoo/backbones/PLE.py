@@ -9,12 +9,12 @@ from .base import Activations, MultiTaskBackbone, Rates
 
 
 class PLE(MultiTaskBackbone):
-    """Layers of experts, some of a task's own and some that all tasks share, and an MLP for each task on top.
+    """Layers of experts, some for one task and some shared by all, and an MLP for each task on top.
 
     Tang et al., "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning (MTL) Model for Personalized
     Recommendations", RecSys 2020, equations 1-6. As in FuxiCTR, the gates are MLPs (`gate_hidden_units: []` gives the
-    paper's linear ones), and the shared gate sees the shared experts alone, where the paper shows it all of them; the
-    last layer has one too, which nothing reads.
+    paper's linear ones), and the shared gate mixes the shared experts alone, where the paper's mixes all experts; that
+    of the last layer is never read.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PLE(MultiTaskBackbone):
 class CustomizedGateControl(nn.Module):
     """One layer: a gate for each of the T tasks mixes the task's own experts and the shared ones (equations 1-3).
 
-    The last gate, of no task, mixes the shared ones for the next layer (equation 5).
+    The last gate belongs to no task and mixes the shared experts for the next layer (equation 5).
     """
 
     def __init__(
@@ -84,9 +84,10 @@ class CustomizedGateControl(nn.Module):
         self.gate = nn.ModuleList(MLP_Block(width, gate_hidden_units, output_dim=number, **mlp) for number in mixed)
 
     def forward(self, x: list[Tensor]) -> list[Tensor]:
-        """`[B, width]` for each task and, last, what they share -> the same, `[B, units]` each."""
+        """`[B, width]` for each task and, last, the shared one -> `[B, units]` each, in the same order."""
         own = [
-            [expert(part) for expert in experts] for part, experts in zip(x[:-1], self.specific_experts, strict=True)
+            [expert(part) for expert in experts.children()]
+            for part, experts in zip(x[:-1], self.specific_experts, strict=True)
         ]
         shared = [expert(x[-1]) for expert in self.shared_experts]
         mixed = []

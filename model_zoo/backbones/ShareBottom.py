@@ -8,7 +8,7 @@ from .base import Activations, MultiTaskBackbone, Rates
 
 
 class ShareBottom(MultiTaskBackbone):
-    """An MLP that all tasks share, and an MLP for each task on top of it.
+    """An MLP shared by all tasks, and an MLP for each task on top of it.
 
     Caruana, "Multitask Learning", Machine Learning 28, 1997; as in equation 1 of Ma et al., KDD 2018 (see MMoE).
     """

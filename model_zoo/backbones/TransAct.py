@@ -7,22 +7,22 @@ from torch import Tensor, nn
 
 from ..sequence_fields import (
     Fields,
-    check_others,
+    check_pooled,
+    concat_fields,
     field_pairs,
-    in_order,
-    order_of_real,
-    others_of,
-    side_by_side,
+    other_embeddings,
+    packing_order,
+    reorder,
 )
 from .base import Activations, Backbone, Rates
 
 
 class TransAct(Backbone):
-    """A transformer over what the user dealt with last, each beside the target; DCNv2 on top.
+    """A transformer over the user's latest actions, each concatenated with the target, and DCNv2 on top.
 
     Xia et al., "TransAct: Transformer-based Realtime User Action Model for Recommendation at Pinterest", KDD 2023,
-    section 3.3. Histories may be padded on either side; FuxiCTR's wants it in front. As in FuxiCTR, a history of
-    padding only is one step of it, and there are no types and times of actions, so `use_time_window_mask` is refused.
+    section 3.3. Histories may be padded on either side; FuxiCTR's class needs padding in front. As in FuxiCTR, an empty
+    history counts as one step of padding, and actions have neither types nor times: `use_time_window_mask` is refused.
     """
 
     embedding_cls = FeatureEmbeddingDict
@@ -62,7 +62,7 @@ class TransAct(Backbone):
             sequence_item_field=sequence_item_field,
         )
         self.sequences = [name for _, sequence in self.pairs for name in sequence]
-        check_others(feature_map, self.sequences)
+        check_pooled(feature_map, self.sequences)
         self.transformer_encoders = nn.ModuleList()
         width_of_dcn = feature_map.sum_emb_out_dim() - embedding_dim * len(self.sequences)
         for target, sequence in self.pairs:
@@ -93,31 +93,31 @@ class TransAct(Backbone):
     def forward(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         X = self.get_inputs(inputs)
         embeddings = self.embedding_layer(X)
-        parts = others_of(self.feature_map, embeddings, self.sequences)
+        parts = other_embeddings(self.feature_map, embeddings, self.sequences)
         for (target, sequence), transformer in zip(self.pairs, self.transformer_encoders, strict=True):
             real = X[sequence[0]] != 0
-            order = order_of_real(real, last=True)
-            history = in_order(side_by_side(embeddings, sequence), order)
-            parts.append(transformer(side_by_side(embeddings, target), history, real.gather(1, order)))
+            order = packing_order(real, at_end=True)
+            history = reorder(concat_fields(embeddings, sequence), order)
+            parts.append(transformer(concat_fields(embeddings, target), history, real.gather(1, order)))
         x = torch.cat(parts, dim=-1)
         logit = self.mlp(torch.cat([self.crossnet(x), self.parallel_dnn(x)], dim=-1))
         return {"y_pred": self.output_activation(logit)}
 
 
 class ActionTransformer(nn.Module):
-    """The last `k` outputs of the transformer side by side, and the largest of all, which goes through a layer."""
+    """The last `k` outputs of the transformer, and a linear layer of their maximum over all steps if `max_pool`."""
 
     def __init__(self, layer: nn.TransformerEncoderLayer, num_layers: int, width: int, k: int, max_pool: bool):
         super().__init__()
         self.k = k
-        # Nested tensors would cut what all rows have padded.
+        # Nested tensors would cut the steps that are padded in all rows.
         self.transformer_encoder = nn.TransformerEncoder(layer, num_layers, enable_nested_tensor=False)
         self.out_linear = nn.Linear(width, width) if max_pool else None
 
     def forward(self, target: Tensor, history: Tensor, real: Tensor) -> Tensor:
-        """`[B, target]`, `[B, L, sequence]` and which steps are real, the last of each row -> `[B, (k + 1) width]`."""
+        """`[B, target]`, `[B, L, sequence]` and a mask `[B, L]` of real steps, at the end -> `[B, (k + 1) width]`."""
         padded = ~real
-        padded[:, -1] = False  # of a history of padding only, one step stays
+        padded[:, -1] = False  # an empty history keeps one step
         x = torch.cat([history, target.unsqueeze(1).expand(-1, history.shape[1], -1)], dim=-1)
         states = self.transformer_encoder(x, src_key_padding_mask=padded)
         parts = [states.masked_fill(padded.unsqueeze(-1), 0.0)[:, -self.k :].flatten(start_dim=1)]

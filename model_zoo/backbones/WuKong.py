@@ -9,7 +9,7 @@ from .base import Activations, Backbone, Rates
 
 
 class WuKong(Backbone):
-    """Stacked factorization machines, each beside a linear compression of its input.
+    """Stacked layers of a factorization machine and, in parallel, a linear compression of its input.
 
     Zhang et al., "Wukong: Towards a Scaling Law for Large-Scale Recommendation", ICML 2024, sections 3.2-3.5.
     """

@@ -15,7 +15,7 @@ Regularizer = float | str | None
 class Backbone(BaseModel):
     """A model of one label.
 
-    A subclass declares its own hyper-parameters, gives the other arguments on as `**shared`, makes its layers, and
+    A subclass declares its own hyper-parameters, passes all other arguments on as `**shared`, makes its layers, and
     ends its constructor with `start`. Weights are drawn in the order of these calls, which is FuxiCTR's.
 
     Args:
@@ -24,14 +24,15 @@ class Backbone(BaseModel):
         gpu: index of the GPU, -1 for the CPU.
         learning_rate: of the optimizer.
         embedding_dim: D, the width of a field's embedding.
-        embedding_regularizer: of FuxiCTR, on the embeddings.
-        net_regularizer: the same on all other weights.
-        kwargs: what FuxiCTR's base model takes, `optimizer`, `loss`, `metrics`, `model_root` and `verbose` at least.
+        embedding_regularizer: FuxiCTR's regularizer of the embeddings.
+        net_regularizer: FuxiCTR's regularizer of all other weights.
+        kwargs: arguments of FuxiCTR's base model: `optimizer`, `loss`, `metrics`, `model_root` and `verbose` at least.
 
     Attributes:
-        embedding_layer: of type `embedding_cls`, before all layers of the subclass.
+        embedding_layer: of type `embedding_cls`; it is made before the layers of the subclass.
     """
 
+    embedding_layer: FeatureEmbedding
     # None for a model that makes its embeddings itself.
     embedding_cls: ClassVar[type[nn.Module] | None] = FeatureEmbedding
 
@@ -61,7 +62,7 @@ class Backbone(BaseModel):
             self.embedding_layer = self.embedding_cls(feature_map, embedding_dim)
 
     def start(self, reset: bool = True) -> None:
-        """Make the optimizer, draw the initial weights (unless the constructor did it) and move to the device."""
+        """Make the optimizer, draw the initial weights (unless `reset` is False) and move to the device."""
         self.compile(*self._compiled_with)
         if reset:
             self.reset_parameters()
@@ -73,7 +74,7 @@ class MultiTaskBackbone(Backbone, MultiTaskModel):
 
     Args:
         feature_map: the columns of the data set.
-        task: of each label, or one for all.
+        task: one for each label, or one for all.
         num_tasks: T, the number of labels.
         shared: the arguments of every backbone.
     """

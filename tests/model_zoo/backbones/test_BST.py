@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fuxictr_llm.model_zoo.backbones.BST import waves
+from fuxictr_llm.model_zoo.backbones.BST import sinusoids
 from histories import SEQUENCE, TARGET, embeddings_of, histories, others, reader
 from literal import assert_logit, mlp_literal
 
@@ -81,4 +81,4 @@ def test_positions_start_as_waves(width):
         [(math.cos if i % 2 else math.sin)(place / 10000 ** (i // 2 * 2 / width)) for i in range(width)]
         for place in range(7)
     ]
-    torch.testing.assert_close(waves(7, width), torch.tensor(expected))
+    torch.testing.assert_close(sinusoids(7, width), torch.tensor(expected))

@@ -71,7 +71,7 @@ def test_the_order_of_the_columns_makes_no_difference(name):
         (("item_id", "cate_id"), "1 names 'cate_id' of type categorical; sequences in the data set: .*click_history"),
         (("item_id", "tags"), r"1 names 'tags', which .*Pooling.*add {name: tags, feature_encoder: null}"),
         (("cate_history", "click_history"), "0 names 'cate_history', a sequence that is not pooled"),
-        ((["item_id", "cate_id"], ["click_history"]), "0 and .*1 must name as many fields"),
+        ((["item_id", "cate_id"], ["click_history"]), "0 and .*1 must name the same number of fields"),
         (("item_id", "click_history"), "sequence 'cate_history' is not pooled, and the model does not read it"),
     ],
 )
