@@ -193,7 +193,9 @@ def defaults_of(cls: type[BaseModel]) -> dict[str, Any]:
 def versions(arguments: argparse.Namespace) -> dict[str, str]:
     """Which FuxiCTR, and with what it ran."""
     git = ["git", "-C", arguments.checkout, "rev-parse", "HEAD"]
-    commit = arguments.commit or subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    commit = (
+        arguments.commit or subprocess.run(git, check=True, capture_output=True, text=True, timeout=300).stdout.strip()
+    )
     return {
         "commit": commit,
         "installed": importlib.metadata.version("fuxictr"),

@@ -50,7 +50,10 @@ def zoo(args: argparse.Namespace) -> None:
 
     use_checkout(args.zoo)
     checkout, methods = current_checkout(), methods_of(args)
-    names, title = (checkout.names(), "FuxiCTR's zoo") if checkout else (backbone_names(), "Our zoo")
+    if checkout:
+        names, title = checkout.names(), "FuxiCTR's zoo"
+    else:
+        names, title = backbone_names(), "Our zoo and the wheel's LongCTR"
     # Other processes have registered none: they find a method by its file or module.
     look = partial(look_at, methods=[origin_of(find_method(method).model_cls).name for method in methods])
     rows, console = list["ZooRow"](), Console(highlight=False)

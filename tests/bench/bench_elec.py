@@ -97,7 +97,9 @@ def heavy_libraries_of_export() -> int:
         config = {"model": "DeepFM", "method": "ELEC", "dataset_id": "small", **params("DeepFM")}
         save_run(enhanced("DeepFM", ELEC), config, folder)
         export = export_run(f"{folder}/a", f"{folder}/served")
-        answer = subprocess.run([sys.executable, "-c", code, str(export)], check=True, capture_output=True, text=True)
+        answer = subprocess.run(
+            [sys.executable, "-c", code, str(export)], check=True, capture_output=True, text=True, timeout=300
+        )
     return int(answer.stdout.split()[-1])
 
 

@@ -23,7 +23,7 @@ def report(name: str, value: float, unit: str, goal: str) -> None:
 def bench_import() -> None:
     heavy = ("ray", "transformers", "torch")
     code = f"import sys, fuxictr_llm; sys.exit(sum(name in sys.modules for name in {heavy}))"
-    found = subprocess.run([sys.executable, "-c", code], check=False).returncode
+    found = subprocess.run([sys.executable, "-c", code], check=False, timeout=300).returncode
     report("heavy libraries imported by `import fuxictr_llm`", found, "", "0")
 
 
@@ -48,7 +48,7 @@ def bench_whole_run(rounds: int) -> None:
     """Our loader against FuxiCTR's own, the data being built."""
     with tempfile.TemporaryDirectory() as folder:
         prepare = [sys.executable, "-m", "fuxictr_llm", "prepare", "--expid", PLAIN]
-        subprocess.run(prepare, cwd=folder, check=True, capture_output=True)
+        subprocess.run(prepare, cwd=folder, check=True, capture_output=True, timeout=300)
         ratios, starts = [], []
         for _ in range(rounds):
             memory, first = run_once(folder, "memory")

@@ -56,7 +56,9 @@ for file, old, new in edits:
 def digests(tree, edits=()):
     code = f"ARMS = {ARMS!r}\n{CODE}"
     arguments = json.dumps([str(tree), [edit[:3] for edit in edits]])
-    done = subprocess.run([sys.executable, "-c", code, arguments], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, arguments], capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 

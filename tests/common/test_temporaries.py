@@ -48,7 +48,7 @@ def test_what_a_killed_process_leaves_goes_and_a_living_ones_stays(parent, what)
     killed, living = owner(what), owner(what)
     try:
         killed.send_signal(signal.SIGKILL)
-        killed.wait()
+        killed.wait(300)
         assert len(left(parent)) == 2
         remove_abandoned(parent, again=True)
         (kept,) = left(parent)
@@ -56,7 +56,7 @@ def test_what_a_killed_process_leaves_goes_and_a_living_ones_stays(parent, what)
         assert str(killed.pid) not in kept
     finally:
         living.kill()
-        living.wait()
+        living.wait(300)
     remove_abandoned(parent, again=True)
     assert not left(parent)
 
@@ -146,7 +146,7 @@ def test_a_killed_run_leaves_nothing_that_the_next_one_does_not_remove(configs):
         while process.poll() is None and not list(Path(place).glob(".*.tmp/*")):
             time.sleep(0.01)
         process.kill()
-        process.wait()
+        process.wait(300)
         assert list(Path(place).glob(".*")), place
     assert main(command[3:]) == 0
     assert not [path for path in Path().rglob(".*") if path.suffix in (".tmp", ".old", ".training")]

@@ -200,7 +200,7 @@ def test_building_starts_no_ray(configs):
         "import ray; from fuxictr_llm import load_experiment; from fuxictr_llm.data.build import built_data; "
         f"built_data(load_experiment('DeepFM_shop', {str(configs)!r}).params); assert not ray.is_initialized()"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=300).returncode == 0
 
 
 def test_raw_files_in_the_folder_of_the_data_set_are_kept(params):

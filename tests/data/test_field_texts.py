@@ -140,7 +140,7 @@ def test_the_pickle_is_fuxictrs_and_needs_nothing_of_ours(params):
         f"processor = pickle.load(open({str(path)!r}, 'rb'))\n"
         "print(type(processor).__module__, type(processor).__name__, len(processor.feature_map.features))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
     assert done.stdout.split() == ["fuxictr.preprocess.feature_processor", "FeatureProcessor", "4"], done.stderr
 
 

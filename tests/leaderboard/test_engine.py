@@ -151,7 +151,7 @@ def test_killed_at_any_moment_and_started_again_it_equals_an_uninterrupted_one(p
         wait_for(Path("board/.lock.json"))
         time.sleep(0.3 * draw.random())
         parent.kill()
-        parent.join()
+        parent.join(300)
     results, _ = run(made, work=slow)
     other = Results("other", made)
     run_plan(other, work=quick)

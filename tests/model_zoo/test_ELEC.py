@@ -80,7 +80,7 @@ def test_serving_needs_neither_texts_nor_a_language_model(run):
         "batch = {name: ids[name].tolist() for name in ('color', 'city', 'user', 'tags')}\n"
         "print(*fuxictr_llm.load_model('served').predict(batch).tolist())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
     served = torch.tensor([float(value) for value in done.stdout.split()])
     assert torch.allclose(served, torch.from_numpy(predictions(result)).float(), atol=1e-6)
 

@@ -99,7 +99,7 @@ def test_a_run_with_cached_vectors_imports_no_language_library(configs, llm, mon
     monkeypatch.setitem(sys.modules, "peft", None)  # nothing is tuned, so that nothing may import it
     assert main(args) == 0
     code = f"import sys; from fuxictr_llm.__main__ import main; print(main({args!r})); print('peft' in sys.modules, 'transformers' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
     assert done.stdout.split() == ["0", "False", "False"], done.stderr
 
 

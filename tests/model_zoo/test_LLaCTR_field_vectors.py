@@ -136,7 +136,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(configs, tiny_settings, capsy
     settings = as_arguments({**tiny_settings, "ssft_epochs": ssft_epochs, "ssft_patience": 20})
     args = ["--config", str(configs), "--expid", "FM_LLaCTR_shop", *settings]
     command = [sys.executable, "-c", FULL_DISK, str(limit), "encode", *args]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2, done.stderr
     assert last.startswith("error: cannot write to") and "FUXICTR_LLM_CACHE" in last

@@ -48,7 +48,9 @@ def test_serving_needs_no_language_library():
     export_run("runs/a", "served")
     batch = batches("DeepFM", 1)[0]
     Path("batch.json").write_text(json.dumps({name: column.tolist() for name, column in batch.items()}))
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(SERVE)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(SERVE)], capture_output=True, text=True, check=False, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert np.abs(np.array(json.loads(done.stdout.splitlines()[-1])) - expected_of(model, batch)).max() <= 1e-6
 
@@ -100,7 +102,7 @@ def test_threads_that_ask_at_once_get_their_own_rows(served):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(300)
     for answers, wanted in zip(found, expected, strict=True):
         assert len(answers) == 20 and all(np.array_equal(answer, wanted) for answer in answers)
 
