@@ -96,7 +96,7 @@ def describe_data(params: Mapping[str, Any], data_dir: Path) -> dict[str, Any]:
     if manifest and manifest["made_from"]:
         used = [split for split in SPLITS if params.get(f"{split}_data")]  # it may have been built with more
         rows, sha256 = manifest["rows"], manifest["made_from"]["raw"]
-        rows, sha256 = ({split: of.get(split) for split in used} for of in (rows, sha256))
+        rows, sha256 = ({split: part.get(split) for split in used} for part in (rows, sha256))
         return {"dataset_id": params["dataset_id"], "rows": rows, "sha256": sha256}
     paths = {split: data_files(params[f"{split}_data"]) for split in SPLITS if params.get(f"{split}_data")}
     paths |= {key: data_files(params[key]) for key in ("user_info", "item_info") if params.get(key)}

@@ -122,7 +122,7 @@ def run_check(check: Check, case: TinyCase) -> Finding:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings and no logging: FuxiCTR's, torch's and ours are about data and errors that are no one's."""
+    """No warnings and no logging: the data is made up, and errors become findings."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

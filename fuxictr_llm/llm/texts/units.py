@@ -168,7 +168,7 @@ class EntityTexts:
     """The distinct pairs of an entity's id and the key of its text, as rows go by.
 
     Args:
-        plan: the units; only those whose entity's id is a column of the data set are watched.
+        plan: the units; only those whose entity's id is a column of the data set are indexed.
         run: the experiment under way.
     """
 
