@@ -40,6 +40,32 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item.get_closest_marker("zoo")]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_fork_server():
+    """The server of worker processes starts once; it has what any test needs, whichever test starts it."""
+    from multiprocessing import forkserver
+
+    from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
+
+    set_preload = forkserver.set_forkserver_preload
+    forkserver.set_forkserver_preload = lambda modules: set_preload(
+        [*PRELOADED_FOR_RUNS, "fuxictr_llm.diagnosis.doctor"]
+    )
+    yield
+    forkserver.set_forkserver_preload = set_preload
+
+
+@pytest.fixture
+def registry_as_before():
+    """Methods that a test registers are gone afterwards."""
+    from fuxictr_llm import registry
+
+    before = {*registry.method_names()}
+    yield
+    for name in {*registry.method_names()} - before:
+        registry._methods.pop(name)
+
+
 @pytest.fixture(autouse=True)
 def _own_place(tmp_path, monkeypatch, request):
     """Every test runs in a folder of its own; only tests of the real model share the user's cache."""

@@ -50,11 +50,7 @@ def test_the_core_imports_no_method_and_nobody_a_top_level_model_zoo():
     ("code", "absent"),
     [
         ("import fuxictr_llm", {"torch", "fuxictr", "pandas", "transformers"}),
-        (
-            "import fuxictr_llm.config.resolve, fuxictr_llm.commands.options",
-            {"transformers", "peft"},
-        ),  # FuxiCTR itself imports ray
-        ("from fuxictr_llm import load_model", {"transformers", "peft", "accelerate"}),
+        ("import fuxictr_llm.config.resolve, fuxictr_llm.serving.load", {"transformers", "peft", "accelerate"}),
     ],
 )
 def test_what_an_import_does_not_bring(code, absent):

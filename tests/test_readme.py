@@ -31,6 +31,8 @@ from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors
 from fuxictr_llm.registry import find_backbone, find_method
 from support import as_arguments, batches, build, edit, params, small_feature_map
 
+pytestmark = pytest.mark.usefixtures("registry_as_before")
+
 ROOT = Path(__file__).parents[1]
 COMMANDS = (
     'pip install -e ".[test]" -c constraints.txt && python -m pytest',
