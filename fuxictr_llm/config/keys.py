@@ -62,6 +62,7 @@ class ModelKeys(TypedDict, total=False):
     num_threads: Positive | None  # null: as many as torch would take
     verbose: Annotated[int, Field(ge=0)]
     debug_mode: bool  # FuxiCTR's tuner asks for it
+    checkpoint_minutes: Annotated[float, Field(ge=0)] | None  # between two checkpoints of training; null: none
     pictures: bool  # whether a run draws what its method learnt
 
     # Of a multi-task model: one for all labels, or a list with one for each.
@@ -69,6 +70,9 @@ class ModelKeys(TypedDict, total=False):
     loss: str | Annotated[list[str], Field(min_length=1)]
     metrics: Annotated[list[Metric], Field(min_length=1)]
     optimizer: str
+    optimizer_impl: Literal["fuxictr", "fused"] | None  # null: fused where torch has it for the optimizer
+    embedding_update: Literal["dense", "rows"]  # rows: only the rows of a batch are updated (lazy Adam)
+    precision: Literal["fp32", "bf16", "fp16", "tf32"]  # of the forward pass in training
     learning_rate: Annotated[float, Field(gt=0)]
     embedding_dim: Positive | list[Positive]  # a list for a backbone whose constructor takes one: HOFM
     batch_size: Positive

@@ -39,6 +39,8 @@ class InMemoryLoader:
         UserError: no file, a declared column is missing in it, or holds NaN or infinity.
     """
 
+    starts_anywhere = True
+
     def __init__(
         self,
         feature_map: FeatureMap,
@@ -50,6 +52,7 @@ class InMemoryLoader:
         **_: Any,
     ):
         self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, 0
+        self._first = 0
         parts = data_files(data_path)
         self.num_blocks = len(parts)
         columns = read_columns(parts, self._names(feature_map))
@@ -73,13 +76,18 @@ class InMemoryLoader:
     def __len__(self) -> int:
         return -(-self.num_samples // self.batch_size)
 
+    def start_at(self, epoch: int, batch: int) -> None:
+        """Make the next iteration one of this epoch, from this batch on; both are counted from 0."""
+        self.epoch, self._first = epoch, batch
+
     def __iter__(self) -> Iterator[dict[str, Tensor] | LongBatch]:
+        first, self._first = self._first, 0
         order = None
         if self.shuffle:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
             order = torch.randperm(self.num_samples, generator=generator)
             self.epoch += 1
-        for start in range(0, self.num_samples, self.batch_size):
+        for start in range(first * self.batch_size, self.num_samples, self.batch_size):
             rows = slice(start, start + self.batch_size)
             yield self._batch(rows if order is None else order[rows])
 
@@ -93,6 +101,11 @@ class InMemoryLoader:
             batch = dict(zip(self._id_names, ids.unbind(dim=1), strict=True))
         batch |= {name: column[rows] for name, column in self._others.items()}
         return {name: batch[name] for name in self._order}
+
+
+def starts_anywhere(rows: Any) -> bool:
+    """Whether a loader can start within an epoch, at the batch that would come next (`start_at`)."""
+    return getattr(rows, "starts_anywhere", False)
 
 
 def check_finite(columns: Mapping[str, np.ndarray], path: str) -> None:

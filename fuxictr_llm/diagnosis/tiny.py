@@ -31,7 +31,7 @@ from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.host.batches import predictions_of
 from fuxictr_llm.registry import find_backbone
-from fuxictr_llm.training.fit import build
+from fuxictr_llm.training.build import build
 
 # Types of features that a class may be unable to take.
 OPTIONAL_TYPES = ("embedding", "meta", "numeric", "sequence")

@@ -5,6 +5,7 @@ Shape symbols: `B` rows, `R` width of the student's representation, `R_g` of the
 
 import functools
 import logging
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -145,6 +146,15 @@ class Distilled(Enhancement):
                 logging.warning("the best weights are of the warm-up: the student has learnt nothing from its teacher")
             self.teacher.on_train_end()
         self.teacher = None
+
+    def training_state(self) -> dict[str, Any]:
+        teacher = {} if self.teacher is None else self.teacher.training_state()
+        return {"saved_in_warmup": self._saved_in_warmup, "epoch": self._epoch, "teacher": teacher}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        self._saved_in_warmup, self._epoch = state["saved_in_warmup"], state["epoch"]
+        if self.teacher is not None:
+            self.teacher.load_training_state(state["teacher"])
 
     def inputs(self, inputs: Batch) -> None:
         self._batch = inputs

@@ -94,6 +94,13 @@ class Teacher:
     def learn(self, batch: Batch) -> None:
         """Called before the student trains on this batch; a trained teacher does nothing."""
 
+    def training_state(self) -> dict[str, Any]:
+        """What its answers depend on and training changes, as `Enhancement.training_state`."""
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `training_state` returned."""
+
     def on_save_weights(self) -> None:
         """Called after the student's weights were saved, the best so far."""
 
@@ -118,6 +125,12 @@ class ShuffledTeacher(Teacher):
     ):
         super().__init__(model, add, taps)
         self._generator = torch.Generator().manual_seed(seed)
+
+    def training_state(self) -> dict[str, Any]:
+        return {"generator": self._generator.get_state()}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        self._generator.set_state(state["generator"])
 
     def __call__(self, batch: Batch) -> Shown:
         shown = super().__call__(batch)
@@ -164,6 +177,24 @@ class JointTeacher(Teacher):
         self.steps += 1
         if self.steps % self._batches_a_step == 0:
             self.model.optimizer.zero_grad(set_to_none=True)
+
+    def training_state(self) -> dict[str, Any]:
+        gradients = {name: weight.grad for name, weight in self.model.named_parameters() if weight.grad is not None}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.model.optimizer.state_dict(),
+            "gradients": gradients if self._batches_a_step > 1 else {},
+            "steps": self.steps,
+            "best": self._best or {},
+        }
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.model.optimizer.load_state_dict(state["optimizer"])
+        weights = dict(self.model.named_parameters())
+        for name, gradient in state["gradients"].items():
+            weights[name].grad = gradient.to(weights[name].device)
+        self.steps, self._best = state["steps"], dict(state["best"]) or None
 
     def on_save_weights(self) -> None:
         """Copy the weights to the CPU's memory."""

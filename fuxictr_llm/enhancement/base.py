@@ -88,6 +88,16 @@ class Enhancement(nn.Module):
     def on_train_end(self, run: Run) -> None:
         """Called after training, with the best weights loaded and before evaluation: drop what training needed."""
 
+    def training_state(self) -> dict[str, Any]:
+        """What training depends on besides the parameters and buffers, for a checkpoint: a teacher in training, say.
+
+        Nested dicts, lists and tuples of tensors and of what JSON has.
+        """
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `training_state` returned; `on_train_begin` has been called."""
+
     def pictures(self, run: Run) -> dict[str, Any]:
         """Name -> matplotlib Figure of what was learnt; called after the evaluation and saved beside the run."""
         return {}

@@ -18,11 +18,11 @@ from fuxictr.utils import print_to_json
 from fuxictr_llm import registry
 from fuxictr_llm.common.checks import check_gpu, checked
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
-from fuxictr_llm.common.files import explain_write_errors, own_folder, read_json, writable_dir
+from fuxictr_llm.common.files import explain_write_errors, merged, own_folder, read_json, writable_dir
 from fuxictr_llm.common.processes import process_state, under_torchrun
 from fuxictr_llm.common.runs import Run, Stages, versions
 from fuxictr_llm.config.origins import origin_of
-from fuxictr_llm.config.resolve import Experiment
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
 from fuxictr_llm.data.build import built_columns, built_data, check_there
 from fuxictr_llm.data.loader import check_labels, describe_data, make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
@@ -44,7 +44,10 @@ from fuxictr_llm.host.batches import labels_of, task_settings
 from fuxictr_llm.host.columns import check_embedded, describe_feature_map
 from fuxictr_llm.host.evaluated import check_columns
 from fuxictr_llm.llm.vectors.values import prepare_value_vectors
-from fuxictr_llm.training.fit import OTHER_MODEL_ROOT, build, check_groups, fit
+from fuxictr_llm.training.build import OTHER_MODEL_ROOT, build
+from fuxictr_llm.training.checkpoints import Checkpoints
+from fuxictr_llm.training.loop import fit
+from fuxictr_llm.training.monitoring import check_groups
 
 CHANGED = {"backbone": "changed while it ran"}  # in a record, in place of the code's digests
 
@@ -58,11 +61,15 @@ class Result:
     record: dict[str, Any]
 
 
-def run_experiment(experiment: Experiment) -> Result:
+def run_experiment(experiment: Experiment, *, fresh: bool = False) -> Result:
     """Prepare, build, train on train, stop early on valid, evaluate on test, and write it all down.
 
     Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log`, `.run.json` and a method's pictures, and a line in
-    `<config name>.csv`, in FuxiCTR's form. The weights take their place only when all is done.
+    `<config name>.csv`, in FuxiCTR's form. The weights take their place only when all is done. Until then, checkpoints
+    are in `<expid>_<digest of the settings>.checkpoint`, from which an interrupted run goes on.
+
+    Args:
+        fresh: train anew, whatever checkpoints there are.
 
     Raises:
         UserError: something that the user can put right.
@@ -86,8 +93,12 @@ def run_experiment(experiment: Experiment) -> Result:
         run = prepare_run(experiment, model_id)
         unfinished = own / "weights.model"
         # Kept under a name with the digest of the settings, which no run with other settings takes.
-        with weights_kept(unfinished, folder / f"{experiment.full_id}.unfinished.model", run.stages):
-            model, record = _train(run, unfinished)
+        kept = folder / f"{experiment.full_id}.unfinished.model"
+        checkpoints = checkpoints_of(run, folder, experiment, sources)
+        if fresh:
+            checkpoints.remove()
+        with checkpoints, weights_kept(unfinished, kept, run.stages):
+            model, record = _train(run, unfinished, checkpoints)
             record["model_id"] = model_id = choose_model_id(experiment, folder)  # another may have ended meanwhile
             record |= {"time": started.isoformat(timespec="seconds"), "command": typed_command()}
             if code_digests(experiment.params) != sources["code"]:
@@ -97,6 +108,7 @@ def run_experiment(experiment: Experiment) -> Result:
             record |= {"config_sha256": experiment.sha256, "sources": sources}
             with explain_write_errors(folder, OTHER_MODEL_ROOT):
                 put_in_place(unfinished, folder / model_id, record)
+            checkpoints.remove()
         model.checkpoint = str((folder / f"{model_id}.model").absolute())
         append_result_line(Path(f"{experiment.config_name}.csv"), record)
         pictures = draw_pictures(model, run, folder / model_id)
@@ -196,7 +208,26 @@ def build_model(run: Run) -> BaseModel:
     return build(cls, run.feature_map, params)
 
 
-def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
+def checkpoints_of(run: Run, folder: Path, experiment: Experiment, sources: Mapping[str, Any]) -> Checkpoints:
+    """The checkpoints of a run's training.
+
+    Args:
+        folder: of the run's files.
+        sources: digests of code and files that the run depends on.
+    """
+    place = folder / f"{experiment.full_id}.checkpoint"
+    for other in sorted(folder.glob(f"{experiment.expid}_????????.checkpoint")):
+        if other != place:
+            logging.info("%s is of this expid with other settings: it is not used, and stays", other)
+    used = {package: version for package, version in versions().items() if package in ("torch", "fuxictr")}
+    settings = {key: value for key, value in run.params.items() if key not in NOT_IN_IDENTITY}
+    data = describe_data(run.params, run.data_dir)["sha256"]
+    device = "gpu" if run.params["gpu"] >= 0 else "cpu"
+    made_from = merged(settings, {"data": data, "sources": sources, "versions": used, "device": device})
+    return Checkpoints.of_training(place, made_from, run.params)
+
+
+def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseModel, dict[str, Any]]:
     """Train, evaluate, and write the weights to `checkpoint`; the model and the record."""
     params, stages = run.params, run.stages
     data = describe_data(params, run.data_dir)
@@ -211,7 +242,9 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         # Opened now: another run may build the data set anew while this one trains.
         test_rows = make_loaders(run.feature_map, params, "test") if params.get("test_data") else None
         slices = FrequencySlices.from_run(run) if test_rows is not None else None
-        best_epoch = fit(model, train_rows, valid_rows, params)
+        trained = fit(model, train_rows, valid_rows, params, checkpoints)
+        if trained.seconds_before:
+            facts["made_in"] = trained.seconds
         facts["epochs"] = model._epoch_index + 1
         facts["rows"] = train_rows.num_samples * facts["epochs"]
     if enhancement is not None:
@@ -230,7 +263,7 @@ def _train(run: Run, checkpoint: Path) -> tuple[BaseModel, dict[str, Any]]:
         "metrics": metrics,
         "slices": slices.of_model(model, test_rows) if slices is not None and test_rows is not None else None,
         "networks": run.networks,
-        "best_epoch": best_epoch,
+        "best_epoch": trained.best_epoch,
         "stages": stages.done,
         "backbone": origin_of(registry.find_backbone(params["model"])).record(),
         "parameters": count_parameters(model),

@@ -16,11 +16,13 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import OTHER_CACHE, digest_of_file, merged, own_folder, writable_dir
 from fuxictr_llm.common.runs import Run, versions
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
+from fuxictr_llm.data.in_memory import starts_anywhere
 from fuxictr_llm.data.loader import describe_data, make_loaders
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.host.batches import Batch, with_columns
 from fuxictr_llm.registry import find_backbone, method_modules
-from fuxictr_llm.training.fit import fit
+from fuxictr_llm.training.checkpoints import Checkpoints
+from fuxictr_llm.training.loop import fit
 
 KIND = "networks"
 FILE = "weights.model"
@@ -63,20 +65,31 @@ class ChangedBatches:
     def __init__(self, loader: Any, change: Callable[[Batch], Batch], keep: Callable[[Batch], Tensor] | None = None):
         self.loader, self.change, self.keep = loader, change, keep
         self.num_samples, self.num_blocks = loader.num_samples, loader.num_blocks
+        self._skipped = 0
 
     def __len__(self) -> int:
         return len(self.loader)
 
+    @property
+    def starts_anywhere(self) -> bool:
+        return starts_anywhere(self.loader)
+
+    def start_at(self, epoch: int, batch: int) -> None:
+        """As the loader's; where rows are left out, the batches before are read, too: one may have to stand in."""
+        self._skipped = batch if self.keep is not None else 0
+        self.loader.start_at(epoch, batch - self._skipped)
+
     def __iter__(self) -> Iterator[Batch]:
-        last = None
-        for batch in self.loader:
+        last, skipped, self._skipped = None, self._skipped, 0
+        for index, batch in enumerate(self.loader):
             if self.keep is not None:
                 kept = self.keep(batch)
                 batch = {name: column[kept] for name, column in batch.items()} if kept.any() else last
                 if batch is None:
                     raise UserError(f"nothing is left of the first batch of {len(kept)} rows; give a larger batch_size")
                 last = batch
-            yield self.change(batch)
+            if index >= skipped:
+                yield self.change(batch)
 
 
 def find_or_train(
@@ -102,7 +115,7 @@ def find_or_train(
         leave_out: settings of the run that it does not depend on.
 
     Raises:
-        UserError: as for `training.fit.fit`.
+        UserError: as for `training.build.fit`.
     """
     identity = merged(_identity(run, leave_out), {"network": name}, made_from)
     with run.stages(f"train {name}") as stage:
@@ -166,14 +179,18 @@ def _train(
     train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
     place = store.entry_dir(KIND, identity)
     writable_dir(place.parent, OTHER_CACHE)
-    with own_folder(place) as folder:
+    checkpoints = Checkpoints.of_training(place.with_name(f"{place.name}.checkpoint"), identity, params)
+    with own_folder(place) as folder, checkpoints:
         model.checkpoint = str((folder / FILE).absolute())
-        best_epoch = fit(model, ChangedBatches(train_rows, change, keep), ChangedBatches(valid_rows, change), params)
-    facts = {"rows": train_rows.num_samples, "epochs": model._epoch_index + 1, "best_epoch": best_epoch}
-    del train_rows
-    facts |= measure(run, model, valid_rows, change, slices)
-    facts["seconds"] = round(time.perf_counter() - started, 3)
-    return store.save(KIND, identity, FILE, lambda path: model.save_weights(str(path)), facts)
+        rows = ChangedBatches(train_rows, change, keep), ChangedBatches(valid_rows, change)
+        done = fit(model, *rows, params, checkpoints)
+        facts = {"rows": train_rows.num_samples, "epochs": model._epoch_index + 1, "best_epoch": done.best_epoch}
+        del train_rows, rows
+        facts |= measure(run, model, valid_rows, change, slices)
+        facts["seconds"] = round(done.seconds_before + time.perf_counter() - started, 3)
+        entry = store.save(KIND, identity, FILE, lambda path: model.save_weights(str(path)), facts)
+        checkpoints.remove()
+    return entry
 
 
 def measure(

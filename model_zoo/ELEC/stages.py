@@ -24,7 +24,7 @@ from fuxictr_llm.llm.texts.row_texts import RowIndex, index_rows
 from fuxictr_llm.llm.vectors.encoder import unit_vectors
 from fuxictr_llm.llm.vectors.store import VectorStore
 from fuxictr_llm.serving.export import check_same_data, load_network
-from fuxictr_llm.training.fit import build
+from fuxictr_llm.training.build import build
 from fuxictr_llm.training.networks import Network, find_or_train, unchanged
 
 from . import vectors

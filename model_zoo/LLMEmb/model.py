@@ -23,7 +23,7 @@ from fuxictr_llm.config.language_models import LLM
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement, NotTried, Trial
 from fuxictr_llm.enhancement.model import enhance
-from fuxictr_llm.training.fit import build
+from fuxictr_llm.training.build import build
 
 from .config import LLMEmbConfig
 

@@ -85,7 +85,7 @@ def test_what_decides_is_followed_to_the_end_and_what_shows_is_not():
         "model_zoo.ELEC.gain",
         "distillation.teacher",
         "training.networks",
-        "training.fit",
+        "training.build",
         "enhancement.taps",
     ):
         assert f"fuxictr_llm.{name}" in elec, name  # lazily imported ones too

@@ -9,7 +9,7 @@ from torch import nn
 from fuxictr_llm.llm.vectors.store import find_or_write
 from fuxictr_llm.model_zoo.ELEC import vectors
 from fuxictr_llm.model_zoo.ELEC.head import TextHead, with_texts
-from fuxictr_llm.training.fit import build
+from fuxictr_llm.training.build import build
 from support import params, small_feature_map
 
 UNITS, WIDTH = 2, 5

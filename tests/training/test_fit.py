@@ -6,7 +6,8 @@ import pytest
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.registry import find_backbone
-from fuxictr_llm.training.fit import build, fit
+from fuxictr_llm.training.build import build
+from fuxictr_llm.training.loop import fit
 from support import batches, params, small_feature_map
 from support_zoo import NET
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import fuxictr_llm.training.fit  # noqa: F401 (mends FuxiCTR's metrics)
+import fuxictr_llm.training.monitoring  # noqa: F401 (mends FuxiCTR's metrics)
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import read_json
 from fuxictr_llm.config.resolve import load_experiment

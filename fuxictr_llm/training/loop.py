@@ -1,0 +1,280 @@
+"""The loop of training: what FuxiCTR's `fit` does, and besides it goes on from a checkpoint.
+
+In float32 and with `optimizer_impl: fuxictr`, weights, metrics and log lines are those of FuxiCTR's `fit`, bit by bit.
+The forward pass, the loss and the evaluation are the model's own. What decides about early stopping stays where FuxiCTR
+keeps it, in the model's attributes.
+
+Weights are saved whole or not at all. FuxiCTR keeps those with the best value of `monitor`; where it is undefined or
+NaN, FuxiCTR would keep none, or the first ones, without a word.
+"""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from fuxictr.pytorch.models import BaseModel
+
+from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.common.files import explain_write_errors, replacing
+from fuxictr_llm.data.in_memory import starts_anywhere
+from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.enhancement.model import EnhancedModel
+from fuxictr_llm.host.embeddings import vectors_refused
+from fuxictr_llm.training.build import OTHER_MODEL_ROOT
+from fuxictr_llm.training.checkpoints import Checkpoints, random_states, restore_random_states
+from fuxictr_llm.training.monitoring import check_evaluation
+from fuxictr_llm.training.step import TrainingStep
+
+# Attributes in which FuxiCTR's models keep how far training is.
+COUNTERS = ("_best_metric", "_stopping_steps", "_stop_training", "_total_steps", "_epoch_index")
+
+
+class Trained(NamedTuple):
+    """How a training went.
+
+    Attributes:
+        best_epoch: whose weights the model has; the first is 1.
+        seconds: that it took, those of interrupted processes included.
+        seconds_before: those of interrupted processes alone; 0 where it ran in one go.
+    """
+
+    best_epoch: int
+    seconds: float
+    seconds_before: float
+
+
+def fit(
+    model: BaseModel,
+    train_rows: Any,
+    valid_rows: Any,
+    params: Mapping[str, Any],
+    checkpoints: Checkpoints | None = None,
+) -> Trained:
+    """Train until early stopping; the model ends with the weights of the best epoch.
+
+    Args:
+        model: a model with fresh weights; `model.checkpoint` is the file of its best weights.
+        train_rows, valid_rows: loaders of FuxiCTR's form.
+        params: the settings.
+        checkpoints: where training goes on from, and what it leaves; None: it starts anew and leaves none.
+
+    Raises:
+        UserError: no weights would be saved, the first step fails, training diverged, or the disk is full.
+    """
+    steps = len(train_rows) * params["epochs"]
+    if (params.get("eval_steps") or 0) > steps:
+        raise UserError(
+            f"eval_steps {params['eval_steps']} is more than all {steps} steps of training: nothing is kept"
+        )
+    training = Training(model, train_rows, valid_rows, params, checkpoints)
+    try:
+        with training.saving_whole_files():
+            if has_own_loop(model):
+                logging.info("%s has a training loop of its own: it leaves no checkpoints", type(model).__name__)
+                model.fit(train_rows, validation_data=valid_rows, **params)
+            else:
+                training.run()
+    except Exception as error:  # anyone's class can fail in any way
+        message = _explain(model, error, params)
+        if message is None:
+            raise
+        raise UserError(message) from error
+    return Trained(training.best_epoch, training.seconds, training.seconds_before)
+
+
+class Training:
+    """A model in training.
+
+    Attributes:
+        best_epoch: whose weights were saved last; the first is 1.
+        seconds_before: that training took before it was interrupted.
+    """
+
+    def __init__(
+        self,
+        model: BaseModel,
+        train_rows: Any,
+        valid_rows: Any,
+        params: Mapping[str, Any],
+        checkpoints: Checkpoints | None = None,
+    ):
+        self.model, self.rows, self.params, self.checkpoints = model, train_rows, params, checkpoints
+        self.step = TrainingStep(model, params)
+        self.best_epoch, self.seconds_before, self._started = 0, 0.0, time.monotonic()
+        # The first batch to train on, and the losses since the last evaluation. They are added up on the device:
+        # reading each of them would wait for it.
+        self._next_batch, self._losses = 0, _zero_on(model.device)
+        model.valid_gen = valid_rows
+        model._best_metric = np.inf if model._monitor_mode == "min" else -np.inf
+        model._stopping_steps = model._total_steps = model._batch_index = model._epoch_index = 0
+        model._stop_training = False
+        model._steps_per_epoch = len(train_rows)
+        if model._eval_steps is None:
+            model._eval_steps = model._steps_per_epoch
+
+    def run(self) -> None:
+        """Train to the end, from the last checkpoint on where there is one."""
+        model, epochs = self.model, self.params["epochs"]
+        saved = self.checkpoints.load(Path(model.checkpoint)) if self.checkpoints else None
+        if saved is not None:
+            self._go_on_from(saved)
+        else:
+            logging.info("Start training: %d batches/epoch", model._steps_per_epoch)
+            logging.info("************ Epoch=1 start ************")
+        while model._epoch_index < epochs and not model._stop_training:
+            self._train_epoch()
+            if not model._stop_training:
+                logging.info("************ Epoch=%d end ************", model._epoch_index + 1)
+                self._next_batch = 0
+                model._epoch_index += 1
+            self._save()
+        model._epoch_index = min(model._epoch_index, epochs - 1)
+        logging.info("Training finished.")
+        logging.info("Load best model: %s", model.checkpoint)
+        model.load_weights(model.checkpoint)
+
+    @property
+    def seconds(self) -> float:
+        """How long it took until now."""
+        return round(self.seconds_before + time.monotonic() - self._started, 3)
+
+    def _train_epoch(self) -> None:
+        model, first = self.model, self._next_batch
+        model.train()
+        if not first:
+            self._losses = _zero_on(model.device)
+            if (method := _method_of(model)) is not None:
+                method.on_epoch_begin(model._epoch_index)
+        for index, batch in enumerate(_batches_from(self.rows, model._epoch_index, first), start=first):
+            model._batch_index = index
+            model._total_steps += 1
+            self._losses += self.step(batch, index)
+            if model._total_steps % model._eval_steps == 0:
+                logging.info("Train loss: %.6f", self._losses.item() / model._eval_steps)
+                self._losses = _zero_on(model.device)
+                model.eval_step()
+            if model._stop_training:
+                break
+            self._next_batch = index + 1
+            if self.checkpoints and self.checkpoints.is_due and starts_anywhere(self.rows):
+                self._save()
+
+    @contextmanager
+    def saving_whole_files(self) -> Iterator[None]:
+        """In the block, FuxiCTR's early stopping saves weights, and compares metrics, with the checks of this class."""
+        self.model.save_weights, self.model.checkpoint_and_earlystop = self._save_best, self._evaluated
+        try:
+            yield
+        finally:  # or the model could be neither copied nor pickled
+            del self.model.save_weights, self.model.checkpoint_and_earlystop
+
+    def _save_best(self, checkpoint: str) -> None:
+        with explain_write_errors(Path(checkpoint), OTHER_MODEL_ROOT), replacing(checkpoint) as temporary:
+            type(self.model).save_weights(self.model, str(temporary))
+        self.best_epoch = self.model._epoch_index + 1
+
+    def _evaluated(self, metrics: Mapping[str, float], *args: Any, **kwargs: Any) -> None:
+        check_evaluation(self.model, metrics, self.params)
+        type(self.model).checkpoint_and_earlystop(self.model, metrics, *args, **kwargs)
+
+    def _save(self) -> None:
+        """Write a checkpoint."""
+        if self.checkpoints is None:
+            return
+        model, method = self.model, _method_of(self.model)
+        state = {
+            "model": model.state_dict(),
+            "optimizer": model.optimizer.state_dict(),
+            "gradients": self._unapplied_gradients(),
+            "scaler": self.step.precision.scaler and self.step.precision.scaler.state_dict(),
+            "method": {} if method is None else method.training_state(),
+            "counters": {name: getattr(model, name) for name in COUNTERS},
+            "next_batch": self._next_batch,
+            "losses": self._losses,
+            "best_epoch": self.best_epoch,
+            "seconds": self.seconds,
+            "random": random_states(model.device),
+        }
+        self.checkpoints.save(state, model._total_steps, Path(model.checkpoint))
+
+    def _unapplied_gradients(self) -> dict[str, torch.Tensor]:
+        """The gradients of a model that adds up those of several batches; of others, every step starts without any."""
+        if self.step.accumulated == 1:
+            return {}
+        return {name: weight.grad for name, weight in self.model.named_parameters() if weight.grad is not None}
+
+    def _go_on_from(self, saved: dict[str, Any]) -> None:
+        """Restore all that training depends on."""
+        model, method = self.model, _method_of(self.model)
+        model.load_state_dict(saved["model"])
+        model.optimizer.load_state_dict(saved["optimizer"])
+        weights = dict(model.named_parameters())
+        for name, gradient in saved["gradients"].items():
+            weights[name].grad = gradient.to(weights[name].device)
+        if self.step.precision.scaler is not None:
+            self.step.precision.scaler.load_state_dict(saved["scaler"])
+        for name, value in saved["counters"].items():
+            setattr(model, name, value)
+        self._next_batch, self._losses = saved["next_batch"], saved["losses"].to(model.device)
+        self.best_epoch, self.seconds_before = saved["best_epoch"], saved["seconds"]
+        if method is not None:
+            if self._next_batch:  # otherwise the epoch begins later
+                method.on_epoch_begin(model._epoch_index)
+            method.load_training_state(saved["method"])
+        restore_random_states(saved["random"], model.device)
+        logging.info(
+            "Training goes on from epoch %d, batch %d of %d",
+            *(model._epoch_index + 1, self._next_batch + 1, model._steps_per_epoch),
+        )
+
+
+def has_own_loop(model: BaseModel) -> bool:
+    """Whether the model's class does not train by FuxiCTR's `fit` and `train_epoch`."""
+    cls = model.backbone_cls if isinstance(model, EnhancedModel) else type(model)
+    return cls.fit is not BaseModel.fit or cls.train_epoch is not BaseModel.train_epoch
+
+
+def _method_of(model: BaseModel) -> Enhancement | None:
+    return model.enhancement if isinstance(model, EnhancedModel) else None
+
+
+def _zero_on(device: torch.device) -> torch.Tensor:
+    return torch.zeros((), dtype=torch.float64, device=device)
+
+
+def _batches_from(rows: Any, epoch: int, first: int) -> Iterator[Any]:
+    """The batches of an epoch from `first` on; a loader that starts at an epoch alone reads those before, too."""
+    if starts_anywhere(rows):
+        rows.start_at(epoch, first)
+        return iter(rows)
+    return islice(iter(rows), first, None)
+
+
+def _explain(model: BaseModel, error: Exception, params: Mapping[str, Any]) -> str | None:
+    """The message for an error in training that data, settings or model class caused; None for another."""
+    name = type(model).__name__
+    if isinstance(error, UserError):
+        return None
+    if isinstance(error, KeyError) and str(error).strip("'").endswith("_pred"):
+        return f"forward of {name} returns no {error}; return a dict that has it"
+    # The messages of metrics and of torch's cross entropy for predictions that are NaN.
+    if isinstance(error, ValueError | RuntimeError) and any(sign in str(error) for sign in ("NaN", "between 0 and 1")):
+        return f"training diverged: predictions are NaN; lower learning_rate (now {params['learning_rate']})"
+    if model._total_steps > 1:
+        return None
+    if message := vectors_refused(name, model.feature_map, error):
+        return message
+    data = f"data set {model.feature_map.dataset_id!r}"
+    message = f"{name} fails in its first step of training on {data} ({type(error).__name__}: {reason_of(error)})"
+    own_batches = type(model).get_inputs is not BaseModel.get_inputs
+    if params.get("user_info") and not own_batches:
+        return f"{message}; the data has long sequences, which LongCTR models take: LongCTR/DIN of --zoo DIR, say"
+    if own_batches and not params.get("user_info"):
+        return f"{message}; if it is a LongCTR model, it needs data with user_info and item_info"
+    return message

@@ -1,0 +1,87 @@
+"""One step of training: forward pass, loss, backward pass, clipping of gradients and the optimizer's step."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor, nn
+
+from fuxictr_llm.enhancement.model import EnhancedModel
+from fuxictr_llm.training.optimizers import clip_gradients
+from fuxictr_llm.training.precision import Precision
+
+MAX_GRADIENT_NORM = 10.0  # FuxiCTR's, where a config names none
+
+
+class ForwardAndLoss(nn.Module):
+    """A model's forward pass and loss as one module, so that several processes can share its work.
+
+    Args:
+        model: any FuxiCTR model; the forward pass is its own, and so is the loss.
+        precision: of the forward pass; the loss is computed in float32.
+    """
+
+    def __init__(self, model: BaseModel, precision: Precision):
+        super().__init__()
+        self.model, self.precision = model, precision
+
+    def forward(self, batch: Any) -> Tensor:
+        """The loss of a batch, a scalar."""
+        with self.precision.autocast(self.model.device):
+            outputs = self.model.forward(batch)
+        return self.model.compute_loss(self.precision.in_float32(outputs), self.model.get_labels(batch))
+
+
+class TrainingStep:
+    """Trains a model on one batch after the other; in float32 the numbers are those of FuxiCTR's `train_step`.
+
+    The gradients of several batches are added up where the model has `accumulation_steps` (FuxiCTR's LongCTR models).
+    A model with a `train_step` of its own otherwise is trained by that.
+
+    Args:
+        model: any FuxiCTR model, on its device.
+        params: `max_gradient_norm` and `precision` are read.
+    """
+
+    def __init__(self, model: BaseModel, params: Mapping[str, Any]):
+        self.model = model
+        self.max_gradient_norm = model._max_gradient_norm = params.get("max_gradient_norm", MAX_GRADIENT_NORM)
+        self.accumulated = getattr(model, "accumulation_steps", 1)
+        self.precision = Precision.from_params(params, model.device)
+        self.is_own = has_own_step(model)
+        self.module: nn.Module = ForwardAndLoss(model, self.precision)
+
+    def __call__(self, batch: Any, index: int) -> Tensor:
+        """Train on a batch.
+
+        Args:
+            index: of the batch in its epoch.
+
+        Returns:
+            The loss, a scalar without gradients on the model's device: reading it waits for the device.
+        """
+        if self.is_own:
+            return self.model.train_step(batch).detach()
+        if self.accumulated == 1:
+            self.model.optimizer.zero_grad()
+        loss = self.module(batch)
+        if self.accumulated > 1:
+            loss = loss / self.accumulated
+        self.precision.scaled(loss).backward()
+        if (index + 1) % self.accumulated == 0:
+            self._apply_gradients()
+        return loss.detach()
+
+    def _apply_gradients(self) -> None:
+        optimizer = self.model.optimizer
+        self.precision.unscale(optimizer)
+        clip_gradients(self.model, self.max_gradient_norm)
+        self.precision.step(optimizer)
+        if self.accumulated > 1:
+            optimizer.zero_grad()
+
+
+def has_own_step(model: BaseModel) -> bool:
+    """Whether the model's class has a training step of its own that does more than to add up gradients."""
+    cls = model.backbone_cls if isinstance(model, EnhancedModel) else type(model)
+    return cls.train_step is not BaseModel.train_step and not hasattr(model, "accumulation_steps")
