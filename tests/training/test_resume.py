@@ -1,6 +1,7 @@
 """Training that is interrupted anywhere and goes on ends with the weights of one that is not."""
 
 import copy
+import logging
 import random
 
 import numpy as np
@@ -71,7 +72,7 @@ def test_killed_at_every_batch_it_ends_as_if_it_were_not(name, method, tmp_path)
 @pytest.mark.parametrize("teacher", [JointTeacher, ShuffledTeacher])
 @pytest.mark.parametrize("name", ["DeepFM", "DIN"])
 def test_a_teacher_goes_on_too(name, teacher, tmp_path):
-    changes = {"epochs": 3, "schedule": "joint", "warmup_epochs": 1} if teacher is JointTeacher else {"epochs": 2}
+    changes = {"epochs": 3, "schedule": "joint", "warmup_epochs": 1} if teacher is JointTeacher else {"epochs": 3}
     whole = start(name, "ELEC", tmp_path / "whole", teacher=teacher, **changes)
     for survived in (1, 3, 2):
         killed(name, "ELEC", tmp_path / "parts", survived=survived, teacher=teacher, **changes)
@@ -114,17 +115,32 @@ def test_what_is_saved_comes_back_as_it_was(tmp_path):
     assert_same(loaded, {**state, "scalar": 0.5, "infinite": -np.inf})
 
 
-def whole_and_half(tmp_path, survived=4):
-    """An uninterrupted training, and the folder of one that was killed."""
-    whole = start("DeepFM", "LLaCTR", tmp_path / "whole")
-    killed("DeepFM", "LLaCTR", tmp_path / "half", survived=survived)
-    return whole, tmp_path / "half"
+def small(folder, **options):
+    return start("FM", None, folder, epochs=2, **options)
 
 
-@pytest.mark.parametrize("name", [STATE, "state.json", "best.model", MANIFEST])
-@pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
-def test_a_damaged_checkpoint_is_not_used(name, damage, tmp_path, caplog):
-    whole, folder = whole_and_half(tmp_path)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A training that was not interrupted."""
+    return small(tmp_path_factory.mktemp("whole") / "run")
+
+
+@pytest.fixture
+def folder(tmp_path, caplog):
+    """The folder of a training that was killed in its second epoch."""
+    caplog.set_level(logging.INFO)
+    with pytest.raises(Killed):
+        small(tmp_path / "half", survived=4)
+    caplog.clear()
+    return tmp_path / "half"
+
+
+DAMAGES = [("cut", STATE), ("changed", STATE), ("missing", STATE), ("changed", "state.json"), ("cut", "best.model")]
+DAMAGES += [("missing", "best.model"), ("cut", MANIFEST), ("changed", MANIFEST), ("missing", MANIFEST)]
+
+
+@pytest.mark.parametrize(("damage", "name"), DAMAGES)
+def test_a_damaged_checkpoint_is_not_used(name, damage, whole, folder, caplog):
     (checkpoint,) = (folder / "checkpoint").glob("step-*")
     content = bytearray((checkpoint / name).read_bytes())
     (checkpoint / name).unlink()
@@ -133,7 +149,7 @@ def test_a_damaged_checkpoint_is_not_used(name, damage, tmp_path, caplog):
     elif damage == "changed":
         content[len(content) // 2] ^= 1
         (checkpoint / name).write_bytes(content)
-    resumed = start("DeepFM", "LLaCTR", folder)
+    resumed = small(folder)
     assert_equal_training(resumed, whole)
     assert "goes on from" not in caplog.text
 
@@ -146,24 +162,20 @@ def test_a_damaged_checkpoint_is_not_used(name, damage, tmp_path, caplog):
         ({"code": 1}, "made with another code"),
     ],
 )
-def test_a_checkpoint_of_something_else_is_not_used_and_says_so(change, message, tmp_path, caplog):
-    whole, folder = whole_and_half(tmp_path)
-    caplog.clear()
-    assert_equal_training(start("DeepFM", "LLaCTR", folder, made_from={**MADE_FROM, **change}), whole)
+def test_a_checkpoint_of_something_else_is_not_used_and_says_so(change, message, whole, folder, caplog):
+    assert_equal_training(small(folder, made_from={**MADE_FROM, **change}), whole)
     assert message in caplog.text
     assert "training starts anew" in caplog.text
 
 
-def test_a_checkpoint_of_another_version_is_not_used_and_says_so(tmp_path, caplog):
-    _, folder = whole_and_half(tmp_path)
+def test_a_checkpoint_of_another_version_is_not_used_and_says_so(folder, caplog):
     (manifest,) = (folder / "checkpoint").glob(f"step-*/{MANIFEST}")
     write_json(manifest, {**read_json(manifest), "version": 0})
-    start("DeepFM", "LLaCTR", folder)
+    small(folder)
     assert "another version" in caplog.text
 
 
-def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path, monkeypatch, caplog):
-    whole, folder = whole_and_half(tmp_path)
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(whole, folder, monkeypatch, caplog):
     (before,) = (folder / "checkpoint").glob("step-*")
 
     def full(*_, **__):
@@ -171,18 +183,18 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_training(tmp_path, monkeyp
 
     with monkeypatch.context() as patched:
         patched.setattr("fuxictr_llm.training.checkpoints.save_file", full)
-        killed("DeepFM", "LLaCTR", folder, survived=2)
+        with pytest.raises(Killed):
+            small(folder, survived=1)
     assert "No space left on device" in caplog.text
     assert [*(folder / "checkpoint").glob("step-*")] == [before]
     assert not [*(folder / "checkpoint").glob(".*")]
-    assert_equal_training(start("DeepFM", "LLaCTR", folder), whole)
+    assert_equal_training(small(folder), whole)
 
 
-def test_a_second_process_leaves_the_checkpoints_alone(tmp_path, caplog):
-    _, folder = whole_and_half(tmp_path)
+def test_a_second_process_leaves_the_checkpoints_alone(folder, caplog):
     before = sorted(path.name for path in (folder / "checkpoint").iterdir())
     with Checkpoints(folder / "checkpoint", MADE_FROM, 0):
-        start("DeepFM", "LLaCTR", folder)
+        small(folder)
     assert "is in use by another process" in caplog.text
     assert sorted(path.name for path in (folder / "checkpoint").iterdir()) == before
 
@@ -194,9 +206,10 @@ def test_without_minutes_there_are_no_checkpoints(tmp_path):
 
 def test_a_loader_that_starts_at_an_epoch_alone_goes_on_from_one(tmp_path, caplog):
     """FuxiCTR's Ray loader; the batches of a list have the same order in every epoch."""
+    caplog.set_level(logging.INFO)
 
     def train(folder, survived=None):
-        model, rows, params = make("DeepFM", "LLaCTR", folder)
+        model, rows, params = make("FM", None, folder)
         batches = [*rows.batches, *rows.batches]
 
         class OnlyWhole(list):
