@@ -23,7 +23,7 @@ from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import read_json, write_json
-from fuxictr_llm.common.yamls import read_yaml
+from fuxictr_llm.common.formats import read_yaml
 from fuxictr_llm.config.sources import packaged_configs
 from fuxictr_llm.data.fills import Counts, TakesLists, filled_values, summed, text_of
 from fuxictr_llm.data.processors import ScalesConstants

@@ -20,8 +20,7 @@ from fuxictr_llm.common.files import (
 )
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.published import check_published, how_to_get
-from fuxictr_llm.data.sets import amazon, movielens
-from fuxictr_llm.data.sets.originals import find_originals
+from fuxictr_llm.data.sets import amazon, find_originals, movielens
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 

@@ -27,7 +27,7 @@ _HOMES = {
     "Distilled": "student",
     "distilled": "student",
 }
-__all__ = [*_HOMES]
+__all__ = ["DistillationConfig", *_HOMES]
 
 
 @dataclass(config=STRICT, kw_only=True)

@@ -5,8 +5,8 @@ import warnings
 import numpy as np
 import pytest
 
+from fuxictr_llm.leaderboard.report import PairedGain
 from fuxictr_llm.leaderboard.report.evidence import summarize
-from fuxictr_llm.leaderboard.report.gains import PairedGain
 from fuxictr_llm.leaderboard.report.plot_parts import PALE, limits_of
 from fuxictr_llm.leaderboard.report.plots import TOGETHER, figures, png_of
 from support_tables import STRANGE, runs, shifted, slices

@@ -15,7 +15,7 @@ from rich.table import Table
 from fuxictr_llm import registry
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import explain_write_errors, replacing
-from fuxictr_llm.common.markdown import escaped, list_of, table_of
+from fuxictr_llm.common.formats import escaped, list_of, table_of
 from fuxictr_llm.config.resolve import Experiment, load_experiment
 from fuxictr_llm.config.sources import model_entry_names
 from fuxictr_llm.data.prepare import prepare_raw_data

@@ -12,7 +12,7 @@ from fuxictr_llm import registry
 from fuxictr_llm.common.checks import check_value
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of
-from fuxictr_llm.common.yamls import dump_yaml, read_yaml
+from fuxictr_llm.common.formats import dump_yaml, read_yaml
 from fuxictr_llm.config.keys import Positive, Seed
 from fuxictr_llm.config.resolve import Experiment, known_keys, load_experiment
 from fuxictr_llm.data import SPLITS

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm.common.errors import UserError, unknown
-from fuxictr_llm.common.yamls import read_yaml
+from fuxictr_llm.common.formats import read_yaml
 from fuxictr_llm.config.keys import DatasetKeys
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan

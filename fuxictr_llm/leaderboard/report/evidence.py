@@ -14,7 +14,7 @@ from statistics import fmean, median, stdev
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.leaderboard.plan.arms import Arm, controls_of
 from fuxictr_llm.leaderboard.plan.plan import PlannedRun
-from fuxictr_llm.leaderboard.report.gains import LEVEL, PairedGain, Spread, compare, holm
+from fuxictr_llm.leaderboard.report import LEVEL, PairedGain, Spread, compare, holm
 from fuxictr_llm.leaderboard.run.results import Failure, RunResult
 from fuxictr_llm.registry import find_method
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from fuxictr_llm.leaderboard.plan.plan import PLAIN
+from fuxictr_llm.leaderboard.report import PairedGain, compare
 from fuxictr_llm.leaderboard.report.evidence import VERDICTS, ArmRow, aucs_of
-from fuxictr_llm.leaderboard.report.gains import PairedGain, compare
 from fuxictr_llm.leaderboard.run.results import RunResult
 
 Runs = Mapping[tuple[str, str, str], Mapping[int, RunResult]]  # data set, backbone, name of the arm -> seed -> run

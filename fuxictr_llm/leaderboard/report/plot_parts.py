@@ -10,8 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 
 from fuxictr_llm.common.pictures import BLUE, DPI, GREY, ORANGE
+from fuxictr_llm.leaderboard.report import PairedGain
 from fuxictr_llm.leaderboard.report.evidence import PROVEN, ArmRow
-from fuxictr_llm.leaderboard.report.gains import PairedGain
 
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
 MARKERS_OF_CONTROLS = "sD^v<>"

@@ -15,8 +15,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fuxictr_llm.common.pictures import GREY
 from fuxictr_llm.common.runs import total
+from fuxictr_llm.leaderboard.report import PairedGain
 from fuxictr_llm.leaderboard.report.evidence import PROVEN, ArmRow
-from fuxictr_llm.leaderboard.report.gains import PairedGain
 from fuxictr_llm.leaderboard.report.overall import Runs, mean_gain, over_backbones, runs_by_row
 from fuxictr_llm.leaderboard.report.plot_parts import (
     GAINS,

@@ -18,7 +18,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of, explain_write_errors, read_json, remove_abandoned, replacing, write_json
 from fuxictr_llm.common.runs import seconds_of, total, versions
 from fuxictr_llm.data import SPLITS
-from fuxictr_llm.experiment.identity import source_digests
+from fuxictr_llm.experiment.record import source_digests
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, PlannedRun, run_key
 from fuxictr_llm.leaderboard.run.records import PACKAGE, data_digests, failure_problem, record_problem
 
