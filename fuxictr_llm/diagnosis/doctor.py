@@ -29,8 +29,7 @@ from fuxictr_llm.diagnosis.tiny import (
 )
 from fuxictr_llm.diagnosis.zoo_table import ZooRow, failed
 from fuxictr_llm.enhancement.anatomy import Anatomy, find_anatomy, tap_keys
-from fuxictr_llm.enhancement.base import Enhancement, NotTried
-from fuxictr_llm.enhancement.trace import ForwardTrace
+from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace, NotTried
 from fuxictr_llm.registry import find_backbone, find_method
 
 

@@ -22,8 +22,7 @@ from fuxictr_llm.common.checks import check_gpu
 from fuxictr_llm.common.errors import UserError, nearest, reason_of, unknown
 from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.config.origins import find_exported
-from fuxictr_llm.enhancement.folding import FOLDED
-from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.enhancement.model import FOLDED, enhance
 from fuxictr_llm.host.batches import labels_of, predictions_of, synthetic_batch, task_settings
 from fuxictr_llm.host.columns import as_tuples, make_feature_map, without_pretrained_files
 from fuxictr_llm.host.evaluated import INITIALIZER, check_columns

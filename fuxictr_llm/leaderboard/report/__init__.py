@@ -1,4 +1,9 @@
-"""What a leaderboard shows: evidence, tables, plots. Here: the gain of one arm over another at the same seeds."""
+"""What a leaderboard shows: evidence, tables, plots. Here are the statistics: spreads, paired gains, Holm's correction.
+
+A gain is the mean of the differences in AUC between two arms at their common seeds. Its 95 % interval is that of the
+paired t test and says how sure this one gain is. With one common seed there is a gain, but neither interval nor p;
+nor are there any where the difference is exactly the same at all seeds, which then are no independent evidence.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -16,8 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from fuxictr_llm.common.pictures import GREY
 from fuxictr_llm.common.runs import total
 from fuxictr_llm.leaderboard.report import PairedGain
-from fuxictr_llm.leaderboard.report.evidence import PROVEN, ArmRow
-from fuxictr_llm.leaderboard.report.overall import Runs, mean_gain, over_backbones, runs_by_row
+from fuxictr_llm.leaderboard.report.evidence import PROVEN, ArmRow, Runs, mean_gain, over_backbones, runs_by_row
 from fuxictr_llm.leaderboard.report.plot_parts import (
     GAINS,
     add_title,
@@ -36,6 +35,8 @@ FEWEST_ROWS = 100  # of a slice: the AUC of fewer rows is noise that would set t
 FIGURE_WIDTH = 7.5
 BAND = "#F3F3F3"
 TOGETHER = "all together"  # the band of the gains averaged over backbones
+MeanAndEach = tuple[PairedGain, list[PairedGain]]  # the gain averaged over backbones, and that of each
+OnSlices = dict[tuple[int, str], MeanAndEach]  # by the position of the slice and the method
 
 
 def figures(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> dict[str, Figure]:
@@ -168,10 +169,6 @@ def gain_by_frequency(dataset: str, rows: Sequence[ArmRow], runs: Runs, colours:
     several, pale = len({row.backbone for row in rows}) > 1, any(mean.interval is None for mean, _ in gains.values())
     add_title(figure, dataset, _of_methods(colours, methods), dots=several, pale=pale)
     return figure
-
-
-MeanAndEach = tuple[PairedGain, list[PairedGain]]  # the gain averaged over backbones, and that of each
-OnSlices = dict[tuple[int, str], MeanAndEach]  # by the position of the slice and the method
 
 
 def _gains_on_slice(rows: Sequence[ArmRow], runs: Runs, by: str, name: str) -> dict[str, MeanAndEach]:

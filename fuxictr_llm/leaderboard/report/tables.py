@@ -48,6 +48,10 @@ img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--l
   td.verdict { min-width: 11rem; } tr.control td.arm { padding-left: .9rem; } }
 ul { padding-left: 1.2rem; } li { margin: .3rem 0; } code { font-size: .85rem; }
 """
+OF_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    "<": "$<$", ">": "$>$", "…": r"\dots{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}  # fmt: skip
 
 
 def to_html(report: Report, pictures: Mapping[str, bytes] | None = None) -> str:
@@ -104,12 +108,6 @@ def _picture(name: str, content: bytes) -> str:
     data = base64.b64encode(content).decode()
     alt = escape(name.removesuffix(".png").replace("_", " "))
     return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"></figure>'
-
-
-OF_LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
-    "<": "$<$", ">": "$>$", "…": r"\dots{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-}  # fmt: skip
 
 
 def write_all(
