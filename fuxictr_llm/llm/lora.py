@@ -20,7 +20,7 @@ from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import OTHER_CACHE, explain_write_errors
 from fuxictr_llm.common.processes import from_main, process_state
 from fuxictr_llm.config.language_models import LoraKeys
-from fuxictr_llm.llm.tuning_progress import (
+from fuxictr_llm.llm.progress import (
     BestEpoch,
     FiniteGradients,
     Progress,

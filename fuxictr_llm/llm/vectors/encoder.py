@@ -24,8 +24,8 @@ from fuxictr_llm.common.files import digest_of, digest_of_file, merged
 from fuxictr_llm.common.runs import Run, total
 from fuxictr_llm.config.language_models import RowTextsConfig, ValueVectorsConfig
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
+from fuxictr_llm.llm.progress import UnfinishedShard
 from fuxictr_llm.llm.texts.row_texts import RowIndex, sha256_of_texts
-from fuxictr_llm.llm.unfinished import Unfinished
 from fuxictr_llm.llm.vectors.given import given_stores
 from fuxictr_llm.llm.vectors.store import Shard, ShardWriter, VectorStore, find_or_write, part_of
 
@@ -190,7 +190,7 @@ class TextEncoder:
         wholes = [f"{head} {text}" if head else text for text in texts[start:stop]]
         logging.info("Encoding texts %d to %d of %d with %s", start + 1, stop, len(texts), self.config.language_model)
         limit = len(model.tokens(head)) + self.settings[_limit_key(self.config)]
-        kept = Unfinished(part_of(folder, start), self._show)
+        kept = UnfinishedShard(part_of(folder, start), self._show)
         return model.encode(wholes, limit=limit, kept=kept).numpy(), kept.cut
 
     @property
