@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fuxictr_llm.commands.options import Commands, add_zoo, chosen_gpu, default_jobs, new_command
+from fuxictr_llm.commands import Commands, add_zoo, chosen_gpu, default_jobs, new_command
 from fuxictr_llm.common.errors import UserError
 
 if TYPE_CHECKING:

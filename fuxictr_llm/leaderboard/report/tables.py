@@ -14,9 +14,10 @@ from typing import Any
 
 from fuxictr_llm.common.files import explain_write_errors, replacing
 from fuxictr_llm.common.formats import LEFT, RIGHT, escaped, list_of, table_of
+from fuxictr_llm.common.pictures import png_of
 from fuxictr_llm.leaderboard.report import PairedGain
 from fuxictr_llm.leaderboard.report.evidence import METRICS, VERDICTS, ArmRow
-from fuxictr_llm.leaderboard.report.plots import figures, png_of
+from fuxictr_llm.leaderboard.report.plots import figures
 from fuxictr_llm.leaderboard.report.report import WORD_COLUMNS, Report, Table, make_report
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Failure, RunResult
 

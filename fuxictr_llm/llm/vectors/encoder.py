@@ -24,7 +24,6 @@ from fuxictr_llm.common.files import digest_of, digest_of_file, merged
 from fuxictr_llm.common.runs import Run, total
 from fuxictr_llm.config.language_models import RowTextsConfig, ValueVectorsConfig
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
-from fuxictr_llm.llm.progress import UnfinishedShard
 from fuxictr_llm.llm.texts.row_texts import RowIndex, sha256_of_texts
 from fuxictr_llm.llm.vectors.given import given_stores
 from fuxictr_llm.llm.vectors.store import Shard, ShardWriter, VectorStore, find_or_write, part_of
@@ -186,6 +185,8 @@ class TextEncoder:
                 yield shard
 
     def _make(self, texts: Sequence[str], head: str, folder: Path, start: int, stop: int) -> tuple[np.ndarray, int]:
+        from fuxictr_llm.llm.progress import UnfinishedShard  # heavy, as what loads the model
+
         model = self.model
         wholes = [f"{head} {text}" if head else text for text in texts[start:stop]]
         logging.info("Encoding texts %d to %d of %d with %s", start + 1, stop, len(texts), self.config.language_model)

@@ -13,8 +13,8 @@ from typing import Any
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.language_models import RowTextsConfig
-from fuxictr_llm.data.vector_files import check_width, keys_as_text, read_vectors
 from fuxictr_llm.host.columns import feature_columns
+from fuxictr_llm.host.embeddings import check_width, keys_as_text, read_vectors
 from fuxictr_llm.llm.model_files import digest_of_model
 from fuxictr_llm.llm.texts.row_texts import UnitTexts
 from fuxictr_llm.llm.texts.sentences import vocabulary_of
