@@ -24,6 +24,9 @@ from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import digest_of
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
+VARIABLE = "FUXICTR_ZOO"
+BASES = ("BaseModel", "MultiTaskModel")
+SCRIPTS = ("run_expid.py", "fuxictr_version.py")
 
 
 def import_file(path: Path, root: Path, prefix: str) -> ModuleType:
@@ -91,11 +94,6 @@ def syntax_error(error: SyntaxError, path: Path) -> UserError:
     """The error for a file that Python cannot parse; `path` names it where Python's own error does not."""
     line = f", line {error.lineno}" if error.lineno else ""  # Python gives none for null bytes
     return UserError(f"file {error.filename or str(path)!r}{line}: {error.msg}")
-
-
-VARIABLE = "FUXICTR_ZOO"
-BASES = ("BaseModel", "MultiTaskModel")
-SCRIPTS = ("run_expid.py", "fuxictr_version.py")
 
 
 @dataclass(frozen=True)

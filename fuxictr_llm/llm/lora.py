@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 LORA = "lora_"
+SAVE_STEPS = 10
+# Up to so many steps each one's loss is kept, above that the mean of every SAVE_STEPS.
+STEPS_LOGGED_ALONE = 200
 
 
 def with_adapter(model: nn.Module, config: Any) -> "PeftModel":
@@ -104,11 +107,6 @@ def _unfit(adapter: Path, reason: str) -> UserError:
         f"the adapter {str(adapter)!r} cannot be merged into the language model: {reason}; remove it to have it tuned "
         "anew, or take the language model that it was tuned from"
     )
-
-
-SAVE_STEPS = 10
-# Up to so many steps each one's loss is kept, above that the mean of every SAVE_STEPS.
-STEPS_LOGGED_ALONE = 200
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,10 @@ from fuxictr_llm.serving.config import AGAIN, CONFIG, read_config
 # Besides its weights, building a model makes masks, indices and what initializers need.
 SPARE_NUMBERS, SPARE_TENSORS = 2**24, 10_000
 ALLOWED_RATIO = 8
+WEIGHTS = "model.safetensors"
+SLICE_ROWS = 8192
+# Arguments that FuxiCTR's constructors need and serving does not use.
+UNUSED = {"optimizer": "adam", "loss": "binary_crossentropy", "metrics": ["AUC"], "verbose": 0, "model_root": "unused"}
 
 
 class AllocatingAtMost(TorchDispatchMode):
@@ -63,12 +67,6 @@ def _numbers_of(func: Any, args: Iterable[Any]) -> int | None:
         if isinstance(args[0], list | torch.Size) and all(isinstance(size, int) for size in args[0]):
             return math.prod(args[0])
     return None
-
-
-WEIGHTS = "model.safetensors"
-SLICE_ROWS = 8192
-# Arguments that FuxiCTR's constructors need and serving does not use.
-UNUSED = {"optimizer": "adam", "loss": "binary_crossentropy", "metrics": ["AUC"], "verbose": 0, "model_root": "unused"}
 
 
 class ServedModel:

@@ -30,6 +30,10 @@ from fuxictr_llm.llm.vectors.store import Shard, ShardWriter, VectorStore, find_
 
 Item = TypeVar("Item")
 ERROR = "error"
+KIND = "text_vectors"
+SHOW_PROGRESS_FROM = 500
+# Raise it when the same settings would give other vectors.
+VERSION = 2
 
 
 def ray_map(
@@ -91,12 +95,6 @@ class _Worker:
             return {key: [value] for key, value in asdict(self.function(item)).items()}
         except UserError as error:  # Ray would wrap it
             return {ERROR: [str(error)]}
-
-
-KIND = "text_vectors"
-SHOW_PROGRESS_FROM = 500
-# Raise it when the same settings would give other vectors.
-VERSION = 2
 
 
 class TextEncoder:

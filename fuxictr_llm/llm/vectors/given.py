@@ -23,6 +23,7 @@ from fuxictr_llm.llm.vectors.store import MANIFEST, VectorStore
 AFFECTS_VECTORS = False  # see common/code_digest.py
 
 OTHER_TEXTS = "was made from other texts"
+NOTE = "given_vectors"
 
 
 def given_stores(
@@ -102,9 +103,6 @@ def _problem_of_tuning(store: VectorStore, tuned: bool) -> str | None:
         return None
     there, here = ("an untuned", "lora") if tuned else ("a tuned", "frozen")
     return f"is of {there} language model, and tuning is {here}"
-
-
-NOTE = "given_vectors"
 
 
 def note_matches(run: Run, name: str) -> None:
