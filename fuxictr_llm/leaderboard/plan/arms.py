@@ -222,3 +222,9 @@ def data_digests(params: Mapping[str, Any]) -> dict[str, Any] | None:
         return {split: [digest_of_file(path) for path in paths] for split, paths in files.items()}
     except (OSError, UserError):
         return None
+
+
+def digest_of_data_keys(params: Mapping[str, Any]) -> str:
+    """A digest of the config keys that `data_digests` depends on."""
+    keys = ("dataset_id", "data_root", "data_format", "rebuild_dataset", "user_info", "item_info")
+    return digest_of({key: params.get(key) for key in (*keys, *(f"{split}_data" for split in SPLITS))})

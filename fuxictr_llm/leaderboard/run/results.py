@@ -23,9 +23,8 @@ from fuxictr_llm.common.files import digest_of, explain_write_errors, read_json,
 from fuxictr_llm.common.runs import seconds_by_kind, versions
 from fuxictr_llm.config.keys import Count
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
-from fuxictr_llm.data import SPLITS
 from fuxictr_llm.experiment.record import source_digests
-from fuxictr_llm.leaderboard.plan.arms import data_digests
+from fuxictr_llm.leaderboard.plan.arms import data_digests, digest_of_data_keys
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, PlannedRun, run_key
 
 PACKAGE = "fuxictr-llm"
@@ -238,14 +237,9 @@ class Results:
 
     def data_of(self, run: PlannedRun) -> dict[str, Any] | None:
         """Digests of the files of its data set as they are now; None: they are not there (yet)."""
-        params = run.experiment.params
-        files = {key: params.get(key) for key in ("dataset_id", "data_root", "data_format", "rebuild_dataset")}
-        files |= {split: params.get(f"{split}_data") for split in SPLITS}
-        files |= {key: params.get(key) for key in ("user_info", "item_info")}
-        key = digest_of(files)
-        known = self._data  # a display asks in a thread of its own
+        key, known = digest_of_data_keys(run.experiment.params), self._data  # a display asks in a thread of its own
         if key not in known:
-            known[key] = data_digests(params)
+            known[key] = data_digests(run.experiment.params)
         return known[key]
 
     def forget_data(self) -> None:
