@@ -1,6 +1,6 @@
 """Config keys of language models: which one it is, how it is tuned, and how texts and vectors are made with it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -172,13 +172,6 @@ def moved_to_specs(params: dict[str, Any]) -> dict[str, Any]:
         if column.get("active", True)
     ]
     return {**params, "feature_cols": kept, "feature_specs": [*specs, *(params.get("feature_specs") or [])]}
-
-
-def specs_by_column(specs: list[dict[str, Any]] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and keys of each column in `feature_specs`, with lists of names split up."""
-    for spec in specs or ():
-        for name in spec["name"] if isinstance(spec["name"], list) else [spec["name"]]:
-            yield name, _without(spec, ("name",))
 
 
 def _without(mapping: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -67,11 +67,6 @@ class ArmRow:
     verdict: str = ""
     why: str = ""
 
-    @property
-    def backbone_key(self) -> tuple[str, str]:
-        """What the arms that are compared have in common."""
-        return self.dataset, self.backbone
-
 
 def summarize(
     results: Iterable[RunResult], failures: Iterable[Failure] = (), planned: Iterable[PlannedRun] = ()
