@@ -6,8 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import fuxictr_llm
-from fuxictr_llm.commands import bars, doctor, encode, export, leaderboard, prepare, run, verify, zoo
-from fuxictr_llm.commands.options import program
+from fuxictr_llm.commands import bars, doctor, encode, export, leaderboard, prepare, program, run, verify, zoo
 from fuxictr_llm.common.errors import UserError
 
 AFFECTS_RESULTS = False  # see common/code_digest.py

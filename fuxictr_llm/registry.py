@@ -2,7 +2,7 @@
 
 A backbone of ours is a file of its name in `model_zoo/backbones/`, a method a package of its name in
 `model_zoo/`. The models of a FuxiCTR checkout (`--zoo`) are backbones too, and win over ours of the same name; those
-that the fuxictr wheel installs (LongCTR) are there where neither has the name.
+that the fuxictr wheel installs (LongCTR) are taken where neither of the two has the name.
 Users add their own with `@register_backbone` or `register_method(...)`, or name a class as `package.module:Class` or
 `file.py:Class`.
 """
@@ -107,8 +107,8 @@ def find_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> type[
     Args:
         name: `DeepFM`, or `LongCTR/DIN` for one of FuxiCTR's classes of that name; a user's own is
             `package.module:Class` or `file.py:Class`.
-        where: what names it, for errors.
-        also: more names that would do, for errors: a config's entries.
+        where: what asks for it, for the error message.
+        also: more names that the error message lists as known: a config's entries.
 
     Raises:
         UserError: no such backbone, several have the name, its file fails, or it is no FuxiCTR model.
@@ -163,7 +163,7 @@ def find_method(name: str, where: str = "", also: Iterable[str] = ()) -> Registe
         UserError: no such method, or its file does not register it; `where` and `also` as for `find_backbone`.
     """
     if ":" in name:
-        return _users_method(name)
+        return _method_of_user(name)
     if name not in _methods:
         if name not in method_names():
             raise unknown("method", name, [*method_names(), *also], where)
@@ -171,7 +171,7 @@ def find_method(name: str, where: str = "", also: Iterable[str] = ()) -> Registe
     return _methods[name]
 
 
-def _users_method(name: str) -> RegisteredMethod:
+def _method_of_user(name: str) -> RegisteredMethod:
     from fuxictr_llm.enhancement.base import Enhancement
 
     cls = import_class(name, "method", Enhancement)
@@ -199,7 +199,7 @@ def find_model(name: str) -> type:
 
 
 def import_class(name: str, kind: str, base: type) -> type:
-    """The class that `package.module:Class` or `file.py:Class` names; `kind`, for errors, is what it must be.
+    """The class that `package.module:Class` or `file.py:Class` names; the error message calls it a `kind`.
 
     Raises:
         UserError: the module cannot be imported, lacks the class, or the class is no subclass of `base`.

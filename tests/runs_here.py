@@ -6,8 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from fuxictr_llm.leaderboard.plan.plan import Plan, PlannedRun
+from fuxictr_llm.leaderboard.run.engine import Job, work
 from fuxictr_llm.leaderboard.run.results import Failure, Results, RunResult
-from fuxictr_llm.leaderboard.run.worker import Job, work
 
 
 def run_here(folder: str) -> Callable[[Plan], Results]:

@@ -10,7 +10,7 @@ import torch
 
 from fuxictr_llm.common.files import digest_of_file, write_json
 from fuxictr_llm.common.runs import versions
-from fuxictr_llm.experiment.identity import source_digests
+from fuxictr_llm.experiment.record import source_digests
 from fuxictr_llm.leaderboard.plan.arms import run_key
 from fuxictr_llm.leaderboard.plan.plan import Plan
 from fuxictr_llm.leaderboard.run.engine import Listener, run_plan

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.yamls import read_yaml
+from fuxictr_llm.common.formats import read_yaml
 from fuxictr_llm.config import sources as config_sources
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.host.checkout import current_checkout

@@ -1,3 +1,129 @@
-"""The commands of `fuxictr-llm`, one a file: `add` declares its options, `execute` does the work."""
+"""The commands of `fuxictr-llm`, one a file: `add` declares its options, `execute` does the work.
+
+Here is what they share: options that several have, and the experiment that these name.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.processes import process_state, under_torchrun
+from fuxictr_llm.host.checkout import use_checkout
+
+if TYPE_CHECKING:  # importing it takes a second, which --help need not wait for
+    from fuxictr_llm.config.resolve import Experiment
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
+SCRIPT = "fuxictr-llm"  # what setup.py installs
+
+
+class Commands(Protocol):
+    """The subparsers of argparse, whose own type is private."""
+
+    def add_parser(self, name: str, *, help: str, description: str) -> argparse.ArgumentParser: ...
+
+
+class Options(Protocol):
+    """A parser, or a group of its options, whose own type is private."""
+
+    def add_argument(self, *names: str, **details: Any) -> Any: ...
+
+
+def program() -> str:
+    """The words that start this program: those that were typed, `fuxictr-llm` or `python -m fuxictr_llm`."""
+    return SCRIPT if Path(sys.argv[0]).stem == SCRIPT else "python -m fuxictr_llm"
+
+
+def new_command(
+    commands: Commands, name: str, function: Callable[[argparse.Namespace], None], text: str
+) -> argparse.ArgumentParser:
+    """A command that `function` carries out; `text` says what it does."""
+    parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(command=function)
+    return parser
+
+
+def add_command(
+    commands: Commands, name: str, function: Callable[[argparse.Namespace], None], text: str
+) -> argparse.ArgumentParser:
+    """A command as `new_command` makes it, with the options that choose an experiment (see `experiment_of`)."""
+    parser = new_command(commands, name, function, text)
+    parser.add_argument("--config", help="config directory or YAML file (default: the packaged benchmark_configs)")
+    parser.add_argument("--expid", help="{Backbone}[_{Method}]_{dataset_id}, or a label in the config")
+    parser.add_argument("--gpu", type=int, default=-1, help="index of the GPU, -1 for the CPU")
+    parser.add_argument("--seed", type=int, help="another seed than the config's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (may be given repeatedly)"
+    )
+    add_zoo(parser)
+    return parser
+
+
+def add_zoo(parser: Options) -> None:
+    """The option `--zoo`; a command calls `use_checkout(args.zoo)` before it asks for a backbone."""
+    text = "a FuxiCTR checkout or its model_zoo: its models win over ours (default: the variable FUXICTR_ZOO)"
+    parser.add_argument("--zoo", metavar="DIR", help=text)
+
+
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    """The option `--method`; a command calls `methods_of(args)` for all methods there are."""
+    text = "try this method too: file.py:Class or package.module:Class (may be given repeatedly)"
+    parser.add_argument("--method", action="append", default=[], metavar="FILE.py:CLASS", help=text)
+
+
+def methods_of(args: argparse.Namespace) -> list[str]:
+    """The names of all methods, those of `--method` among them."""
+    from fuxictr_llm.registry import find_method, method_names
+
+    for name in args.method:
+        find_method(name, where="--method")
+    return method_names()
+
+
+def experiment_of(
+    args: argparse.Namespace, defaults: Mapping[str, Any] | None = None, forced: Mapping[str, Any] | None = None
+) -> "Experiment":
+    """The resolved experiment; `forced` wins over `--set`, which wins over `defaults`, which win over the config."""
+    if not args.expid:
+        raise UserError("--expid is missing, for example --expid DeepFM_LLaCTR_movielens100k; --list shows the parts")
+    is_main = not under_torchrun() or process_state(args.gpu).is_main_process
+    logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(levelname)s %(message)s")
+    use_checkout(args.zoo)
+    from fuxictr_llm.config.resolve import load_experiment, parse_overrides
+
+    overrides = {**(defaults or {}), **parse_overrides(args.set), **(forced or {})}
+    return load_experiment(args.expid, args.config, seed=args.seed, overrides=overrides, gpu=chosen_gpu(args.gpu))
+
+
+def default_jobs() -> int:
+    """How many processes work at the same time where nothing is said: one a core, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(8, cores)
+
+
+def chosen_gpu(index: int) -> int:
+    """Hide all GPUs but the chosen one, so that every library takes that; its index among those left.
+
+    FuxiCTR would silently take the CPU for a GPU that is not there. Under torchrun each process takes its own.
+    """
+    if index < -1:
+        raise UserError(f"--gpu {index} is neither the index of a GPU nor -1 for the CPU")
+    if index == -1:
+        return index
+    index_left = 0
+    if under_torchrun():
+        index = index_left = process_state(index).local_process_index
+    else:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        indexes = [str(number) for number in range(index + 1)] if visible is None else visible.split(",")
+        os.environ["CUDA_VISIBLE_DEVICES"] = indexes[index] if index < len(indexes) else ""
+    import torch
+
+    if index_left >= torch.cuda.device_count():
+        raise UserError(f"--gpu {index}: this machine has no such GPU that torch can use; --gpu -1 takes the CPU")
+    return index_left

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from fuxictr_llm.commands.options import Commands, new_command
+from fuxictr_llm.commands import Commands, new_command
 
 
 def add(commands: Commands) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fuxictr_llm.commands.options import add_command, add_methods, chosen_gpu, experiment_of, methods_of
+from fuxictr_llm.commands import add_command, add_methods, chosen_gpu, experiment_of, methods_of
 from fuxictr_llm.common.errors import UserError, unknown
 
 if TYPE_CHECKING:

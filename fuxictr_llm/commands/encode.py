@@ -4,7 +4,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fuxictr_llm.commands.options import Commands, add_command, experiment_of
+from fuxictr_llm.commands import Commands, add_command, experiment_of
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import process_state
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fuxictr_llm.commands.options import Commands, add_zoo, chosen_gpu, default_jobs, new_command
+from fuxictr_llm.commands import Commands, add_zoo, chosen_gpu, default_jobs, new_command
 from fuxictr_llm.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -146,11 +146,10 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
 
 def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: "Console") -> "Plan":
     """The plan with each arm at its best settings."""
-    from fuxictr_llm.leaderboard.plan.search_space import read_space
     from fuxictr_llm.leaderboard.run.engine import locked_folder, run_plan
     from fuxictr_llm.leaderboard.run.progress import Display
     from fuxictr_llm.leaderboard.run.results import Results
-    from fuxictr_llm.leaderboard.run.tuning import TUNING_FOLDER, tune_arms
+    from fuxictr_llm.leaderboard.run.tuning import TUNING_FOLDER, read_space, tune_arms
 
     if args.tune is None or not args.space or args.tune < 1:
         raise UserError("--tune N, with N of 1 or more, and --space FILE.yaml go together")

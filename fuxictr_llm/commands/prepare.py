@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from fuxictr_llm.commands.options import Commands, add_command, experiment_of
+from fuxictr_llm.commands import Commands, add_command, experiment_of
 from fuxictr_llm.common.errors import UserError
 
 
@@ -36,7 +36,7 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def _take_published(params: dict, folder: Path) -> None:
-    from fuxictr_llm.data.published import published_files, take_published
+    from fuxictr_llm.data.prepare import published_files, take_published
 
     if not published_files(params):
         raise UserError(f"data set {params['dataset_id']!r} has neither prepare: nor md5: keys; leave out --raw")

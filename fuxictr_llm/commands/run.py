@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from fuxictr_llm.commands.options import Commands, add_command, experiment_of
+from fuxictr_llm.commands import Commands, add_command, experiment_of
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.host.checkout import use_checkout
 

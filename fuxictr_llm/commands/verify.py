@@ -4,7 +4,7 @@ import argparse
 import time
 from pathlib import Path
 
-from fuxictr_llm.commands.options import Commands, add_zoo, chosen_gpu, new_command
+from fuxictr_llm.commands import Commands, add_zoo, chosen_gpu, new_command
 from fuxictr_llm.common.errors import UserError
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuxictr_llm.commands.options import add_methods, add_zoo, default_jobs, methods_of
+from fuxictr_llm.commands import add_methods, add_zoo, default_jobs, methods_of
 from fuxictr_llm.common.errors import UserError
 
 if TYPE_CHECKING:

@@ -12,6 +12,9 @@ from fuxictr_llm.common.errors import UserError
 
 # Strict: "8" is no number and true is no integer. What YAML has not read as the right type is an error.
 STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
+# A file name has at most 255 bytes on usual file systems. The names of a run's files add to its label the control, the
+# seed, a digest, endings such as `.field_similarities.png`, and those of unfinished files.
+LONGEST = 150
 
 
 def checked(config_cls: type[Any], params: Mapping[str, Any]) -> Any:
@@ -90,11 +93,6 @@ def check_gpu(gpu: int) -> None:
 
 def _wrong_value(key: str, value: Any, problem: str) -> UserError:
     return UserError(f"config key {key!r} is {value!r} ({type(value).__name__}): {problem[:1].lower()}{problem[1:]}")
-
-
-# A file name has at most 255 bytes on usual file systems. The names of a run's files add to its label the control, the
-# seed, a digest, endings such as `.field_similarities.png`, and those of unfinished files.
-LONGEST = 150
 
 
 def check_name(kind: str, name: str, where: str = "", longest: int = LONGEST) -> None:

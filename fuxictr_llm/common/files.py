@@ -33,6 +33,13 @@ NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 LONGEST = 100  # bytes of a path's name that its folder's name repeats; a name has at most 255
 
 _cleaned: set[Path] = set()
+# Hashing a gigabyte takes about a second: files above this size are hashed again only when their
+# size or time of change differs from the last time.
+REMEMBERED_ABOVE = 64 * 2**20
+OTHER_CACHE = "move the cache with FUXICTR_LLM_CACHE"
+# Messages of safetensors and torch where a disk is full: neither raises an OSError.
+TORCH_WRITE_ERRORS = ("file write failed", "failed writing file", "unexpected pos", "iostream error")
+WRITE_ERRORS = ("I/O error", "IoError", "os error", *TORCH_WRITE_ERRORS)
 
 
 @contextlib.contextmanager
@@ -118,20 +125,9 @@ def _remove(folder: Path) -> None:
         folder.rmdir()
 
 
-# Hashing a gigabyte takes about a second: files above this size are hashed again only when their
-# size or time of change differs from the last time.
-REMEMBERED_ABOVE = 64 * 2**20
-OTHER_CACHE = "move the cache with FUXICTR_LLM_CACHE"
-
-
 def cache_dir() -> Path:
     """The folder of downloads, models and vectors; `FUXICTR_LLM_CACHE` moves it."""
     return Path(os.environ.get("FUXICTR_LLM_CACHE") or Path.home() / ".cache" / "fuxictr_llm").expanduser()
-
-
-# Messages of safetensors and torch where a disk is full: neither raises an OSError.
-TORCH_WRITE_ERRORS = ("file write failed", "failed writing file", "unexpected pos", "iostream error")
-WRITE_ERRORS = ("I/O error", "IoError", "os error", *TORCH_WRITE_ERRORS)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,13 @@
-"""Figures of what was learnt: K x K heat maps of fields, and the curves of a tuning.
+"""Figures: K x K heat maps of fields, the curves of a tuning, and what other figures share.
 
 Figures are matplotlib's own objects, without pyplot's state. Colours are safe for colour-blind readers.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +20,7 @@ from fuxictr_llm.common.files import replacing
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
 DPI = 150
+PNG: dict[str, Any] = {"format": "png", "bbox_inches": "tight", "pad_inches": 0.15}
 LONGEST_NAME = 18
 MOST_NAMES = 60
 MOST_FIELDS_WITH_NUMBERS = 12
@@ -103,8 +106,40 @@ def save_figures(figures: Mapping[str, Figure], files: Path) -> list[Path]:
     paths = [files.with_name(f"{files.name}.{name}.png") for name in figures]
     for path, figure in zip(paths, figures.values(), strict=True):
         with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", bbox_inches="tight", pad_inches=0.15)
+            figure.savefig(temporary, **PNG)
     return paths
+
+
+def png_of(figure: Figure) -> bytes:
+    """The content of a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, **PNG)
+    return content.getvalue()
+
+
+def name_points(axis: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Names in a column to the left of the axes, moved apart, each with a thin line to its point."""
+    low, high = axis.get_ylim()
+    step = 0.055 * (high - low)
+    names = sorted(points, key=lambda name: points[name][1])
+    wanted = [points[name][1] for name in names]
+    up, down = wanted[:], wanted[:]
+    for index in range(1, len(names)):
+        up[index] = max(up[index], up[index - 1] + step)
+        down[-index - 1] = min(down[-index - 1], down[-index] - step)
+    for name, place in zip(names, np.mean([up, down], axis=0), strict=True):  # as far apart as both, and between them
+        axis.annotate(
+            name,
+            points[name],
+            xytext=(-0.02, place),
+            textcoords=axis.get_yaxis_transform(),
+            fontsize=9,
+            ha="right",
+            va="center",
+            annotation_clip=False,
+            parse_math=False,
+            arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.6, "shrinkA": 1, "shrinkB": 4},
+        )
 
 
 def _without_diagonal(matrix: np.ndarray) -> np.ndarray:

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 # The main process may download, build and encode for hours while the others wait.
 PATIENCE = timedelta(days=1)
+AFFECTS_RESULTS = False  # see common/code_digest.py
+# Every library has threads of its own, and reads how many when it is loaded.
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
+SECONDS_TO_TIDY_UP = 10  # after the result is sent; then the process is killed
+TaskT = TypeVar("TaskT")
+ValueT = TypeVar("ValueT")
+Context = ForkServerContext | ForkContext
+STARTED = "started"
 
 
 def under_torchrun() -> bool:
@@ -47,25 +55,6 @@ def from_main(compute: Callable[[], Answer]) -> Answer:
 
     answers = [compute() if process_state().is_main_process else None]
     return broadcast_object_list(answers)[0]
-
-
-AFFECTS_RESULTS = False  # see common/code_digest.py
-
-
-# Every library has threads of its own, and reads how many when it is loaded.
-THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS", "RAYON_NUM_THREADS")
-
-
-SECONDS_TO_TIDY_UP = 10  # after the result is sent; then the process is killed
-
-
-TaskT = TypeVar("TaskT")
-
-
-ValueT = TypeVar("ValueT")
-
-
-Context = ForkServerContext | ForkContext
 
 
 @dataclass(frozen=True)
@@ -177,9 +166,6 @@ def _lost(exit_code: int | None) -> Lost:
         return Lost(f"its process ended with exit code {exit_code}")
     name = signal.Signals(-exit_code).name
     return Lost(f"its process was killed by {name}", name)
-
-
-STARTED = "started"
 
 
 def serve(

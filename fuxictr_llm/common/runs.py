@@ -13,6 +13,14 @@ from typing import Any
 from fuxictr.features import FeatureMap
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
+# Some only because BARS lists them.
+PACKAGES = (
+    *("fuxictr-llm", "fuxictr", "torch", "transformers", "peft", "polars", "numpy", "ray", "pandas", "scipy"),
+    *("scikit-learn", "pyyaml", "h5py", "tqdm"),
+)
+# Stages that neither train nor test a network, nor have to do with a language model.
+DATA_STAGES = ("prepare data", "build data")
+KINDS = ("train", "test", "language_model")
 
 
 class Stages:
@@ -63,13 +71,6 @@ class Run:
     prepared: Any = None
 
 
-# Some only because BARS lists them.
-PACKAGES = (
-    *("fuxictr-llm", "fuxictr", "torch", "transformers", "peft", "polars", "numpy", "ray", "pandas", "scipy"),
-    *("scikit-learn", "pyyaml", "h5py", "tqdm"),
-)
-
-
 def seconds_of(stage: Mapping[str, Any]) -> float | None:
     """How long a stage's work took, the part done in earlier runs included; None where that is not known."""
     return stage.get("made_in", None if stage.get("cached") else stage["seconds"])
@@ -93,3 +94,22 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(PackageNotFoundError):
             installed[package] = version(package)
     return installed
+
+
+def seconds_by_kind(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """Seconds of each of KINDS, also of work that an earlier run did for it; what is not known is left out.
+
+    `train` counts all networks that the run needs. `language_model` is 0 where none was asked.
+    """
+    kinds: dict[str, list[float | None]] = {kind: [] for kind in KINDS}
+    for name, facts in stages.items():
+        if name not in DATA_STAGES:
+            kinds[_kind(name)].append(seconds_of(facts))
+    if "test" not in stages:
+        del kinds["test"]
+    totals = {kind: total(each) for kind, each in kinds.items()}
+    return {kind: seconds for kind, seconds in totals.items() if seconds is not None}
+
+
+def _kind(stage: str) -> str:
+    return "train" if stage.partition(" ")[0] == "train" else "test" if stage == "test" else "language_model"

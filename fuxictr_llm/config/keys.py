@@ -18,6 +18,24 @@ REGULARIZERS = ("embedding_regularizer", "net_regularizer", "method_regularizer"
 # FuxiCTR's metrics; it evaluates the name of an NDCG as code, so nothing else may get there.
 Metric = Annotated[str, Field(pattern=r"^(AUC|logloss|binary_crossentropy|gAUC|avgAUC|MRR|NDCG\(k=[0-9]+\))$")]
 GROUP_METRICS = ("gAUC", "avgAUC", "MRR", "NDCG")
+MAX_LEN = 50  # FuxiCTR's, where a config names none
+# Without one of these, FuxiCTR raises a KeyError deep inside.
+REQUIRED_OF_CSV = ("train_data", "feature_cols", "label_col")
+REQUIRED = (
+    "model",
+    "dataset_id",
+    "data_root",
+    "data_format",
+    "model_root",
+    "task",
+    "loss",
+    "metrics",
+    "optimizer",
+    "batch_size",
+    "epochs",
+    "seed",
+    "verbose",
+)
 
 
 class GivenVectors(TypedDict, total=False):
@@ -167,30 +185,8 @@ class DatasetKeys(TypedDict, total=False):
     field_config: str | None  # an entry of field_config/, or a YAML file: what the fields mean, in words
 
 
-MAX_LEN = 50  # FuxiCTR's, where a config names none
-
-
 class LongKeys(TypedDict, total=False):
     """Keys of LongCTR data, known where a data set has `user_info`: how a model gets the histories."""
 
     max_len: Positive
     padding: Literal["pre", "post"]
-
-
-# Without one of these, FuxiCTR raises a KeyError deep inside.
-REQUIRED_OF_CSV = ("train_data", "feature_cols", "label_col")
-REQUIRED = (
-    "model",
-    "dataset_id",
-    "data_root",
-    "data_format",
-    "model_root",
-    "task",
-    "loss",
-    "metrics",
-    "optimizer",
-    "batch_size",
-    "epochs",
-    "seed",
-    "verbose",
-)

@@ -1,6 +1,6 @@
 """Config keys of language models: which one it is, how it is tuned, and how texts and vectors are made with it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -8,6 +8,14 @@ from pydantic.dataclasses import dataclass
 
 from fuxictr_llm.common.checks import STRICT, checked
 from fuxictr_llm.common.errors import UserError, unknown
+
+# Keys of a table of longer texts: a csv or parquet file, its column of raw values, its column of texts.
+SIDE_TABLE = ("file", "key", "text")
+# The value of `pretrained_emb` that asks for a language model's vectors, in place of a file's name.
+LLM = "llm"
+SOURCES = ("llm", "random", "shuffled")
+# FuxiCTR's keys of a column with given vectors; they are no part of the built data set.
+COLUMN_KEYS = ("pretrained_emb", "pretrain_usage", "pretrain_dim", "freeze_emb")
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -57,10 +65,6 @@ class LoraKeys:
     lora_targets: list[str] | None = None
 
 
-# Keys of a table of longer texts: a csv or parquet file, its column of raw values, its column of texts.
-SIDE_TABLE = ("file", "key", "text")
-
-
 @dataclass(config=STRICT, kw_only=True)
 class RowTextsConfig(LanguageModelConfig):
     """Which texts a row has, and how the language model encodes them.
@@ -98,13 +102,6 @@ class RowTextsConfig(LanguageModelConfig):
                     raise unknown("key", key, SIDE_TABLE, where)
             if missing := [key for key in SIDE_TABLE if not table.get(key)]:
                 raise UserError(f"{where} lacks {missing[0]!r}; it needs {', '.join(SIDE_TABLE)}")
-
-
-# The value of `pretrained_emb` that asks for a language model's vectors, in place of a file's name.
-LLM = "llm"
-SOURCES = ("llm", "random", "shuffled")
-# FuxiCTR's keys of a column with given vectors; they are no part of the built data set.
-COLUMN_KEYS = ("pretrained_emb", "pretrain_usage", "pretrain_dim", "freeze_emb")
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -175,13 +172,6 @@ def moved_to_specs(params: dict[str, Any]) -> dict[str, Any]:
         if column.get("active", True)
     ]
     return {**params, "feature_cols": kept, "feature_specs": [*specs, *(params.get("feature_specs") or [])]}
-
-
-def specs_by_column(specs: list[dict[str, Any]] | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and keys of each column in `feature_specs`, with lists of names split up."""
-    for spec in specs or ():
-        for name in spec["name"] if isinstance(spec["name"], list) else [spec["name"]]:
-            yield name, _without(spec, ("name",))
 
 
 def _without(mapping: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fuxictr_llm import registry
 from fuxictr_llm.common.code_digest import CHECKOUT_PREFIX, FILE_PREFIX
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file
-from fuxictr_llm.host.checkout import VARIABLE, current_checkout, installed_zoo, is_of
+from fuxictr_llm.host.checkout import VARIABLE, current_checkout, installed_zoo, is_imported_as
 
 Kind = Literal["fuxictr-llm", "fuxictr", "checkout", "file", "module"]
 
@@ -58,9 +58,9 @@ def origin_of(cls: type) -> Origin:
 
 
 def _kind_and_name(cls: type, file: str | None) -> tuple[Kind, str]:
-    if is_of(cls, FILE_PREFIX):
+    if is_imported_as(cls, FILE_PREFIX):
         return "file", f"{file}:{cls.__qualname__}"
-    if is_of(cls, CHECKOUT_PREFIX):
+    if is_imported_as(cls, CHECKOUT_PREFIX):
         checkout = current_checkout()
         model = checkout.model_of(cls) if checkout else None
         if checkout and model:
@@ -73,70 +73,70 @@ def _kind_and_name(cls: type, file: str | None) -> tuple[Kind, str]:
     return "module", f"{cls.__module__}:{cls.__qualname__}"
 
 
-def find_exported(name: str, described: Mapping[str, Any], where: str, given: type | str | None = None) -> type:
-    """The class of an exported model, by its `Origin.portable`; no code that the export names is run.
+def find_exported(name: str, origin: Mapping[str, Any], where: str, given: type | str | None = None) -> type:
+    """The class of an exported model, by its origin; no code that the export names is run.
 
     Args:
         name: the model, as the export has it.
-        described: its `backbone`.
-        where: the file that has them, for errors.
+        origin: its `backbone`, an `Origin.portable`.
+        where: the file that names them, for error messages.
         given: the class or its name, where the caller gives one.
 
     Raises:
         UserError: there is no such class; it is of a FuxiCTR checkout and none is set; it is a user's and not loaded.
     """
     if given is not None:
-        cls = _given(given, name, where)
+        cls = _class_given(given, name, where)
     elif ":" in name:
-        cls = _known(name, where)
-    elif described.get("kind") == "checkout":
-        cls = _of_checkout(name, where)
-    elif described.get("kind") == "fuxictr":
-        cls = _of_wheel(name, where)
+        cls = _registered_class(name, where)
+    elif origin.get("kind") == "checkout":
+        cls = _class_in_checkout(name, where)
+    elif origin.get("kind") == "fuxictr":
+        cls = _class_in_wheel(name, where)
     else:
         cls = registry.find_own_backbone(name, where)
-    _warn_of_change(cls, name, described, where)
+    _warn_of_change(cls, name, origin, where)
     return cls
 
 
-def find_trained(name: str, described: Mapping[str, Any], where: str) -> type:
+def find_trained(name: str, origin: Mapping[str, Any], where: str) -> type:
     """The class of a run that was trained on this machine, by its `Origin.record`; `name` is the one in its config.
 
     Raises:
         UserError: there is no such class, or it is of a FuxiCTR checkout and none is set.
     """
-    if described.get("kind") == "checkout":
-        cls = _of_checkout(name, where)
-    elif described.get("kind") == "fuxictr":
-        cls = _of_wheel(described.get("name", name), where)
-    elif described.get("kind") == "fuxictr-llm":
-        cls = registry.find_own_backbone(described.get("name", name), where)
+    if origin.get("kind") == "checkout":
+        cls = _class_in_checkout(name, where)
+    elif origin.get("kind") == "fuxictr":
+        cls = _class_in_wheel(origin.get("name", name), where)
+    elif origin.get("kind") == "fuxictr-llm":
+        cls = registry.find_own_backbone(origin.get("name", name), where)
     else:  # a user's, or of a record without an origin
         cls = registry.find_backbone(name, where)
-    _warn_of_change(cls, name, described, where)
+    _warn_of_change(cls, name, origin, where)
     return cls
 
 
-def _of_checkout(name: str, where: str) -> type:
+def _class_in_checkout(name: str, where: str) -> type:
     if current_checkout() is None:
         raise UserError(f"{where} holds a {name} of a FuxiCTR checkout; set {VARIABLE} to one (or give --zoo)")
     return registry.find_backbone(name, where)
 
 
-def _of_wheel(name: str, where: str) -> type:
+def _class_in_wheel(name: str, where: str) -> type:
     model = installed_zoo().find(name)
     if model is None:
         raise UserError(f"{where} holds a {name} of the fuxictr package, and the one that is installed has none")
     return installed_zoo().load(model)
 
 
-def _warn_of_change(cls: type, name: str, described: Mapping[str, Any], where: str) -> None:
-    if described.get("sha256") and described["sha256"] != origin_of(cls).sha256:
+def _warn_of_change(cls: type, name: str, origin: Mapping[str, Any], where: str) -> None:
+    if origin.get("sha256") and origin["sha256"] != origin_of(cls).sha256:
         logging.warning("%s: the file of %s has changed since the model was trained", where, name)
 
 
-def _given(given: type | str, name: str, where: str) -> type:
-    """The class that the caller gives; another one than the export's would fail deep inside."""
+def _class_given(given: type | str, name: str, where: str) -> type:
+    """The class that the caller gives, checked: another one than the export's would fail deep inside."""
     cls = registry.find_backbone(given, "backbone") if isinstance(given, str) else given
     if not (isinstance(cls, type) and issubclass(cls, BaseModel)):
         raise UserError(f"backbone={given!r} is no class of a FuxiCTR model, nor a name of one")
@@ -145,7 +145,7 @@ def _given(given: type | str, name: str, where: str) -> type:
     return cls
 
 
-def _known(name: str, where: str) -> type:
+def _registered_class(name: str, where: str) -> type:
     """The class of a `package.module:Class` or `file.py:Class` that the caller has registered or named."""
     for cls in registry.known_classes():
         if name in (origin_of(cls).portable()[0], f"{cls.__module__}:{cls.__qualname__}"):

@@ -12,7 +12,7 @@ from fuxictr_llm import registry
 from fuxictr_llm.common.checks import check_label, check_name, check_value, checked, field_names, fits
 from fuxictr_llm.common.errors import UserError, nearest
 from fuxictr_llm.common.files import digest_of, replacing, writable_dir
-from fuxictr_llm.common.yamls import dump_yaml, parse_yaml
+from fuxictr_llm.common.formats import dump_yaml, parse_yaml
 from fuxictr_llm.config.column_keys import RENAMED, Unread, check_columns, without
 from fuxictr_llm.config.keys import (
     GROUP_METRICS,

@@ -13,7 +13,7 @@ from typing import Any
 from fuxictr_llm import registry
 from fuxictr_llm.common.checks import check_value
 from fuxictr_llm.common.errors import UserError, nearest, unknown
-from fuxictr_llm.common.yamls import read_yaml
+from fuxictr_llm.common.formats import read_yaml
 from fuxictr_llm.config.keys import DatasetKeys
 
 

@@ -37,12 +37,12 @@ from fuxictr_llm.common.files import (
 )
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.field_words import collecting
+from fuxictr_llm.data.prepare import check_published_there
 from fuxictr_llm.data.processors import code_of, find_processor, settings_of
-from fuxictr_llm.data.published import check_published_there
 from fuxictr_llm.data.raw import RawSplit, check_columns, check_shares, pretrained_files, raw_files
 from fuxictr_llm.data.raw_checks import check_labels_of, check_made, check_stored, check_values, normalizers
-from fuxictr_llm.data.vector_files import check_declared_vectors, with_used_vectors
 from fuxictr_llm.host.columns import feature_columns
+from fuxictr_llm.host.embeddings import check_declared_vectors, with_used_vectors
 
 SLICE_ROWS = 100_000
 # The config keys on which the built data depends, besides the raw files.

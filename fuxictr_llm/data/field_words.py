@@ -23,7 +23,7 @@ from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import read_json, write_json
-from fuxictr_llm.common.yamls import read_yaml
+from fuxictr_llm.common.formats import read_yaml
 from fuxictr_llm.config.sources import packaged_configs
 from fuxictr_llm.data.fills import Counts, TakesLists, filled_values, summed, text_of
 from fuxictr_llm.data.processors import ScalesConstants
@@ -33,6 +33,8 @@ MOST = 2000
 QUANTILES = 21
 # Ids that FuxiCTR reserves; they are no values.
 RESERVED = ("__PAD__", "__OOV__")
+_subclasses: dict[type[FeatureProcessor], type[FeatureProcessor]] = {}
+FIELD_CONFIG_KEYS = ("about", "fields", "values", "entities")
 
 
 class CollectsFieldTexts(FeatureProcessor):
@@ -94,9 +96,6 @@ class CollectsFieldTexts(FeatureProcessor):
     def __reduce__(self) -> tuple:
         state = {key: value for key, value in vars(self).items() if key not in ("_counts", "_raw")}
         return self._host.__new__, (self._host,), state
-
-
-_subclasses: dict[type[FeatureProcessor], type[FeatureProcessor]] = {}
 
 
 def collecting(host: type[FeatureProcessor]) -> type[FeatureProcessor]:
@@ -166,9 +165,6 @@ def values_for_missing(data_dir: Path, name: str) -> Counts:
     Of a data set that FuxiCTR built itself nothing is known.
     """
     return (read_json(data_dir / FILE) or {}).get(name, {}).get("filled", {})
-
-
-FIELD_CONFIG_KEYS = ("about", "fields", "values", "entities")
 
 
 def read_field_config(name: str | None) -> Mapping[str, Any]:

@@ -23,6 +23,10 @@ from fuxictr_llm.common.errors import UserError, reason_of
 # Between the values of a list, whatever `splitter` says: no value holds it, so that none is cut in two.
 SPLITTER = "\x1f\x1e"
 TEXT, WHOLE = ("str", str), ("int", int, "str", str)
+# What FuxiCTR fills in where a column does not say it.
+DEFAULTS = {"str": "", "int": 0, "float": 0.0}
+# Value -> [rows in which it stands for a missing one, rows in which it was read].
+Counts = dict[str, list[int]]
 
 
 class TakesLists(FeatureProcessor):
@@ -138,12 +142,6 @@ def _as_array(col: Mapping[str, Any], dtype: pl.DataType) -> pl.Expr:
         filled = lists.list.eval(pl.element().fill_null(fill))
         lists = pl.when(lists.is_null()).then(empty).otherwise(filled)
     return pl.when(lists.list.len() == width).then(lists).list.to_array(width).alias(col["name"])
-
-
-# What FuxiCTR fills in where a column does not say it.
-DEFAULTS = {"str": "", "int": 0, "float": 0.0}
-# Value -> [rows in which it stands for a missing one, rows in which it was read].
-Counts = dict[str, list[int]]
 
 
 def fill_of(col: Mapping[str, Any]) -> Any:

@@ -38,6 +38,9 @@ from fuxictr_llm.data.in_memory import (
 )
 from fuxictr_llm.host.batches import LongBatch
 
+INDEXES = ("user_index", "item_index", "seq_len")
+HISTORY = "full_item_seq"
+
 
 def make_loaders(feature_map: FeatureMap, params: Mapping[str, Any], stage: str) -> Any:
     """FuxiCTR's loaders for `stage` (train: train and valid; test: test), of the kind that `data_loader` says."""
@@ -102,12 +105,6 @@ def describe_data(params: Mapping[str, Any], data_dir: Path) -> dict[str, Any]:
     paths |= {key: data_files(params[key]) for key in ("user_info", "item_info") if params.get(key)}
     digests = {key: [digest_of_file(path) for path in files] for key, files in paths.items()}
     return {"dataset_id": params["dataset_id"], "sha256": digests}
-
-
-INDEXES = ("user_index", "item_index", "seq_len")
-
-
-HISTORY = "full_item_seq"
 
 
 class Histories:

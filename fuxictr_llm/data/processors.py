@@ -18,6 +18,9 @@ from fuxictr_llm.common.files import digest_of
 from fuxictr_llm.host.columns import feature_columns, label_columns
 from fuxictr_llm.registry import import_class
 
+# FuxiCTR's own, by the names of its modules.
+NAMED = {name: f"fuxictr.datasets.{name}:CustomizedFeatureProcessor" for name in ("avazu", "criteo", "kkbox")}
+
 
 class ScalesConstants(FeatureProcessor):
     """Mixed into a FeatureProcessor: the deviation of a column of one value is 0, which FuxiCTR takes for 1."""
@@ -33,10 +36,6 @@ class ScalesConstants(FeatureProcessor):
                     f"{stats_dict['min']} to {stats_dict['max']}; correct them, or leave normalizer out"
                 )
         super().fit_numeric_col(col, stats_dict)
-
-
-# FuxiCTR's own, by the names of its modules.
-NAMED = {name: f"fuxictr.datasets.{name}:CustomizedFeatureProcessor" for name in ("avazu", "criteo", "kkbox")}
 
 
 def find_processor(params: Mapping[str, Any]) -> type[FeatureProcessor]:

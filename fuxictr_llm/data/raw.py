@@ -14,6 +14,10 @@ import polars as pl
 from fuxictr_llm.common.errors import UserError, nearest, reason_of, unknown
 from fuxictr_llm.host.columns import feature_columns, label_columns
 
+ROW = "fuxictr_llm row"  # no column has that name
+UNPARSED = re.compile(r"could not parse `(.*)` as dtype `\w+` at column '(.+)' \(column number", re.DOTALL)
+WITH_VALUES = ("categorical", "sequence")
+
 
 def raw_files(path: str, data_format: str) -> list[Path]:
     """The files behind a path: itself, or those of a folder.
@@ -70,10 +74,6 @@ def check_columns(frame: pl.LazyFrame, path: str, params: Mapping[str, Any]) -> 
             raise UserError(
                 f"data file {path!r} has no column {col['name']!r}{hint} it has: {', '.join(map(str, present[:30]))}"
             )
-
-
-ROW = "fuxictr_llm row"  # no column has that name
-UNPARSED = re.compile(r"could not parse `(.*)` as dtype `\w+` at column '(.+)' \(column number", re.DOTALL)
 
 
 class RawSplit:
@@ -160,9 +160,6 @@ def no_number(col: Mapping[str, Any], stored: bool = False) -> str:
     if stored:
         return "it is numeric: store it as numbers" + ("; in csv give it dtype: float" if dtype == "str" else "")
     return f"its dtype is {dtype}; correct it, or leave it empty"
-
-
-WITH_VALUES = ("categorical", "sequence")
 
 
 def check_shares(params: Mapping[str, Any]) -> None:

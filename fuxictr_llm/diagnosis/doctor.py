@@ -29,9 +29,14 @@ from fuxictr_llm.diagnosis.tiny import (
 )
 from fuxictr_llm.diagnosis.zoo_table import ZooRow, failed
 from fuxictr_llm.enhancement.anatomy import Anatomy, find_anatomy, tap_keys
-from fuxictr_llm.enhancement.base import Enhancement, NotTried
-from fuxictr_llm.enhancement.trace import ForwardTrace
+from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace, NotTried
 from fuxictr_llm.registry import find_backbone, find_method
+
+Check = Callable[[TinyCase], str]  # raises UserError with the reason
+COPIES: dict[str, Callable[[BaseModel], BaseModel]] = {
+    "deep copy": copy.deepcopy,
+    "pickle": lambda model: pickle.loads(pickle.dumps(model)),  # noqa: S301 (what was pickled a line before)
+}
 
 
 class Idle(Enhancement):
@@ -92,9 +97,6 @@ class Finding:
     def cell(self) -> str:
         """For a table that has no column for the outcome."""
         return f"not tried: {self.text}" if self.outcome == "not tried" else self.text
-
-
-Check = Callable[[TinyCase], str]  # raises UserError with the reason
 
 
 def anatomy_of(case: TinyCase) -> Anatomy:
@@ -179,12 +181,6 @@ def copies_are_independent(case: TinyCase) -> str:
         if not torch.equal(before, case.predictions(model)):
             raise UserError(f"{kind}: training it changes the original")
     return " and ".join(COPIES)
-
-
-COPIES: dict[str, Callable[[BaseModel], BaseModel]] = {
-    "deep copy": copy.deepcopy,
-    "pickle": lambda model: pickle.loads(pickle.dumps(model)),  # noqa: S301 (what was pickled a line before)
-}
 
 
 def compiles(case: TinyCase) -> str:

@@ -11,7 +11,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from fuxictr_llm.common.markdown import table_of
+from fuxictr_llm.common.formats import table_of
 from fuxictr_llm.common.processes import Lost, Pool
 
 COLUMNS = ("backbone", "without", "embeddings", "T", "R")  # and one for each method

@@ -15,12 +15,11 @@ from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.runs import Run
-from fuxictr_llm.distillation.config import DistillationConfig
+from fuxictr_llm.distillation import DistillationConfig
 from fuxictr_llm.distillation.teacher import Teacher
 from fuxictr_llm.enhancement.anatomy import Anatomy
-from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace
 from fuxictr_llm.enhancement.model import enhance
-from fuxictr_llm.enhancement.trace import ForwardTrace
 from fuxictr_llm.host.batches import Batch
 
 

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.enhancement.anatomy import find_anatomy, preserved_rng
-from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace
 from fuxictr_llm.enhancement.model import EnhancedModel
 from fuxictr_llm.enhancement.taps import Taps
-from fuxictr_llm.enhancement.trace import ForwardTrace
 from fuxictr_llm.host.batches import Batch, columns_of, only_columns
 
 

@@ -16,6 +16,11 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
 Hook = Callable[[nn.Module, tuple[Any, ...], Any], None]
+# The autograd operations that may lie between a Linear's output and the logit: with these alone, the logit is still a
+# sum of such outputs, each times a constant.
+_LINEAR = ("Add", "Sub", "Neg", "Mul", "Div", "Sum", "Mean", "Cat", "Stack")
+_SAME_VALUES = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Slice", "Clone", "Alias")
+_OF_A_CONSTANT = ("Mul", "Div")
 
 
 class Recorder:
@@ -153,17 +158,6 @@ def vectors_by_field(output: Any, fields: Sequence[str]) -> dict[str, Tensor]:
     if isinstance(output, Tensor) and output.dim() == 3 and output.shape[1] == len(fields):
         return dict(zip(fields, output.unbind(dim=1), strict=True))
     return {}
-
-
-# The autograd operations that may lie between a Linear's output and the logit: with these alone, the logit is still a
-# sum of such outputs, each times a constant.
-_LINEAR = ("Add", "Sub", "Neg", "Mul", "Div", "Sum", "Mean", "Cat", "Stack")
-
-
-_SAME_VALUES = ("View", "UnsafeView", "ReshapeAlias", "Squeeze", "Unsqueeze", "Select", "Slice", "Clone", "Alias")
-
-
-_OF_A_CONSTANT = ("Mul", "Div")
 
 
 @dataclass(frozen=True)

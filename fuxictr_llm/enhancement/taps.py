@@ -7,7 +7,7 @@ sequence.
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -17,12 +17,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fuxictr_llm.enhancement.anatomy import Anatomy
+from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace
 from fuxictr_llm.enhancement.recorder import is_logit_layer
-from fuxictr_llm.enhancement.trace import ForwardTrace
 from fuxictr_llm.host.batches import rows_of
-
-if TYPE_CHECKING:
-    from fuxictr_llm.enhancement.base import Enhancement
 
 
 class Taps:
@@ -31,7 +28,7 @@ class Taps:
     A plain object that the model and its hooks share: copying or pickling the model copies it with its hooks.
     """
 
-    def __init__(self, anatomy: Anatomy, enhancement: "Enhancement"):
+    def __init__(self, anatomy: Anatomy, enhancement: Enhancement):
         self.anatomy = anatomy
         self.enhancement = enhancement
         self.active: frozenset[str] = frozenset()

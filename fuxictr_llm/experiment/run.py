@@ -29,14 +29,15 @@ from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.data.raw import check_shares_used
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.enhancement.model import enhance
-from fuxictr_llm.experiment.identity import code_digests, source_digests
 from fuxictr_llm.experiment.record import (
     append_result_line,
+    code_digests,
     count_parameters,
     hardware,
     log_summary,
     peak_memory,
     put_in_place,
+    source_digests,
     typed_command,
     weights_kept,
 )

@@ -23,6 +23,8 @@ Columns: TypeAlias = Mapping[str, Tensor]
 # and the mask [B, L] of the places in the history that hold an item.
 LongBatch: TypeAlias = tuple[Columns, Columns, Tensor]
 Batch: TypeAlias = dict[str, Tensor] | LongBatch
+Mode = Literal["max", "min"]
+LOWER_IS_BETTER = ("logloss", "binary_crossentropy")
 
 
 def columns_of(batch: Columns | LongBatch) -> dict[str, Tensor]:
@@ -137,12 +139,6 @@ def _is_multi_task(cls: Any) -> bool:
 def _backbone_of(cls: Any) -> Any:
     """The backbone's class of a class with a method, or of another builder with `backbone_cls`."""
     return getattr(cls, "backbone_cls", cls)
-
-
-Mode = Literal["max", "min"]
-
-
-LOWER_IS_BETTER = ("logloss", "binary_crossentropy")
 
 
 def monitored(params: Mapping[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""FuxiCTR's models: of a checkout (`--zoo`, FUXICTR_ZOO), of its wheel; and Python files imported by their path.
+"""Model classes of a FuxiCTR checkout (`--zoo`, FUXICTR_ZOO) and of its wheel; Python files imported by their path.
 
 A checkout is parsed and not run: the file of a model runs when its class is asked for. It is named by an environment
 variable, so that the processes that a run starts have it too. Importing a file leaves `sys.path` as it is and runs no
@@ -24,6 +24,9 @@ from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import digest_of
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
+VARIABLE = "FUXICTR_ZOO"
+BASES = ("BaseModel", "MultiTaskModel")
+SCRIPTS = ("run_expid.py", "fuxictr_version.py")
 
 
 def import_file(path: Path, root: Path, prefix: str) -> ModuleType:
@@ -34,7 +37,7 @@ def import_file(path: Path, root: Path, prefix: str) -> ModuleType:
     Args:
         path: the file.
         root: the folder that is the outermost package.
-        prefix: of the names of these packages; `is_of` recognizes a class by it.
+        prefix: how the names of these packages begin; `is_imported_as` recognizes a class by it.
 
     Raises:
         UserError: there is no such file, it has a syntax error, or it fails.
@@ -50,7 +53,7 @@ def import_file(path: Path, root: Path, prefix: str) -> ModuleType:
     return sys.modules[name] if name in sys.modules else _run(name, path)
 
 
-def is_of(cls: type, prefix: str) -> bool:
+def is_imported_as(cls: type, prefix: str) -> bool:
     """Whether a class comes from a file that `import_file` ran under this prefix."""
     return cls.__module__.startswith(f"{prefix}_")
 
@@ -93,11 +96,6 @@ def syntax_error(error: SyntaxError, path: Path) -> UserError:
     return UserError(f"file {error.filename or str(path)!r}{line}: {error.msg}")
 
 
-VARIABLE = "FUXICTR_ZOO"
-BASES = ("BaseModel", "MultiTaskModel")
-SCRIPTS = ("run_expid.py", "fuxictr_version.py")
-
-
 @dataclass(frozen=True)
 class ZooModel:
     """A model class of a checkout: its name, its name with the zoo's folder (`LongCTR/DIN`), and its file."""
@@ -135,7 +133,7 @@ class Checkout:
         return model.class_name if self._by_class_name(model.class_name) == [model] else model.full_name
 
     def find(self, name: str) -> ZooModel | None:
-        """The model of a class name or full name; None where the checkout has none.
+        """The model with that class name or full name; None where the checkout has none.
 
         Raises:
             UserError: several models have the name, or the file of that name is damaged.
@@ -166,8 +164,8 @@ class Checkout:
         return cls
 
     def model_of(self, cls: type) -> ZooModel | None:
-        """The model whose class was loaded as `cls`; None for a class of another origin."""
-        if not is_of(cls, CHECKOUT_PREFIX):
+        """The model whose class `cls` is; None for a class that comes from elsewhere."""
+        if not is_imported_as(cls, CHECKOUT_PREFIX):
             return None
         file = Path(inspect.getfile(cls))
         return next((m for m in self.models if (m.file, m.class_name) == (file, cls.__name__)), None)
@@ -192,7 +190,7 @@ def current_checkout() -> Checkout | None:
         UserError: it names no folder, or one without models.
     """
     folder = os.environ.get(VARIABLE)
-    return _open(Path(folder).resolve()) if folder else None
+    return _read_checkout(Path(folder).resolve()) if folder else None
 
 
 def use_checkout(folder: str | None) -> None:
@@ -208,7 +206,7 @@ def use_checkout(folder: str | None) -> None:
 
 
 @functools.cache
-def _open(folder: Path) -> Checkout:
+def _read_checkout(folder: Path) -> Checkout:
     if not folder.is_dir():
         raise UserError(f"--zoo {str(folder)!r} is no folder; name a FuxiCTR checkout or its model_zoo")
     folder = folder / "model_zoo" if (folder / "model_zoo").is_dir() else folder
@@ -222,10 +220,10 @@ def _open(folder: Path) -> Checkout:
 
 @functools.cache
 def installed_zoo() -> Checkout:
-    """The models that the fuxictr wheel installs beside its package (LongCTR); none where it brings none.
+    """The models that the fuxictr wheel installs beside its package (LongCTR); empty where it installs none.
 
-    The wheel's own list of files says which: other packages and checkouts have a top-level `model_zoo` too, and
-    whichever of them Python would import is not asked for.
+    The wheel's own list of files names them. Importing a top-level `model_zoo` would not do: other packages and
+    checkouts have one too.
     """
     try:
         wheel = importlib.metadata.distribution("fuxictr")
@@ -247,7 +245,7 @@ def _parsed(folder: Path, files: Iterable[Path]) -> Checkout:
             trees[file] = ast.parse(file.read_bytes(), filename=str(file))
         except SyntaxError as error:
             damaged[file] = str(syntax_error(error, file))
-        except (ValueError, OSError, RecursionError, MemoryError) as error:  # the last two of too deep an expression
+        except (ValueError, OSError, RecursionError, MemoryError) as error:  # the last two of deep nesting
             damaged[file] = f"file {str(file)!r} cannot be read: {reason_of(error)}"
     return Checkout(folder, tuple(_models(folder, trees)), damaged)
 

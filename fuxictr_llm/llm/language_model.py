@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError, reason_of
-from fuxictr_llm.llm.loading import PROBED_TOKENS, Nature, load_folder, probe
-from fuxictr_llm.llm.unfinished import Unfinished
+from fuxictr_llm.llm.model_files import PROBED_TOKENS, Nature, load_folder, probe
+from fuxictr_llm.llm.progress import UnfinishedShard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -125,7 +125,7 @@ class LanguageModel:
         return pool(hidden.float(), batch["attention_mask"].to(hidden.device), self.pooling)
 
     @torch.no_grad()
-    def encode(self, texts: Iterable[str], limit: int | None = None, kept: Unfinished | None = None) -> Tensor:
+    def encode(self, texts: Iterable[str], limit: int | None = None, kept: UnfinishedShard | None = None) -> Tensor:
         """Vectors of texts, each cut at `limit` tokens, `[N, D_llm]`, in float32 on the CPU.
 
         Texts of one length share a batch, so that there is little padding. A text of no token at all has zeros. `kept`

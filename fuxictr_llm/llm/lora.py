@@ -20,7 +20,7 @@ from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import OTHER_CACHE, explain_write_errors
 from fuxictr_llm.common.processes import from_main, process_state
 from fuxictr_llm.config.language_models import LoraKeys
-from fuxictr_llm.llm.tuning_progress import (
+from fuxictr_llm.llm.progress import (
     BestEpoch,
     FiniteGradients,
     Progress,
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 LORA = "lora_"
+SAVE_STEPS = 10
+# Up to so many steps each one's loss is kept, above that the mean of every SAVE_STEPS.
+STEPS_LOGGED_ALONE = 200
 
 
 def with_adapter(model: nn.Module, config: Any) -> "PeftModel":
@@ -104,11 +107,6 @@ def _unfit(adapter: Path, reason: str) -> UserError:
         f"the adapter {str(adapter)!r} cannot be merged into the language model: {reason}; remove it to have it tuned "
         "anew, or take the language model that it was tuned from"
     )
-
-
-SAVE_STEPS = 10
-# Up to so many steps each one's loss is kept, above that the mean of every SAVE_STEPS.
-STEPS_LOGGED_ALONE = 200
 
 
 @dataclass(frozen=True)

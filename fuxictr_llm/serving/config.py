@@ -20,6 +20,7 @@ Width = Annotated[int, Field(ge=1, le=2**17)]  # FuxiCTR makes a list of this le
 Size = Annotated[int, Field(ge=1, lt=2**63)]
 Name = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]+$", max_length=300)]
 Index = Annotated[int, Field(ge=0, lt=2**63)]
+NEEDED = {"categorical": ("vocab_size",), "sequence": ("vocab_size", "max_len"), "embedding": ("pretrain_dim",)}
 
 
 @with_config(STRICT)
@@ -40,9 +41,6 @@ class ExportedColumn(TypedDict, total=False):
     freeze_emb: bool
 
 
-NEEDED = {"categorical": ("vocab_size",), "sequence": ("vocab_size", "max_len"), "embedding": ("pretrain_dim",)}
-
-
 @with_config(STRICT)
 class ExportedFeatureMap(TypedDict):
     """A feature map as `host.columns.describe_feature_map` describes it."""
@@ -55,7 +53,7 @@ class ExportedFeatureMap(TypedDict):
 
 @with_config(STRICT)
 class Folded(TypedDict):
-    """The folded method, one of `enhancement.folding.FOLDED`."""
+    """The folded method, one of `enhancement.model.FOLDED`."""
 
     fields: list[str]
 

@@ -35,6 +35,13 @@ from fuxictr_llm.serving.load import WEIGHTS, AllocatingAtMost, build_backbone, 
 
 RECORD = ".run.json"
 METHOD_PART = "enhancement."
+# Column type -> the keys by which the ids and values of two data sets have the same meaning.
+DATA_KEYS: dict[str, tuple[str, ...]] = {
+    "categorical": ("vocab_size",),
+    "sequence": ("vocab_size", "max_len"),
+    "embedding": ("pretrain_dim",),
+    "numeric": (),
+}
 
 
 def export_run(run: Path | str, to: Path | str) -> Path:
@@ -202,15 +209,6 @@ def _without_paths(features: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: spec | ({"pretrained_emb": None} if "pretrained_emb" in spec else {}) for name, spec in features.items()
     }
-
-
-# Column type -> the keys by which the ids and values of two data sets have the same meaning.
-DATA_KEYS: dict[str, tuple[str, ...]] = {
-    "categorical": ("vocab_size",),
-    "sequence": ("vocab_size", "max_len"),
-    "embedding": ("pretrain_dim",),
-    "numeric": (),
-}
 
 
 def load_network(source: Path | str, gpu: int = -1) -> tuple[BaseModel, dict[str, Any]]:

@@ -22,8 +22,7 @@ from fuxictr_llm.common.checks import check_gpu
 from fuxictr_llm.common.errors import UserError, nearest, reason_of, unknown
 from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.config.origins import find_exported
-from fuxictr_llm.enhancement.folding import FOLDED
-from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.enhancement.model import FOLDED, enhance
 from fuxictr_llm.host.batches import labels_of, predictions_of, synthetic_batch, task_settings
 from fuxictr_llm.host.columns import as_tuples, make_feature_map, without_pretrained_files
 from fuxictr_llm.host.evaluated import INITIALIZER, check_columns
@@ -32,6 +31,10 @@ from fuxictr_llm.serving.config import AGAIN, CONFIG, read_config
 # Besides its weights, building a model makes masks, indices and what initializers need.
 SPARE_NUMBERS, SPARE_TENSORS = 2**24, 10_000
 ALLOWED_RATIO = 8
+WEIGHTS = "model.safetensors"
+SLICE_ROWS = 8192
+# Arguments that FuxiCTR's constructors need and serving does not use.
+UNUSED = {"optimizer": "adam", "loss": "binary_crossentropy", "metrics": ["AUC"], "verbose": 0, "model_root": "unused"}
 
 
 class AllocatingAtMost(TorchDispatchMode):
@@ -64,12 +67,6 @@ def _numbers_of(func: Any, args: Iterable[Any]) -> int | None:
         if isinstance(args[0], list | torch.Size) and all(isinstance(size, int) for size in args[0]):
             return math.prod(args[0])
     return None
-
-
-WEIGHTS = "model.safetensors"
-SLICE_ROWS = 8192
-# Arguments that FuxiCTR's constructors need and serving does not use.
-UNUSED = {"optimizer": "adam", "loss": "binary_crossentropy", "metrics": ["AUC"], "verbose": 0, "model_root": "unused"}
 
 
 class ServedModel:

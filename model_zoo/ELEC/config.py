@@ -8,7 +8,7 @@ from pydantic.dataclasses import dataclass
 from fuxictr_llm.common.checks import STRICT
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.language_models import LoraKeys, RowTextsConfig
-from fuxictr_llm.distillation.config import DistillationConfig
+from fuxictr_llm.distillation import DistillationConfig
 
 
 @dataclass(config=STRICT, kw_only=True)

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.enhancement.anatomy import Anatomy
-from fuxictr_llm.enhancement.base import Enhancement, Trial
-from fuxictr_llm.enhancement.folding import PairWeights, Shift, pair_matrix, pair_sums
-from fuxictr_llm.enhancement.trace import ForwardTrace
+from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace, Trial
+from fuxictr_llm.enhancement.model import PairWeights, Shift, pair_matrix, pair_sums
 
 from .config import LLaCTRConfig
 from .vector_file import read_field_vectors, write_field_vectors

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.llm.catalog import FieldCatalog
 from fuxictr_llm.llm.language_model import LanguageModel, pool
-from fuxictr_llm.llm.loading import widened
+from fuxictr_llm.llm.model_files import widened
 
 from .prompts import ANSWER, Prompt, common_prefix
 

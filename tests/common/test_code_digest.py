@@ -13,8 +13,8 @@ import fuxictr_llm
 from fuxictr_llm import registry
 from fuxictr_llm.common.code_digest import digest_of_code, sources_below
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.experiment.identity import code_digests
-from fuxictr_llm.leaderboard.run import worker as loaded
+from fuxictr_llm.experiment.record import code_digests
+from fuxictr_llm.leaderboard.run import engine as loaded
 from support import edit
 from support_zoo import NET
 
@@ -39,7 +39,7 @@ import json, sys
 from pathlib import Path
 folder, edits = json.loads(sys.argv[1])
 sys.path.insert(0, folder)
-from fuxictr_llm.experiment.identity import code_digests
+from fuxictr_llm.experiment.record import code_digests
 
 def show():
     print(json.dumps({arm: code_digests({"model": model, "method": method}) for arm, (model, method) in ARMS.items()}))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fuxictr_llm.common.markdown import CENTRE, escaped, list_of, table_of
+from fuxictr_llm.common.formats import CENTRE, escaped, list_of, table_of
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 from fuxictr.utils import load_config
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.yamls import parse_yaml
+from fuxictr_llm.common.formats import parse_yaml
 from fuxictr_llm.config.resolve import load_experiment, parse_overrides
 
 

@@ -12,8 +12,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.build import built_data
 from fuxictr_llm.data.prepare import prepare_raw_data
-from fuxictr_llm.data.sets import amazon
-from fuxictr_llm.data.sets.originals import tenths
+from fuxictr_llm.data.sets import amazon, tenths
 
 SPLITS = ("train", "valid", "test")
 DAY = 86_400_000

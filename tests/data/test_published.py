@@ -15,8 +15,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.config.sources import packaged_configs
-from fuxictr_llm.data.prepare import prepare_raw_data
-from fuxictr_llm.data.published import check_published
+from fuxictr_llm.data.prepare import check_published, prepare_raw_data
 from raw_forms import write_published
 
 NAMES = ("train.csv", "valid.csv", "test.csv")

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from fuxictr_llm.enhancement import folding
-from fuxictr_llm.enhancement.folding import pair_matrix, pair_sum
+from fuxictr_llm.enhancement import model as enhanced
+from fuxictr_llm.enhancement.model import pair_matrix, pair_sum
 
 
 def literal(weights, embeddings):
@@ -18,7 +18,7 @@ def literal(weights, embeddings):
 
 @pytest.fixture(params=[1, 45, 2**17], ids=["a row a slice", "a few rows a slice", "all rows at once"])
 def slices(request, monkeypatch):
-    monkeypatch.setattr(folding, "SLICE_FLOATS", request.param)
+    monkeypatch.setattr(enhanced, "SLICE_FLOATS", request.param)
 
 
 def test_the_matrix_is_symmetric_with_pairs_in_order():

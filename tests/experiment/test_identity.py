@@ -7,7 +7,7 @@ import pytest
 
 from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.experiment.identity import source_digests
+from fuxictr_llm.experiment.record import source_digests
 
 TABLE = {"city": {"file": "cities.csv", "key": "city", "text": "about"}}
 

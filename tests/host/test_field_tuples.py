@@ -9,7 +9,7 @@ from fuxictr.utils import load_config
 import fuxictr_llm
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of
-from fuxictr_llm.common.yamls import dump_yaml, parse_yaml
+from fuxictr_llm.common.formats import dump_yaml, parse_yaml
 from fuxictr_llm.config.resolve import load_experiment, parse_overrides
 from fuxictr_llm.experiment.run import run_experiment
 from fuxictr_llm.host.checkout import use_checkout

@@ -9,9 +9,16 @@ from scipy.stats import t, ttest_rel
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.leaderboard.plan.plan import Arm
-from fuxictr_llm.leaderboard.report.evidence import PLACEBO, PROVEN, UNPROVEN, WORSE, comparisons, summarize
-from fuxictr_llm.leaderboard.report.gains import compare, holm
-from fuxictr_llm.leaderboard.report.overall import over_backbones
+from fuxictr_llm.leaderboard.report import compare, holm
+from fuxictr_llm.leaderboard.report.evidence import (
+    PLACEBO,
+    PROVEN,
+    UNPROVEN,
+    WORSE,
+    comparisons,
+    over_backbones,
+    summarize,
+)
 from fuxictr_llm.leaderboard.run.results import Failure
 from support_tables import runs, shifted
 

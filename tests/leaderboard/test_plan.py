@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.yamls import dump_yaml
+from fuxictr_llm.common.formats import dump_yaml
 from fuxictr_llm.leaderboard.plan.arms import run_key
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, seeds_of
 from fuxictr_llm.leaderboard.run.tuning import trial_plan

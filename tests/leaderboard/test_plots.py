@@ -5,10 +5,10 @@ import warnings
 import numpy as np
 import pytest
 
+from fuxictr_llm.common.pictures import png_of
+from fuxictr_llm.leaderboard.report import PairedGain
 from fuxictr_llm.leaderboard.report.evidence import summarize
-from fuxictr_llm.leaderboard.report.gains import PairedGain
-from fuxictr_llm.leaderboard.report.plot_parts import PALE, limits_of
-from fuxictr_llm.leaderboard.report.plots import TOGETHER, figures, png_of
+from fuxictr_llm.leaderboard.report.plots import PALE, TOGETHER, figures, limits_of
 from support_tables import STRANGE, runs, shifted, slices
 
 BASE = [0.700, 0.712, 0.705, 0.698, 0.709]

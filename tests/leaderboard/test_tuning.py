@@ -10,9 +10,8 @@ import pytest
 from fuxictr_llm.commands.leaderboard import write_tables
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import read_json
-from fuxictr_llm.leaderboard.plan.search_space import Range, Space
 from fuxictr_llm.leaderboard.run.results import Results
-from fuxictr_llm.leaderboard.run.tuning import trial_plan, tune_arms
+from fuxictr_llm.leaderboard.run.tuning import Range, Space, trial_plan, tune_arms
 from runs_here import pretended, run_here
 
 pytest.importorskip("optuna")

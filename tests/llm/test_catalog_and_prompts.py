@@ -13,7 +13,7 @@ import pytest
 from fuxictr.features import FeatureMap
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.yamls import read_yaml
+from fuxictr_llm.common.formats import read_yaml
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.config.sources import packaged_configs
 from fuxictr_llm.data.build import built_data

@@ -14,7 +14,7 @@ from typing import Any
 
 import polars as pl
 
-from fuxictr_llm.data.sets.originals import damaged_line, numbered_lines, tenths, time_words
+from fuxictr_llm.data.sets import damaged_line, numbered_lines, tenths, time_words
 
 CATEGORIES = {"amazon_gift": "Gift_Cards", "amazon_music": "Digital_Music", "amazon_game": "Video_Games"}
 OF_THE_ITEM = (

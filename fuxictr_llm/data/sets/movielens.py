@@ -14,7 +14,7 @@ import polars as pl
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.data.assets import asset_dir
-from fuxictr_llm.data.sets.originals import damaged_line, numbered_lines, tenths, time_words
+from fuxictr_llm.data.sets import damaged_line, numbered_lines, tenths, time_words
 
 SPLIT_SEED = 2024
 # So many movies are in a history at most.

@@ -19,7 +19,7 @@ import numpy as np
 from fuxictr_llm.common.checks import check_name
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import explain_write_errors, read_json, replacing_dir, writable_dir
-from fuxictr_llm.common.markdown import CENTRE, table_of
+from fuxictr_llm.common.formats import CENTRE, table_of
 from fuxictr_llm.config.keys import DatasetKeys
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
 from fuxictr_llm.experiment.record import result_cells
@@ -64,6 +64,24 @@ How to run {model} on {dataset}, and what came out.{placebo}
 ```
 {log}```
 """
+REQUIRED_KEYS = ("model_id", "seed", "metrics", "config", "versions", "command", "time", "data")
+# Config keys that may differ between the runs of a row.
+SEED_KEYS = {*NOT_IN_IDENTITY, "seed", "control_seed", "num_threads"}
+# What BARS calls the packages that it lists, in its order; FuxiCTR must be the last.
+SOFTWARE = {
+    "python": "python",
+    "pytorch": "torch",
+    "pandas": "pandas",
+    "numpy": "numpy",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "pyyaml": "pyyaml",
+    "h5py": "h5py",
+    "tqdm": "tqdm",
+    "transformers": "transformers",
+    "fuxictr-llm": "fuxictr-llm",
+    "fuxictr": "fuxictr",
+}
 
 
 def readme(row: str, records: Sequence[Mapping[str, Any]], environments: str, log: str) -> str:
@@ -115,26 +133,6 @@ def _results(records: Sequence[Mapping[str, Any]]) -> str:
         ]
     heads = ["Run", *metrics]
     return table_of(heads, rows, [CENTRE] * len(heads)).replace("±", "&#177;")  # as BARS writes it
-
-
-REQUIRED_KEYS = ("model_id", "seed", "metrics", "config", "versions", "command", "time", "data")
-# Config keys that may differ between the runs of a row.
-SEED_KEYS = {*NOT_IN_IDENTITY, "seed", "control_seed", "num_threads"}
-# What BARS calls the packages that it lists, in its order; FuxiCTR must be the last.
-SOFTWARE = {
-    "python": "python",
-    "pytorch": "torch",
-    "pandas": "pandas",
-    "numpy": "numpy",
-    "scipy": "scipy",
-    "sklearn": "scikit-learn",
-    "pyyaml": "pyyaml",
-    "h5py": "h5py",
-    "tqdm": "tqdm",
-    "transformers": "transformers",
-    "fuxictr-llm": "fuxictr-llm",
-    "fuxictr": "fuxictr",
-}
 
 
 def write_row(runs: Sequence[Path | str], out: Path | str) -> Path:

@@ -18,6 +18,8 @@ from fuxictr_llm.config.sources import packaged_configs
 BOARDS_FOLDER = "leaderboard"
 # The names of BARS for backbones of ours; its other names (CrossNet, CIN, AutoInt+, ...) are rows of ours.
 OUR_NAMES = {"YoutubeDNN": "DNN", "Wide&Deep": "WideDeep", "IPNN": "PNN", "DCN-V2": "DCNv2"}
+NUMBER_COLUMNS = {"runs", "gauc", "auc", "logloss", "auc_mean", "auc_sd", "logloss_mean"}
+REQUIRED_COLUMNS = ("board", "model", "auc", "runs")
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,6 @@ class PublishedRow:
 
 
 BOARD_COLUMNS = [field.name for field in fields(PublishedRow)]
-NUMBER_COLUMNS = {"runs", "gauc", "auc", "logloss", "auc_mean", "auc_sd", "logloss_mean"}
-REQUIRED_COLUMNS = ("board", "model", "auc", "runs")
 
 
 def read_board(board: str, config: Path | str | None = None) -> list[PublishedRow]:

@@ -15,7 +15,7 @@ from rich.table import Table
 from fuxictr_llm import registry
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import explain_write_errors, replacing
-from fuxictr_llm.common.markdown import escaped, list_of, table_of
+from fuxictr_llm.common.formats import escaped, list_of, table_of
 from fuxictr_llm.config.resolve import Experiment, load_experiment
 from fuxictr_llm.config.sources import model_entry_names
 from fuxictr_llm.data.prepare import prepare_raw_data
@@ -28,6 +28,12 @@ AUC_TOLERANCE = 0.001  # AUC; the maintainers of BARS call a smaller difference 
 BARS_SEEDS = (2021, 190034, 992817, 27011, 948432)
 DEAD_ADD_LOSS = ((2, 0, 2), (2, 3, 3))  # the first and the last FuxiCTR whose fit never called a model's add_loss
 NOT_RUN = "not run"
+HEADER = ("model", "printed AUC", "published mean", "runs", "our AUC", "sd", "seeds", "difference", "verdict", "flags")
+COLORS = {"reproduced": "green", "better": "cyan", "worse": "red", NOT_RUN: "dim"}
+EXPLAINED = (
+    "difference: the mean of our test AUCs minus the mean of the published runs (of one run: the printed value). "
+    f"reproduced: by less than {AUC_TOLERANCE}, the tolerance of the maintainers of BARS."
+)
 
 
 @dataclass(frozen=True)
@@ -243,14 +249,6 @@ def _verified(
     flags = (*flags_of(row, runs.params, len(auc)), *changed, *(runs.failed if auc else ()))
     reason = "" if auc else "; ".join(runs.failed) or "not finished"
     return Verified(row, reason, auc, logloss, gauc, data, flags)
-
-
-HEADER = ("model", "printed AUC", "published mean", "runs", "our AUC", "sd", "seeds", "difference", "verdict", "flags")
-COLORS = {"reproduced": "green", "better": "cyan", "worse": "red", NOT_RUN: "dim"}
-EXPLAINED = (
-    "difference: the mean of our test AUCs minus the mean of the published runs (of one run: the printed value). "
-    f"reproduced: by less than {AUC_TOLERANCE}, the tolerance of the maintainers of BARS."
-)
 
 
 def cells_of(row: Verified) -> list[str]:

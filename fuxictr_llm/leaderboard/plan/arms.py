@@ -3,17 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from fuxictr_llm import registry
 from fuxictr_llm.common.checks import check_name, check_value
 from fuxictr_llm.common.errors import UserError, nearest, unknown
-from fuxictr_llm.common.files import digest_of
+from fuxictr_llm.common.files import digest_of, digest_of_file
 from fuxictr_llm.config.language_models import asks_for_vectors
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, load_experiment
+from fuxictr_llm.data import SPLITS
+from fuxictr_llm.data.loader import describe_data
+from fuxictr_llm.data.raw import raw_files
 from fuxictr_llm.training.networks import PLACES
 
 PLAIN = "plain"
+ARM_KEYS = {"backbone": str, "dataset": str, "method": str | None, "control": str | None, "settings": dict[str, Any]}
 
 
 def run_key(params: Mapping[str, Any]) -> str:
@@ -61,9 +66,6 @@ def language_model_work(params: Mapping[str, Any]) -> str | None:
     if not sections:
         return None
     return digest_of([params["dataset_id"], params["method"], {key: params.get(key) for key in sorted(keys)}])
-
-
-ARM_KEYS = {"backbone": str, "dataset": str, "method": str | None, "control": str | None, "settings": dict[str, Any]}
 
 
 @dataclass(frozen=True)
@@ -200,3 +202,29 @@ def refuse_twice(kind: str, names: Sequence[Any]) -> None:
     for index, name in enumerate(names):
         if name in names[:index]:
             raise UserError(f"{kind} {str(name)!r} is given twice")
+
+
+def data_digests(params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Digests of the data set's files as they are now, in the form of a run record (`describe_data`).
+
+    None: some are missing.
+    """
+    data_dir = Path(params["data_root"]) / params["dataset_id"]
+    is_raw = params["data_format"] == "csv" or (params["data_format"] == "parquet" and params.get("rebuild_dataset"))
+    raw = {split: params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")}
+    try:
+        if not is_raw:
+            return describe_data(params, data_dir)["sha256"]
+        if (data_dir / "feature_map.json").exists() and not (data_dir / "build.json").exists():  # FuxiCTR built it
+            built = {f"{split}_data": str(data_dir / f"{split}.parquet") for split in raw}
+            return describe_data({"dataset_id": params["dataset_id"], **built}, data_dir)["sha256"]
+        files = {split: raw_files(path, params["data_format"]) for split, path in raw.items()}
+        return {split: [digest_of_file(path) for path in paths] for split, paths in files.items()}
+    except (OSError, UserError):
+        return None
+
+
+def digest_of_data_keys(params: Mapping[str, Any]) -> str:
+    """A digest of the config keys that `data_digests` depends on."""
+    keys = ("dataset_id", "data_root", "data_format", "rebuild_dataset", "user_info", "item_info")
+    return digest_of({key: params.get(key) for key in (*keys, *(f"{split}_data" for split in SPLITS))})

@@ -3,7 +3,6 @@
 A method has one colour in all of them, its controls the same, hollow. Colours are safe for colour-blind readers.
 """
 
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,31 +10,25 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from fuxictr_llm.common.pictures import GREY
+from fuxictr_llm.common.pictures import BLUE, DPI, GREY, ORANGE, name_points
 from fuxictr_llm.common.runs import total
-from fuxictr_llm.leaderboard.report.evidence import PROVEN, ArmRow
-from fuxictr_llm.leaderboard.report.gains import PairedGain
-from fuxictr_llm.leaderboard.report.overall import Runs, mean_gain, over_backbones, runs_by_row
-from fuxictr_llm.leaderboard.report.plot_parts import (
-    GAINS,
-    add_title,
-    alpha_of,
-    colours_of,
-    draw_interval,
-    limits_of,
-    marker_look,
-    markers_of,
-    name_points,
-    new_figure,
-)
+from fuxictr_llm.leaderboard.report import PairedGain
+from fuxictr_llm.leaderboard.report.evidence import PROVEN, ArmRow, Runs, mean_gain, over_backbones, runs_by_row
 from fuxictr_llm.leaderboard.run.results import RunResult
 
 FEWEST_ROWS = 100  # of a slice: the AUC of fewer rows is noise that would set the scale of all
 FIGURE_WIDTH = 7.5
 BAND = "#F3F3F3"
 TOGETHER = "all together"  # the band of the gains averaged over backbones
+MeanAndEach = tuple[PairedGain, list[PairedGain]]  # the gain averaged over backbones, and that of each
+OnSlices = dict[tuple[int, str], MeanAndEach]  # by the position of the slice and the method
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
+MARKERS_OF_CONTROLS = "sD^v<>"
+PALE = 0.35
+GAINS = FuncFormatter(lambda value, _: f"{value:+.6f}".rstrip("0") if abs(value) > 1e-9 else "0")
 
 
 def figures(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> dict[str, Figure]:
@@ -54,13 +47,6 @@ def figures(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> dict[str, F
         drawn[f"cost_{dataset}"] = auc_by_cost(dataset, on_data, colours)
         drawn[f"frequency_{dataset}"] = gain_by_frequency(dataset, on_data, runs, colours)
     return {name: figure for name, figure in drawn.items() if figure is not None}
-
-
-def png_of(figure: Figure) -> bytes:
-    """The content of a PNG file."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", bbox_inches="tight", pad_inches=0.15)
-    return content.getvalue()
 
 
 def gain_by_backbone(dataset: str, rows: Sequence[ArmRow], colours: Mapping[str, str]) -> Figure | None:
@@ -170,10 +156,6 @@ def gain_by_frequency(dataset: str, rows: Sequence[ArmRow], runs: Runs, colours:
     return figure
 
 
-MeanAndEach = tuple[PairedGain, list[PairedGain]]  # the gain averaged over backbones, and that of each
-OnSlices = dict[tuple[int, str], MeanAndEach]  # by the position of the slice and the method
-
-
 def _gains_on_slice(rows: Sequence[ArmRow], runs: Runs, by: str, name: str) -> dict[str, MeanAndEach]:
     def aucs(by_seed: Mapping[int, RunResult]) -> dict[int, float]:
         sliced = {seed: run.slices for seed, run in by_seed.items() if run.slices and run.slices["by"] == by}
@@ -220,3 +202,102 @@ def _draw_bands(axis: Axes, backbones: Sequence[str]) -> None:
     axis.grid(axis="x", color="#DDDDDD")
     axis.spines["left"].set_visible(False)
     axis.tick_params(axis="y", length=0)
+
+
+def colours_of(rows: Iterable[ArmRow]) -> dict[str, str]:
+    """A colour for each method."""
+    methods = dict.fromkeys(row.method for row in rows if row.method)
+    return {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(methods)}
+
+
+def markers_of(rows: Iterable[ArmRow]) -> dict[str, str]:
+    """A marker for each control."""
+    names = dict.fromkeys(row.control for row in rows if row.control)
+    return {name: MARKERS_OF_CONTROLS[index % len(MARKERS_OF_CONTROLS)] for index, name in enumerate(names)}
+
+
+def new_figure(width: float, height: float, columns: int = 1) -> tuple[Figure, list[Axes]]:
+    """A figure with axes side by side that have the same limits."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    axes = list(figure.subplots(1, columns, sharex=True, sharey=True, squeeze=False)[0])
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def limits_of(gains: Iterable[PairedGain]) -> tuple[float, float]:
+    """The limits of an axis of gains: all means fit, and the intervals except those that are far wider than most."""
+    gains = list(gains)
+    ends = [(gain.mean, *(gain.interval or (gain.mean, gain.mean))) for gain in gains]
+    halves = [high - mean for mean, low, high in ends if high > low] or [0.0]
+    reach = max(1.5 * float(np.median(halves)), 0.5 * max(abs(gain.mean) for gain in gains))
+    low = min(0.0, *(max(mean - reach, low) for mean, low, _ in ends))
+    high = max(0.0, *(min(mean + reach, high) for mean, _, high in ends))
+    margin = 0.06 * (high - low) or 1e-4
+    return low - margin, high + margin
+
+
+def draw_interval(
+    axis: Axes, gain: PairedGain, place: float, limits: tuple[float, float], upright: bool = False, **look: Any
+) -> None:
+    """A line at `place`; an arrow head where it goes on beyond the edge."""
+    if gain.interval is None:
+        return
+    low, high = max(gain.interval[0], limits[0]), min(gain.interval[1], limits[1])
+    ends = [(place, place), (low, high)] if upright else [(low, high), (place, place)]
+    axis.plot(*ends, solid_capstyle="butt", alpha=0.8, zorder=2, **look)
+    heads = "v^" if upright else "<>"
+    for edge, end, head in zip((low, high), gain.interval, heads, strict=True):
+        if edge != end:
+            spot = (place, edge) if upright else (edge, place)
+            axis.plot(*spot, marker=head, markersize=5, color=look["color"], clip_on=False, zorder=2)
+
+
+def alpha_of(gain: PairedGain) -> float | None:
+    """Pale where there is no interval: the point must not look like one whose interval is too narrow to be seen."""
+    return PALE if gain.interval is None else None
+
+
+def marker_look(row: ArmRow, gain: PairedGain, colour: str, controls: Mapping[str, str]) -> dict[str, Any]:
+    """An arm's marker: controls are hollow, what is proven has a black rim, what has no interval is pale."""
+    look = {"color": colour, "alpha": alpha_of(gain)}
+    if row.control:
+        return {**look, "marker": controls[row.control], "markersize": 5, "markerfacecolor": "white"}
+    rim = {"markeredgecolor": "black", "markeredgewidth": 1.6} if row.verdict == PROVEN else {}
+    return {**look, "marker": "o", "markersize": 7, **rim}
+
+
+def add_title(
+    figure: Figure,
+    title: str,
+    colours: Mapping[str, str],
+    controls: Mapping[str, str] | None = None,
+    *,
+    plain: bool = False,
+    proven: bool = False,
+    dots: bool = False,
+    pale: bool = False,
+) -> None:
+    """Above the axes: the title, and the legend of colours and markers."""
+
+    def handle(name: str, colour: str, marker: str = "o", **more: Any) -> Line2D:
+        return Line2D([], [], linestyle="", label=name, color=colour, marker=marker, **more)
+
+    handles = [handle("plain", GREY)] if plain else []
+    handles += [handle(name, colour) for name, colour in colours.items()]
+    hollow = {"markerfacecolor": "white", "markersize": 5}
+    handles += [handle(f"control: {name}", GREY, marker, **hollow) for name, marker in (controls or {}).items()]
+    if proven:
+        handles.append(handle("proven", GREY, markeredgecolor="black", markeredgewidth=1.6))
+    if pale:
+        handles.append(handle("no interval", GREY, alpha=PALE))
+    if dots:
+        handles.append(handle("one backbone", GREY, markersize=3.5, alpha=0.6))
+    # The legend's own title: a title of the figure would lie beneath the legend.
+    look = {"loc": "outside upper center", "frameon": False, "fontsize": 9, "ncols": max(1, min(len(handles), 5))}
+    legend = figure.legend(
+        handles=handles, handletextpad=0.2, columnspacing=1.2, title=title, title_fontsize=13, **look
+    )
+    for text in (*legend.get_texts(), legend.get_title()):
+        text.set_parse_math(False)

@@ -8,9 +8,18 @@ from typing import NamedTuple
 
 from scipy.stats import t
 
-from fuxictr_llm.leaderboard.report.evidence import FEWEST_SEEDS, PLACEBO, PROVEN, UNPROVEN, WORSE, ArmRow, comparisons
-from fuxictr_llm.leaderboard.report.gains import LEVEL, PairedGain, Spread
-from fuxictr_llm.leaderboard.report.overall import Overall, over_backbones
+from fuxictr_llm.leaderboard.report import LEVEL, PairedGain, Spread
+from fuxictr_llm.leaderboard.report.evidence import (
+    FEWEST_SEEDS,
+    PLACEBO,
+    PROVEN,
+    UNPROVEN,
+    WORSE,
+    ArmRow,
+    Overall,
+    comparisons,
+    over_backbones,
+)
 from fuxictr_llm.leaderboard.run.results import Failure, RunResult
 
 NOTHING = "-"

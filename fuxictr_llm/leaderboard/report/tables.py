@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm.common.files import explain_write_errors, replacing
-from fuxictr_llm.common.markdown import LEFT, RIGHT, escaped, list_of, table_of
+from fuxictr_llm.common.formats import LEFT, RIGHT, escaped, list_of, table_of
+from fuxictr_llm.common.pictures import png_of
+from fuxictr_llm.leaderboard.report import PairedGain
 from fuxictr_llm.leaderboard.report.evidence import METRICS, VERDICTS, ArmRow
-from fuxictr_llm.leaderboard.report.gains import PairedGain
-from fuxictr_llm.leaderboard.report.plots import figures, png_of
+from fuxictr_llm.leaderboard.report.plots import figures
 from fuxictr_llm.leaderboard.report.report import WORD_COLUMNS, Report, Table, make_report
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Failure, RunResult
 
@@ -48,6 +49,10 @@ img { max-width: 100%; height: auto; background: #fff; border: 1px solid var(--l
   td.verdict { min-width: 11rem; } tr.control td.arm { padding-left: .9rem; } }
 ul { padding-left: 1.2rem; } li { margin: .3rem 0; } code { font-size: .85rem; }
 """
+OF_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
+    "<": "$<$", ">": "$>$", "…": r"\dots{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}  # fmt: skip
 
 
 def to_html(report: Report, pictures: Mapping[str, bytes] | None = None) -> str:
@@ -104,12 +109,6 @@ def _picture(name: str, content: bytes) -> str:
     data = base64.b64encode(content).decode()
     alt = escape(name.removesuffix(".png").replace("_", " "))
     return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"></figure>'
-
-
-OF_LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
-    "<": "$<$", ">": "$>$", "…": r"\dots{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-}  # fmt: skip
 
 
 def write_all(

@@ -1,82 +1,40 @@
 """Runs what is left of a plan, each run in a process of its own; a kill at any moment loses at most the runs under way.
 
-The order of the runs (`Queue`) has a language model's work done once, and no process waiting for it idly.
+The order of the runs (`Queue`) has a language model's work done once, and no process waiting for it idly. The server
+that the processes come from has loaded the code once: they have that code, whatever lies on the disk later.
 
 results = Results("leaderboards/mine", Plan.crossed(["DeepFM"], ["movielens100k"], ["plain", "LLaCTR"], seeds=[1]))
 run_plan(results, jobs=2)
 """
 
 import contextlib
+import errno
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.files import explain_write_errors, read_json, writable_dir, write_json
+from fuxictr_llm.common.code_digest import digest_of_code
+from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.common.files import TORCH_WRITE_ERRORS, explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.common.processes import Context, Lost, Pool
-from fuxictr_llm.leaderboard.plan.plan import PlannedRun
+from fuxictr_llm.config.resolve import Experiment
+from fuxictr_llm.leaderboard.plan.plan import PlannedRun, Queue
 from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Results
-from fuxictr_llm.leaderboard.run.worker import DISK_FULL, DONE, FAILED, Job, Outcome, run_job, work
 
-
-class Queue:
-    """The runs that wait, in the order in which they are best done.
-
-    First comes one run for each piece of language-model work. Others that need the same work wait until it is done, as
-    long as there is anything else to do. The rest goes seed by seed, so that early on there is a whole table of few
-    seeds.
-
-    Args:
-        runs: those to do.
-        known: the language-model work that is done already.
-    """
-
-    def __init__(self, runs: Iterable[PlannedRun], known: Iterable[str]):
-        self._known: set[str | None] = set(known)
-        self._asked: set[str | None] = set()
-        self._order(runs)
-
-    def _order(self, runs: Iterable[PlannedRun]) -> None:
-        runs = list(runs)
-        leaders = {run.language_model: run.key for run in reversed(runs)}
-        leaders = {work: key for work, key in leaders.items() if work and work not in self._known}
-        self.waiting = sorted(runs, key=lambda run: (leaders.get(run.language_model) != run.key, run.seed))
-
-    def take(self, is_ready: Callable[[PlannedRun], bool]) -> PlannedRun | None:
-        """The next run, out of those that are ready."""
-        able = [run for run in self.waiting if is_ready(run)]
-        under_way = self._asked - self._known
-        taken = next((run for run in able if run.language_model not in under_way), able[0] if able else None)
-        if taken is not None:
-            self.waiting.remove(taken)
-            self._asked |= {taken.language_model} - {None}
-        return taken
-
-    def ended(self, run: PlannedRun, well: bool) -> None:
-        """Note that a run is done, with its language-model work; or that it failed, so that another may do that."""
-        if well:
-            self._known.add(run.language_model)
-        else:
-            self._asked.discard(run.language_model)
-
-    def replace(self, data_set: str, runs: Sequence[PlannedRun]) -> None:
-        """Have these wait in place of all others on the data set."""
-        self._order([*(run for run in self.waiting if data_set_of(run) != data_set), *runs])
-
-
-def data_set_of(run: PlannedRun) -> str:
-    """The folder of the run's built data set, which is built once for all runs on it."""
-    params = run.experiment.params
-    return str(Path(params["data_root"]) / params["dataset_id"])
+DONE, FAILED, DISK_FULL = "done", "failed", "disk full"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+# torch does not say why it cannot write.
+FULL_SIGNS = ("No space left on device", "Disk quota exceeded", "os error 28", *TORCH_WRITE_ERRORS)
 
 
 class Listener:
@@ -93,6 +51,101 @@ class Listener:
 
     def preparing(self, data_set: str) -> None:
         """A data set is made ready."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a process is to do, and where.
+
+    Attributes:
+        experiment: says by `expid` and `model_root` what its files are called and where they lie.
+        output: gets what the process prints; it is removed where all went well.
+        data_only: whether the data set alone is prepared and built.
+        keep_weights: whether the trained weights are left.
+    """
+
+    experiment: Experiment
+    output: Path
+    data_only: bool
+    keep_weights: bool
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended: DONE, FAILED or DISK_FULL, and in the last two cases why."""
+
+    kind: str
+    reason: str = ""
+    traceback: str = ""
+
+
+def run_job(job: Job, work: Callable[[Job], None]) -> Outcome:
+    """Do a job with `work`, and say how it ended; what it prints goes to its file."""
+    try:
+        with _printing_to(job.output):
+            work(job)
+        job.output.unlink(missing_ok=True)
+        return Outcome(DONE)
+    except BaseException as error:
+        return outcome_of(error)
+
+
+def work(job: Job) -> None:
+    """What a job is: a data set made ready, or a run."""
+    from fuxictr_llm.common.runs import Stages
+    from fuxictr_llm.experiment.run import make_data, run_experiment
+
+    check_unchanged()
+    if job.data_only:
+        make_data(job.experiment.params, Stages())
+        return
+    result = run_experiment(job.experiment)
+    if not job.keep_weights:
+        Path(result.model.checkpoint).unlink(missing_ok=True)
+
+
+def outcome_of(error: BaseException) -> Outcome:
+    """What a leaderboard notes of an error: a line of its own, and where it came from."""
+    reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {reason_of(error)}"
+    kind = DISK_FULL if any(_is_of_full_disk(part) for part in _chain(error)) else FAILED
+    return Outcome(kind, reason, "".join(traceback.format_exception(error)))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _is_of_full_disk(error: BaseException) -> bool:
+    return getattr(error, "errno", None) in FULL or any(sign in str(error) for sign in FULL_SIGNS)
+
+
+@contextlib.contextmanager
+def _printing_to(path: Path) -> Iterator[None]:
+    """Both outputs of this process, and of what it starts, go to a file: the parent's screen is its own."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab", buffering=0) as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+        yield
+
+
+def _code_on_disk() -> str:
+    return digest_of_code(["fuxictr_llm.experiment.run"])
+
+
+CODE = _code_on_disk()
+
+
+def check_unchanged() -> None:
+    """Check that the code on the disk, which a run's record names, is still that of this process.
+
+    Raises:
+        UserError: it is not.
+    """
+    if _code_on_disk() != CODE:
+        raise UserError("the code of fuxictr_llm was changed since the leaderboard was started; start it again")
 
 
 def run_plan(
@@ -195,7 +248,7 @@ class _Engine:
         # Also the data of finished runs whose files are gone: made again, it may differ from that of their records.
         without_data = [run for run in self.results.plan.runs() if self.results.data_of(run) is None]
         unsure = [run for run in without_data if self.results.record_of(run)]
-        unprepared = list({data_set_of(run): run for run in reversed([*self.queue.waiting, *unsure])}.values())
+        unprepared = list({run.data_set: run for run in reversed([*self.queue.waiting, *unsure])}.values())
         while self.queue.waiting or len(pool):
             while pool.has_room and unprepared:
                 self._start(pool, unprepared.pop(), data_only=True)
@@ -205,7 +258,7 @@ class _Engine:
                 self._end(task, _outcome_of_lost(task, ended) if isinstance(ended, Lost) else ended)
 
     def _is_prepared(self, run: PlannedRun) -> bool:
-        return data_set_of(run) in self.prepared
+        return run.data_set in self.prepared
 
     def _start(self, pool: Pool[_Task, Outcome], run: PlannedRun, data_only: bool) -> None:
         files = self.results.files_of(run)
@@ -244,14 +297,14 @@ class _Engine:
 
     def _data_ended(self, run: PlannedRun, outcome: Outcome) -> None:
         """Let the runs on the run's data set start; or where it could not be made, note that all of them failed."""
-        self.prepared.add(data_set_of(run))
+        self.prepared.add(run.data_set)
         self.results.forget_data()
-        left = [other for other in self.results.to_do(self.retry_failed) if data_set_of(other) == data_set_of(run)]
+        left = [other for other in self.results.to_do(self.retry_failed) if other.data_set == run.data_set]
         if outcome.kind == FAILED:
             for other in left:
                 self._failed(other, outcome)
             left = []
-        self.queue.replace(data_set_of(run), left)
+        self.queue.replace(run.data_set, left)
 
     def _failed(self, run: PlannedRun, outcome: Outcome) -> None:
         self.results.clear_unfinished(run)

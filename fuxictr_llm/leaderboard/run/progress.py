@@ -24,6 +24,7 @@ LEVELS: tuple[Callable[[Arm], Any], ...] = (
     lambda arm: (arm.backbone, arm.label),
     lambda arm: arm.backbone,
 )
+MOST_ROWS = 15  # of the live table
 
 
 class Estimate(NamedTuple):
@@ -69,9 +70,6 @@ def duration_text(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
-
-
-MOST_ROWS = 15  # of the live table
 
 
 class Display(Listener):

@@ -4,7 +4,8 @@
     runs/<data set>/<run>.run.json, .log     of a finished run; `.csv`: FuxiCTR's result line; `.model`: if it is kept
     runs/<data set>/<run>.failure.json       of one that failed, with `.out`: what it said last
 
-There is no other list of what is done, so that no run is lost or counted twice.
+There is no other list of what is done, so that no run is lost or counted twice. A record or a note on a failure counts
+where it has its form.
 """
 
 import glob
@@ -12,43 +13,112 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, Required
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of, explain_write_errors, read_json, remove_abandoned, replacing, write_json
-from fuxictr_llm.common.runs import seconds_of, total, versions
-from fuxictr_llm.data import SPLITS
-from fuxictr_llm.experiment.identity import source_digests
+from fuxictr_llm.common.runs import seconds_by_kind, versions
+from fuxictr_llm.config.keys import Count
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
+from fuxictr_llm.experiment.record import source_digests
+from fuxictr_llm.leaderboard.plan.arms import data_digests, digest_of_data_keys
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, PlannedRun, run_key
-from fuxictr_llm.leaderboard.run.records import PACKAGE, data_digests, failure_problem, record_problem
 
-# Stages that neither train nor test a network, nor have to do with a language model.
-DATA_STAGES = ("prepare data", "build data")
-KINDS = ("train", "test", "language_model")
-
-
-def seconds_by_kind(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Seconds of each of KINDS, also of work that an earlier run did for it; what is not known is left out.
-
-    `train` counts all networks that the run needs. `language_model` is 0 where none was asked.
-    """
-    kinds: dict[str, list[float | None]] = {kind: [] for kind in KINDS}
-    for name, facts in stages.items():
-        if name not in DATA_STAGES:
-            kinds[_kind(name)].append(seconds_of(facts))
-    if "test" not in stages:
-        del kinds["test"]
-    totals = {kind: total(each) for kind, each in kinds.items()}
-    return {kind: seconds for kind, seconds in totals.items() if seconds is not None}
-
-
-def _kind(stage: str) -> str:
-    return "train" if stage.partition(" ")[0] == "train" else "test" if stage == "test" else "language_model"
-
-
+PACKAGE = "fuxictr-llm"
 OTHER_OUT = "give another folder with --out"
-
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Contents = dict[str, dict[Path, dict[str, Any]]]  # of JSON files: by the key of the run, and by file
+
+
+class Stage(TypedDict, total=False):
+    seconds: Required[Seconds]
+    made_in: Seconds | None
+    rows: Count
+
+
+class Metrics(TypedDict):
+    valid: Annotated[dict[str, float], Field(min_length=1)]
+    test: dict[str, float]
+
+
+class Slice(TypedDict):
+    train_rows: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
+    rows: Count
+    AUC: Annotated[float, Field(ge=0, le=1)] | None
+
+
+class Slices(TypedDict):
+    by: str
+    slices: dict[str, Slice]
+
+
+class Parameters(TypedDict):
+    backbone: Count
+    method: Count
+
+
+class Data(TypedDict, total=False):
+    sha256: Required[dict[str, list[str]]]
+    rows: dict[str, Count | None] | None
+
+
+class Record(TypedDict):
+    """What is read of a run record."""
+
+    metrics: Metrics
+    slices: NotRequired[Slices | None]
+    config: dict[str, Any]
+    config_sha256: str
+    data: Data
+    stages: dict[str, Stage]
+    parameters: Parameters
+    versions: dict[str, str]
+    seed: Count
+    labels: list[str]
+
+
+class Failed(TypedDict):
+    """What is read of a note on a failure."""
+
+    key: str
+    reason: str
+    data: dict[str, Any] | None
+    sources: dict[str, Any]
+    version: str | None
+
+
+RECORD_FORM, FAILURE_FORM = TypeAdapter(Record), TypeAdapter(Failed)
+
+
+def record_problem(record: Any) -> str:
+    """Why a run record does not count; empty where it does."""
+    if not _has_form(RECORD_FORM, record):
+        return "is damaged"
+    settings = {key: value for key, value in record["config"].items() if key not in NOT_IN_IDENTITY}
+    if digest_of(settings) != record["config_sha256"] or "train" not in record["stages"]:
+        return "is damaged"
+    return _other_version(record["versions"].get(PACKAGE))
+
+
+def failure_problem(failure: Any) -> str:
+    """Why a note on a failure does not count; empty where it does."""
+    return _other_version(failure["version"]) if _has_form(FAILURE_FORM, failure) else "is damaged"
+
+
+def _has_form(form: TypeAdapter, content: Any) -> bool:
+    try:
+        form.validate_python(content, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def _other_version(version: str | None) -> str:
+    ours = versions().get(PACKAGE)
+    return "" if version == ours else f"is of {PACKAGE} {version}, and this is {ours}"
 
 
 @dataclass(frozen=True)
@@ -167,14 +237,9 @@ class Results:
 
     def data_of(self, run: PlannedRun) -> dict[str, Any] | None:
         """Digests of the files of its data set as they are now; None: they are not there (yet)."""
-        params = run.experiment.params
-        files = {key: params.get(key) for key in ("dataset_id", "data_root", "data_format", "rebuild_dataset")}
-        files |= {split: params.get(f"{split}_data") for split in SPLITS}
-        files |= {key: params.get(key) for key in ("user_info", "item_info")}
-        key = digest_of(files)
-        known = self._data  # a display asks in a thread of its own
+        key, known = digest_of_data_keys(run.experiment.params), self._data  # a display asks in a thread of its own
         if key not in known:
-            known[key] = data_digests(params)
+            known[key] = data_digests(run.experiment.params)
         return known[key]
 
     def forget_data(self) -> None:

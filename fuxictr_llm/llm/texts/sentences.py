@@ -23,6 +23,15 @@ from fuxictr_llm.data.fills import not_a_number
 from fuxictr_llm.host.columns import feature_columns
 from fuxictr_llm.llm.catalog import in_words_of
 
+ENDS = (".", "!", "?")
+# How many values that do not match are named.
+EXAMPLES = 3
+NO_VALUES = {
+    "numeric": "numbers are no values of a vocabulary",
+    "embedding": "its rows are vectors already",
+    "meta": "no model reads it",
+}
+
 
 class Sentence(Protocol):
     """What a text says of one column of a row."""
@@ -108,11 +117,6 @@ def as_written(number: np.float32) -> str:
     return np.format_float_positional(number, trim="-")
 
 
-ENDS = (".", "!", "?")
-# How many values that do not match are named.
-EXAMPLES = 3
-
-
 def side_sentences(tables: Mapping[str, Mapping[str, str]], run: Run) -> dict[str, SideSentence]:
     """For each column with a table, the texts of its train values; rows with an empty text are left out.
 
@@ -181,13 +185,6 @@ def _read(column: str, table: Mapping[str, str]) -> dict[str, str]:
     if twice:
         raise UserError(f"{where} has the key {twice[0]!r} more than once; leave one row of it")
     return {key: text.strip() for key, text in rows.iter_rows() if text and text.strip()}
-
-
-NO_VALUES = {
-    "numeric": "numbers are no values of a vocabulary",
-    "embedding": "its rows are vectors already",
-    "meta": "no model reads it",
-}
 
 
 def train_ids(run: Run, name: str) -> tuple[dict[str, int], int]:

@@ -23,6 +23,11 @@ from fuxictr_llm.config.language_models import RowTextsConfig
 from fuxictr_llm.llm.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.llm.texts.sentences import Sentence, sentence_of, side_sentences, train_ids
 
+ODD = -7046029254386353131  # 2^64 by the golden ratio, as a signed number
+ROW = "row"
+# The unit of columns that belong to no entity.
+CONTEXT = "context"
+
 
 @dataclass(frozen=True)
 class UnitPlan:
@@ -161,9 +166,6 @@ def _first_of_each(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np
     return unique, kept
 
 
-ODD = -7046029254386353131  # 2^64 by the golden ratio, as a signed number
-
-
 class EntityTexts:
     """The distinct pairs of an entity's id and the key of its text, as rows go by.
 
@@ -227,11 +229,6 @@ class EntityTexts:
             return {index: value for value, index in train_ids(self.run, column)[0].items()}
         except UserError:  # a built data set without its vocabulary
             return None
-
-
-ROW = "row"
-# The unit of columns that belong to no entity.
-CONTEXT = "context"
 
 
 def plan_units(config: RowTextsConfig, run: Run) -> list[UnitPlan]:

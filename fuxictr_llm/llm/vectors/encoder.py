@@ -25,12 +25,15 @@ from fuxictr_llm.common.runs import Run, total
 from fuxictr_llm.config.language_models import RowTextsConfig, ValueVectorsConfig
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
 from fuxictr_llm.llm.texts.row_texts import RowIndex, sha256_of_texts
-from fuxictr_llm.llm.unfinished import Unfinished
 from fuxictr_llm.llm.vectors.given import given_stores
 from fuxictr_llm.llm.vectors.store import Shard, ShardWriter, VectorStore, find_or_write, part_of
 
 Item = TypeVar("Item")
 ERROR = "error"
+KIND = "text_vectors"
+SHOW_PROGRESS_FROM = 500
+# Raise it when the same settings would give other vectors.
+VERSION = 2
 
 
 def ray_map(
@@ -92,12 +95,6 @@ class _Worker:
             return {key: [value] for key, value in asdict(self.function(item)).items()}
         except UserError as error:  # Ray would wrap it
             return {ERROR: [str(error)]}
-
-
-KIND = "text_vectors"
-SHOW_PROGRESS_FROM = 500
-# Raise it when the same settings would give other vectors.
-VERSION = 2
 
 
 class TextEncoder:
@@ -186,11 +183,13 @@ class TextEncoder:
                 yield shard
 
     def _make(self, texts: Sequence[str], head: str, folder: Path, start: int, stop: int) -> tuple[np.ndarray, int]:
+        from fuxictr_llm.llm.progress import UnfinishedShard  # heavy, as what loads the model
+
         model = self.model
         wholes = [f"{head} {text}" if head else text for text in texts[start:stop]]
         logging.info("Encoding texts %d to %d of %d with %s", start + 1, stop, len(texts), self.config.language_model)
         limit = len(model.tokens(head)) + self.settings[_limit_key(self.config)]
-        kept = Unfinished(part_of(folder, start), self._show)
+        kept = UnfinishedShard(part_of(folder, start), self._show)
         return model.encode(wholes, limit=limit, kept=kept).numpy(), kept.cut
 
     @property

@@ -13,8 +13,8 @@ from typing import Any
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.language_models import RowTextsConfig
-from fuxictr_llm.data.vector_files import check_width, keys_as_text, read_vectors
 from fuxictr_llm.host.columns import feature_columns
+from fuxictr_llm.host.embeddings import check_width, keys_as_text, read_vectors
 from fuxictr_llm.llm.model_files import digest_of_model
 from fuxictr_llm.llm.texts.row_texts import UnitTexts
 from fuxictr_llm.llm.texts.sentences import vocabulary_of
@@ -23,6 +23,7 @@ from fuxictr_llm.llm.vectors.store import MANIFEST, VectorStore
 AFFECTS_VECTORS = False  # see common/code_digest.py
 
 OTHER_TEXTS = "was made from other texts"
+NOTE = "given_vectors"
 
 
 def given_stores(
@@ -102,9 +103,6 @@ def _problem_of_tuning(store: VectorStore, tuned: bool) -> str | None:
         return None
     there, here = ("an untuned", "lora") if tuned else ("a tuned", "frozen")
     return f"is of {there} language model, and tuning is {here}"
-
-
-NOTE = "given_vectors"
 
 
 def note_matches(run: Run, name: str) -> None:

@@ -38,6 +38,12 @@ from fuxictr_llm.common.files import (
 
 # Placebos that are made of the language model's own vectors.
 OF_VECTORS = ("random", "shuffled")
+MANIFEST = "manifest.json"
+# A kill loses at most one shard; a maker of slow ones may keep parts of it in `part_of`.
+SHARD = 10_000
+# Each is a file that stays open; looking rows up visits all of them.
+MOST_SHARDS = 256
+Made = np.ndarray | tuple[np.ndarray, int]
 
 
 def random_like(vectors: Tensor, seed: int) -> Tensor:
@@ -60,13 +66,6 @@ def identity(num_fields: int) -> Tensor:
     return torch.eye(num_fields)
 
 
-MANIFEST = "manifest.json"
-# A kill loses at most one shard; a maker of slow ones may keep parts of it in `part_of`.
-SHARD = 10_000
-# Each is a file that stays open; looking rows up visits all of them.
-MOST_SHARDS = 256
-
-
 @dataclass(frozen=True)
 class Shard:
     """A shard that was written: its file's name and digest, its rows, their width, and how many are of a cut text."""
@@ -78,7 +77,6 @@ class Shard:
     cut: int = 0
 
 
-Made = np.ndarray | tuple[np.ndarray, int]
 # Asks a writer for the shards of these numbers.
 Over = Callable[["ShardWriter", Sequence[int]], Iterable[Shard]]
 

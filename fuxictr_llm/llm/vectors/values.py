@@ -26,7 +26,6 @@ from fuxictr_llm.llm.vectors.encoder import TextEncoder
 from fuxictr_llm.llm.vectors.given import note_matches
 
 KIND = "value_vectors"
-FORMATS = ("npz", "h5")
 MOST_KEY_BYTES = 2**31
 TEXTS = "values of the train split"
 # Raise it when the same settings would give other files.

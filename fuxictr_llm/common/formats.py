@@ -1,8 +1,12 @@
-"""Safe reading and writing of YAML, with numbers as in YAML 1.2: PyYAML alone takes `1e-3` for text."""
+"""Text formats: YAML, read and written safely, and the Markdown of tables and lists.
+
+Numbers are as in YAML 1.2: PyYAML alone takes `1e-3` for text.
+"""
 
 import copy
 import functools
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,11 @@ import yaml
 from fuxictr_llm.common.errors import UserError
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
+
+# FuxiCTR's configs name fields that are read side by side with it. No other of Python's tags is allowed.
+TUPLE = "tag:yaml.org,2002:python/tuple"
+LEFT, RIGHT, CENTRE, ANY = ":--", "--:", ":---:", "---"  # where the cells of a Markdown column stand
+SPECIAL = re.compile(r"[\\`*_|~$]|(?<=\])\(")
 
 try:
     from yaml import CSafeLoader as SafeLoader  # libyaml's parser reads our configs in a third of the time
@@ -33,8 +42,6 @@ def _tuple(loader: _Loader, node: yaml.Node) -> tuple[Any, ...]:
     return tuple(loader.construct_sequence(node, deep=True))
 
 
-# FuxiCTR's configs name fields that are read side by side with it. No other of Python's tags is allowed.
-TUPLE = "tag:yaml.org,2002:python/tuple"
 _Loader.add_constructor(TUPLE, _tuple)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
@@ -101,3 +108,25 @@ _Dumper.add_representer(tuple, lambda dumper, value: dumper.represent_sequence(T
 def dump_yaml(value: Any) -> str:
     """YAML text that reads back as `value`, keys in their order."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, on one line, within a table or without."""
+    text = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return SPECIAL.sub(lambda sign: f"\\{sign[0]}", text)
+
+
+def table_of(heads: Sequence[str], rows: Iterable[Sequence[str]], places: Sequence[str] | None = None) -> str:
+    """A table without a newline at its end.
+
+    Args:
+        heads, rows: texts, which are escaped.
+        places: LEFT, RIGHT, CENTRE or ANY for each column; None: ANY for all.
+    """
+    lines = [map(escaped, heads), places or [ANY] * len(heads), *(map(escaped, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def list_of(texts: Iterable[str]) -> str:
+    """A list without a newline at its end; the texts are escaped."""
+    return "\n".join(f"- {escaped(text)}" for text in texts)

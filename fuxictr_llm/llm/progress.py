@@ -1,27 +1,39 @@
-"""The course of a tuning: progress, the best epoch, early stopping, checks of gradients, and checkpoints.
+"""The progress of a tuning or an encoding, and what one that was killed goes on from.
 
-The digests of a checkpoint's files are written beside it, and compared before a tuning goes on from it.
+Of a tuning: its bar, the best epoch, early stopping, checks of gradients, and checkpoints. The digests of a
+checkpoint's files are written beside it, and compared before a tuning goes on from it.
+
+Of an encoding: the finished batches of an unfinished shard, so that a process that is killed loses one batch of texts
+at most. Their file has a record for each batch, in the order of encoding: a digest of the batch's tokens and vectors,
+the number of its texts, the width of a vector, and the vectors in float32. Batches depend only on the texts of the
+shard, so a resumed shard equals an uninterrupted one bit by bit.
 """
 
+import hashlib
+import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 from transformers import ProgressCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import (
+    OTHER_CACHE,
     damaged_files,
     digest_of_file,
     digests_of,
+    explain_write_errors,
     read_json,
     replacing,
     write_json,
@@ -30,6 +42,8 @@ from fuxictr_llm.common.processes import process_state
 
 MEASURED = "measured"
 BEST, BEST_DIGESTS = "best.safetensors", "best.sha256.json"
+DIGESTS = "sha256.json"
+RECORD_HEAD = struct.Struct("<16sII")
 
 
 class Progress(ProgressCallback):
@@ -124,9 +138,6 @@ class FiniteGradients(TrainerCallback):
             raise self.diverged("gradients are", state.global_step + 1)
 
 
-DIGESTS = "sha256.json"
-
-
 class WithDigests(TrainerCallback):
     """Notes the sha256 of a checkpoint's files when all of them are written."""
 
@@ -170,3 +181,57 @@ def last_checkpoint(folder: Path, patience: int | None, name: str) -> str | None
 def _best_is_whole(folder: Path) -> bool:
     digests = read_json(folder / BEST_DIGESTS)
     return isinstance(digests, list) and (folder / BEST).is_file() and digest_of_file(folder / BEST) in digests
+
+
+class UnfinishedShard:
+    """The batches in a file: read from it up to the first record that does not fit, computed and appended from there.
+
+    Args:
+        path: of the file; its folder exists.
+        show: called after each batch with the number of its texts.
+
+    Attributes:
+        cut: how many texts of the shard are longer than they may be.
+    """
+
+    def __init__(self, path: Path, show: Callable[[int], None]):
+        self.path, self.show, self.cut = path, show, 0
+        self._place, self._is_known = 0, path.is_file()
+
+    def __call__(self, tokens: Sequence[list[int]], make: Callable[[], Tensor]) -> Tensor:
+        """The vectors `[n, D]` of a batch of texts, in float32 on the CPU: kept ones, or those that `make` gives.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        vectors = self._known(tokens) if self._is_known else None
+        if vectors is None:
+            vectors = make()
+            self._keep(tokens, vectors.numpy())
+        self.show(len(tokens))
+        return vectors
+
+    def _known(self, tokens: Sequence[list[int]]) -> Tensor | None:
+        with self.path.open("rb") as file:
+            file.seek(self._place)
+            head = file.read(RECORD_HEAD.size)
+            digest, count, width = RECORD_HEAD.unpack(head) if len(head) == RECORD_HEAD.size else (b"", 0, 0)
+            content = file.read(4 * count * width) if count == len(tokens) else b""
+        if count != len(tokens) or digest != _digest(tokens, content):
+            self._is_known = False
+            return None
+        self._place += RECORD_HEAD.size + len(content)
+        return torch.from_numpy(np.frombuffer(content, "<f4").reshape(count, width).copy())
+
+    def _keep(self, tokens: Sequence[list[int]], vectors: np.ndarray) -> None:
+        content = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
+        record = RECORD_HEAD.pack(_digest(tokens, content), *vectors.shape) + content
+        with explain_write_errors(self.path, OTHER_CACHE), self.path.open("r+b" if self._place else "wb") as file:
+            file.seek(self._place)
+            file.truncate()
+            file.write(record)
+        self._place += len(record)
+
+
+def _digest(tokens: Sequence[list[int]], content: bytes) -> bytes:
+    return hashlib.blake2b(json.dumps([*tokens]).encode() + content, digest_size=16).digest()
