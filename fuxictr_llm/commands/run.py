@@ -13,6 +13,9 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "run", execute, "train and evaluate an experiment")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
     parser.add_argument("--to", type=Path, metavar="DIR", help="with --print-config: write a FuxiCTR config directory")
+    parser.add_argument(
+        "--fresh", action="store_true", help="train anew, not from an interrupted run's checkpoint"
+    )
     parser.add_argument("--list", action="store_true", help="list backbones, methods and data sets, and stop")
 
 
@@ -31,7 +34,7 @@ def execute(args: argparse.Namespace) -> None:
     else:
         from fuxictr_llm.experiment.run import run_experiment
 
-        run_experiment(experiment)
+        run_experiment(experiment, fresh=args.fresh)
 
 
 def _list(args: argparse.Namespace) -> None:

@@ -179,7 +179,7 @@ def random_states(device: torch.device) -> dict[str, Any]:
     _, words, position, has_gauss, gauss = np.random.get_state()
     states = {
         "python": random.getstate(),
-        "numpy": (torch.from_numpy(words.astype(np.int64)), position, has_gauss, gauss),
+        "numpy": (torch.from_numpy(np.asarray(words, np.int64)), position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
     }
     if device.type != "cpu":

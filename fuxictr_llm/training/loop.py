@@ -28,7 +28,7 @@ from fuxictr_llm.enhancement.model import EnhancedModel
 from fuxictr_llm.host.embeddings import vectors_refused
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT
 from fuxictr_llm.training.checkpoints import Checkpoints, random_states, restore_random_states
-from fuxictr_llm.training.monitoring import check_evaluation
+from fuxictr_llm.training.monitoring import Diverged, check_evaluation
 from fuxictr_llm.training.step import TrainingStep
 
 # Attributes in which FuxiCTR's models keep how far training is.
@@ -82,6 +82,8 @@ def fit(
                 training.run()
     except Exception as error:  # anyone's class can fail in any way
         message = _explain(model, error, params)
+        if checkpoints and (message or isinstance(error, Diverged)):
+            checkpoints.remove()  # from there, it would only fail again
         if message is None:
             raise
         raise UserError(message) from error

@@ -25,6 +25,10 @@ SLICE_ROWS = 100_000
 fuxictr.metrics.mp = SimpleNamespace(Pool=multiprocessing.Pool, cpu_count=lambda: max(2, multiprocessing.cpu_count()))
 
 
+class Diverged(UserError):
+    """Training has no use for further epochs: weights or what is monitored are no finite numbers."""
+
+
 def check_groups(labels: Sequence[str], params: Mapping[str, Any]) -> None:
     """Check that the group metrics are defined: valid and test each have a group with both classes.
 
@@ -66,16 +70,16 @@ def check_evaluation(model: BaseModel, metrics: Mapping[str, float], params: Map
     """Check the metrics of an evaluation during training, before FuxiCTR compares them with the best so far.
 
     Raises:
-        UserError: the monitored metric is not finite, or it is finite although weights are NaN.
+        Diverged: the monitored metric is not finite, or it is finite although weights are NaN.
     """
     names = monitored(params)
     value = model._monitor.get_value(metrics)
     if not math.isfinite(value):
-        raise UserError(
+        raise Diverged(
             f"monitor {params.get('monitor')!r} is {value} on the validation data in epoch {model._epoch_index + 1}: "
             "no epoch can be called the best; monitor a metric that is defined there, or lower learning_rate (now "
             f"{params['learning_rate']})"
         )
     rankings_alone = all(name.startswith(RANKINGS) for name in names)
     if rankings_alone and not all(torch.isfinite(weight).all() for weight in model.parameters()):
-        raise UserError(f"training diverged: weights are NaN; lower learning_rate (now {params['learning_rate']})")
+        raise Diverged(f"training diverged: weights are NaN; lower learning_rate (now {params['learning_rate']})")
