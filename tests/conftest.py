@@ -69,6 +69,17 @@ def _one_fork_server():
     forkserver.set_forkserver_preload = set_preload
 
 
+@pytest.fixture(scope="session")
+def _one_ray():
+    """Ray starts once for all tests that are marked `ray`, without its dashboard."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture
 def registry_as_before():
     """Methods that a test registers are gone afterwards."""
@@ -83,6 +94,8 @@ def registry_as_before():
 @pytest.fixture(autouse=True)
 def _own_place(tmp_path, monkeypatch, request):
     """Every test runs in a folder of its own; only tests of the real model share the user's cache."""
+    if request.node.get_closest_marker("ray"):
+        request.getfixturevalue("_one_ray")
     monkeypatch.chdir(tmp_path)
     # A test that sets it, or a command of it, sets it for itself alone.
     monkeypatch.setenv("FUXICTR_ZOO", request.config.getoption("--zoo") or "")
