@@ -159,12 +159,3 @@ def test_a_processor_of_anyones_is_kept():
     processor.fit(frame)
     assert processor.seen == "price"
     assert json.loads(Path("shop/field_texts.json").read_text()) == {"price": {"quantiles": [1.0, 2.0]}}
-
-
-@pytest.mark.ray
-def test_fuxictrs_ray_build_writes_the_same_texts(params):
-    in_memory = texts(params)
-    params["data_block_size"] = 100
-    assert texts(params) == in_memory
-    twin = pickle.loads((Path(params["data_root"]) / "shop" / "feature_processor.pkl").read_bytes())
-    assert type(twin) is FeatureProcessor

@@ -100,6 +100,7 @@ def test_every_row_has_the_text_that_its_values_say(shop, tmp_path, changes, uni
     assert [(unit.name, list(unit.fields)) for unit in index.units] == list(units.items())
     table = pd.read_csv(tmp_path / "raw" / f"{split}.csv", dtype=str, keep_default_na=False)
     rows = torch.cat([index.row_of(batch) for batch in shop.batches(split)])
+    assert rows.dtype == torch.int64
     assert len(rows) == len(table)
     for number, (unit, fields) in enumerate(zip(index.units, units.values(), strict=True)):
         told = [unit[position] for position in index.positions[rows, number].tolist()]
@@ -125,15 +126,6 @@ def test_equal_texts_are_one_and_the_index_is_in_order(shop):
 def test_rows_without_any_text_are_counted(shop, caplog):
     shop(text_fields=["color"], text_units="row")
     assert "1 of 7 distinct rows have an empty text of unit 'row'" in caplog.text
-
-
-@pytest.mark.ray
-def test_rays_loader_gives_the_same_keys(shop):
-    index = shop(text_fields=["price", "tags", "city", "user"], text_units="row")
-    ours, rays = (
-        [index.key_of(batch) for batch in shop.batches("test", data_loader=kind)] for kind in ("memory", "ray")
-    )
-    assert torch.equal(torch.cat(ours), torch.cat(rays)) and index.row_of(shop.batches("test")[0]).dtype == torch.int64
 
 
 def test_npz_files_and_folders_of_blocks_have_the_same_index(shop):
