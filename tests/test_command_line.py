@@ -20,7 +20,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def python(*args, **kwargs):
-    return subprocess.run([sys.executable, *map(str, args)], capture_output=True, text=True, check=False, **kwargs)
+    return subprocess.run(
+        [sys.executable, *map(str, args)], capture_output=True, text=True, check=False, timeout=300, **kwargs
+    )
 
 
 def test_run_expid_trains_and_ends_with_the_test_metrics(configs, capsys, monkeypatch):

@@ -105,7 +105,9 @@ def test_what_is_missing_in_another_split_decides_too(configs, tmp_path):
 
 def test_a_column_without_any_value_is_told_nowhere(configs, tmp_path):
     run = shop_with(configs, tmp_path, [""])
-    assert catalog_values(run) == () and texts(run) == {""} and vocabulary_of(run, "age")[0] == ()
+    assert catalog_values(run) == ()
+    assert texts(run) == {""}
+    assert vocabulary_of(run, "age")[0] == ()
 
 
 @pytest.mark.parametrize("more", ["", ", fill_na: null", ", fill_na: -1"])

@@ -64,11 +64,15 @@ def test_it_is_the_plain_backbone_with_columns_that_ask(run):
 def test_columns_usage_and_placebo_are_settings(run):
     result = run(value_fields=["city"], value_usage="sum", value_freeze=True, value_dim=3, field_vectors="shuffled")
     notes = result.record["notes"]["value_vectors"]
-    assert notes["source"] == "shuffled" and notes["columns"]["city"]["dim"] == 3 and len(notes["columns"]) == 1
+    assert notes["source"] == "shuffled"
+    assert notes["columns"]["city"]["dim"] == 3
+    assert len(notes["columns"]) == 1
     layer = result.model.embedding_layer.embedding_layer.embedding_layers["city"]
     file = np.load(notes["columns"]["city"]["path"])
     frozen = layer.pretrain_embedding.weight.numpy()
-    assert layer.pretrain_usage == "sum" and np.array_equal(frozen[1:7], file["value"]) and not frozen[[0, 7]].any()
+    assert layer.pretrain_usage == "sum"
+    assert np.array_equal(frozen[1:7], file["value"])
+    assert not frozen[[0, 7]].any()
     assert result.record["metrics"] != run(value_fields=["city"]).record["metrics"]
 
 
