@@ -1,20 +1,16 @@
 """The cells of the test matrix: every backbone of the zoo with every method, on tiny data with all types of features."""
 
-import copy
 import functools
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.diagnosis.tiny import TinyCase, active_regularization, tiny_case, train
-from fuxictr_llm.diagnosis.tiny_columns import EMBEDDING_DIM
 from fuxictr_llm.distillation import Teacher, distilled
 from fuxictr_llm.enhancement.anatomy import find_anatomy
 from fuxictr_llm.enhancement.model import enhance
@@ -22,6 +18,7 @@ from fuxictr_llm.host.batches import columns_of, only_columns, predictions_of
 from fuxictr_llm.model_zoo.ELEC.gain import gain_class
 from fuxictr_llm.model_zoo.ELEC.head import VECTOR
 from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors
+from fuxictr_llm.model_zoo.LLMEmb.model import with_random_vectors
 from fuxictr_llm.registry import find_backbone, find_method
 from support import AllTaps, Idle
 
@@ -161,17 +158,4 @@ def _field_vectors(case: TinyCase) -> dict:
 
 def _with_given_vectors(case: TinyCase) -> TinyCase:
     """The same with vectors for the values of `btag`, as FuxiCTR reads them of a built data set."""
-    size = case.feature_map.features["btag"]["vocab_size"]
-    vocabulary = {f"b{value}": value for value in range(1, size - 1)} | {"__OOV__": size - 1}
-    (Path(_folder.name) / "feature_vocab.json").write_text(json.dumps({"btag": vocabulary, "user_id": {"u": 1}}))
-    vectors = np.random.default_rng(0).normal(size=(size - 2, EMBEDDING_DIM))
-    np.savez(Path(_folder.name) / "btag.npz", key=np.array(list(vocabulary)[:-1]), value=vectors)
-    given = {
-        "pretrained_emb": str(Path(_folder.name) / "btag.npz"),
-        "pretrain_dim": EMBEDDING_DIM,
-        "pretrain_usage": "init",
-    }
-    feature_map = copy.deepcopy(case.feature_map)
-    feature_map.data_dir = str(Path(_folder.name))
-    feature_map.features["btag"] |= {**given, "freeze_emb": False, "oov_idx": size - 1}
-    return replace(case, feature_map=feature_map)
+    return replace(case, feature_map=with_random_vectors(case.feature_map, "btag", Path(_folder.name)))

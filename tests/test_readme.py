@@ -329,5 +329,7 @@ def test_the_citation_has_what_cff_requires_and_the_version_of_the_package():
     assert str(citation["version"]) == fuxictr_llm.__version__
     assert f'version="{fuxictr_llm.__version__}"' in (ROOT / "setup.py").read_text()
     for entry in (citation, *citation["references"]):
-        assert entry["title"] and entry["type"] and entry["authors"]
+        assert entry["title"]
+        assert entry["type"]
+        assert entry["authors"]
     assert {"message", "authors", "title"} <= citation.keys()

@@ -1,6 +1,7 @@
 """What is known of a run while it is in progress: settings, data, the times of its stages, package versions."""
 
 import contextlib
+import functools
 import logging
 import sys
 import time
@@ -87,12 +88,16 @@ def _duration(facts: Mapping[str, Any]) -> str:
     return "cached" if facts.get("cached") else f"{facts['seconds']:.1f} s"
 
 
+# It parses the package's whole METADATA file.
+_version = functools.cache(version)
+
+
 def versions() -> dict[str, str]:
     """The versions of Python and the packages that a result depends on."""
     installed = {"python": sys.version.split()[0]}
     for package in PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
-            installed[package] = version(package)
+            installed[package] = _version(package)
     return installed
 
 

@@ -92,4 +92,6 @@ def test_no_process_outlives_its_parent():
 
 def test_nothing_to_wait_for_is_nothing():
     with Pool(jobs=1) as pool:
-        assert pool.has_room and len(pool) == 0 and pool.wait() == []
+        assert pool.has_room
+        assert len(pool) == 0
+        assert pool.wait() == []

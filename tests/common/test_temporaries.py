@@ -52,7 +52,9 @@ def test_what_a_killed_process_leaves_goes_and_a_living_ones_stays(parent, what)
         assert len(left(parent)) == 2
         remove_abandoned(parent, again=True)
         (kept,) = left(parent)
-        assert (parent / kept / "owner.lock").exists() and kept.startswith(".data.") and kept.endswith(".tmp")
+        assert (parent / kept / "owner.lock").exists()
+        assert kept.startswith(".data.")
+        assert kept.endswith(".tmp")
         assert str(killed.pid) not in kept
     finally:
         living.kill()
@@ -108,7 +110,9 @@ def test_a_folder_that_is_taken_for_abandoned_while_it_is_made_is_made_anew(pare
 
     monkeypatch.setattr(temporaries.tempfile, "mkdtemp", removed_at_once)
     with own_folder(parent / "a") as folder:
-        assert len(made) == 2 and str(folder) == made[1] and left(parent) == [folder.name]
+        assert len(made) == 2
+        assert str(folder) == made[1]
+        assert left(parent) == [folder.name]
     assert not left(parent)
 
 

@@ -169,7 +169,9 @@ def test_a_plain_fuxictr_directory_warns_and_leaves_the_key_out(configs, tmp_pat
     assert "key 'spliter' in feature_cols of 'tags' has no effect; did you mean 'splitter'?" in caplog.text
     assert "key 'na_value' in feature_cols of 'tags' has no effect; FuxiCTR calls it 'fill_na' now" in caplog.text
     assert "key 'a' in label_col of 'click' has no effect" in caplog.text
-    assert found.params == clean.params and not found.changed and found.sha256 == clean.sha256
+    assert found.params == clean.params
+    assert not found.changed
+    assert found.sha256 == clean.sha256
     (tmp_path / "printed.yaml").write_text(found.to_yaml())
     assert load_experiment("DeepFM_shop", tmp_path / "printed.yaml").params == clean.params
     with pytest.raises(UserError, match="'spliter'"):  # what --set gives is meant

@@ -122,7 +122,9 @@ def test_only_changed_settings_change_the_identity(configs):
     plain = load_experiment("DeepFM_shop", configs)
     same = load_experiment("DeepFM_shop", configs, seed=7, overrides={"epochs": 2, "verbose": 1})
     other = load_experiment("DeepFM_shop", configs, seed=8)
-    assert not plain.changed and not same.changed and other.changed
+    assert not plain.changed
+    assert not same.changed
+    assert other.changed
     assert plain.sha256 == same.sha256 != other.sha256
     assert other.full_id == f"DeepFM_shop_{other.sha256[:8]}"
     threads = load_experiment("DeepFM_shop", configs, overrides={"num_threads": 2})

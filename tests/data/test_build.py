@@ -1,8 +1,6 @@
 """Built data: FuxiCTR's form, rebuilt when something changed, refused with a reason when something is wrong."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +12,7 @@ from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data import build
 from fuxictr_llm.data.build import built_data
 from support import flip_a_byte
+from support_process import run_code
 
 
 @pytest.fixture
@@ -200,7 +199,8 @@ def test_building_starts_no_ray(configs):
         "import ray; from fuxictr_llm import load_experiment; from fuxictr_llm.data.build import built_data; "
         f"built_data(load_experiment('DeepFM_shop', {str(configs)!r}).params); assert not ray.is_initialized()"
     )
-    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=300).returncode == 0
+    ended = run_code(code)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_raw_files_in_the_folder_of_the_data_set_are_kept(params):

@@ -2,7 +2,6 @@
 
 import json
 import pickle
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -131,17 +130,16 @@ def test_float_categories_are_texts_as_in_the_vocabulary(params):
     assert "0.3" in found and "2.0" in found
 
 
-def test_the_pickle_is_fuxictrs_and_needs_nothing_of_ours(params):
+def test_the_pickle_is_fuxictrs_and_needs_nothing_of_ours(params, monkeypatch):
     built_data(params)
     path = Path(params["data_root"]) / "shop" / "feature_processor.pkl"
     assert b"fuxictr_llm" not in path.read_bytes()
-    code = (
-        "import pickle, sys; sys.modules['fuxictr_llm'] = None\n"
-        f"processor = pickle.load(open({str(path)!r}, 'rb'))\n"
-        "print(type(processor).__module__, type(processor).__name__, len(processor.feature_map.features))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
-    assert done.stdout.split() == ["fuxictr.preprocess.feature_processor", "FeatureProcessor", "4"], done.stderr
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == "fuxictr_llm":
+            monkeypatch.setitem(sys.modules, name, None)  # as where it is not installed
+    processor = pickle.loads(path.read_bytes())
+    assert type(processor) is FeatureProcessor
+    assert len(processor.feature_map.features) == 4
 
 
 def test_a_processor_of_anyones_is_kept():
@@ -161,12 +159,3 @@ def test_a_processor_of_anyones_is_kept():
     processor.fit(frame)
     assert processor.seen == "price"
     assert json.loads(Path("shop/field_texts.json").read_text()) == {"price": {"quantiles": [1.0, 2.0]}}
-
-
-@pytest.mark.ray
-def test_fuxictrs_ray_build_writes_the_same_texts(params):
-    in_memory = texts(params)
-    params["data_block_size"] = 100
-    assert texts(params) == in_memory
-    twin = pickle.loads((Path(params["data_root"]) / "shop" / "feature_processor.pkl").read_bytes())
-    assert type(twin) is FeatureProcessor

@@ -101,7 +101,9 @@ def test_amazon_rows_are_reviews_with_their_items(gift):
     assert rows["parent_asin"].tolist() == [review(number)["parent_asin"] for number in order]
     assert rows["label"].tolist() == [str(int(review(number)["rating"] >= 4)) for number in order]
     first = rows[rows["parent_asin"] == "B0"].iloc[0]
-    assert first["title"] == HARD[0] and first["features"] == "one,; two" and first["description"] == ""
+    assert first["title"] == HARD[0]
+    assert first["features"] == "one,; two"
+    assert first["description"] == ""
     assert first[["price", "categories"]].tolist() == ["25.0", "Gift Cards; For all"]
     assert first["details"] == "Brand: Acme; Size: h: 1"
     assert (rows[rows["parent_asin"] == "B9"][list(amazon.OF_THE_ITEM)] == "").all(axis=None)

@@ -71,7 +71,9 @@ def test_a_change_of_a_processors_base_class_is_noticed(tmp_path, monkeypatch):
     Path("own_processor.py").write_text("from own_base import Base\n\n\nclass Own(Base):\n    pass\n")
     before = code_of("own_processor:Own")
     Path("own_base.py").write_text(base + "# edited\n")
-    assert before and code_of("own_processor:Own") != before and code_of("criteo") is None
+    assert before
+    assert code_of("own_processor:Own") != before
+    assert code_of("criteo") is None
 
 
 @pytest.mark.parametrize(

@@ -231,7 +231,9 @@ def test_a_failed_check_is_exit_code_1(few_checks, capsys):
 def test_an_experiment_is_looked_at_on_its_own_data(configs, few_checks, capsys):
     assert main(["doctor", "--config", str(configs), "--expid", "DeepFM_shop"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "on the data set shop" in printed and "4 of 4 fields, D = 4" in printed and "T = 1: click" in printed
+    assert "on the data set shop" in printed
+    assert "4 of 4 fields, D = 4" in printed
+    assert "T = 1: click" in printed
 
 
 @pytest.mark.parametrize(

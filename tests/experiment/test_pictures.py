@@ -94,7 +94,9 @@ def test_names_do_not_overlap(count):
     assert min(box.y0 for box in columns) > 0 and min(box.x0 for box in rows) > 0
     assert not figure._suptitle.get_window_extent(renderer).overlaps(axis.title.get_window_extent(renderer))
     texts = [label.get_text() for label in axis.get_yticklabels()]
-    assert len(texts) <= 60 and max(map(len, texts)) <= 18 and len(set(texts)) == len(texts)
+    assert len(texts) <= 60
+    assert max(map(len, texts)) <= 18
+    assert len(set(texts)) == len(texts)
     assert len(axis.texts) == (count * (count - 1) if 1 < count <= 12 else count == 1)
 
 

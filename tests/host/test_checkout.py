@@ -51,7 +51,9 @@ def test_a_name_finds_its_file_and_python_is_left_as_it_was(zoo, name, file):
     before = sys.path[:], Path.cwd(), "model_zoo" in sys.modules
     cls = registry.find_backbone(name)
     origin = origin_of(cls)
-    assert origin.file == str(zoo.folder / file) and len(origin.sha256) == 64 and origin.kind == "checkout"
+    assert origin.file == str(zoo.folder / file)
+    assert len(origin.sha256) == 64
+    assert origin.kind == "checkout"
     assert registry.find_backbone(origin.name) is cls
     assert (sys.path, Path.cwd(), "model_zoo" in sys.modules) == before
 

@@ -34,7 +34,9 @@ from fuxictr_llm.leaderboard.run.engine import locked_folder
 def test_what_is_wrong_is_told_before_anything_runs(args, message, capsys):
     assert main(args) == 2
     error = capsys.readouterr().err
-    assert message in error and "usage" not in error and not Path("leaderboards").exists()
+    assert message in error
+    assert "usage" not in error
+    assert not Path("leaderboards").exists()
 
 
 def test_no_other_command_hides_behind_an_option(capsys):

@@ -88,7 +88,9 @@ def test_what_fails_is_noted_with_its_reason_and_the_others_go_on(plan):
     assert "in troubled" in json.loads(note.read_text())["traceback"]
     assert run(made, work=quick)[1] == []
     results, lines = run(made, work=quick, retry_failed=True)
-    assert len(lines) == 3 and not results.failures() and len(results.finished()) == 6
+    assert len(lines) == 3
+    assert not results.failures()
+    assert len(results.finished()) == 6
     assert not list(Path("board").rglob("*.failure.json"))
 
 

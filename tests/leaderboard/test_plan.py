@@ -123,7 +123,9 @@ def test_a_setting_that_is_null_or_false_is_saved(configs, plan_file):
 
 def test_without_seeds_each_arm_has_that_of_its_config(configs):
     (run,) = Plan([Arm("FM", "shop")], config=str(configs)).runs()
-    assert run.seed == 7 and seeds_of(3) == [1, 2, 3] and seeds_of([5]) == [5]
+    assert run.seed == 7
+    assert seeds_of(3) == [1, 2, 3]
+    assert seeds_of([5]) == [5]
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,9 @@ def test_cost_is_training_and_language_model():
     results = results_of(["FM", "DNN"]) + runs(None, None, BASE, "LR", seconds={"train": 1.0})  # the other: not known
     (axis,) = figures(summarize(results), results)["cost_shop"].axes
     spots = {tuple(map(float, (line.get_xdata()[0], line.get_ydata()[0]))) for line in markers(axis)}
-    assert axis.get_xscale() == "log" and {x for x, _ in spots} == {13.0, 113.0} and len(markers(axis)) == 6
+    assert axis.get_xscale() == "log"
+    assert {x for x, _ in spots} == {13.0, 113.0}
+    assert len(markers(axis)) == 6
     assert min(spots) == pytest.approx((13.0, np.mean(BASE))) and [text.get_text() for text in axis.texts] == [
         "FM",
         "DNN",

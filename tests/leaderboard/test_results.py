@@ -41,7 +41,9 @@ def states(results):
 
 def test_a_folder_is_read_by_its_own_plan(board):
     results = Results("board")
-    assert results.plan.sha256 == board.plan.sha256 and states(results) == [2, 0, 0] and not results.ignored
+    assert results.plan.sha256 == board.plan.sha256
+    assert states(results) == [2, 0, 0]
+    assert not results.ignored
     first = results.finished()[0]
     assert (str(first.arm), first.seed, first.rows) == ("FM plain on shop", 1, {"train": 900, "test": 150})
     assert first.seconds == {"train": 2.0, "test": 0.5, "language_model": 0.0}

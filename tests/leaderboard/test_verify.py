@@ -53,11 +53,15 @@ def test_rows_run_at_their_own_seeds_and_are_compared(board):
     assert list(fm.auc) == [7, 2021] and list(dnn.auc) == [2021, 190034]
     assert fm.mean == pytest.approx(sum(fm.auc.values()) / 2) and fm.difference == pytest.approx(fm.mean - 0.31)
     assert (fm.verdict, dnn.verdict, dcnv2.verdict, aoanet.verdict) == ("better", "worse", "not run", "not run")
-    assert fm.sd > 0 and set(fm.logloss) == {7, 2021} and fm.data == "no md5 is published"
+    assert fm.sd > 0
+    assert set(fm.logloss) == {7, 2021}
+    assert fm.data == "no md5 is published"
     assert fm.flags == () and dnn.flags == ("published: one run", "a|note")
     assert "not in model_config" in dcnv2.reason and "unknown backbone 'AOANet'" in aoanet.reason
     text = comparison_page("shop", rows, ["seeds 2"])
-    assert "| YoutubeDNN | 0.99 | 0.990000 | 1 | " in text and "a\\|note" in text and "- seeds 2" in text
+    assert "| YoutubeDNN | 0.99 | 0.990000 | 1 | " in text
+    assert "a\\|note" in text
+    assert "- seeds 2" in text
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(comparison_on_screen("shop", rows))
     screen = console.export_text()
@@ -67,7 +71,9 @@ def test_rows_run_at_their_own_seeds_and_are_compared(board):
 
 def test_a_method_row_is_the_backbone_with_it(board):
     (row,) = verify("shop", run_here("verified"), models=["FM_LLaCTR"], config=board)
-    assert row.verdict in ("better", "worse") and list(row.auc) == [7] and "ours: one run" in row.flags
+    assert row.verdict in ("better", "worse")
+    assert list(row.auc) == [7]
+    assert "ours: one run" in row.flags
     arm = arm_of_row(row.row)
     assert (arm.backbone, arm.method, arm.dataset) == ("FM", "LLaCTR", "shop")
 
@@ -155,7 +161,9 @@ def test_the_published_files_are_known_by_their_md5(configs, board, digests, exp
     digests = digests.replace("%s", digest_of_file("raw/train.csv", "md5"))
     edit(configs / "dataset_config.yaml", "    data_format: csv\n", f"    data_format: csv\n    md5: {digests}\n")
     (row,) = verify("shop", lambda plan: Results("verified", plan), models=["FM"], config=board)
-    assert row.data == expected and row.verdict == "not run" and row.reason == "not finished"
+    assert row.data == expected
+    assert row.verdict == "not run"
+    assert row.reason == "not finished"
 
 
 def test_an_unknown_model_names_the_nearest():

@@ -128,7 +128,9 @@ def test_numbers_give_their_quantiles_and_neither_meta_nor_embeddings_values(tmp
     catalog = load_catalog(*folder, None)
     price, share, image = catalog.fields
     assert catalog.names == ["price", "share", "image"] and image.values == ()
-    assert share.values == ("0.1235",) and price.values[0] == "5" and price.values[-1] == "1099"
+    assert share.values == ("0.1235",)
+    assert price.values[0] == "5"
+    assert price.values[-1] == "1099"
     assert len(price.values) == 21 and price.values[10] in ("1048", "1049", "1050")
     texts = {"price": {"quantiles": [0.5, 0.5, 1e6, 2e6]}}
     folder = built_folder(tmp_path, specs, {**columns, "group": [7] * 102}, {}, texts)
@@ -159,7 +161,9 @@ def catalog_of(**values):
 
 def test_the_prefix_holds_task_and_candidates_and_ends_where_the_value_begins():
     prefix = common_prefix(catalog_of(color=["red"], city=["Rome"]))
-    assert prefix.startswith("Data: things.") and "Fields: the color; the city." in prefix and prefix.endswith("Value:")
+    assert prefix.startswith("Data: things.")
+    assert "Fields: the color; the city." in prefix
+    assert prefix.endswith("Value:")
 
 
 def test_prompts_are_sampled_distinct_seeded_and_split():

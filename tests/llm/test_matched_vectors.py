@@ -156,7 +156,9 @@ def test_a_file_that_cannot_be_used_is_named_with_its_column(configs, at_run_tim
     write(file, keys, vectors)
     with pytest.raises(UserError) as error:
         prepared_with(configs, "city", file, at_run_time=at_run_time)
-    assert message in str(error.value) and "of column 'city'" in str(error.value) and file in str(error.value)
+    assert message in str(error.value)
+    assert "of column 'city'" in str(error.value)
+    assert file in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """What FuxiCTR fills in for a missing value is told nowhere: compared with a plain count of the raw files."""
 
 import json
+import pickle
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.language_models import RowTextsConfig
@@ -103,7 +105,9 @@ def test_what_is_missing_in_another_split_decides_too(configs, tmp_path):
 
 def test_a_column_without_any_value_is_told_nowhere(configs, tmp_path):
     run = shop_with(configs, tmp_path, [""])
-    assert catalog_values(run) == () and texts(run) == {""} and vocabulary_of(run, "age")[0] == ()
+    assert catalog_values(run) == ()
+    assert texts(run) == {""}
+    assert vocabulary_of(run, "age")[0] == ()
 
 
 @pytest.mark.parametrize("more", ["", ", fill_na: null", ", fill_na: -1"])
@@ -194,9 +198,13 @@ def test_a_preprocess_step_that_needs_filled_values_is_left_to_it(configs, tmp_p
 
 
 @pytest.mark.ray
-def test_fuxictrs_ray_build_knows_the_same(configs, tmp_path):
+def test_fuxictrs_ray_build_writes_the_same_texts_and_its_own_pickle(configs, tmp_path):
     run = shop_with(configs, tmp_path, ["0", "", "4"], "int")
     known = run.data_dir / "field_texts.json"
     in_memory = json.loads(known.read_text())
     built_data(load_experiment("DeepFM_shop", configs).params | {"data_block_size": 100})
-    assert json.loads(known.read_text()) == in_memory and in_memory["age"]["filled"] == {"0": [400, 400]}
+    assert json.loads(known.read_text()) == in_memory
+    assert list(in_memory) == ["color", "city", "user", "tags", "age"]
+    assert in_memory["age"]["filled"] == {"0": [400, 400]}
+    processor = pickle.loads((run.data_dir / "feature_processor.pkl").read_bytes())
+    assert type(processor) is FeatureProcessor

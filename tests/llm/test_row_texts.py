@@ -100,6 +100,7 @@ def test_every_row_has_the_text_that_its_values_say(shop, tmp_path, changes, uni
     assert [(unit.name, list(unit.fields)) for unit in index.units] == list(units.items())
     table = pd.read_csv(tmp_path / "raw" / f"{split}.csv", dtype=str, keep_default_na=False)
     rows = torch.cat([index.row_of(batch) for batch in shop.batches(split)])
+    assert rows.dtype == torch.int64
     assert len(rows) == len(table)
     for number, (unit, fields) in enumerate(zip(index.units, units.values(), strict=True)):
         told = [unit[position] for position in index.positions[rows, number].tolist()]
@@ -114,7 +115,9 @@ def test_equal_texts_are_one_and_the_index_is_in_order(shop):
     assert sorted(unit[:]) == sorted(
         {"", *(f"color of the shirt is {word}." for word in ("red", "green", "blue", "black", "white", "grey"))}
     )
-    assert unit.ids.dtype == np.int32 and unit.ids.shape == (7, 1) and unit[unit.empty] == ""
+    assert unit.ids.dtype == np.int32
+    assert unit.ids.shape == (7, 1)
+    assert unit[unit.empty] == ""
     assert torch.equal(index.keys, index.keys.unique()) and index.keys.dtype == torch.int64
     assert index.positions.dtype == torch.int32 and index.positions.shape == (len(index), 1)
     again = shop(text_fields=["color"])
@@ -125,15 +128,6 @@ def test_equal_texts_are_one_and_the_index_is_in_order(shop):
 def test_rows_without_any_text_are_counted(shop, caplog):
     shop(text_fields=["color"], text_units="row")
     assert "1 of 7 distinct rows have an empty text of unit 'row'" in caplog.text
-
-
-@pytest.mark.ray
-def test_rays_loader_gives_the_same_keys(shop):
-    index = shop(text_fields=["price", "tags", "city", "user"], text_units="row")
-    ours, rays = (
-        [index.key_of(batch) for batch in shop.batches("test", data_loader=kind)] for kind in ("memory", "ray")
-    )
-    assert torch.equal(torch.cat(ours), torch.cat(rays)) and index.row_of(shop.batches("test")[0]).dtype == torch.int64
 
 
 def test_npz_files_and_folders_of_blocks_have_the_same_index(shop):
@@ -158,7 +152,9 @@ def test_without_entities_the_columns_of_words_make_one_text(shop, caplog):
     shop.entities({})
     with caplog.at_level(logging.INFO):
         (unit,) = shop().units
-    assert unit.name == "row" and unit.fields == ("color", "city", "tags") and "a row is one text" in caplog.text
+    assert unit.name == "row"
+    assert unit.fields == ("color", "city", "tags")
+    assert "a row is one text" in caplog.text
 
 
 def test_a_row_that_was_not_there_is_named(shop):
@@ -300,7 +296,9 @@ def test_entities_with_several_texts_are_counted_with_an_example(configs, tmp_pa
     assert warning.startswith(
         "2 of 30 values of 'user', the id of entity 'user', have several texts, and each is encoded"
     )
-    assert "'3' has 2: 'city is" in warning and "'city is Elsewhere.'" in warning and "city is City3." in warning
+    assert "'3' has 2: 'city is" in warning
+    assert "'city is Elsewhere.'" in warning
+    assert "city is City3." in warning
     caplog.clear()
     assert index_rows(RowTextsConfig(text_units="row"), run).units[0].name == "row" and len(index.units) == 2
     assert "several texts" not in caplog.text

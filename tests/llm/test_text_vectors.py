@@ -82,7 +82,9 @@ def test_progress_shows_rate_and_time_left(llm, monkeypatch, capsys):
     monkeypatch.setattr(vector_store, "SHARD", 4)
     TextEncoder(ValueVectorsConfig(**llm), gpu=-1).store_of([f"text {number}" for number in range(9)])
     last = capsys.readouterr().err.rstrip().splitlines()[-1].split("\r")[-1]
-    assert last.startswith("encoding texts: 100%") and "9/9" in last and "texts/s]" in last
+    assert last.startswith("encoding texts: 100%")
+    assert "9/9" in last
+    assert "texts/s]" in last
 
 
 @pytest.mark.parametrize(

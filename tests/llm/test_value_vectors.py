@@ -83,7 +83,9 @@ def test_texts_without_tokens_have_zeros_and_no_place_in_a_file(llm, prepared, m
     frame = load_language_model(Path(llm["language_model"]), "float32", "mean", gpu=-1)
     frame.before = []
     vectors = frame.encode(["red", "", "blue"])
-    assert vectors[1].eq(0).all() and vectors[[0, 2]].isfinite().all() and vectors[[0, 2]].ne(0).any()
+    assert vectors[1].eq(0).all()
+    assert vectors[[0, 2]].isfinite().all()
+    assert vectors[[0, 2]].ne(0).any()
     assert frame.encode([""]).shape == (1, 16)
     encode = LanguageModel.encode
 
@@ -117,7 +119,9 @@ def test_a_pca_equals_the_literal_one():
 def test_components_that_there_are_not_are_zeros():
     vectors = np.random.default_rng(0).normal(size=(3, 5)).astype(np.float32)
     reduced, facts = shaped(vectors, 8, scale=None)
-    assert reduced.shape == (3, 8) and (reduced[:, 2:] == 0).all() and facts["explained_variance"] == 1
+    assert reduced.shape == (3, 8)
+    assert (reduced[:, 2:] == 0).all()
+    assert facts["explained_variance"] == 1
     assert shaped(vectors[:1], 4, scale=0.1)[0].tolist() == [[0, 0, 0, 0]]
 
 
@@ -171,7 +175,9 @@ def test_columns_and_specs_ask_alike_and_share_the_plain_arms_data(configs, llm)
     first = run_experiment(by_specs)
     assert {path.name: path.stat().st_mtime_ns for path in Path("data/shop").iterdir()} == built
     layer = embedding_of(first.model, "city")
-    assert layer.freeze_emb and layer.pretrain_usage == "sum" and layer.pretrain_embedding.weight.shape == (8, 3)
+    assert layer.freeze_emb
+    assert layer.pretrain_usage == "sum"
+    assert layer.pretrain_embedding.weight.shape == (8, 3)
     second = run_experiment(by_columns)
     assert second.record["notes"]["value_vectors"] == first.record["notes"]["value_vectors"]
     inactive = [{**columns[0], "active": False}, *columns[1:]]
@@ -269,4 +275,6 @@ def test_values_that_only_other_splits_have_are_left_out(configs, llm):
     run = prepare_data(load_experiment("DeepFM_shop", configs), "unused")
     edit("data/shop/feature_vocab.json", '"__OOV__": 7', '"__OOV__": 7, "mauve": 8')
     file = make_value_vectors(ValueVectorsConfig(**llm), run, ["color"])["color"]
-    assert file["values"] == 6 and file["oov_idx"] == 7 and "mauve" not in np.load(file["path"])["key"]
+    assert file["values"] == 6
+    assert file["oov_idx"] == 7
+    assert "mauve" not in np.load(file["path"])["key"]

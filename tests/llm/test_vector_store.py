@@ -76,7 +76,9 @@ def test_a_kill_loses_one_shard_and_leaves_nothing_half(written, caplog):
         VectorStore(folder)
     (before,) = (json.loads(path.read_text())["seconds"] for path in folder.glob("manifest.json"))
     store = written()
-    assert written.asked == [(8, 11)] and caplog.text == "" and store.seconds >= before >= 0
+    assert written.asked == [(8, 11)]
+    assert caplog.text == ""
+    assert store.seconds >= before >= 0
     assert sorted(path.name for path in folder.iterdir()) == [
         "manifest.json",
         *(f"vectors-0000{i}.npy" for i in range(3)),
@@ -101,7 +103,9 @@ def test_only_a_damaged_shard_is_made_anew(written, caplog, harm):
         (store.folder / "manifest.json").write_text(json.dumps(manifest))
     assert VectorStore(store.folder).damaged() == ([path.name] if harm != "gone" else []) if harm != "gone" else True
     again = written()
-    assert written.asked == [(4, 8)] and path.read_bytes() == content and again.sha256 == store.sha256
+    assert written.asked == [(4, 8)]
+    assert path.read_bytes() == content
+    assert again.sha256 == store.sha256
     assert caplog.text.count("vectors-00001.npy is damaged: it is computed anew") == (harm != "gone")
 
 

@@ -1,8 +1,6 @@
 """ELEC on several backbones, as whole runs: what must hold exactly."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from fuxictr_llm.model_zoo.ELEC import ELEC
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.serving.export import export_run
 from support import edit
+from support_process import run_code
 from support_zoo import NET
 
 BACKBONES = ["DeepFM", "DCNv2", "FinalMLP", "FM"]
@@ -80,8 +79,9 @@ def test_serving_needs_neither_texts_nor_a_language_model(run):
         "batch = {name: ids[name].tolist() for name in ('color', 'city', 'user', 'tags')}\n"
         "print(*fuxictr_llm.load_model('served').predict(batch).tolist())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300)
-    served = torch.tensor([float(value) for value in done.stdout.split()])
+    ended = run_code(code)
+    assert ended.returncode == 0, ended.stderr
+    served = torch.tensor([float(value) for value in ended.stdout.split()])
     assert torch.allclose(served, torch.from_numpy(predictions(result)).float(), atol=1e-6)
 
 

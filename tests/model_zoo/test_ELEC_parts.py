@@ -176,7 +176,9 @@ def test_components_are_fitted_on_train_rows_alone(raw):
         sign = np.sign((found[:, column] * expected[:, column]).sum())
         assert np.allclose(found[:, column], sign * expected[:, column], atol=1e-4)
     wider = vectors.of_pca(raw, 8)(rows)
-    assert wider.shape == (40, 8) and not wider[:, 6:].any() and wider[:, :6].any(dim=0).all()
+    assert wider.shape == (40, 8)
+    assert not wider[:, 6:].any()
+    assert wider[:, :6].any(dim=0).all()
 
 
 def test_noise_has_the_norms_and_nothing_else(raw):

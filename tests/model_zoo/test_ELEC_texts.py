@@ -72,7 +72,9 @@ def test_no_head_of_a_row_has_seen_a_row_with_its_texts(run, monkeypatch):
     for fold, batches in enumerate(learnt):
         seen = {tuple(row) for batch in batches for row in index.positions[index.row_of(batch)].tolist()}
         left_out = {tuple(row) for row in index.positions[folds == fold].tolist()}
-        assert seen and left_out and not seen & left_out
+        assert seen
+        assert left_out
+        assert not seen & left_out
 
 
 @pytest.mark.parametrize(("made_with", "taken_with"), [("lora", "frozen"), ("frozen", "lora")])

@@ -2,7 +2,6 @@
 
 import copy
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.experiment.run import build_model, prepare_run, run_experiment
 from support import BACKBONES, as_arguments, build
+from support_process import run_code, run_codes_at_once
 
 SETTINGS = {"FinalMLP": {"mlp1_hidden_units": [8], "mlp2_hidden_units": [8], "num_heads": 1}}
 
@@ -64,11 +64,15 @@ def test_it_is_the_plain_backbone_with_columns_that_ask(run):
 def test_columns_usage_and_placebo_are_settings(run):
     result = run(value_fields=["city"], value_usage="sum", value_freeze=True, value_dim=3, field_vectors="shuffled")
     notes = result.record["notes"]["value_vectors"]
-    assert notes["source"] == "shuffled" and notes["columns"]["city"]["dim"] == 3 and len(notes["columns"]) == 1
+    assert notes["source"] == "shuffled"
+    assert notes["columns"]["city"]["dim"] == 3
+    assert len(notes["columns"]) == 1
     layer = result.model.embedding_layer.embedding_layer.embedding_layers["city"]
     file = np.load(notes["columns"]["city"]["path"])
     frozen = layer.pretrain_embedding.weight.numpy()
-    assert layer.pretrain_usage == "sum" and np.array_equal(frozen[1:7], file["value"]) and not frozen[[0, 7]].any()
+    assert layer.pretrain_usage == "sum"
+    assert np.array_equal(frozen[1:7], file["value"])
+    assert not frozen[[0, 7]].any()
     assert result.record["metrics"] != run(value_fields=["city"]).record["metrics"]
 
 
@@ -99,19 +103,19 @@ def test_a_run_with_cached_vectors_imports_no_language_library(configs, llm, mon
     monkeypatch.setitem(sys.modules, "peft", None)  # nothing is tuned, so that nothing may import it
     assert main(args) == 0
     code = f"import sys; from fuxictr_llm.__main__ import main; print(main({args!r})); print('peft' in sys.modules, 'transformers' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
-    assert done.stdout.split() == ["0", "False", "False"], done.stderr
+    ended = run_code(code)
+    assert ended.stdout.split() == ["0", "False", "False"], ended.stderr
 
 
 def test_first_runs_at_once_share_the_encoding(configs, llm):
     assert main(["prepare", "--config", str(configs), "--expid", "FM_shop"]) == 0
-    command = [sys.executable, "-m", "fuxictr_llm", "encode", "--config", configs, "--expid", "FM_LLMEmb_shop"]
-    command += as_arguments(llm)
-    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=120) for process in both]
-    assert [process.returncode for process in both] == [0, 0], outputs
-    assert outputs[0][0] == outputs[1][0] and len(outputs[0][0].split()) == 3
-    assert sum(error.count("INFO Encoding") for _, error in outputs) == 3
+    args = ["encode", "--config", str(configs), "--expid", "FM_LLMEmb_shop", *as_arguments(llm)]
+    code = f"import sys; from fuxictr_llm.__main__ import main; sys.exit(main({args!r}))"
+    one, other = run_codes_at_once(code, code)
+    assert (one.returncode, other.returncode) == (0, 0), (one.stderr, other.stderr)
+    assert one.stdout == other.stdout
+    assert len(one.stdout.split()) == 3
+    assert one.stderr.count("INFO Encoding") + other.stderr.count("INFO Encoding") == 3
 
 
 def test_scripts_of_fuxictr_get_a_clear_word_or_given_files(configs, llm, tmp_path):

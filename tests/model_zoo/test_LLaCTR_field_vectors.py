@@ -1,7 +1,5 @@
 """Sources of field vectors: placebos, centring, given matrices."""
 
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +16,7 @@ from fuxictr_llm.experiment.run import prepare_run
 from fuxictr_llm.llm.vectors import store as controls
 from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors
 from support import as_arguments
+from support_process import run_code
 
 FIELDS = ["color", "city", "user", "tags"]
 
@@ -125,9 +124,8 @@ def test_one_field_alone_is_not_tuned(configs, tiny_settings):
 FULL_DISK = """
 import resource, sys
 from fuxictr_llm.__main__ import main
-assert main(["prepare", *sys.argv[3:]]) == 0
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)  # writing more than that fails as on a full disk
-sys.exit(main([sys.argv[2], *sys.argv[3:]]))
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))  # writing more than that fails as on a full disk
+sys.exit(main(["encode", *{args}]))
 """
 
 
@@ -135,11 +133,12 @@ sys.exit(main([sys.argv[2], *sys.argv[3:]]))
 def test_a_full_disk_is_one_line_and_loses_nothing(configs, tiny_settings, capsys, limit, ssft_epochs):
     settings = as_arguments({**tiny_settings, "ssft_epochs": ssft_epochs, "ssft_patience": 20})
     args = ["--config", str(configs), "--expid", "FM_LLaCTR_shop", *settings]
-    command = [sys.executable, "-c", FULL_DISK, str(limit), "encode", *args]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode == 2, done.stderr
-    assert last.startswith("error: cannot write to") and "FUXICTR_LLM_CACHE" in last
+    assert main(["prepare", *args]) == 0
+    ended = run_code(FULL_DISK.format(limit=limit, args=args))
+    last = ended.stderr.strip().splitlines()[-1]
+    assert ended.returncode == 2, ended.stderr
+    assert last.startswith("error: cannot write to")
+    assert "FUXICTR_LLM_CACHE" in last
     assert not list(Path("cache").rglob("field_vectors.safetensors"))
     capsys.readouterr()
     assert main(["encode", *args]) == 0

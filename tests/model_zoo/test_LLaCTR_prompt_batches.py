@@ -183,7 +183,9 @@ def test_an_encoder_gets_whole_prompts(tiny_encoder):
     model = load_language_model(tiny_encoder, "float32", "auto", gpu=-1)
     batches = PromptBatches(model, CATALOG, 5)
     encoded = batches.encode(batches.collate(PROMPTS))
-    assert not batches.packed and encoded.prompts.shape == (len(PROMPTS), 16) and encoded.fields.shape == (2, 16)
+    assert not batches.packed
+    assert encoded.prompts.shape == (len(PROMPTS), 16)
+    assert encoded.fields.shape == (2, 16)
     rows = texts_of(batches.collate(PROMPTS), packed=False)
     assert all(row[0] == 0 and row[-1] == 1 for row in rows)
 

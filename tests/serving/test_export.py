@@ -48,7 +48,9 @@ LLACTR = {
 def test_a_plain_backbone_is_served_as_it_is(name):
     model = trained(name)
     served = assert_serves(model, name)
-    assert type(served.model) is type(model) and "folded" in served.config and served.config["folded"] is None
+    assert type(served.model) is type(model)
+    assert "folded" in served.config
+    assert served.config["folded"] is None
 
 
 @pytest.mark.parametrize("name", ["DeepFM", "DCNv2", "FinalMLP", "FM"])
@@ -181,7 +183,9 @@ def test_a_plain_run_with_vectors_of_a_language_model_exports_nothing_of_it(conf
     served = load_model(export_run(f"checkpoints/shop/{result.record['model_id']}", "served"))
     assert np.abs(np.concatenate([served.predict(batch) for batch in rows]) - result.model.predict(rows)).max() <= 1e-6
     text = Path("served/config.json").read_text()
-    assert "language_model" not in text and str(tmp_path) not in text and llm["language_model"] not in text
+    assert "language_model" not in text
+    assert str(tmp_path) not in text
+    assert llm["language_model"] not in text
 
 
 def test_a_shared_embedding_is_served():

@@ -40,6 +40,7 @@ batch = json.load(open("batch.json"))
 print(json.dumps(served.predict(batch).tolist()))
 own = ("fuxictr_llm.llm", "fuxictr_llm.model_zoo.LLaCTR", "fuxictr_llm.data", "fuxictr_llm.experiment.run")
 assert not [name for name in sys.modules if name.startswith(own)]
+import fuxictr_llm.config.resolve
 """
 
 
