@@ -13,9 +13,7 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "run", execute, "train and evaluate an experiment")
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
     parser.add_argument("--to", type=Path, metavar="DIR", help="with --print-config: write a FuxiCTR config directory")
-    parser.add_argument(
-        "--fresh", action="store_true", help="train anew, not from an interrupted run's checkpoint"
-    )
+    parser.add_argument("--fresh", action="store_true", help="train anew, not from an interrupted run's checkpoint")
     parser.add_argument("--list", action="store_true", help="list backbones, methods and data sets, and stop")
 
 
