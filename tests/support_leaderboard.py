@@ -13,7 +13,7 @@ from fuxictr_llm.common.runs import versions
 from fuxictr_llm.experiment.record import source_digests
 from fuxictr_llm.leaderboard.plan.arms import run_key
 from fuxictr_llm.leaderboard.plan.plan import Plan
-from fuxictr_llm.leaderboard.run.engine import Listener, run_plan
+from fuxictr_llm.leaderboard.run.engine import Listener, run_plan, work
 from fuxictr_llm.leaderboard.run.results import Results
 
 
@@ -64,6 +64,24 @@ def slow(job):
     time.sleep(0.02 if job.data_only else 0.1)
     quick(job)
     time.sleep(0.02)
+
+
+def killed_once(job):
+    """A real run that is killed in the middle of its training, and the next time is not."""
+    from fuxictr_llm.training.step import TrainingStep
+
+    mark = job.output.with_name("was killed")
+    if not job.data_only and not mark.exists():
+        mark.touch()
+        step, last = TrainingStep.__call__, 6
+
+        def kill_at_last(self, batch, index):
+            if index == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(self, batch, index)
+
+        TrainingStep.__call__ = kill_at_last
+    work(job)
 
 
 def endless(job):

@@ -25,6 +25,7 @@ from support_leaderboard import (
     endless,
     full_disk,
     full_disk_of_weights,
+    killed_once,
     no_data,
     quick,
     run_board,
@@ -243,3 +244,16 @@ def test_bad_options_are_a_line(args, message, capsys):
     assert main(["leaderboard", "--dry-run", *args]) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: {message}") and error.count("\n") == 1
+
+
+def test_a_run_that_was_killed_in_its_training_goes_on(plan):
+    made = plan(["FM"], seeds=[1], checkpoint_minutes=0, epochs=2)
+    whole, _ = run(made)
+    Path("board").rename("whole")
+    killed, _ = run(made, work=killed_once)
+    assert [failure.reason for failure in killed.failures()] == ["its process was killed by SIGKILL"]
+    resumed, _ = run(made, work=killed_once, retry_failed=True)
+    assert metrics_of(resumed) == metrics_of(whole)
+    (log,) = Path("board/runs/shop").glob("*.log")
+    assert "Training goes on from epoch 1, batch 7 of 8" in log.read_text(encoding="utf-8")
+    assert not [*Path("board/runs/shop").glob("*.checkpoint")]
