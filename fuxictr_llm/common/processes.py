@@ -3,7 +3,6 @@
 import contextlib
 import math
 import os
-import pickle
 import signal
 import threading
 import time
@@ -17,6 +16,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+
+from fuxictr_llm.common.errors import UserError
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -83,7 +84,7 @@ def gathered(value: Answer) -> list[Answer]:
 def from_main(compute: Callable[[], Answer]) -> Answer:
     """What `compute` returns in the main process, in every process; it is called in the main process alone.
 
-    An exception of it is raised in every process.
+    Where it raises an exception, so does this in every process.
     """
     if not under_torchrun():
         return compute()
@@ -96,19 +97,11 @@ def from_main(compute: Callable[[], Answer]) -> Answer:
             answer = compute()
         except Exception as error:
             failure = error
-    sent = broadcast_object_list([answer, failure and _portable(failure)])
-    if failure or sent[1]:
-        raise failure or sent[1]
-    return sent[0]
-
-
-def _portable(error: Exception) -> Exception:
-    """The error, or one with its message where it cannot be sent to other processes."""
-    try:
-        pickle.loads(pickle.dumps(error))
-    except Exception:  # a class can forbid it in many ways
-        return RuntimeError(f"{type(error).__name__}: {error}")
-    return error
+    kind = UserError if isinstance(failure, UserError) else RuntimeError
+    answer, kind, reason = broadcast_object_list([answer, failure and kind, failure and str(failure)])
+    if kind:
+        raise failure or kind(reason)
+    return answer
 
 
 def end_processes() -> None:
@@ -121,12 +114,12 @@ def end_processes() -> None:
 
 def first_to_fail() -> bool:
     """Whether no other process of torchrun has asked this: the others fail because one has, and need not say so."""
-    if not under_torchrun():
+    if not under_torchrun() or "MASTER_PORT" not in os.environ:
         return True
     from torch.distributed import TCPStore
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    with contextlib.suppress(RuntimeError):  # torchrun itself is gone
+    with contextlib.suppress(RuntimeError):  # torchrun is gone
         store = TCPStore(address, port, is_master=False, timeout=SECONDS_TO_ANSWER)
         return store.add(f"fuxictr_llm/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1) == 1
     return True

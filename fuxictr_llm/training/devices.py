@@ -41,6 +41,16 @@ def check_batch_size(params: Mapping[str, Any]) -> None:
         )
 
 
+def refuse(model: BaseModel, what: str) -> None:
+    """Refuse a model that does something in a way of its own, where there are several processes.
+
+    Raises:
+        UserError: there are.
+    """
+    if under_torchrun():
+        raise UserError(f"{type(model).__name__} {what} of its own: train it in one process, without torchrun")
+
+
 class SharedModule:
     """A module whose forward pass is a loss, and whose gradients are those of the batches of all processes.
 
@@ -153,7 +163,7 @@ def evaluate(model: BaseModel, rows: Any, **options: Any) -> dict[str, float]:
     finally:
         del model.evaluate_metrics
     if not measured:
-        raise UserError(f"{cls.__name__} measures by an evaluate of its own: train it in one process, without torchrun")
+        refuse(model, "measures by an evaluate")
     return values
 
 

@@ -31,7 +31,15 @@ from fuxictr_llm.enhancement.model import EnhancedModel
 from fuxictr_llm.host.embeddings import vectors_refused
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT
 from fuxictr_llm.training.checkpoints import Checkpoints, random_states, restore_random_states
-from fuxictr_llm.training.devices import agreed, copy_from_main, evaluate, lost_process, mean_over_processes, seed_apart
+from fuxictr_llm.training.devices import (
+    agreed,
+    copy_from_main,
+    evaluate,
+    lost_process,
+    mean_over_processes,
+    refuse,
+    seed_apart,
+)
 from fuxictr_llm.training.monitoring import check_evaluation
 from fuxictr_llm.training.step import TrainingStep
 
@@ -80,10 +88,7 @@ def fit(
     try:
         with training.saving_whole_files():
             if has_own_loop(model):
-                if under_torchrun():
-                    raise UserError(
-                        f"{type(model).__name__} has a training loop of its own: train it in one process, without torchrun"
-                    )
+                refuse(model, "has a training loop")
                 logging.info("%s has a training loop of its own: it leaves no checkpoints", type(model).__name__)
                 model.fit(train_rows, validation_data=valid_rows, **params)
             else:

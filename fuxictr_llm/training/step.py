@@ -6,11 +6,9 @@ from typing import Any
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
-from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.processes import under_torchrun
 from fuxictr_llm.enhancement.model import EnhancedModel
 from fuxictr_llm.host.batches import rows_of
-from fuxictr_llm.training.devices import SharedModule
+from fuxictr_llm.training.devices import SharedModule, refuse
 from fuxictr_llm.training.optimizers import clip_gradients
 from fuxictr_llm.training.precision import Precision
 
@@ -53,10 +51,8 @@ class TrainingStep:
         self.accumulated = getattr(model, "accumulation_steps", 1)
         self.precision = Precision.from_params(params, model.device)
         self.is_own = has_own_step(model)
-        if self.is_own and under_torchrun():
-            raise UserError(
-                f"{type(model).__name__} has a training step of its own: train it in one process, without torchrun"
-            )
+        if self.is_own:
+            refuse(model, "has a training step")
         self.module = SharedModule(ForwardAndLoss(model, self.precision), model)
 
     def __call__(self, batch: Any, index: int) -> Tensor:
