@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+import fuxictr_llm.__main__ as command
 from fuxictr_llm import load_experiment, run_experiment
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import from_main, gathered, is_main, process_index, process_state
@@ -32,6 +33,7 @@ from support_long import long_data, long_feature_map
 ROWS, BATCH = 115, 16  # the last batch has 3 rows: too few for two processes
 # No dropout, whose masks differ between processes, and no BatchNorm, which has statistics of each process on CPUs.
 PLAIN = {"batch_norm": False, "net_dropout": 0.0, "mlp1_dropout": 0.0, "mlp2_batch_norm": False, "learning_rate": 1e-3}
+PLAIN |= {"mlp_batch_norm": False}
 METHODS = ("plain", "LLaCTR", "staged", "joint")
 TRAININGS = {f"{name}-{method}": (name, method) for name in BACKBONES for method in METHODS}
 SETTINGS = {"epochs": 1, "batch_size": BATCH, "seed": 3, "num_threads": 1, "learning_rate": 1e-3}
@@ -117,7 +119,7 @@ def parts(folder):
     rows = loader(model, folder)
     first = {key: [batch["user"] for batch in read(rows)] for key, read in READS.items()}
     rows.start_at(1, 2)
-    return {**first, "later": [batch["user"] for batch in READS["shares"](rows)]}
+    return {**first, "later": [batch["user"] for batch in rows.shares(process_index(), 2)]}
 
 
 READS = {
@@ -156,7 +158,7 @@ def long(folder):
         "attention_hidden_units": [4],
         "accumulation_steps": 2,
     }
-    settings |= {"max_len": 4, "attention_output_activation": None, "din_use_softmax": False}
+    settings |= {"max_len": 4, "attention_hidden_activations": "ReLU", "din_use_softmax": False}
     torch.manual_seed(0)
     model = cls(feature_map, **settings)
     model.checkpoint = str(folder / "best.model")
@@ -291,7 +293,23 @@ def main():
     everyone = gathered(copy.deepcopy(results))
     if is_main():
         torch.save(everyone, folder / "results.pt")
+    gathered(0)
+    logging.disable(logging.NOTSET)
+    return run_that_fails()
+
+
+def run_that_fails():
+    """The exit code of a run in which the process that is not the main one fails, in its third step."""
+    before = TrainingStep.__call__
+
+    def step(self, batch, index):
+        if process_index() == 1 and index == 2:
+            raise UserError("the disk of process 1 is full")
+        return before(self, batch, index)
+
+    TrainingStep.__call__ = step
+    return command.main(["run", "--expid", "DeepFM_shop", "--config", "my_configs"])
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
