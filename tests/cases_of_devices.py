@@ -33,7 +33,8 @@ from support_long import long_data, long_feature_map
 ROWS, BATCH = 115, 16  # the last batch has 3 rows: too few for two processes
 # No dropout, whose masks differ between processes, and no BatchNorm, which has statistics of each process on CPUs.
 PLAIN = {"batch_norm": False, "net_dropout": 0.0, "mlp1_dropout": 0.0, "mlp2_batch_norm": False, "learning_rate": 1e-3}
-PLAIN |= {"mlp_batch_norm": False}
+# WuKong: biases in front of a LayerNorm have no effect; Adam makes steps of the noise in their gradients.
+PLAIN |= {"mlp_batch_norm": False, "layer_norm": False}
 METHODS = ("plain", "LLaCTR", "staged", "joint")
 TRAININGS = {f"{name}-{method}": (name, method) for name in BACKBONES for method in METHODS}
 SETTINGS = {"epochs": 1, "batch_size": BATCH, "seed": 3, "num_threads": 1, "learning_rate": 1e-3}
@@ -102,6 +103,19 @@ def accumulated(folder):
     model.checkpoint = str(folder / "best.model")
     fit(model, loader(model, folder), loader(model, folder, shuffle=False), SETTINGS)
     return model.state_dict()
+
+
+def unused(folder):
+    """A student whose hint gets no gradient while the teacher warms up: weight decay must not move it."""
+    cls = enhance(find_backbone("DNN"), find_method("ELEC").model_cls)
+    settings = {**PLAIN, "representation_loss": "hint", "schedule": "joint", "warmup_epochs": 1, "weight_decay": 0.1}
+    model = build(cls, "DNN", alpha=0.5, beta=0.1, **settings)
+    teacher = build("DNN", "DNN", seed=9, **PLAIN)
+    model.enhancement.learn_from(JointTeacher(teacher, step=TrainingStep(teacher, SETTINGS)))
+    before = model.enhancement.hint.weight.detach().clone()
+    model.checkpoint = str(folder / "best.model")
+    fit(model, loader(model, folder), loader(model, folder, shuffle=False), SETTINGS)
+    return {"moved": (model.enhancement.hint.weight - before).detach(), **model.state_dict()}
 
 
 def left_out(folder):
@@ -270,7 +284,14 @@ def _message(call):
     return ""
 
 
-SEVERAL = {"accumulated": accumulated, "left_out": left_out, "parts": parts, "measured": measured, "long": long}
+SEVERAL = {
+    "accumulated": accumulated,
+    "unused": unused,
+    "left_out": left_out,
+    "parts": parts,
+    "measured": measured,
+    "long": long,
+}
 
 
 def compute(folder, cases):

@@ -66,7 +66,7 @@ class SharedModule:
             process_state(-1 if model.device.type == "cpu" else 0)
             _synchronize_batch_norm(model)
             # Of a parameter that no process used, the gradient stays None, as in one process.
-            self.module = DistributedDataParallel(module, find_unused_parameters=True)
+            self.module = DistributedDataParallel(module, find_unused_parameters=True, gradient_as_bucket_view=True)
 
     def __call__(self, batch: Any, rows: int) -> Tensor:
         """The loss of this process's share of a batch, weighted so that the mean over processes is the batch's.

@@ -69,9 +69,10 @@ def test_two_processes_train_as_one(name, together, alone):
     assert_close(together[0][name], together[1][name], 0)
 
 
-@pytest.mark.parametrize("name", ["accumulated", "left_out"])
-def test_gradients_of_several_batches_and_rows_left_out(name, together, alone):
+@pytest.mark.parametrize("name", ["accumulated", "left_out", "unused"])
+def test_summed_gradients_rows_left_out_and_parameters_without_gradient(name, together, alone):
     assert_close(alone(name), together[0][name], 1e-5)
+    assert not together[0]["unused"]["moved"].any()
 
 
 def test_long_sequences(together, alone):
