@@ -2,16 +2,19 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Sequence
 
 import fuxictr_llm
 from fuxictr_llm.commands import bars, doctor, encode, export, leaderboard, prepare, program, run, verify, zoo
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.processes import end_processes, first_to_fail, under_torchrun
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
 COMMANDS = (run, prepare, encode, leaderboard, verify, bars, export, doctor, zoo)
+SHARED = ("run", "encode")  # commands whose work the processes of torchrun share
 MOVED: dict[tuple[str, ...], str] = {
     ("leaderboard", "verify"): "verify",
     ("leaderboard", "bars"): "bars",
@@ -21,6 +24,8 @@ MOVED: dict[tuple[str, ...], str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 something to put right, 130 interrupted."""
     words = sys.argv[1:] if argv is None else list(argv)
+    if under_torchrun():  # DDP warns where no parameter is unused, which it can only be told before it knows the model
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     parser = argparse.ArgumentParser(prog=program(), description=fuxictr_llm.__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
@@ -29,9 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name := MOVED.get(tuple(words[:2])):
             raise UserError(f"{' '.join(words[:2])!r} is now a command of its own: {program()} {name} ...")
         args = parser.parse_args(words)
+        _check_command(words[0])
         args.command(args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if first_to_fail():
+            print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
@@ -39,9 +46,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error.strerror}: {error.filename!r}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        if first_to_fail():
+            print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
+    except Exception:
+        if first_to_fail():
+            raise
+        return 2  # because another process failed, which has said why
+    if under_torchrun():
+        end_processes()
     return 0
+
+
+def _check_command(name: str) -> None:
+    """Check that several processes share the work of a command.
+
+    Raises:
+        UserError: torchrun started several, and each would do all of it.
+    """
+    if under_torchrun() and name not in SHARED:
+        raise UserError(
+            f"{name!r} does not share its work among torchrun's processes; start it without torchrun "
+            f"({', '.join(SHARED)} do)"
+        )
 
 
 if __name__ == "__main__":

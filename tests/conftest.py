@@ -133,6 +133,11 @@ def _small_csv(rows: int, seed: int) -> str:
 @pytest.fixture
 def configs(tmp_path) -> Path:
     """A config directory of ours with a small csv data set `shop` (1,200 rows), beside its files."""
+    return write_configs(tmp_path)
+
+
+def write_configs(tmp_path: Path) -> Path:
+    """The folder of `configs`, in this one."""
     raw = tmp_path / "raw"
     raw.mkdir()
     for seed, (split, rows) in enumerate({"train": 900, "valid": 150, "test": 150}.items()):

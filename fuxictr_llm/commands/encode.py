@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from fuxictr_llm.commands import Commands, add_command, experiment_of
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.processes import process_state
+from fuxictr_llm.common.processes import process_state, under_torchrun
 
 if TYPE_CHECKING:
     from fuxictr_llm.common.runs import Run
@@ -23,6 +23,8 @@ def add(commands: Commands) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Make the files and print their paths."""
     if args.values:
+        if under_torchrun():
+            raise _unshared("--values")
         _encode_values(args)
         return
     if args.format:
@@ -30,14 +32,23 @@ def execute(args: argparse.Namespace) -> None:
     experiment = experiment_of(args)
     from fuxictr_llm.config.language_models import asks_for_vectors
     from fuxictr_llm.experiment.run import prepare_run
+    from fuxictr_llm.registry import find_method
 
     if not experiment.params["method"] and not asks_for_vectors(experiment.params):
         raise UserError(
             f"expid {experiment.expid!r} names no method and no column has pretrained_emb: llm, so it needs nothing "
             "from a language model; --values COLUMN makes vectors of a column's values"
         )
+    if under_torchrun():
+        method = experiment.params["method"]
+        if method is None or not find_method(method).model_cls.encodes_together:
+            raise _unshared(f"encode of {method or 'columns'}")
     run = prepare_run(experiment, experiment.expid, encode_only=True)
     _print_files(run)
+
+
+def _unshared(what: str) -> UserError:
+    return UserError(f"{what} does not share its work among torchrun's processes; start it without torchrun")
 
 
 def _encode_values(args: argparse.Namespace) -> None:

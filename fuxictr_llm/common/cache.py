@@ -6,7 +6,7 @@ sha256. An entry that is incomplete, or whose file changed, counts as absent.
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from fuxictr_llm.common.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.common.processes import from_main, is_main
 
 AFFECTS_VECTORS = False  # see common/code_digest.py
 
@@ -74,6 +75,21 @@ def save(
         manifest = {"made_from": made_from, "sha256": digest_of_file(temporary / file_name), **facts}
         write_json(temporary / "manifest.json", manifest)
     return folder / file_name, manifest
+
+
+def find_or_make_together(
+    kind: str, made_from: Mapping[str, Any], file_name: str, make: Callable[[], tuple[Path, dict[str, Any]]]
+) -> tuple[Path, dict[str, Any]]:
+    """`find_or_make` where all processes of torchrun call `make` together; the main one looks, and holds the lock."""
+
+    def found() -> tuple[Path, dict[str, Any]] | None:
+        return from_main(lambda: find(kind, made_from, file_name))
+
+    entry = found()
+    if entry is None:
+        with entry_locked(kind, made_from) if is_main() else nullcontext():
+            entry = found() or make()
+    return entry
 
 
 def find_or_make(

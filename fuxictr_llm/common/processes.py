@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
+from fuxictr_llm.common.errors import UserError
+
 if TYPE_CHECKING:
     from accelerate import PartialState
 
@@ -31,6 +33,7 @@ TaskT = TypeVar("TaskT")
 ValueT = TypeVar("ValueT")
 Context = ForkServerContext | ForkContext
 STARTED = "started"
+SECONDS_TO_ANSWER = timedelta(seconds=5)  # of torchrun, which notes what its processes tell each other
 
 
 def under_torchrun() -> bool:
@@ -49,12 +52,85 @@ def process_state(gpu: int = -1) -> "PartialState":
     return PartialState(cpu=gpu < 0, timeout=PATIENCE)
 
 
+def process_index() -> int:
+    """The number of this process among those that torchrun started; 0 is the main one."""
+    return int(os.environ["RANK"]) if under_torchrun() else 0
+
+
+def process_count() -> int:
+    """How many processes torchrun started on all machines; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if under_torchrun() else 1
+
+
+def local_process_count() -> int:
+    """How many of them are on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or 1) if under_torchrun() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes the files and the log."""
+    return process_index() == 0
+
+
+def of_processes() -> dict[str, int]:
+    """How many processes there are, as part of the key of what they compute together: they round differently."""
+    return {"processes": process_count()} if under_torchrun() else {}
+
+
+def gathered(value: Answer) -> list[Answer]:
+    """The values of all processes, in their order, in every process."""
+    if not under_torchrun():
+        return [value]
+    from torch import distributed
+
+    process_state()
+    values: list[Any] = [None] * process_count()
+    distributed.all_gather_object(values, value)
+    return values
+
+
 def from_main(compute: Callable[[], Answer]) -> Answer:
-    """What `compute` returns in the main process, in every process; it is called in the main process alone."""
+    """What `compute` returns in the main process, in every process; it is called in the main process alone.
+
+    Where it raises an exception, so does this in every process.
+    """
+    if not under_torchrun():
+        return compute()
     from accelerate.utils import broadcast_object_list
 
-    answers = [compute() if process_state().is_main_process else None]
-    return broadcast_object_list(answers)[0]
+    process_state()
+    answer, failure = None, None
+    if is_main():
+        try:
+            answer = compute()
+        except Exception as error:
+            failure = error
+    kind = UserError if isinstance(failure, UserError) else RuntimeError
+    answer, kind, reason = broadcast_object_list([answer, failure and kind, failure and str(failure)])
+    if kind:
+        raise failure or kind(reason)
+    return answer
+
+
+def end_processes() -> None:
+    """Disconnect the processes, at the end of their work."""
+    from torch import distributed
+
+    if distributed.is_initialized():
+        process_state().destroy_process_group()
+
+
+def first_to_fail() -> bool:
+    """Whether no other process of torchrun has asked this: the others fail because one has, and need not say so."""
+    if not under_torchrun() or "MASTER_PORT" not in os.environ:
+        return True
+    from torch.distributed import TCPStore
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    with contextlib.suppress(RuntimeError):  # torchrun is gone
+        store = TCPStore(address, port, is_master=False, timeout=SECONDS_TO_ANSWER)
+        return store.add(f"fuxictr_llm/failed/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}", 1) == 1
+    return True
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Shape symbols: `B` rows of a batch.
 
 import zipfile
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.data.raw_checks import first_not_finite
+from fuxictr_llm.data.shares import share_of
 from fuxictr_llm.host.batches import LongBatch
 
 
@@ -81,6 +83,24 @@ class InMemoryLoader:
         self.epoch, self._first = epoch, batch
 
     def __iter__(self) -> Iterator[dict[str, Tensor] | LongBatch]:
+        for rows in self._rows_of_batches():
+            yield self._batch(rows)
+
+    def shares(self, index: int, count: int) -> Iterator[dict[str, Tensor] | LongBatch]:
+        """As iterating, but of each batch the share of process `index` of `count` alone (see data/shares.py)."""
+        for rows in self._rows_of_batches():
+            if isinstance(rows, Tensor):
+                yield self._batch(rows[share_of(len(rows), index, count)])
+            else:
+                share = share_of(rows.stop - rows.start, index, count)
+                yield self._batch(slice(rows.start + share.start, rows.start + share.stop))
+
+    def batches_in_turn(self, index: int, count: int) -> Iterator[dict[str, Tensor] | LongBatch]:
+        """As iterating, but the batches `index`, `index + count`, ... alone."""
+        for rows in islice(self._rows_of_batches(), index, None, count):
+            yield self._batch(rows)
+
+    def _rows_of_batches(self) -> Iterator[slice | Tensor]:
         first, self._first = self._first, 0
         order = None
         if self.shuffle:
@@ -88,8 +108,8 @@ class InMemoryLoader:
             order = torch.randperm(self.num_samples, generator=generator)
             self.epoch += 1
         for start in range(first * self.batch_size, self.num_samples, self.batch_size):
-            rows = slice(start, start + self.batch_size)
-            yield self._batch(rows if order is None else order[rows])
+            rows = slice(start, min(start + self.batch_size, self.num_samples))
+            yield rows if order is None else order[rows]
 
     def _batch(self, rows: slice | Tensor) -> dict[str, Tensor] | LongBatch:
         return self._columns(rows)

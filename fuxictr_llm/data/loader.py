@@ -24,6 +24,7 @@ from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import digest_of_file, read_json
+from fuxictr_llm.common.processes import local_process_count
 from fuxictr_llm.config.keys import MAX_LEN
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.build import fits_in_memory
@@ -65,7 +66,7 @@ def _in_memory(kind: str, feature_map: FeatureMap, params: Mapping[str, Any]) ->
     if any(file.suffix == ".npz" for file in files):
         return True
     rows = sum(pq.read_metadata(file).num_rows for file in files)
-    if fits_in_memory(rows, columns):
+    if fits_in_memory(rows * local_process_count(), columns):  # each process holds the data
         return True
     logging.info("%d rows x %d columns do not fit in memory: reading with FuxiCTR's Ray loader", rows, columns)
     return False

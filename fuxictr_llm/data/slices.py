@@ -20,6 +20,7 @@ from fuxictr_llm.common.files import read_json
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.data.field_words import RESERVED, read_field_config, values_for_missing
 from fuxictr_llm.data.in_memory import data_files
+from fuxictr_llm.data.shares import OwnBatches
 from fuxictr_llm.host.batches import Batch, columns_of, labels_of, predictions_of, truth_of
 
 SLICES = ("unseen", "rare", "middle", "head")
@@ -146,19 +147,23 @@ def item_column(params: Mapping[str, Any], feature_map: FeatureMap) -> str | Non
 def predict(model: BaseModel, rows: Iterable[Batch], column: str) -> Predictions:
     """Run a model over a loader's batches once, in evaluation mode, as FuxiCTR's `evaluate` does.
 
+    Under torchrun each process runs it over some of the batches, and gets the predictions of all.
+
     Args:
         rows: any loader; its batches may have columns that other models lack.
         column: of the items.
     """
     model.eval()
     ids, labels, probabilities = [], [], []
+    own = OwnBatches(rows)
     with torch.inference_mode():
-        for batch in rows:
+        for batch in own:
             ids.append(columns_of(batch)[column].reshape(-1).clone())  # a view would keep the whole batch in memory
             labels.append(truth_of(model, batch))
             probabilities.append(predictions_of(model, model.forward(batch)))
     # Moved at the end: a GPU need not wait for every batch.
-    item_ids, y_true, y_pred = (torch.cat(parts).cpu().numpy() for parts in (ids, labels, probabilities))
+    arrays = (torch.cat(parts).cpu().numpy() if parts else None for parts in (ids, labels, probabilities))
+    item_ids, y_true, y_pred = own.gathered(*arrays)
     if y_true.shape[1] == 1:
         y_true, y_pred = y_true[:, 0], y_pred[:, 0]
     return Predictions(item_ids, y_true.astype(np.float64), y_pred.astype(np.float64))

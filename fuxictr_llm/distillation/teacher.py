@@ -8,6 +8,7 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.processes import process_index
 from fuxictr_llm.enhancement.anatomy import find_anatomy, preserved_rng
 from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace
 from fuxictr_llm.enhancement.model import EnhancedModel
@@ -148,6 +149,7 @@ class JointTeacher(Teacher):
         add, taps: as for `Teacher`.
         max_gradient_norm: FuxiCTR's, which its `fit` would set.
         seed: of its dropout.
+        step: trains the model on a batch, given how many there were before; None: FuxiCTR's `train_step` does.
     """
 
     def __init__(
@@ -157,21 +159,27 @@ class JointTeacher(Teacher):
         taps: Mapping[str, Any] | None = None,
         max_gradient_norm: float = 10.0,
         seed: int = 0,
+        step: Callable[[Any, int], Tensor] | None = None,
     ):
         super().__init__(model, add, taps)
         model._max_gradient_norm = max_gradient_norm
         # FuxiCTR's models of long sequences may sum up the gradients of several batches.
         self._batches_a_step = getattr(model, "accumulation_steps", 1)
-        self.seed, self.steps = seed, 0
+        self.seed, self.steps, self.step = seed, 0, step
         self._best: dict[str, torch.Tensor] | None = None
 
     def learn(self, batch: Batch) -> None:
         """One training step on the batch; gradients are freed after they were applied."""
         with preserved_rng(self.model.device), torch.enable_grad():
-            torch.manual_seed(self.seed * 1_000_003 + self.steps)
+            # Each process of torchrun draws others.
+            torch.manual_seed((self.seed + 7919 * process_index()) * 1_000_003 + self.steps)
             self.model.train()
             self.model._batch_index = self.steps  # counted by FuxiCTR's fit otherwise
-            self.model.train_step(self.batch_for_model(batch))
+            batch = self.batch_for_model(batch)
+            if self.step is None:
+                self.model.train_step(batch)
+            else:
+                self.step(batch, self.steps)
         self.model.eval()
         self.steps += 1
         if self.steps % self._batches_a_step == 0:

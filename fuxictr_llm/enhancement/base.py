@@ -44,6 +44,8 @@ class Enhancement(nn.Module):
     controls: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     reads_embeddings: ClassVar[bool] = True  # where False, the tap `logit` gets None in place of the embeddings
 
+    encodes_together: ClassVar[bool] = False  # whether the processes of torchrun share the work of `encode`
+
     def __init__(self, config: Any, anatomy: Anatomy):
         super().__init__()
         self.config = config

@@ -33,6 +33,7 @@ from fuxictr_llm.common.files import (
     read_json,
     write_json,
 )
+from fuxictr_llm.common.processes import local_process_count, process_count, under_torchrun
 from fuxictr_llm.common.runs import Stages
 from fuxictr_llm.config.language_models import ValueVectorsConfig, asks_for_vectors
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
@@ -62,8 +63,11 @@ def count_parameters(model: torch.nn.Module) -> dict[str, int]:
     return counts
 
 
-def hardware(gpu: int) -> dict[str, str | None]:
-    """The machine: processor, the GPU of that index (None: the CPU alone), memory, CUDA."""
+def hardware(gpu: int) -> dict[str, str | int | None]:
+    """The machine: processor, the GPU of that index (None: the CPU alone), memory, CUDA; how many processes there are.
+
+    Under torchrun, each process has a GPU like that one.
+    """
     used = gpu >= 0 and torch.cuda.is_available()
     gpu_memory = torch.cuda.get_device_properties(gpu).total_memory if used else 0
     return {
@@ -71,6 +75,7 @@ def hardware(gpu: int) -> dict[str, str | None]:
         "gpu": f"{torch.cuda.get_device_name(gpu)} {gpu_memory / 2**30:.0f}G" if used else None,
         "ram": f"{psutil.virtual_memory().total / 2**30:.0f}G",
         "cuda": torch.version.cuda if used else None,
+        "processes": process_count(),
     }
 
 
@@ -94,10 +99,13 @@ def peak_memory() -> dict[str, float]:
 def typed_command() -> str:
     """The command of this process, as it can be typed again."""
     script, *args = sys.argv
+    program = ["python"]
+    if under_torchrun():
+        program = ["torchrun", "--nproc_per_node", str(local_process_count())]
     if Path(script).stem == "fuxictr-llm":
         return shlex.join(["fuxictr-llm", *args])
     is_ours = Path(script).parts[-2:] == ("fuxictr_llm", "__main__.py")  # python -m fuxictr_llm
-    return shlex.join(["python", *(["-m", "fuxictr_llm"] if is_ours else [script]), *args])
+    return shlex.join([*program, *(["-m", "fuxictr_llm"] if is_ours else [script]), *args])
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from fuxictr_llm import registry
 from fuxictr_llm.common.checks import check_gpu, checked
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
 from fuxictr_llm.common.files import explain_write_errors, merged, own_folder, read_json, writable_dir
-from fuxictr_llm.common.processes import process_state, under_torchrun
+from fuxictr_llm.common.processes import from_main, is_main, of_processes, process_state, under_torchrun
 from fuxictr_llm.common.runs import Run, Stages, versions
 from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
@@ -27,6 +27,7 @@ from fuxictr_llm.data.build import built_columns, built_data, check_there
 from fuxictr_llm.data.loader import check_labels, describe_data, make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.data.raw import check_shares_used
+from fuxictr_llm.data.shares import RAY_UNSHARED
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.experiment.record import (
@@ -47,6 +48,7 @@ from fuxictr_llm.host.evaluated import check_columns
 from fuxictr_llm.llm.vectors.values import prepare_value_vectors
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT, build
 from fuxictr_llm.training.checkpoints import Checkpoints
+from fuxictr_llm.training.devices import check_batch_size, evaluate
 from fuxictr_llm.training.loop import fit
 from fuxictr_llm.training.monitoring import check_groups
 
@@ -77,17 +79,19 @@ def run_experiment(experiment: Experiment, *, fresh: bool = False) -> Result:
     """
     check_gpu(experiment.params["gpu"])
     if under_torchrun():
-        raise UserError(
-            "a CTR model is trained in one process; torchrun is for tuning the language model: "
-            "torchrun ... -m fuxictr_llm encode --expid EXPID, and then run without torchrun"
-        )
+        process_state(experiment.params["gpu"])  # connects them
+        check_batch_size(experiment.params)
+        if experiment.params.get("data_loader") == "ray":
+            raise UserError(RAY_UNSHARED)
     if not experiment.params.get("valid_data"):
         raise UserError(f"data set {experiment.params['dataset_id']!r} names no valid_data; training stops early on it")
     check_there(experiment.params)
     folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
-    model_id = choose_model_id(experiment, folder)
+    model_id = from_main(lambda: choose_model_id(experiment, folder))
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
     started, sources = datetime.now(), source_digests(experiment.params)
+    if not is_main():
+        return _take_part(experiment, model_id, folder, sources)
     # `own` is there for the whole run, and is removed even where the process is killed (by a later run).
     with logging_to(folder / f"{model_id}.log"), own_folder(folder / f"{model_id}.model") as own:
         logging.info("Params: %s", print_to_json(experiment.params))
@@ -117,6 +121,15 @@ def run_experiment(experiment: Experiment, *, fresh: bool = False) -> Result:
     return Result(model, run, record)
 
 
+def _take_part(experiment: Experiment, model_id: str, folder: Path, sources: Mapping[str, Any]) -> Result:
+    """What the other processes of torchrun do: all of the main one's work, of which that one alone writes and logs."""
+    with quiet():
+        run = prepare_run(experiment, model_id)
+        with checkpoints_of(run, folder, experiment, sources) as checkpoints:
+            model, record = _train(run, folder / f"{model_id}.model", checkpoints)
+    return Result(model, run, record)
+
+
 def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = False) -> Run:
     """Everything up to training: raw data, built data, what method and columns need from a language model.
 
@@ -143,7 +156,8 @@ def _change(run: Run, changes: dict[str, Any]) -> None:
 def prepare_data(experiment: Experiment, model_id: str) -> Run:
     """The run of an experiment, with raw and built data in place."""
     stages = Stages()
-    params = make_data({**experiment.params, "model_id": model_id}, stages)
+    own = {"model_id": model_id} if is_main() else {"model_id": model_id, "verbose": 0}
+    params = make_data({**experiment.params, **own}, stages)
     data_dir = Path(params["data_root"]) / params["dataset_id"]
     feature_map = load_feature_map(params, data_dir)
     check_embedded([name for name, spec in feature_map.features.items() if spec["type"] != "meta"], params)
@@ -224,7 +238,7 @@ def checkpoints_of(run: Run, folder: Path, experiment: Experiment, sources: Mapp
     settings = {key: value for key, value in run.params.items() if key not in NOT_IN_IDENTITY}
     data = describe_data(run.params, run.data_dir)["sha256"]
     device = "gpu" if run.params["gpu"] >= 0 else "cpu"
-    made_from = merged(settings, {"data": data, "sources": sources, "versions": used, "device": device})
+    made_from = merged(settings, {"data": data, "sources": sources, "versions": used, "device": device}, of_processes())
     return Checkpoints.of_training(place, made_from, run.params)
 
 
@@ -251,12 +265,12 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
     if enhancement is not None:
         enhancement.on_train_end(run)
     logging.info("****** Validation evaluation ******")
-    metrics = {"valid": model.evaluate(valid_rows), "test": {}}
+    metrics = {"valid": evaluate(model, valid_rows), "test": {}}
     if test_rows is not None:
         logging.info("******** Test evaluation ********")
         with stages("test") as facts:
             facts["rows"] = test_rows.num_samples
-            metrics["test"] = model.evaluate(test_rows)
+            metrics["test"] = evaluate(model, test_rows)
     record = {
         "model_id": params["model_id"],
         "seed": params["seed"],
@@ -303,6 +317,18 @@ def choose_model_id(experiment: Experiment, folder: Path) -> str:
         logging.warning("%s is of a run with other settings and is kept; this run is %s", weights, experiment.full_id)
         return experiment.full_id
     return experiment.expid
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Log nothing but errors."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
 
 
 @contextmanager

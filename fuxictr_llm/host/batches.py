@@ -61,6 +61,20 @@ def rows_of(batch: Columns | LongBatch) -> int:
     return len(next(iter(batch.values()))) if isinstance(batch, Mapping) else len(batch[2])
 
 
+def some_rows(batch: Columns | LongBatch, rows: slice) -> Batch:
+    """The batch with some of its rows alone."""
+    if isinstance(batch, Mapping):
+        return {name: column[rows] for name, column in batch.items()}
+    columns, items, mask = batch
+    places = mask.shape[1] + 1
+    of_items = slice(rows.start * places, rows.stop * places)
+    return (
+        {name: column[rows] for name, column in columns.items()},
+        {name: column[of_items] for name, column in items.items()},
+        mask[rows],
+    )
+
+
 def synthetic_batch(feature_map: FeatureMap, rows: int = 4) -> dict[str, Tensor]:
     """Random ids and values as FuxiCTR's loaders give them; torch's own random state is not used."""
     generator = torch.Generator().manual_seed(0)

@@ -41,6 +41,7 @@ from fuxictr_llm.common.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.common.processes import is_main
 
 AFFECTS_RESULTS = False  # see common/code_digest.py: what goes on from a checkpoint ends like what was never stopped
 
@@ -68,7 +69,10 @@ class Checkpoints:
         self._works = minutes is not None
 
     def __enter__(self) -> "Checkpoints":
-        """Reserve the folder for this process."""
+        """Reserve the folder for this process; of torchrun's, for the main one, which alone writes to it."""
+        if not is_main():
+            self._works = False
+            return self
         locks = writable_dir(cache_dir() / "locks", OTHER_CACHE)
         self._lock = FileLock(locks / f"training-{digest_of(str(self.folder.absolute()))[:16]}.lock")
         try:
@@ -79,8 +83,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
-        assert self._lock is not None
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     @classmethod
     def of_training(cls, folder: Path, made_from: Mapping[str, Any], params: Mapping[str, Any]) -> "Checkpoints":

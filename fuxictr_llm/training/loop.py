@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,12 +23,23 @@ from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import explain_write_errors, replacing
+from fuxictr_llm.common.processes import from_main, gathered, is_main, process_index, under_torchrun
 from fuxictr_llm.data.in_memory import starts_anywhere
+from fuxictr_llm.data.shares import own_shares
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.model import EnhancedModel
 from fuxictr_llm.host.embeddings import vectors_refused
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT
 from fuxictr_llm.training.checkpoints import Checkpoints, random_states, restore_random_states
+from fuxictr_llm.training.devices import (
+    agreed,
+    copy_from_main,
+    evaluate,
+    lost_process,
+    mean_over_processes,
+    refuse,
+    seed_apart,
+)
 from fuxictr_llm.training.monitoring import Diverged, check_evaluation
 from fuxictr_llm.training.step import TrainingStep
 
@@ -76,6 +88,7 @@ def fit(
     try:
         with training.saving_whole_files():
             if has_own_loop(model):
+                refuse(model, "has a training loop")
                 logging.info("%s has a training loop of its own: it leaves no checkpoints", type(model).__name__)
                 model.fit(train_rows, validation_data=valid_rows, **params)
             else:
@@ -123,10 +136,12 @@ class Training:
     def run(self) -> None:
         """Train to the end, from the last checkpoint on where there is one."""
         model, epochs = self.model, self.params["epochs"]
-        saved = self.checkpoints.load(Path(model.checkpoint)) if self.checkpoints else None
+        checkpoints = self.checkpoints
+        saved = from_main(lambda: checkpoints.load(Path(model.checkpoint))) if checkpoints else None
         if saved is not None:
             self._go_on_from(saved)
         else:
+            seed_apart(self.params["seed"])
             logging.info("Start training: %d batches/epoch", model._steps_per_epoch)
             logging.info("************ Epoch=1 start ************")
         while model._epoch_index < epochs and not model._stop_training:
@@ -139,7 +154,9 @@ class Training:
         model._epoch_index = min(model._epoch_index, epochs - 1)
         logging.info("Training finished.")
         logging.info("Load best model: %s", model.checkpoint)
-        model.load_weights(model.checkpoint)
+        if is_main():
+            model.load_weights(model.checkpoint)
+        copy_from_main(model)
 
     @property
     def seconds(self) -> float:
@@ -158,27 +175,38 @@ class Training:
             model._total_steps += 1
             self._losses += self.step(batch, index)
             if model._total_steps % model._eval_steps == 0:
-                logging.info("Train loss: %.6f", self._losses.item() / model._eval_steps)
+                losses = mean_over_processes(self._losses).item()
+                logging.info("Train loss: %.6f", losses / model._eval_steps)
                 self._losses = _zero_on(model.device)
                 model.eval_step()
             if model._stop_training:
                 break
             self._next_batch = index + 1
-            if self.checkpoints and self.checkpoints.is_due and starts_anywhere(self.rows):
+            if self._checkpoint_is_due() and starts_anywhere(self.rows):
                 self._save()
+
+    def _checkpoint_is_due(self) -> bool:
+        checkpoints = self.checkpoints
+        return checkpoints is not None and agreed(lambda: checkpoints.is_due, self.model._total_steps)
 
     @contextmanager
     def saving_whole_files(self) -> Iterator[None]:
         """In the block, FuxiCTR's early stopping saves weights, and compares metrics, with the checks of this class."""
         self.model.save_weights, self.model.checkpoint_and_earlystop = self._save_best, self._evaluated
+        if under_torchrun():
+            self.model.evaluate = partial(evaluate, self.model)
         try:
             yield
         finally:  # or the model could be neither copied nor pickled
             del self.model.save_weights, self.model.checkpoint_and_earlystop
+            self.model.__dict__.pop("evaluate", None)
 
     def _save_best(self, checkpoint: str) -> None:
-        with explain_write_errors(Path(checkpoint), OTHER_MODEL_ROOT), replacing(checkpoint) as temporary:
-            type(self.model).save_weights(self.model, str(temporary))
+        if is_main():
+            with explain_write_errors(Path(checkpoint), OTHER_MODEL_ROOT), replacing(checkpoint) as temporary:
+                type(self.model).save_weights(self.model, str(temporary))
+        elif (method := _method_of(self.model)) is not None:
+            method.on_save_weights()
         self.best_epoch = self.model._epoch_index + 1
 
     def _evaluated(self, metrics: Mapping[str, float], *args: Any, **kwargs: Any) -> None:
@@ -198,10 +226,10 @@ class Training:
             "method": {} if method is None else method.training_state(),
             "counters": {name: getattr(model, name) for name in COUNTERS},
             "next_batch": self._next_batch,
-            "losses": self._losses,
+            "losses": mean_over_processes(self._losses),
             "best_epoch": self.best_epoch,
             "seconds": self.seconds,
-            "random": random_states(model.device),
+            "random": gathered(random_states(model.device)),
         }
         self.checkpoints.save(state, model._total_steps, Path(model.checkpoint))
 
@@ -209,7 +237,8 @@ class Training:
         """The gradients of a model that adds up those of several batches; of others, every step starts without any."""
         if self.step.accumulated == 1:
             return {}
-        return {name: weight.grad for name, weight in self.model.named_parameters() if weight.grad is not None}
+        weights = self.model.named_parameters()
+        return {name: mean_over_processes(weight.grad) for name, weight in weights if weight.grad is not None}
 
     def _go_on_from(self, saved: dict[str, Any]) -> None:
         """Restore all that training depends on."""
@@ -229,7 +258,7 @@ class Training:
             if self._next_batch:  # otherwise the epoch begins later
                 method.on_epoch_begin(model._epoch_index)
             method.load_training_state(saved["method"])
-        restore_random_states(saved["random"], model.device)
+        restore_random_states(saved["random"][process_index()], model.device)
         logging.info(
             "Training goes on from epoch %d, batch %d of %d",
             *(model._epoch_index + 1, self._next_batch + 1, model._steps_per_epoch),
@@ -254,8 +283,8 @@ def _batches_from(rows: Any, epoch: int, first: int) -> Iterator[Any]:
     """The batches of an epoch from `first` on; a loader that starts at an epoch alone reads those before, too."""
     if starts_anywhere(rows):
         rows.start_at(epoch, first)
-        return iter(rows)
-    return islice(iter(rows), first, None)
+        return own_shares(rows)
+    return islice(own_shares(rows), first, None)
 
 
 def _explain(model: BaseModel, error: Exception, params: Mapping[str, Any]) -> str | None:
@@ -263,6 +292,8 @@ def _explain(model: BaseModel, error: Exception, params: Mapping[str, Any]) -> s
     name = type(model).__name__
     if isinstance(error, UserError):
         return None
+    if message := lost_process(error):
+        return message
     if isinstance(error, KeyError) and str(error).strip("'").endswith("_pred"):
         return f"forward of {name} returns no {error}; return a dict that has it"
     # The messages of metrics and of torch's cross entropy for predictions that are NaN.

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,17 @@ from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.code_digest import digest_of_code, modules_of
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import OTHER_CACHE, digest_of_file, merged, own_folder, writable_dir
+from fuxictr_llm.common.processes import from_main, of_processes
 from fuxictr_llm.common.runs import Run, versions
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 from fuxictr_llm.data.in_memory import starts_anywhere
 from fuxictr_llm.data.loader import describe_data, make_loaders
+from fuxictr_llm.data.shares import share_of
 from fuxictr_llm.data.slices import FrequencySlices
-from fuxictr_llm.host.batches import Batch, with_columns
+from fuxictr_llm.host.batches import Batch, rows_of, some_rows, with_columns
 from fuxictr_llm.registry import find_backbone, method_modules
 from fuxictr_llm.training.checkpoints import Checkpoints
+from fuxictr_llm.training.devices import evaluate
 from fuxictr_llm.training.loop import fit
 
 KIND = "networks"
@@ -80,6 +85,21 @@ class ChangedBatches:
         self.loader.start_at(epoch, batch - self._skipped)
 
     def __iter__(self) -> Iterator[Batch]:
+        return map(self.change, self._kept())
+
+    def shares(self, index: int, count: int) -> Iterator[Batch]:
+        """As the loader's; where rows are left out, of those that remain."""
+        if self.keep is None:
+            return map(self.change, self.loader.shares(index, count))
+        return (self.change(some_rows(batch, share_of(rows_of(batch), index, count))) for batch in self._kept())
+
+    def batches_in_turn(self, index: int, count: int) -> Iterator[Batch]:
+        """As the loader's."""
+        if self.keep is None:
+            return map(self.change, self.loader.batches_in_turn(index, count))
+        return islice(self, index, None, count)
+
+    def _kept(self) -> Iterator[Batch]:
         last, skipped, self._skipped = None, self._skipped, 0
         for index, batch in enumerate(self.loader):
             if self.keep is not None:
@@ -89,7 +109,7 @@ class ChangedBatches:
                     raise UserError(f"nothing is left of the first batch of {len(kept)} rows; give a larger batch_size")
                 last = batch
             if index >= skipped:
-                yield self.change(batch)
+                yield batch
 
 
 def find_or_train(
@@ -125,7 +145,7 @@ def find_or_train(
             trained_here.append(True)
             return _train(run, build(), identity, (change, keep), slices)
 
-        path, manifest = store.find_or_make(KIND, identity, FILE, make)
+        path, manifest = store.find_or_make_together(KIND, identity, FILE, make)
         done = {"epochs": manifest["epochs"], "rows": manifest["rows"] * manifest["epochs"]}
         stage |= done if trained_here else {"cached": True, "made_in": manifest.get("seconds")}
         model = build()
@@ -153,6 +173,7 @@ def _identity(run: Run, leave_out: Iterable[str]) -> dict[str, Any]:
         "device": "gpu" if run.params["gpu"] >= 0 else "cpu",
         "versions": {package: version for package, version in versions().items() if package in ("torch", "fuxictr")},
         "version": VERSION,
+        **of_processes(),
     }
 
 
@@ -188,7 +209,8 @@ def _train(
         del train_rows, rows
         facts |= measure(run, model, valid_rows, change, slices)
         facts["seconds"] = round(done.seconds_before + time.perf_counter() - started, 3)
-        entry = store.save(KIND, identity, FILE, lambda path: model.save_weights(str(path)), facts)
+        save = partial(store.save, KIND, identity, FILE, lambda path: model.save_weights(str(path)), facts)
+        entry = from_main(save)
         checkpoints.remove()
     return entry
 
@@ -201,10 +223,10 @@ def measure(
     slices: FrequencySlices | None = None,
 ) -> dict[str, Any]:
     """Metrics of a trained network on valid and test, and on slices of test, as the run measures its own model."""
-    metrics = {"valid": model.evaluate(ChangedBatches(valid_rows, change)), "test": {}}
+    metrics = {"valid": evaluate(model, ChangedBatches(valid_rows, change)), "test": {}}
     facts: dict[str, Any] = {"metrics": metrics}
     if run.params.get("test_data"):
         test_rows = ChangedBatches(make_loaders(run.feature_map, run.params, "test"), change)
-        metrics["test"] = model.evaluate(test_rows)
+        metrics["test"] = evaluate(model, test_rows)
         facts["slices"] = slices and slices.of_model(model, test_rows)
     return facts

@@ -7,6 +7,8 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
 from fuxictr_llm.enhancement.model import EnhancedModel
+from fuxictr_llm.host.batches import rows_of
+from fuxictr_llm.training.devices import SharedModule, refuse
 from fuxictr_llm.training.optimizers import clip_gradients
 from fuxictr_llm.training.precision import Precision
 
@@ -49,7 +51,9 @@ class TrainingStep:
         self.accumulated = getattr(model, "accumulation_steps", 1)
         self.precision = Precision.from_params(params, model.device)
         self.is_own = has_own_step(model)
-        self.module: nn.Module = ForwardAndLoss(model, self.precision)
+        if self.is_own:
+            refuse(model, "has a training step")
+        self.module = SharedModule(ForwardAndLoss(model, self.precision), model)
 
     def __call__(self, batch: Any, index: int) -> Tensor:
         """Train on a batch.
@@ -58,17 +62,20 @@ class TrainingStep:
             index: of the batch in its epoch.
 
         Returns:
-            The loss, a scalar without gradients on the model's device: reading it waits for the device.
+            The loss, a scalar without gradients on the model's device: reading it waits for the device. Under torchrun
+            it is of the process's share of the batch, and the mean over all processes is the batch's.
         """
         if self.is_own:
             return self.model.train_step(batch).detach()
         if self.accumulated == 1:
             self.model.optimizer.zero_grad()
-        loss = self.module(batch)
-        if self.accumulated > 1:
-            loss = loss / self.accumulated
-        self.precision.scaled(loss).backward()
-        if (index + 1) % self.accumulated == 0:
+        applied = (index + 1) % self.accumulated == 0
+        with self.module.collecting(applied):
+            loss = self.module(batch, rows_of(batch))
+            if self.accumulated > 1:
+                loss = loss / self.accumulated
+            self.precision.scaled(loss).backward()
+        if applied:
             self._apply_gradients()
         return loss.detach()
 

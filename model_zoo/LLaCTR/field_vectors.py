@@ -3,7 +3,6 @@
 import logging
 import shutil
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -13,7 +12,7 @@ from torch import Tensor
 from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.errors import unknown
 from fuxictr_llm.common.files import digest_of, digest_of_file, merged
-from fuxictr_llm.common.processes import from_main, process_state
+from fuxictr_llm.common.processes import from_main, of_processes
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.llm.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
@@ -106,16 +105,15 @@ def _of_language_model(config: FieldVectorsConfig, run: Run, catalog: FieldCatal
     prompts = sample_prompts(catalog, cast(int, config.ssft_values_per_field), config.ssft_held_out, config.ssft_seed)
     made_from = _made_from(config, digest, catalog, prompts, on_gpu=run.params["gpu"] >= 0)
 
-    def find() -> tuple[Path, dict[str, Any]] | None:
-        return from_main(lambda: store.find(KIND, made_from, FILE))
+    made_here = []
 
-    entry = find()
-    if entry is None:
-        # The other processes of torchrun are let in by the main one.
-        with store.entry_locked(KIND, made_from) if process_state().is_main_process else nullcontext():
-            entry = find()
-            if entry is None:
-                return _compute(config, run, folder, catalog, prompts, made_from)
+    def make() -> tuple[Path, dict[str, Any]]:
+        made_here.append(True)
+        return _compute(config, run, folder, catalog, prompts, made_from)
+
+    entry = store.find_or_make_together(KIND, made_from, FILE, make)
+    if made_here:
+        return entry
     logging.info("Field vectors of %s are cached: %s", config.language_model, entry[0])
     for stage, seconds in (entry[1].get("seconds") or {"encode": None}).items():
         with run.stages(stage, cached=True, made_in=seconds):
@@ -134,8 +132,7 @@ def _made_from(
     settings = {key: value for key, value in asdict(config).items() if key.startswith(prefixes)}
     tuned_on = [[[prompt.value, prompt.field] for prompt in part] for part in prompts] if config.ssft_epochs else None
     # Processes have dropout masks of their own.
-    count = process_state().num_processes
-    processes = {"processes": count} if config.ssft_epochs and count > 1 else {}
+    processes = of_processes() if config.ssft_epochs else {}
     keys = {
         "language_model": {"name": config.language_model, "sha256": model_digest},
         "device": "gpu" if on_gpu else "cpu",  # they round differently

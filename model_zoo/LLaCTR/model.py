@@ -42,6 +42,7 @@ class LLaCTR(Enhancement):
     """
 
     controls = {"random": {"field_vectors": "random"}, "shuffled": {"field_vectors": "shuffled"}}
+    encodes_together = True  # the tuning
 
     def __init__(self, config: LLaCTRConfig, anatomy: Anatomy):
         config = config.for_backbone(anatomy.backbone)

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from fuxictr_llm import load_experiment, run_experiment
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.llm import lora
@@ -43,9 +42,3 @@ def test_a_batch_that_cannot_be_shared_is_named(model, monkeypatch):
     config = FieldVectorsConfig(ssft_batch_size=3).filled()
     with pytest.raises(UserError, match="ssft_batch_size 3 cannot be shared among 2 processes; take a multiple"):
         tune(model, CATALOG, *sample_prompts(CATALOG, 4, 0, 0), config, Path("ssft"))
-
-
-def test_a_ctr_model_is_trained_in_one_process(configs, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="a CTR model is trained in one process; torchrun is for tuning the language"):
-        run_experiment(load_experiment("FM_shop", configs))
