@@ -21,6 +21,7 @@ from fuxictr_llm.host.embeddings import (
     warn_of_unused,
     zero_padding,
 )
+from fuxictr_llm.training.optimizers import configure_optimizer
 
 OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
 
@@ -52,6 +53,7 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
             )
         model.regularization_loss()  # FuxiCTR reads the regularizers only when it trains
         set_weight_decay(model.optimizer, params.get("weight_decay"))
+        configure_optimizer(model, params)
         return model
     except UserError as error:  # also where a method cannot tap the model, because its forward pass fails
         if message := vectors_refused(cls.__name__, feature_map, error):
