@@ -139,7 +139,7 @@ class ShuffledTeacher(Teacher):
 
 
 class JointTeacher(Teacher):
-    """A teacher in training: on each batch FuxiCTR's step with the model's own optimizer, before the student's.
+    """A teacher in training: on each batch a step with the model's own optimizer, before the student's.
 
     It ends with its weights of the student's best epoch. Its random numbers (dropout) are separate from the
     student's. Its learning rate is constant: where validation does not improve, FuxiCTR lowers only the student's.
@@ -149,6 +149,7 @@ class JointTeacher(Teacher):
         add, taps: as for `Teacher`.
         max_gradient_norm: FuxiCTR's, which its `fit` would set.
         seed: of its dropout.
+        step: (batch, number of the batch) -> loss, trains the model on a batch; None: FuxiCTR's `train_step`.
     """
 
     def __init__(
@@ -158,8 +159,10 @@ class JointTeacher(Teacher):
         taps: Mapping[str, Any] | None = None,
         max_gradient_norm: float = 10.0,
         seed: int = 0,
+        step: Callable[[Any, int], Tensor] | None = None,
     ):
         super().__init__(model, add, taps)
+        self._step = step
         model._max_gradient_norm = max_gradient_norm
         # FuxiCTR's models of long sequences may sum up the gradients of several batches.
         self._batches_a_step = getattr(model, "accumulation_steps", 1)
@@ -172,7 +175,11 @@ class JointTeacher(Teacher):
             torch.manual_seed(self.seed * 1_000_003 + self.steps)
             self.model.train()
             self.model._batch_index = self.steps  # counted by FuxiCTR's fit otherwise
-            self.model.train_step(self.batch_for_model(batch))
+            own_columns = self.batch_for_model(batch)
+            if self._step is None:
+                self.model.train_step(own_columns)
+            else:
+                self._step(own_columns, self.steps)
         self.model.eval()
         self.steps += 1
         if self.steps % self._batches_a_step == 0:

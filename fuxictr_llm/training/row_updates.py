@@ -114,6 +114,11 @@ def _is_like(value: Any, table: Tensor) -> bool:
     return isinstance(value, Tensor) and value.shape == table.shape
 
 
+def _can_be_asked(device: torch.device) -> bool:
+    """Whether it is known at once how many ids differ; to ask a GPU waits for it, so there each id stays repeated."""
+    return device.type == "cpu"
+
+
 class LookedUp(NamedTuple):
     """The ids of a sparse gradient, as `Rows` has them.
 
@@ -134,8 +139,7 @@ class LookedUp(NamedTuple):
             scratch: int64, as long as the table or longer; what it has does not matter.
         """
         positions = torch.arange(len(ids), device=ids.device)
-        if ids.device.type != "cpu":
-            # How many ids differ is not asked, for that waits for the device: an id that is there n times stays so.
+        if not _can_be_asked(ids.device):
             scratch.scatter_reduce_(0, ids, positions, "amin", include_self=False)
             first = scratch.index_select(0, ids)
             return cls(ids, first, first)

@@ -26,6 +26,7 @@ from fuxictr_llm.llm.vectors.store import VectorStore
 from fuxictr_llm.serving.export import check_same_data, load_network
 from fuxictr_llm.training.build import build
 from fuxictr_llm.training.networks import Network, find_or_train, unchanged
+from fuxictr_llm.training.step import TrainingStep
 
 from . import vectors
 from .config import TEACHERS, ELECConfig
@@ -66,7 +67,9 @@ def prepare_teacher(config: ELECConfig, run: Run) -> Teacher:
     make, taps = partial(build, cls, run.feature_map, run.params), tap_keys(run.params)
     if config.schedule == "joint":
         clipping = run.params.get("max_gradient_norm", 10.0)
-        return JointTeacher(make(), row_vectors, taps, max_gradient_norm=clipping, seed=run.params["seed"])
+        model = make()
+        step = TrainingStep(model, run.params)
+        return JointTeacher(model, row_vectors, taps, max_gradient_norm=clipping, seed=run.params["seed"], step=step)
     network = find_or_train(
         run,
         name,
