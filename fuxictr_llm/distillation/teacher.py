@@ -139,7 +139,7 @@ class ShuffledTeacher(Teacher):
 
 
 class JointTeacher(Teacher):
-    """A teacher in training: on each batch FuxiCTR's step with the model's own optimizer, before the student's.
+    """A teacher in training: on each batch a step with the model's own optimizer, before the student's.
 
     It ends with its weights of the student's best epoch. Its random numbers (dropout) are separate from the
     student's. Its learning rate is constant: where validation does not improve, FuxiCTR lowers only the student's.

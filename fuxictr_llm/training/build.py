@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ from fuxictr_llm.host.embeddings import (
     warn_of_unused,
     zero_padding,
 )
+from fuxictr_llm.training.optimizers import configure_optimizer
+from fuxictr_llm.training.row_updates import RowUpdates
+from fuxictr_llm.training.step import has_own_step, train_step
 
 OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
 
@@ -52,6 +56,14 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
             )
         model.regularization_loss()  # FuxiCTR reads the regularizers only when it trains
         set_weight_decay(model.optimizer, params.get("weight_decay"))
+        configure_optimizer(model, params)
+        if isinstance(model.optimizer, RowUpdates):
+            if has_own_step(model):
+                raise UserError(
+                    f"embedding_update: rows: {cls.__name__} has a training step of its own, which knows no rows; set "
+                    "embedding_update: dense"
+                )
+            model.train_step = partial(train_step, model)  # so that FuxiCTR's fit works
         return model
     except UserError as error:  # also where a method cannot tap the model, because its forward pass fails
         if message := vectors_refused(cls.__name__, feature_map, error):

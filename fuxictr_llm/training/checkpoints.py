@@ -49,7 +49,7 @@ AFFECTS_RESULTS = False  # see common/code_digest.py: what goes on from a checkp
 VERSION = 1
 MINUTES = 5.0  # between two checkpoints, where a config has no `checkpoint_minutes`
 STATE, VALUES, BEST, MANIFEST = "state.safetensors", "state.json", "best.model", "checkpoint.json"
-TENSOR, TUPLE, MAPPING = "tensor", "tuple", "mapping"  # the marks of what JSON does not have
+TENSOR, SPARSE, TUPLE, MAPPING = "tensor", "sparse", "tuple", "mapping"  # the marks of what JSON does not have
 
 
 class Checkpoints:
@@ -203,6 +203,8 @@ def restore_random_states(states: Mapping[str, Any], device: torch.device) -> No
 
 def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
     """The value for JSON; its tensors are added to `tensors`, by their number."""
+    if isinstance(value, Tensor) and value.is_sparse:  # a gradient of embedding_update: rows
+        return {SPARSE: [_packed(part, tensors) for part in (value._indices(), value._values(), list(value.shape))]}
     if isinstance(value, Tensor):
         number = str(len(tensors))
         # A copy: safetensors refuses tensors that share memory, as tied weights do.
@@ -225,6 +227,8 @@ def _unpacked(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     ((mark, content),) = value.items()
     if mark == TENSOR:
         return tensors[content]
+    if mark == SPARSE:
+        return torch.sparse_coo_tensor(*(_unpacked(part, tensors) for part in content))
     if mark == TUPLE:
         return tuple(_unpacked(part, tensors) for part in content)
     return {key: _unpacked(part, tensors) for key, part in content}

@@ -88,6 +88,12 @@ class TrainingStep:
             optimizer.zero_grad()
 
 
+def train_step(model: BaseModel, batch: Any) -> Tensor:
+    """What a model's `train_step` is where FuxiCTR's cannot train it, as with `embedding_update: rows`."""
+    step = TrainingStep(model, {"max_gradient_norm": model._max_gradient_norm})
+    return step(batch, getattr(model, "_batch_index", 0))
+
+
 def has_own_step(model: BaseModel) -> bool:
     """Whether the model's class has a training step of its own that does more than to add up gradients."""
     cls = model.backbone_cls if isinstance(model, EnhancedModel) else type(model)

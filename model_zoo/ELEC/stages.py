@@ -67,9 +67,9 @@ def prepare_teacher(config: ELECConfig, run: Run) -> Teacher:
     make, taps = partial(build, cls, run.feature_map, run.params), tap_keys(run.params)
     if config.schedule == "joint":
         clipping = run.params.get("max_gradient_norm", 10.0)
-        model, seed = make(), run.params["seed"]
+        model = make()
         step = TrainingStep(model, run.params)
-        return JointTeacher(model, row_vectors, taps, max_gradient_norm=clipping, seed=seed, step=step)
+        return JointTeacher(model, row_vectors, taps, max_gradient_norm=clipping, seed=run.params["seed"], step=step)
     network = find_or_train(
         run,
         name,
