@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.recorder import is_logit_layer
 from fuxictr_llm.enhancement.trace import ForwardTrace
-from fuxictr_llm.host.batches import rows_of
+from fuxictr_llm.host.batches import as_loaded, rows_of
 
 if TYPE_CHECKING:
     from fuxictr_llm.enhancement.base import Enhancement
@@ -83,7 +83,7 @@ class Taps:
         trace = self.trace = ForwardTrace(self.anatomy, rows_of(inputs), self.enhancement.field_projections)
         try:
             if "inputs" in self.active:
-                self.enhancement.inputs(inputs)
+                self.enhancement.inputs(as_loaded(inputs))
             outputs = forward(inputs)
             return self._with_terms(model, outputs, trace), trace
         finally:

@@ -7,6 +7,7 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
 from fuxictr_llm.enhancement.model import EnhancedModel
+from fuxictr_llm.host.batches import on_device
 from fuxictr_llm.training.optimizers import clip_gradients
 from fuxictr_llm.training.precision import Precision
 
@@ -60,6 +61,7 @@ class TrainingStep:
         Returns:
             The loss, a scalar without gradients on the model's device: reading it waits for the device.
         """
+        batch = on_device(batch, self.model)
         if self.is_own:
             return self.model.train_step(batch).detach()
         if self.accumulated == 1:
