@@ -28,9 +28,8 @@ class ForwardAndLoss(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         """The loss of a batch, a scalar."""
-        with self.precision.autocast(self.model.device):
-            outputs = self.model.forward(batch)
-        return self.model.compute_loss(self.precision.in_float32(outputs), self.model.get_labels(batch))
+        outputs = self.precision.forward(self.model, batch)
+        return self.model.compute_loss(outputs, self.model.get_labels(batch))
 
 
 class TrainingStep:
