@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
-from fuxictr.pytorch.torch_utils import seed_everything
+from fuxictr.pytorch.torch_utils import get_device, seed_everything
 from fuxictr.utils import print_to_json
 
 from fuxictr_llm import registry
@@ -48,6 +48,7 @@ from fuxictr_llm.training.build import OTHER_MODEL_ROOT, build
 from fuxictr_llm.training.checkpoints import Checkpoints
 from fuxictr_llm.training.loop import fit
 from fuxictr_llm.training.monitoring import check_groups
+from fuxictr_llm.training.precision import check_precision
 
 CHANGED = {"backbone": "changed while it ran"}  # in a record, in place of the code's digests
 
@@ -75,6 +76,7 @@ def run_experiment(experiment: Experiment, *, fresh: bool = False) -> Result:
         UserError: something that the user can put right.
     """
     check_gpu(experiment.params["gpu"])
+    check_precision(experiment.params, get_device(experiment.params["gpu"]))
     if under_torchrun():
         raise UserError(
             "a CTR model is trained in one process; torchrun is for tuning the language model: "
