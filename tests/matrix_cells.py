@@ -24,6 +24,9 @@ from support import AllTaps, Idle
 
 # Each of them switched off is an idle method.
 METHODS = ("AllTaps", "LLaCTR", "LLMEmb", "ELEC")
+# One backbone for each path that a method's code can take: two logit layers, no representation, no field embeddings,
+# a bilinear logit, a sequence model, several tasks, a complex-valued interaction, a stack of its own.
+PATHS = ("DeepFM", "FM", "LR", "FinalMLP", "DIN", "MMoE", "EulerNet", "DCNv2")
 # Files of vectors; a cell's models are built in many tests, each of which has a folder of its own.
 _folder = tempfile.TemporaryDirectory()
 
@@ -114,8 +117,8 @@ def gain_teacher(cls: type[BaseModel]) -> Teacher:
     case = case_of(cls)
     model = case.build(gain_class(cls, "top"), seed=5, inject="top", h_dim=3)
     steps = case.batches(rows=64, batch_size=32)
-    train(model, [_with_vectors(only_columns(batch, columns_of(batch))) for batch in steps])
-    return Teacher(model, add=_with_vectors)
+    train(model, [with_vectors(only_columns(batch, columns_of(batch))) for batch in steps])
+    return Teacher(model, add=with_vectors)
 
 
 def predictions(model: BaseModel, steps: list) -> torch.Tensor:
@@ -134,7 +137,7 @@ def some_rows(batch, part: slice):
     return some_rows(rows, part), items, mask[part]
 
 
-def _with_vectors(batch):
+def with_vectors(batch):
     """A vector a row, made from one of its columns of ids."""
     columns = columns_of(batch).values()
     ids = next(column for column in columns if column.dim() == 1 and not column.is_floating_point())

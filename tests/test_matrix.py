@@ -13,11 +13,8 @@ import torch
 from fuxictr_llm.diagnosis.tiny import train
 from fuxictr_llm.host.checkout import current_checkout
 from fuxictr_llm.registry import own_backbone_names
-from matrix_cells import METHODS, cell, predictions, problem_of, some_rows, trained
+from matrix_cells import METHODS, PATHS, cell, predictions, problem_of, some_rows, trained
 
-# One backbone for each path that a method's code can take: two logit layers, no representation, no field embeddings,
-# a bilinear logit, a sequence model, several tasks, a complex-valued interaction, a stack of its own.
-PATHS = ("DeepFM", "FM", "LR", "FinalMLP", "DIN", "MMoE", "EulerNet", "DCNv2")
 # One of the models that the fuxictr wheel installs, all of which take the same tuples as batches.
 WHEEL = "SIM"
 # LLMEmb is the plain backbone with vectors for a column; it has nothing to switch off and nothing of its own.

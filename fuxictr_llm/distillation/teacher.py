@@ -13,7 +13,7 @@ from fuxictr_llm.enhancement.anatomy import find_anatomy, preserved_rng
 from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace
 from fuxictr_llm.enhancement.model import EnhancedModel
 from fuxictr_llm.enhancement.taps import Taps
-from fuxictr_llm.host.batches import Batch, columns_of, only_columns
+from fuxictr_llm.host.batches import Batch, columns_of, moved_to, on_device, only_columns
 
 
 class Shown(NamedTuple):
@@ -66,7 +66,7 @@ class Teacher:
         if self.model.training:
             self.model.eval()
         with torch.no_grad():
-            trace = self._traced(self.batch_for_model(batch))
+            trace = self._traced(on_device(self.batch_for_model(batch), self.model))
         return Shown(trace.final_logit, trace.final_representation)
 
     def batch_for_model(self, batch: Batch) -> Batch:
@@ -134,7 +134,7 @@ class ShuffledTeacher(Teacher):
 
     def __call__(self, batch: Batch) -> Shown:
         shown = super().__call__(batch)
-        order = torch.randperm(len(shown.logit), generator=self._generator).to(shown.logit.device)
+        order = moved_to(shown.logit.device, torch.randperm(len(shown.logit), generator=self._generator))
         return Shown(shown.logit[order], None if shown.representation is None else shown.representation[order])
 
 
@@ -175,7 +175,7 @@ class JointTeacher(Teacher):
             torch.manual_seed((self.seed + 7919 * process_index()) * 1_000_003 + self.steps)
             self.model.train()
             self.model._batch_index = self.steps  # counted by FuxiCTR's fit otherwise
-            batch = self.batch_for_model(batch)
+            batch = on_device(self.batch_for_model(batch), self.model)
             if self.step is None:
                 self.model.train_step(batch)
             else:

@@ -231,8 +231,15 @@ class Trial(Protocol):
         """`[B, T]` of all batches, in evaluation mode."""
 
 
+def in_float32(tensor: Tensor) -> Tensor:
+    """The tensor itself, or in float32 where it has half of that precision."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 class ForwardTrace:
     """Field embeddings, representation and logits of one forward pass: the backbone's own, and the final ones.
+
+    All of it is in float32, even where the backbone runs under autocast.
 
     Attributes:
         rows: B.
@@ -275,7 +282,7 @@ class ForwardTrace:
 
     def _row_vectors(self, field: str, tensor: Tensor, columns: Any) -> Tensor:
         """`[B, width]` of a field's embeddings `[B, width]` or `[B, L, width]`; `columns` has the ids."""
-        tensor = _of_rows(tensor, self.rows)
+        tensor = in_float32(_of_rows(tensor, self.rows))
         if tensor.dim() != 3:
             return tensor
         return _mean_of_items(tensor, _of_rows(columns[field], self.rows), self.anatomy.padding[field])
@@ -295,7 +302,7 @@ class ForwardTrace:
         if not fields:
             return self.logit.new_zeros(self.rows, 0, 0)
         if self.stack is not None and not self._was_changed(self.stack):
-            return self.stack.view(len(self.stack), len(fields), dims[0])
+            return in_float32(self.stack.view(len(self.stack), len(fields), dims[0]))
         tensors = [self.by_field[name] for name in fields]
         return torch.stack(tensors, dim=1) if self._project is None else self._project(tensors)
 
@@ -307,7 +314,7 @@ class ForwardTrace:
     def representation(self) -> Tensor:
         """`[B, R]`: the inputs of all logit layers side by side; without those, the field embeddings."""
         if self.anatomy.logit_layers:
-            inputs = [self.layer_inputs[layer.module][layer.call] for layer in self.anatomy.logit_layers]
+            inputs = [in_float32(self.layer_inputs[layer.module][layer.call]) for layer in self.anatomy.logit_layers]
             return torch.cat(inputs, dim=-1)
         if self.named is not None:
             return self.named

@@ -260,7 +260,7 @@ def _slices(tensor: Tensor) -> tuple[Tensor, ...]:
 
 def _slice_rows(tensor: Tensor) -> int:
     """A GPU and a compiler take all rows at once."""
-    if tensor.is_cuda or torch.compiler.is_compiling():
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
         return max(len(tensor), 1)
     return max(SLICE_FLOATS // max(tensor[:1].numel(), 1), 1)
 

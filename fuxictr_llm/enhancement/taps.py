@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from fuxictr_llm.enhancement.anatomy import Anatomy
-from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace
+from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace, in_float32
 from fuxictr_llm.enhancement.recorder import is_logit_layer
-from fuxictr_llm.host.batches import rows_of
+from fuxictr_llm.host.batches import as_loaded, rows_of
 
 
 class Taps:
@@ -80,9 +80,10 @@ class Taps:
         trace = self.trace = ForwardTrace(self.anatomy, rows_of(inputs), self.enhancement.field_projections)
         try:
             if "inputs" in self.active:
-                self.enhancement.inputs(inputs)
+                self.enhancement.inputs(as_loaded(inputs))
             outputs = forward(inputs)
-            return self._with_terms(model, outputs, trace), trace
+            with without_autocast(model.device):
+                return self._with_terms(model, outputs, trace), trace
         finally:
             self.trace = None
 
@@ -112,10 +113,12 @@ class Taps:
         """Note the representation, of the first call alone; returns its replacement, if any."""
         if self.trace is None or self.trace.named is not None:
             return None
-        self.trace.named = tensor.flatten(start_dim=1)
+        self.trace.named = in_float32(tensor.flatten(start_dim=1))
         if "representation" in self.active:
-            self.trace.replacement = self.enhancement.representation(self.trace.named)
-        return None if self.trace.replacement is None else self.trace.replacement.view_as(tensor)
+            with without_autocast(tensor.device):
+                self.trace.replacement = self.enhancement.representation(self.trace.named)
+        replacement = self.trace.replacement
+        return None if replacement is None else replacement.view_as(tensor).to(tensor.dtype)
 
     def on_activation(self, _module: nn.Module, args: tuple[Any, ...], output: Tensor) -> None:
         if self.trace is not None:
@@ -124,7 +127,7 @@ class Taps:
     def _with_terms(self, model: BaseModel, outputs: dict[str, Any], trace: ForwardTrace) -> dict[str, Any]:
         """The model's output, with its predictions computed again where the method changed a logit."""
         predictions = [outputs[key] for key in self.anatomy.outputs]
-        logits = [_logit_of(prediction, trace.activations, model) for prediction in predictions]
+        logits = [in_float32(_logit_of(prediction, trace.activations, model)) for prediction in predictions]
         logit = trace.logit = logits[0] if len(logits) == 1 else torch.cat(logits, dim=-1)
         if "embeddings" in self.active:
             self.enhancement.embeddings(trace.embeddings)
@@ -160,6 +163,12 @@ class Taps:
             added = functional.linear(difference, trace.layer_weights[layer.module])
             columns[layer.task] = columns[layer.task] + (added if layer.scale == 1 else layer.scale * added)
         return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """A context in which a method's terms are computed in float32, whatever the backbone runs in."""
+    on = torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else contextlib.nullcontext()
 
 
 def _logit_of(prediction: Tensor, calls: list[tuple[Tensor, Tensor]], model: BaseModel) -> Tensor:

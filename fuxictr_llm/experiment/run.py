@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
-from fuxictr.pytorch.torch_utils import seed_everything
+from fuxictr.pytorch.torch_utils import get_device, seed_everything
 from fuxictr.utils import print_to_json
 
 from fuxictr_llm import registry
@@ -51,6 +51,7 @@ from fuxictr_llm.training.checkpoints import Checkpoints
 from fuxictr_llm.training.devices import check_batch_size, evaluate
 from fuxictr_llm.training.loop import fit
 from fuxictr_llm.training.monitoring import check_groups
+from fuxictr_llm.training.precision import check_precision
 
 CHANGED = {"backbone": "changed while it ran"}  # in a record, in place of the code's digests
 
@@ -78,6 +79,7 @@ def run_experiment(experiment: Experiment, *, fresh: bool = False) -> Result:
         UserError: something that the user can put right.
     """
     check_gpu(experiment.params["gpu"])
+    check_precision(experiment.params, get_device(experiment.params["gpu"]))
     if under_torchrun():
         process_state(experiment.params["gpu"])  # connects them
         check_batch_size(experiment.params)

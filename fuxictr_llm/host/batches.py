@@ -56,6 +56,51 @@ def _only(columns: Columns, names: Container[str]) -> dict[str, Tensor]:
     return {name: column for name, column in columns.items() if name in names}
 
 
+class DeviceColumns(dict[str, Tensor]):
+    """Columns that were moved to a device.
+
+    Attributes:
+        loaded: the whole batch as the loader gave it, on the CPU.
+    """
+
+    loaded: Batch
+
+
+def on_device(batch: Batch, model: BaseModel) -> Batch:
+    """A batch of the same form with all that the model reads of it on the model's device; itself on the CPU.
+
+    FuxiCTR moves each column with a copy that waits for all that the device still has to do. These do not wait: the
+    device works on one batch while Python prepares the next.
+    """
+    if model.device.type == "cpu" or as_loaded(batch) is not batch:
+        return batch
+    columns = batch if isinstance(batch, Mapping) else batch[0]
+    moved = DeviceColumns(_moved(columns, model))
+    moved.loaded = batch
+    if isinstance(batch, Mapping):
+        return moved
+    return moved, _moved(batch[1], model), moved_to(model.device, batch[2])
+
+
+def as_loaded(batch: Batch) -> Batch:
+    """The batch that `on_device` was given, or the batch itself."""
+    return getattr(batch if isinstance(batch, Mapping) else batch[0], "loaded", batch)
+
+
+def moved_to(device: torch.device, tensor: Tensor) -> Tensor:
+    """The tensor on a device, by a copy that does not wait: on a GPU, from memory that the system cannot swap out."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.contiguous().pin_memory()
+    return tensor.to(device, non_blocking=tensor.device.type == "cpu")
+
+
+def _moved(columns: Columns, model: BaseModel) -> dict[str, Tensor]:
+    """What no model reads (columns of type meta) stays where it is."""
+    specs = model.feature_map.features
+    unread = {name for name, spec in specs.items() if spec["type"] == "meta"}
+    return {name: column if name in unread else moved_to(model.device, column) for name, column in columns.items()}
+
+
 def rows_of(batch: Columns | LongBatch) -> int:
     """`B`, the number of rows."""
     return len(next(iter(batch.values()))) if isinstance(batch, Mapping) else len(batch[2])

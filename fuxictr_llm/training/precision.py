@@ -6,11 +6,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from fuxictr.pytorch.models import BaseModel
+from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.enhancement.base import in_float32
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def check_precision(params: Mapping[str, Any], device: torch.device) -> str:
+    """The name of the precision that a config asks for.
+
+    Raises:
+        UserError: the device does not have it.
+    """
+    name = params.get("precision") or "fp32"
+    if name in ("fp16", "tf32") and device.type == "cpu":
+        raise UserError(f"precision {name!r} needs a GPU (--gpu 0); a CPU has fp32 and bf16")
+    if name in ("bf16", "tf32") and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8:
+        raise UserError(
+            f"precision {name!r} needs a GPU of NVIDIA's Ampere generation or later; this one has fp32 and fp16"
+        )
+    return name
 
 
 @dataclass
@@ -32,30 +50,25 @@ class Precision:
         Raises:
             UserError: the device does not have it.
         """
-        name = params.get("precision") or "fp32"
-        if name in ("fp16", "tf32") and device.type == "cpu":
-            raise UserError(f"precision {name!r} needs a GPU (--gpu 0); a CPU has fp32 and bf16")
-        if name in ("bf16", "tf32") and device.type == "cuda" and torch.cuda.get_device_capability(device)[0] < 8:
-            raise UserError(f"precision {name!r} needs a GPU of NVIDIA's Ampere generation or later; this one has fp16")
+        name = check_precision(params, device)
         if device.type == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = name == "tf32"
         return cls(name, torch.amp.GradScaler(device.type) if name == "fp16" else None)
 
-    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-        """The context of a forward pass."""
-        if self.name not in HALF:
-            return contextlib.nullcontext()
-        return torch.autocast(device.type, HALF[self.name])
+    def forward(self, model: BaseModel, batch: Any) -> dict[str, Any]:
+        """The output of the model's forward pass, in float32.
 
-    def in_float32(self, outputs: Any) -> Any:
-        """A model's outputs as its loss takes them."""
+        The output activation gets its logit in float32 too: in bfloat16, all probabilities from .998 on are 1.
+        """
         if self.name not in HALF:
-            return outputs
-        if isinstance(outputs, Tensor):
-            return outputs.float() if outputs.is_floating_point() else outputs
-        if isinstance(outputs, Mapping):
-            return {name: self.in_float32(value) for name, value in outputs.items()}
-        return outputs
+            return model.forward(batch)
+        activation = model.output_activation
+        activations = activation if isinstance(activation, nn.ModuleList) else [activation]
+        with contextlib.ExitStack() as stack:
+            for module in activations:
+                stack.callback(module.register_forward_pre_hook(_inputs_in_float32).remove)
+            stack.enter_context(torch.autocast(model.device.type, HALF[self.name]))
+            return _outputs_in_float32(model.forward(batch))
 
     def scaled(self, loss: Tensor) -> Tensor:
         """The loss from which the backward pass starts."""
@@ -73,3 +86,16 @@ class Precision:
         else:
             self.scaler.step(optimizer)
             self.scaler.update()
+
+
+def _inputs_in_float32(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(_outputs_in_float32(arg) for arg in args)
+
+
+def _outputs_in_float32(outputs: Any) -> Any:
+    """What a loss reads: tensors, and dicts of them; what a method was shown (a trace) is in float32 already."""
+    if isinstance(outputs, Tensor):
+        return in_float32(outputs)
+    if isinstance(outputs, Mapping):
+        return {name: _outputs_in_float32(value) for name, value in outputs.items()}
+    return outputs

@@ -7,7 +7,7 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
 from fuxictr_llm.enhancement.model import EnhancedModel
-from fuxictr_llm.host.batches import rows_of
+from fuxictr_llm.host.batches import on_device, rows_of
 from fuxictr_llm.training.devices import SharedModule, refuse
 from fuxictr_llm.training.optimizers import clip_gradients
 from fuxictr_llm.training.precision import Precision
@@ -29,9 +29,8 @@ class ForwardAndLoss(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         """The loss of a batch, a scalar."""
-        with self.precision.autocast(self.model.device):
-            outputs = self.model.forward(batch)
-        return self.model.compute_loss(self.precision.in_float32(outputs), self.model.get_labels(batch))
+        outputs = self.precision.forward(self.model, batch)
+        return self.model.compute_loss(outputs, self.model.get_labels(batch))
 
 
 class TrainingStep:
@@ -65,6 +64,7 @@ class TrainingStep:
             The loss, a scalar without gradients on the model's device: reading it waits for the device. Under torchrun
             it is of the process's share of the batch, and the mean over all processes is the batch's.
         """
+        batch = on_device(batch, self.model)
         if self.is_own:
             return self.model.train_step(batch).detach()
         if self.accumulated == 1:

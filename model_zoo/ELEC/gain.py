@@ -17,7 +17,7 @@ from fuxictr_llm.common.checks import STRICT
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.model import enhance
-from fuxictr_llm.host.batches import columns_of
+from fuxictr_llm.host.batches import columns_of, moved_to
 
 from .head import VECTOR, with_vector
 
@@ -77,7 +77,7 @@ class Gain(Enhancement):
         """The vectors of the batch in the forward pass, once."""
         vectors, self._vectors = self._vectors, None
         assert vectors is not None  # `inputs` is called first
-        return vectors.to(like.device, like.dtype)
+        return moved_to(like.device, vectors).to(like.dtype)
 
 
 def gain_class(backbone: type[BaseModel], inject: str) -> Any:

@@ -2,9 +2,10 @@ from typing import Any, Literal
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding, InnerProductInteraction, MLP_Block
+from fuxictr.pytorch.layers import FeatureEmbedding, MLP_Block
 from torch import Tensor, nn
 
+from ..dot_interaction import DotInteraction
 from .base import Activations, Backbone, Rates
 
 INTERACTIONS = ("dot", "cat")
@@ -85,17 +86,3 @@ class DLRM(Backbone):
         if self.interaction_op == "dot":
             interactions = torch.cat([interactions, dense], dim=-1)
         return {"y_pred": self.top_mlp(interactions)}
-
-
-class DotInteraction(InnerProductInteraction):
-    """The dot products of all pairs, `[B, F, D] -> [B, F (F - 1) / 2]`.
-
-    Its parent selects them by a mask, whose size a GPU has to wait for and torch.compile cannot trace.
-    """
-
-    def __init__(self, num_fields: int):
-        super().__init__(num_fields, output="inner_product")
-        self.register_buffer("pairs", torch.triu_indices(num_fields, num_fields, offset=1), persistent=False)
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        return torch.bmm(vectors, vectors.transpose(1, 2))[:, self.pairs[0], self.pairs[1]]

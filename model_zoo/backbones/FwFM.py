@@ -1,9 +1,10 @@
 from typing import Any, Literal
 
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbedding, InnerProductInteraction
+from fuxictr.pytorch.layers import FeatureEmbedding
 from torch import Tensor, nn
 
+from ..dot_interaction import DotInteraction
 from .base import Backbone, Regularizer
 
 
@@ -29,7 +30,7 @@ class FwFM(Backbone):
         self.linear_type = linear_type
         self.interaction_weight = nn.Linear(num_fields * (num_fields - 1) // 2, 1)
         self.embedding_layer = FeatureEmbedding(feature_map, self.embedding_dim)
-        self.inner_product_layer = InnerProductInteraction(num_fields, output="inner_product")
+        self.inner_product_layer = DotInteraction(num_fields)
         if linear_type == "LW":
             self.linear_weight_layer = FeatureEmbedding(feature_map, 1, use_pretrain=False)
         elif linear_type == "FeLV":

@@ -2,9 +2,10 @@ from typing import Any, Literal
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import InnerProductInteraction, MLP_Block
+from fuxictr.pytorch.layers import MLP_Block
 from torch import Tensor
 
+from ..dot_interaction import DotInteraction
 from .base import Activations, Backbone, Rates
 
 
@@ -29,7 +30,7 @@ class PNN(Backbone):
         super().__init__(feature_map, **shared)
         if product_type != "inner":
             raise ValueError(f"product_type must be inner (got {product_type!r})")
-        self.inner_product_layer = InnerProductInteraction(feature_map.num_fields, output="inner_product")
+        self.inner_product_layer = DotInteraction(feature_map.num_fields)
         self.dnn = MLP_Block(
             input_dim=feature_map.sum_emb_out_dim() + self.inner_product_layer.interaction_units,
             output_dim=1,

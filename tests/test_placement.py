@@ -1,0 +1,49 @@
+"""Every backbone with every method runs on a GPU: nothing is left on the CPU, and no step of training waits for it.
+
+No GPU is needed: see fake_gpu.py.
+"""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import placement_cells
+import pytest
+
+from fuxictr_llm.registry import own_backbone_names
+from matrix_cells import PATHS
+
+# FuxiCTR's `get_inputs` and `get_labels` copy column by column, and wait. Training gives them columns that are on the
+# device already; evaluation waits anyway, for the predictions of every batch, which FuxiCTR reads one by one.
+COPIES_OF_COLUMNS = ("models/rank_model.py", "models/multitask_model.py", "SIM/SIM.py")
+# The backbones on which all methods, evaluation and serving are tried; with PLACEMENT=all in the environment, all are.
+EVERYTHING = (*PATHS, "DIEN", "SIM")
+OF_SERVING = (*COPIES_OF_COLUMNS, "serving/load.py")  # the predictions are what was asked for
+
+
+@pytest.fixture(scope="module")
+def process():
+    """A process with the device: torch does not forget it, and might choose it elsewhere."""
+    with ProcessPoolExecutor(1, get_context("forkserver"), placement_cells.register) as pool:
+        yield lambda function, *args: pool.submit(function, *args).result(timeout=300)
+
+
+@pytest.mark.parametrize("backbone", [*own_backbone_names(), "SIM"])
+def test_all_tensors_are_on_the_device_and_no_step_of_training_waits(process, backbone):
+    everything = backbone in EVERYTHING or "PLACEMENT" in os.environ
+    for name, waits in process(placement_cells.waits_of, backbone, everything).items():
+        expected = {"evaluation": COPIES_OF_COLUMNS, "served": OF_SERVING}.get(name.split(", ")[-1], ())
+        assert [wait for wait in waits if not wait.partition(" in ")[2].startswith(expected)] == [], name
+
+
+def test_a_step_with_regularizers_and_adam_does_not_wait(process):
+    assert process(placement_cells.waits_of_a_whole_step) == {}
+
+
+@pytest.mark.parametrize("ask", placement_cells.ASKING)
+def test_what_waits_is_noticed(process, ask):
+    assert process(placement_cells.waits_for, ask)
+
+
+def test_what_does_not_wait_is_not_noticed(process):
+    assert process(placement_cells.waits_for, "not waiting") == {}
