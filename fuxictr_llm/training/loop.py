@@ -141,7 +141,7 @@ class Training:
         if saved is not None:
             self._go_on_from(saved)
         else:
-            seed_apart(self.params["seed"])
+            seed_apart(self.params.get("seed", 0))
             logging.info("Start training: %d batches/epoch", model._steps_per_epoch)
             logging.info("************ Epoch=1 start ************")
         while model._epoch_index < epochs and not model._stop_training:
