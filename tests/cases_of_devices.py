@@ -7,6 +7,7 @@ import copy
 import logging
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from fuxictr_llm.distillation import JointTeacher, Teacher
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors
 from fuxictr_llm.registry import find_backbone, find_method
+from fuxictr_llm.training import devices
 from fuxictr_llm.training.checkpoints import Checkpoints
 from fuxictr_llm.training.devices import evaluate
 from fuxictr_llm.training.loop import fit
@@ -189,7 +191,12 @@ def long(folder):
 
 
 def resumed(folder):
-    """Training with dropout: at one go, and interrupted after 10 of 16 steps."""
+    """Training with dropout: at one go, and interrupted in step 13 of 16; the last checkpoint is of step 12."""
+    with patch.object(devices, "STEPS_A_QUESTION", 4):
+        return _resumed(folder)
+
+
+def _resumed(folder):
     settings = {**SETTINGS, "epochs": 2, "checkpoint_minutes": 0.0}
     results = {}
     for kind in ("whole", "interrupted"):
@@ -204,6 +211,8 @@ def resumed(folder):
                 try:
                     fit(model, rows, valid, settings, checkpoints)
                 except KeyboardInterrupt:
+                    gathered(0)  # the main process has written
+                    results["checkpoints"] = [path.name for path in place.glob("step-*")]
                     continue
         results[kind] = model.state_dict()
     return results
@@ -214,7 +223,7 @@ def _stopping(model):
 
     def forward(inputs):
         calls.append(model.training)
-        if sum(calls) > 10:
+        if sum(calls) > 12:
             raise KeyboardInterrupt
         return type(model).forward(model, inputs)
 

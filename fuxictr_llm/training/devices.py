@@ -172,6 +172,6 @@ def lost_process(error: Exception) -> str | None:
     if not under_torchrun() or not isinstance(error, RuntimeError) or not any(sign in str(error) for sign in LOST):
         return None
     return (
-        f"another process of torchrun was killed, or its connection was lost ({reason_of(error)}); the same command "
-        "goes on from the last checkpoint"
+        "another process of torchrun was killed, or its connection was lost "
+        f"({reason_of(error).partition('. This is')[0]}); the same command goes on from the last checkpoint"
     )
