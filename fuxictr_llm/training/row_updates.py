@@ -78,8 +78,7 @@ class Rows:
     def state_of(self, state: Mapping[str, Any]) -> dict[str, Any]:
         """The optimizer's state of the rows, out of that of the table; what is no matrix of its shape is shared."""
         return {
-            key: _rows_of(value, self.ids) if _is_like(value, self.table) else value
-            for key, value in state.items()
+            key: _rows_of(value, self.ids) if _is_like(value, self.table) else value for key, value in state.items()
         }
 
     def write_back(self, of_rows: Mapping[str, Any], state: dict[str, Any]) -> None:
