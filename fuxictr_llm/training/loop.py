@@ -94,12 +94,12 @@ def fit(
             else:
                 training.run()
     except Exception as error:  # anyone's class can fail in any way
-        message = _explain(model, error, params)
-        if checkpoints and (message or isinstance(error, Diverged)):
+        explained = _explain(model, error, params)
+        if checkpoints and isinstance(explained or error, Diverged):
             checkpoints.remove()  # from there, it would only fail again
-        if message is None:
+        if explained is None:
             raise
-        raise UserError(message) from error
+        raise explained from error
     return Trained(training.best_epoch, training.seconds, training.seconds_before)
 
 
@@ -287,27 +287,27 @@ def _batches_from(rows: Any, epoch: int, first: int) -> Iterator[Any]:
     return islice(own_shares(rows), first, None)
 
 
-def _explain(model: BaseModel, error: Exception, params: Mapping[str, Any]) -> str | None:
-    """The message for an error in training that data, settings or model class caused; None for another."""
+def _explain(model: BaseModel, error: Exception, params: Mapping[str, Any]) -> UserError | None:
+    """An error in training that data, settings or model class caused, in words; None for another."""
     name = type(model).__name__
     if isinstance(error, UserError):
         return None
     if message := lost_process(error):
-        return message
+        return UserError(message)
     if isinstance(error, KeyError) and str(error).strip("'").endswith("_pred"):
-        return f"forward of {name} returns no {error}; return a dict that has it"
+        return UserError(f"forward of {name} returns no {error}; return a dict that has it")
     # The messages of metrics and of torch's cross entropy for predictions that are NaN.
     if isinstance(error, ValueError | RuntimeError) and any(sign in str(error) for sign in ("NaN", "between 0 and 1")):
-        return f"training diverged: predictions are NaN; lower learning_rate (now {params['learning_rate']})"
+        return Diverged(f"training diverged: predictions are NaN; lower learning_rate (now {params['learning_rate']})")
     if model._total_steps > 1:
         return None
     if message := vectors_refused(name, model.feature_map, error):
-        return message
+        return UserError(message)
     data = f"data set {model.feature_map.dataset_id!r}"
     message = f"{name} fails in its first step of training on {data} ({type(error).__name__}: {reason_of(error)})"
     own_batches = type(model).get_inputs is not BaseModel.get_inputs
     if params.get("user_info") and not own_batches:
-        return f"{message}; the data has long sequences, which LongCTR models take: LongCTR/DIN of --zoo DIR, say"
+        message += "; the data has long sequences, which LongCTR models take: LongCTR/DIN of --zoo DIR, say"
     if own_batches and not params.get("user_info"):
-        return f"{message}; if it is a LongCTR model, it needs data with user_info and item_info"
-    return message
+        message += "; if it is a LongCTR model, it needs data with user_info and item_info"
+    return UserError(message)
