@@ -47,7 +47,7 @@ from fuxictr_llm.llm.vectors.values import prepare_value_vectors
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT, build
 from fuxictr_llm.training.checkpoints import Checkpoints
 from fuxictr_llm.training.loop import fit
-from fuxictr_llm.training.monitoring import check_groups
+from fuxictr_llm.training.monitoring import check_groups, evaluate
 from fuxictr_llm.training.precision import check_precision
 
 CHANGED = {"backbone": "changed while it ran"}  # in a record, in place of the code's digests
@@ -252,12 +252,12 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
     if enhancement is not None:
         enhancement.on_train_end(run)
     logging.info("****** Validation evaluation ******")
-    metrics = {"valid": model.evaluate(valid_rows), "test": {}}
+    metrics = {"valid": evaluate(model, valid_rows, "validation"), "test": {}}
     if test_rows is not None:
         logging.info("******** Test evaluation ********")
         with stages("test") as facts:
             facts["rows"] = test_rows.num_samples
-            metrics["test"] = model.evaluate(test_rows)
+            metrics["test"] = evaluate(model, test_rows, "test")
     record = {
         "model_id": params["model_id"],
         "seed": params["seed"],

@@ -12,8 +12,9 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.progress import Watched
 from fuxictr_llm.data.in_memory import read_slices
-from fuxictr_llm.host.batches import monitored
+from fuxictr_llm.host.batches import monitored, rows_of
 
 # Averages over the groups with both classes: undefined without such a group.
 NEED_BOTH_CLASSES = ("gAUC", "avgAUC")
@@ -79,3 +80,17 @@ def check_evaluation(model: BaseModel, metrics: Mapping[str, float], params: Map
     rankings_alone = all(name.startswith(RANKINGS) for name in names)
     if rankings_alone and not all(torch.isfinite(weight).all() for weight in model.parameters()):
         raise UserError(f"training diverged: weights are NaN; lower learning_rate (now {params['learning_rate']})")
+
+
+def evaluate(model: BaseModel, rows: Any, name: str) -> dict[str, float]:
+    """The metrics of FuxiCTR's `evaluate`, with our progress in place of FuxiCTR's.
+
+    Args:
+        rows: a loader of FuxiCTR's form.
+        name: of the rows, as it is shown.
+    """
+    verbose, model._verbose = model._verbose, 0
+    try:
+        return model.evaluate(Watched(rows, name, verbose > 0, rows_of))
+    finally:
+        model._verbose = verbose

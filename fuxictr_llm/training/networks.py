@@ -23,6 +23,7 @@ from fuxictr_llm.host.batches import Batch, with_columns
 from fuxictr_llm.registry import find_backbone, method_modules
 from fuxictr_llm.training.checkpoints import Checkpoints
 from fuxictr_llm.training.loop import fit
+from fuxictr_llm.training.monitoring import evaluate
 
 KIND = "networks"
 FILE = "weights.model"
@@ -201,10 +202,10 @@ def measure(
     slices: FrequencySlices | None = None,
 ) -> dict[str, Any]:
     """Metrics of a trained network on valid and test, and on slices of test, as the run measures its own model."""
-    metrics = {"valid": model.evaluate(ChangedBatches(valid_rows, change)), "test": {}}
+    metrics = {"valid": evaluate(model, ChangedBatches(valid_rows, change), "validation"), "test": {}}
     facts: dict[str, Any] = {"metrics": metrics}
     if run.params.get("test_data"):
         test_rows = ChangedBatches(make_loaders(run.feature_map, run.params, "test"), change)
-        metrics["test"] = model.evaluate(test_rows)
+        metrics["test"] = evaluate(model, test_rows, "test")
         facts["slices"] = slices and slices.of_model(model, test_rows)
     return facts
