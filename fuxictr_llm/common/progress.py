@@ -134,7 +134,14 @@ class Watched:
         return getattr(self.loader, name)
 
     def __iter__(self) -> Iterator[Any]:
-        with Progress(self.name, self.loader.num_samples, shown=self.shown) as progress:
+        total, unit = counted(self.loader)
+        with Progress(self.name, total, unit, shown=self.shown) as progress:
             for batch in self.loader:
                 yield batch
-                progress.update(self.rows_of(batch))
+                progress.update(self.rows_of(batch) if unit == "rows" else 1)
+
+
+def counted(loader: Any) -> tuple[int, str]:
+    """How many units a loader gives, and which: rows, or batches where it does not say how many rows it has."""
+    rows = getattr(loader, "num_samples", None)
+    return (len(loader), "batches") if rows is None else (rows, "rows")

@@ -168,8 +168,8 @@ def predict(model: BaseModel, rows: Iterable[Batch], column: str) -> Predictions
 
 
 def _watched(model: BaseModel, rows: Any) -> Iterable[Batch]:
-    """The rows, with progress where it is known how many there are."""
-    if not hasattr(rows, "num_samples"):
+    """The rows, with progress where it is known how many batches there are."""
+    if not hasattr(rows, "__len__"):
         return rows
     return Watched(rows, "metrics by item frequency", model._verbose > 0, rows_of)
 

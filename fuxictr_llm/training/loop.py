@@ -22,7 +22,7 @@ from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import explain_write_errors, replacing
-from fuxictr_llm.common.progress import Progress, Watched
+from fuxictr_llm.common.progress import Progress, Watched, counted
 from fuxictr_llm.data.in_memory import starts_anywhere
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.model import EnhancedModel
@@ -171,9 +171,11 @@ class Training:
 
     def _batches_from(self, first: int) -> Iterator[Any]:
         """The batches of the epoch from one on, with progress: the rows read, and the best metric so far."""
-        model, size, total = self.model, self.params["batch_size"], self.rows.num_samples
+        model = self.model
+        total, unit = counted(self.rows)
+        size = -(-total // model._steps_per_epoch)  # of a batch; those of which rows are left out were read whole
         name = f"epoch {model._epoch_index + 1} of {self.params['epochs']}"
-        with Progress(name, total, done=first * size, shown=self.verbose > 0) as progress:
+        with Progress(name, total, unit, done=first * size, shown=self.verbose > 0) as progress:
             for index, batch in enumerate(_batches_from(self.rows, model._epoch_index, first), start=first):
                 yield batch
                 best = f"best {'+'.join(monitored(self.params))} {model._best_metric:.6f}" if self.best_epoch else None
