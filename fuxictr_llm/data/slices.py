@@ -17,11 +17,12 @@ from sklearn.metrics import log_loss, roc_auc_score
 
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
 from fuxictr_llm.common.files import read_json
+from fuxictr_llm.common.progress import Watched
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.data.field_words import RESERVED, read_field_config, values_for_missing
 from fuxictr_llm.data.in_memory import data_files
 from fuxictr_llm.data.shares import OwnBatches
-from fuxictr_llm.host.batches import Batch, columns_of, labels_of, predictions_of, truth_of
+from fuxictr_llm.host.batches import Batch, columns_of, labels_of, predictions_of, rows_of, truth_of
 
 SLICES = ("unseen", "rare", "middle", "head")
 # Tenths of the train rows that the least and the most frequent items make up together.
@@ -72,7 +73,9 @@ class FrequencySlices:
 
     def of_model(self, model: BaseModel, rows: Iterable[Batch]) -> dict[str, Any]:
         """`of_predictions` of a model on a loader's batches."""
-        return self.of_predictions(*predict(model, rows, self.column), labels_of(type(model), model.feature_map))
+        return self.of_predictions(
+            *predict(model, _watched(model, rows), self.column), labels_of(type(model), model.feature_map)
+        )
 
     def of_predictions(
         self, item_ids: np.ndarray, y_true: np.ndarray, y_pred: np.ndarray, labels: Sequence[str] = ()
@@ -167,6 +170,13 @@ def predict(model: BaseModel, rows: Iterable[Batch], column: str) -> Predictions
     if y_true.shape[1] == 1:
         y_true, y_pred = y_true[:, 0], y_pred[:, 0]
     return Predictions(item_ids, y_true.astype(np.float64), y_pred.astype(np.float64))
+
+
+def _watched(model: BaseModel, rows: Any) -> Iterable[Batch]:
+    """The rows, with progress where it is known how many batches there are."""
+    if not hasattr(rows, "__len__"):
+        return rows
+    return Watched(rows, "metrics by item frequency", model._verbose > 0, rows_of)
 
 
 def slices_table(networks: Mapping[str, Mapping[str, Any]]) -> str:

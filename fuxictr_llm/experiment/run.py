@@ -267,12 +267,12 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
     if enhancement is not None:
         enhancement.on_train_end(run)
     logging.info("****** Validation evaluation ******")
-    metrics = {"valid": evaluate(model, valid_rows), "test": {}}
+    metrics = {"valid": evaluate(model, valid_rows, "validation"), "test": {}}
     if test_rows is not None:
         logging.info("******** Test evaluation ********")
         with stages("test") as facts:
             facts["rows"] = test_rows.num_samples
-            metrics["test"] = evaluate(model, test_rows)
+            metrics["test"] = evaluate(model, test_rows, "test")
     record = {
         "model_id": params["model_id"],
         "seed": params["seed"],

@@ -23,7 +23,7 @@ from fuxictr_llm.config.language_models import LoraKeys
 from fuxictr_llm.llm.progress import (
     BestEpoch,
     FiniteGradients,
-    Progress,
+    TuningProgress,
     WithDigests,
     last_checkpoint,
     losses,
@@ -227,7 +227,7 @@ def train(
         schedule=schedule,
     )
     trainer.remove_callback(ProgressCallback)
-    progress, best = Progress(), None
+    progress, best = TuningProgress(schedule.name), None
     trainer.add_callback(progress)
     trainer.add_callback(FiniteGradients(trainer.diverged))
     trainer.add_callback(WithDigests())

@@ -14,6 +14,7 @@ import json
 import logging
 import shutil
 import struct
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import ProgressCallback, TrainerCallback
+from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from fuxictr_llm.common.errors import UserError
@@ -39,6 +40,7 @@ from fuxictr_llm.common.files import (
     write_json,
 )
 from fuxictr_llm.common.processes import process_state
+from fuxictr_llm.common.progress import Progress
 
 MEASURED = "measured"
 BEST, BEST_DIGESTS = "best.safetensors", "best.sha256.json"
@@ -46,21 +48,38 @@ DIGESTS = "sha256.json"
 RECORD_HEAD = struct.Struct("<16sII")
 
 
-class Progress(ProgressCallback):
-    """A progress bar that shows the loss."""
+class TuningProgress(TrainerCallback):
+    """Shows the progress of a tuning, with its loss.
+
+    Args:
+        name: of the tuning, as it is shown.
+    """
+
+    def __init__(self, name: str):
+        self.name = name
+        self._progress: Progress | None = None
+        self._note: str | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        shown = state.is_world_process_zero
+        self._progress = Progress(self.name, state.max_steps, "steps", done=state.global_step, shown=shown)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        if self._progress is not None:
+            self._progress.update(state.global_step - self._progress.done, self._note)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        if self.training_bar is not None and logs and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+        if logs and "loss" in logs:
+            self._note = f"loss {float(logs['loss']):.3f}"
 
     @contextmanager
     def closed_at_the_end(self) -> Iterator[None]:
-        """Close the bar when the block ends, so that an error is printed on a line of its own."""
+        """Close it when the block ends, so that an error is printed on a line of its own."""
         try:
             yield
         finally:
-            if self.training_bar is not None:
-                self.training_bar.close()
+            if self._progress is not None:
+                self._progress.__exit__(*sys.exc_info())
 
 
 class BestEpoch(TrainerCallback):

@@ -21,7 +21,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.processes import from_main, process_count, process_index, process_state, under_torchrun
+from fuxictr_llm.common.progress import Watched
 from fuxictr_llm.data.shares import OwnBatches
+from fuxictr_llm.host.batches import rows_of
 
 STEPS_A_QUESTION = 50  # between two times at which the main process is asked whether a checkpoint is due
 # Words in the errors that torch raises where another process is gone.
@@ -136,18 +138,27 @@ def agreed(is_due: Any, step: int) -> bool:
     return step % STEPS_A_QUESTION == 0 and from_main(is_due)
 
 
-def evaluate(model: BaseModel, rows: Any, **options: Any) -> dict[str, float]:
+def evaluate(model: BaseModel, rows: Any, name: str = "validation", **options: Any) -> dict[str, float]:
     """What the model's own `evaluate` gives for all rows; each process predicts a part, and all get the same values.
 
     Args:
         rows: a loader of FuxiCTR's form.
+        name: of the rows, as progress shows it.
         options: `metrics`, as for FuxiCTR's `evaluate`.
 
     Raises:
         UserError: there are several processes, and the model measures in a way of its own.
     """
-    if not under_torchrun():
-        return model.evaluate(rows, **options)
+    verbose, model._verbose = model._verbose, 0  # our progress in place of FuxiCTR's
+    try:
+        if under_torchrun():
+            return _evaluate_together(model, rows, **options)
+        return model.evaluate(Watched(rows, name, verbose > 0, rows_of), **options)
+    finally:
+        model._verbose = verbose
+
+
+def _evaluate_together(model: BaseModel, rows: Any, **options: Any) -> dict[str, float]:
     copy_from_main(model, buffers_alone=True)
     own, cls = OwnBatches(rows), type(model)
     measured = []

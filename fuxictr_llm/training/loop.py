@@ -24,10 +24,12 @@ from fuxictr.pytorch.models import BaseModel
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import explain_write_errors, replacing
 from fuxictr_llm.common.processes import from_main, gathered, is_main, process_index, under_torchrun
+from fuxictr_llm.common.progress import Progress, Watched, counted
 from fuxictr_llm.data.in_memory import starts_anywhere
 from fuxictr_llm.data.shares import own_shares
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.model import EnhancedModel
+from fuxictr_llm.host.batches import monitored, rows_of
 from fuxictr_llm.host.embeddings import vectors_refused
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT
 from fuxictr_llm.training.checkpoints import Checkpoints, random_states, restore_random_states
@@ -90,6 +92,7 @@ def fit(
             if has_own_loop(model):
                 refuse(model, "has a training loop")
                 logging.info("%s has a training loop of its own: it leaves no checkpoints", type(model).__name__)
+                model._verbose = training.verbose  # its loop has no progress of ours
                 model.fit(train_rows, validation_data=valid_rows, **params)
             else:
                 training.run()
@@ -125,7 +128,8 @@ class Training:
         # The first batch to train on, and the losses since the last evaluation. They are added up on the device:
         # reading each of them would wait for it.
         self._next_batch, self._losses = 0, _zero_on(model.device)
-        model.valid_gen = valid_rows
+        self.verbose, model._verbose = model._verbose, 0  # our progress in place of FuxiCTR's
+        model.valid_gen = Watched(valid_rows, "validation", self.verbose > 0, rows_of)
         model._best_metric = np.inf if model._monitor_mode == "min" else -np.inf
         model._stopping_steps = model._total_steps = model._batch_index = model._epoch_index = 0
         model._stop_training = False
@@ -170,7 +174,7 @@ class Training:
             self._losses = _zero_on(model.device)
             if (method := _method_of(model)) is not None:
                 method.on_epoch_begin(model._epoch_index)
-        for index, batch in enumerate(_batches_from(self.rows, model._epoch_index, first), start=first):
+        for index, batch in enumerate(self._batches_from(first), start=first):
             model._batch_index = index
             model._total_steps += 1
             self._losses += self.step(batch, index)
@@ -189,6 +193,18 @@ class Training:
         checkpoints = self.checkpoints
         return checkpoints is not None and agreed(lambda: checkpoints.is_due, self.model._total_steps)
 
+    def _batches_from(self, first: int) -> Iterator[Any]:
+        """The batches of the epoch from one on, with progress: the rows read, and the best metric so far."""
+        model = self.model
+        total, unit = counted(self.rows)
+        size = -(-total // model._steps_per_epoch)  # of a batch; those of which rows are left out were read whole
+        name = f"epoch {model._epoch_index + 1} of {self.params['epochs']}"
+        with Progress(name, total, unit, done=first * size, shown=self.verbose > 0) as progress:
+            for index, batch in enumerate(_batches_from(self.rows, model._epoch_index, first), start=first):
+                yield batch
+                best = f"best {'+'.join(monitored(self.params))} {model._best_metric:.6f}" if self.best_epoch else None
+                progress.update(min((index + 1) * size, total) - progress.done, best)
+
     @contextmanager
     def saving_whole_files(self) -> Iterator[None]:
         """In the block, FuxiCTR's early stopping saves weights, and compares metrics, with the checks of this class."""
@@ -200,6 +216,7 @@ class Training:
         finally:  # or the model could be neither copied nor pickled
             del self.model.save_weights, self.model.checkpoint_and_earlystop
             self.model.__dict__.pop("evaluate", None)
+            self.model._verbose = self.verbose
 
     def _save_best(self, checkpoint: str) -> None:
         if is_main():

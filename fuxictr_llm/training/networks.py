@@ -223,10 +223,10 @@ def measure(
     slices: FrequencySlices | None = None,
 ) -> dict[str, Any]:
     """Metrics of a trained network on valid and test, and on slices of test, as the run measures its own model."""
-    metrics = {"valid": evaluate(model, ChangedBatches(valid_rows, change)), "test": {}}
+    metrics = {"valid": evaluate(model, ChangedBatches(valid_rows, change), "validation"), "test": {}}
     facts: dict[str, Any] = {"metrics": metrics}
     if run.params.get("test_data"):
         test_rows = ChangedBatches(make_loaders(run.feature_map, run.params, "test"), change)
-        metrics["test"] = evaluate(model, test_rows)
+        metrics["test"] = evaluate(model, test_rows, "test")
         facts["slices"] = slices and slices.of_model(model, test_rows)
     return facts

@@ -9,7 +9,7 @@ tensor with the looked-up ids (repeated as in the batch) and a gradient for each
 divided by their number, they give each of them the same step; DDP over gloo does that for modules that say `sparse`.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -204,7 +204,7 @@ class RowUpdates(Optimizer):
         return [rows.weight for rows in self._rows.values()]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Any = None) -> Any:
         """Update dense parameters and rows."""
         if any(table.grad is not None and table.grad.is_sparse for table in self.tables):
             self.finish_gradients()

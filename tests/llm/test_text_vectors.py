@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fuxictr_llm.common import progress
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.language_models import RowTextsConfig, ValueVectorsConfig
 from fuxictr_llm.llm import language_model
 from fuxictr_llm.llm.language_model import LanguageModel, load_language_model
-from fuxictr_llm.llm.vectors import encoder as text_vectors
 from fuxictr_llm.llm.vectors import store as vector_store
 from fuxictr_llm.llm.vectors.encoder import TextEncoder
 
@@ -78,13 +78,12 @@ def test_a_killed_shard_goes_on_behind_its_last_batch_with_the_same_bits(llm, mo
 
 
 def test_progress_shows_rate_and_time_left(llm, monkeypatch, capsys):
-    monkeypatch.setattr(text_vectors, "SHOW_PROGRESS_FROM", 5)
+    monkeypatch.setattr(progress, "DELAY", 0)
     monkeypatch.setattr(vector_store, "SHARD", 4)
     TextEncoder(ValueVectorsConfig(**llm), gpu=-1).store_of([f"text {number}" for number in range(9)])
-    last = capsys.readouterr().err.rstrip().splitlines()[-1].split("\r")[-1]
-    assert last.startswith("encoding texts: 100%")
-    assert "9/9" in last
-    assert "texts/s]" in last
+    last = capsys.readouterr().err.rstrip().splitlines()[-1]
+    assert last.startswith("encoding texts: 100% 9/9")
+    assert last.endswith("texts/s]")
 
 
 @pytest.mark.parametrize(

@@ -213,9 +213,11 @@ def test_tuning_stops_early_and_keeps_the_best_epoch(tiny_llm, monkeypatch):
             weights.append({k: v.clone() for k, v in model.state_dict().items() if "lora" in k})
 
     noted = type(
-        "Noted", (lora.Progress,), {"on_step_end": lambda self, *args, **kwargs: states_after(0, args[1], **kwargs)}
+        "Noted",
+        (lora.TuningProgress,),
+        {"on_step_end": lambda self, *args, **kwargs: states_after(0, args[1], **kwargs)},
     )
-    monkeypatch.setattr(lora, "Progress", noted)
+    monkeypatch.setattr(lora, "TuningProgress", noted)
     random_accuracies(monkeypatch, [0.1, 0.2, 0.5, 0.4, 0.5, 0.5])
     model = load_language_model(tiny_llm, "float32", "auto", gpu=-1)
     facts = tune(model, CATALOG, prompts, held_out, config, Path("ssft"))

@@ -182,7 +182,7 @@ def test_where_a_batch_has_all_rows_rows_and_dense_agree(kind):
 
 
 def test_only_rows_of_the_batch_change_and_padding_stays_zero():
-    model, batch = one_table(weight_decay=0.1)
+    model, _ = one_table(weight_decay=0.1)
     table = with_rows(model).embedding_layer.embedding_layer.embedding_layers["item"].weight
     before = table.detach().clone()
     train(model, [{"item": torch.tensor([0, 2, 2, 5]), "click": torch.tensor([1.0, 0, 1, 0])}])

@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.distillation import JointTeacher
+from fuxictr_llm.host.batches import rows_of
 from fuxictr_llm.model_zoo.ELEC.gain import gain_class
 from fuxictr_llm.registry import own_backbone_names
 from fuxictr_llm.training.precision import Precision, check_precision
@@ -40,7 +41,7 @@ def built(backbone, method, **changes):
 def loss_and_gradients(model, batch, precision):
     model.zero_grad()
     seed_everything(3)
-    loss = TrainingStep(model, {"precision": precision}).module(batch)
+    loss = TrainingStep(model, {"precision": precision}).module(batch, rows_of(batch))
     loss.backward()
     return loss, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 

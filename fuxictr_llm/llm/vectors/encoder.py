@@ -6,7 +6,6 @@ Shape symbols: `N` texts, `D_llm` width of the language model.
 """
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -16,11 +15,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of, digest_of_file, merged
+from fuxictr_llm.common.progress import Progress
 from fuxictr_llm.common.runs import Run, total
 from fuxictr_llm.config.language_models import RowTextsConfig, ValueVectorsConfig
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
@@ -174,12 +173,13 @@ class TextEncoder:
         shards: Iterable[Shard] = map(write, numbers)
         if isinstance(self.config, RowTextsConfig) and on_ray:
             shards = (Shard(**row) for row in ray_map(write, numbers, self.config.ray_workers, self.gpu >= 0))
-        with _bar(write.rows, done=write.rows - sum(map(write.rows_of, numbers))) as bar:
-            self._show = bar.update
+        done = write.rows - sum(map(write.rows_of, numbers))
+        with Progress("encoding texts", write.rows, "texts", done=done) as progress:
+            self._show = progress.update
             for shard in shards:
                 self.encoded += shard.rows
                 if on_ray:  # the workers' own bars are not seen
-                    bar.update(shard.rows)
+                    progress.update(shard.rows)
                 yield shard
 
     def _make(self, texts: Sequence[str], head: str, folder: Path, start: int, stop: int) -> tuple[np.ndarray, int]:
@@ -254,13 +254,6 @@ def unit_vectors(
     for name, note in run.notes["text_vectors"].items():
         logging.info("Vectors of the %d texts of unit %r: %s", note["texts"], name, note["path"])
     return tuple(stores)
-
-
-def _bar(total: int, done: int) -> tqdm:
-    """Rate and time left; in a file, a line now and then."""
-    seconds = 1 if sys.stderr.isatty() else 30
-    off = total < SHOW_PROGRESS_FROM
-    return tqdm(total=total, initial=done, desc="encoding texts", unit=" texts", mininterval=seconds, disable=off)
 
 
 def _nothing(_: int) -> None:

@@ -1,0 +1,147 @@
+"""Progress of a stage that lasts: how much is done, at which rate, and the time left.
+
+On a terminal it is tqdm's bar. Elsewhere (a file, a batch system's log) it is plain lines, fewer the longer it lasts.
+Both go to standard error, and neither before the stage has lasted `DELAY` seconds: a short one shows nothing.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import TracebackType
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+AFFECTS_RESULTS = False  # see common/code_digest.py
+AFFECTS_VECTORS = False
+
+DELAY = 5.0  # seconds
+# Between two lines: from the first number on ever longer, to the second or a tenth of the whole time if that is longer.
+INTERVALS = 5.0, 30.0
+
+
+class Progress:
+    """The progress of one stage.
+
+    Args:
+        name: of the stage, as it is shown.
+        total: how many units there are to do.
+        unit: what is counted, in the plural.
+        done: how many were done earlier; they do not count for the rate.
+        shown: whether anything is shown; of several processes of torchrun, the first one alone shows it.
+        stream: where to; None: standard error.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        total: int,
+        unit: str = "rows",
+        *,
+        done: int = 0,
+        shown: bool = True,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self.name, self.total, self.unit, self.first, self.done = name, total, unit, done, done
+        self.stream = sys.stderr if stream is None else stream
+        self.shown = shown and os.environ.get("RANK", "0") == "0"
+        self.note = ""
+        self._clock, self._start = clock, clock()
+        self._interval, self._next = INTERVALS[0], self._start + DELAY
+        self._lines, self._bar = 0, None
+        if self.shown and self.stream.isatty():
+            self._bar = tqdm(
+                total=total,
+                initial=done,
+                desc=name,
+                unit=self.unit,
+                delay=DELAY,
+                file=self.stream,
+                leave=False,
+                dynamic_ncols=True,
+            )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        elif self._lines and error is None:
+            self._write()
+
+    def update(self, count: int, note: str | None = None) -> None:
+        """So many more units are done.
+
+        Args:
+            note: what else is shown from now on: the best metric so far, say.
+        """
+        self.done += count
+        if note is not None and note != self.note:
+            self.note = note
+            if self._bar is not None:
+                self._bar.set_postfix_str(note, refresh=False)
+        if self._bar is not None:
+            self._bar.update(count)
+        elif self.shown and self._clock() >= self._next and self.done < self.total:
+            self._write()
+            self._wait_longer()
+
+    def _write(self) -> None:
+        elapsed = self._clock() - self._start
+        line = tqdm.format_meter(
+            self.done,
+            self.total,
+            elapsed,
+            ncols=0,
+            prefix=self.name,
+            unit=self.unit,
+            initial=self.first,
+            postfix=self.note or None,
+        )
+        self.stream.write(f"{line}\n")
+        self.stream.flush()
+        self._lines += 1
+
+    def _wait_longer(self) -> None:
+        now = self._clock()
+        whole = (now - self._start) * (self.total - self.first) / max(self.done - self.first, 1)
+        self._next = now + self._interval
+        self._interval = min(2 * self._interval, max(INTERVALS[1], whole / 10))
+
+
+class Watched:
+    """A loader whose progress is shown when it is iterated over; all else is the loader's own.
+
+    Args:
+        loader: one of FuxiCTR's form.
+        name, shown: as for `Progress`.
+        rows_of: rows of a batch.
+    """
+
+    def __init__(self, loader: Any, name: str, shown: bool, rows_of: Callable[[Any], int]):
+        self.loader, self.name, self.shown, self.rows_of = loader, name, shown, rows_of
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "loader":  # it is being copied
+            raise AttributeError(name)
+        return getattr(self.loader, name)
+
+    def __iter__(self) -> Iterator[Any]:
+        total, unit = counted(self.loader)
+        with Progress(self.name, total, unit, shown=self.shown) as progress:
+            for batch in self.loader:
+                yield batch
+                progress.update(self.rows_of(batch) if unit == "rows" else 1)
+
+
+def counted(loader: Any) -> tuple[int, str]:
+    """How many units a loader gives, and which: rows, or batches where it does not say how many rows it has."""
+    rows = getattr(loader, "num_samples", None)
+    return (len(loader), "batches") if rows is None else (rows, "rows")
