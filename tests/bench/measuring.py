@@ -19,10 +19,10 @@ def seconds(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def criteo_like(backbone: str, method: Any = None, **changes: Any) -> Any:
-    """DeepFM over 39 fields x 10,000 values, D=16, hidden units [400, 400, 400]."""
+def criteo_like(backbone: str, method: Any = None, values: int = 10_000, **changes: Any) -> Any:
+    """DeepFM over 39 fields x 10,000 values (or another number), D=16, hidden units [400, 400, 400]."""
     feature_map = FeatureMap("criteo_like", "unused")
-    spec = {"type": "categorical", "source": "", "padding_idx": 0, "vocab_size": 10_000}
+    spec = {"type": "categorical", "source": "", "padding_idx": 0, "vocab_size": values}
     feature_map.features = OrderedDict((f"f{index}", dict(spec)) for index in range(39))
     feature_map.labels, feature_map.num_fields, feature_map.default_emb_dim = ["click"], 39, 16
     feature_map.set_column_index()

@@ -1,0 +1,105 @@
+"""Steps of training against FuxiCTR's `fit`, and what checkpoints cost: `python tests/bench/bench_training.py`.
+
+DeepFM over 39 fields, D = 16, hidden units [400, 400, 400], batch 4096. Ids are drawn as in click logs: a few values
+are in many rows. Ratios of neighbours in time, in one process.
+"""
+
+import argparse
+import itertools
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from measuring import criteo_like, in_turn, seconds
+
+from fuxictr_llm.training.checkpoints import Checkpoints, random_states
+from fuxictr_llm.training.optimizers import configure_optimizer
+from fuxictr_llm.training.step import TrainingStep
+
+ROWS, BATCHES = 4096, 4
+OURS = {
+    "fused": {"optimizer_impl": "fused"},
+    "rows": {"optimizer_impl": "fused", "embedding_update": "rows"},
+}
+GOALS = {
+    (100_000, "rows"): "at most 0.35, aim 0.25",
+    (100_000, "fused"): "at most 0.65, aim 0.55",
+    (10_000, "fused"): "ours fastest: at most 0.85, aim 0.75",
+    (10_000, "rows"): "ours fastest: at most 0.85, aim 0.75",
+}
+
+
+def batches(model: Any, values: int) -> Any:
+    """Batches of ids of which the n-th is drawn about 1 / n times, over and over."""
+    generator = torch.Generator().manual_seed(0)
+    made = []
+    for _ in range(BATCHES):
+        # The logarithm of an id is uniform.
+        ids = (values - 1) ** torch.rand(ROWS, 39, generator=generator)
+        columns = {name: ids[:, index].long() for index, name in enumerate(model.feature_map.features)}
+        made.append({**columns, "click": torch.randint(0, 2, (ROWS,), generator=generator).double()})
+    return itertools.cycle(made)
+
+
+def fuxictrs_step(values: int, **changes: Any) -> Callable[[], None]:
+    """What FuxiCTR's `fit` does with a batch."""
+    model = criteo_like("DeepFM", values=values, **changes).train()
+    rows = batches(model, values)
+    return lambda: model.train_step(next(rows)).item()
+
+
+def our_step(values: int, settings: dict[str, str], **changes: Any) -> Callable[[], None]:
+    """What our loop does with it."""
+    model = criteo_like("DeepFM", values=values, **changes).train()
+    configure_optimizer(model, settings)
+    step, rows, losses = TrainingStep(model, settings), batches(model, values), torch.zeros((), dtype=torch.float64)
+    return lambda: losses.add_(step(next(rows), 0))
+
+
+def bench_steps(rounds: int, report: Callable[..., None]) -> None:
+    """Each of our ways of updating against FuxiCTR's."""
+    for values, (name, settings) in itertools.product((100_000, 10_000), OURS.items()):
+        for regularizer in (None, 1e-5):  # of FuxiCTR's configs for Criteo
+            changes = {"embedding_regularizer": regularizer}
+            ratio = in_turn(our_step(values, settings, **changes), fuxictrs_step(values, **changes), rounds)
+            what = f"training step, 39 x {values:,} values, {name}" + (", regularized" if regularizer else "")
+            report(f"{what} / FuxiCTR's", ratio, "", GOALS[values, name])
+
+
+def bench_checkpoint(report: Callable[..., None]) -> None:
+    """The share of a run that writes a checkpoint every five minutes, with tables of 62 million weights."""
+    model = criteo_like("DeepFM", values=100_000).train()
+    configure_optimizer(model, {})
+    step, rows = TrainingStep(model, {}), batches(model, 100_000)
+    step(next(rows), 0)
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder, "a"), {}, 5) as checkpoints:
+        best = Path(folder, "best.model")
+        model.save_weights(str(best))
+
+        def save() -> None:
+            state = {"model": model.state_dict(), "optimizer": model.optimizer.state_dict()}
+            checkpoints.save({**state, "random": random_states(model.device)}, 1, best)
+
+        save()
+        share = min(seconds(save) for _ in range(3)) / 300
+    report("a checkpoint every 5 minutes, 39 x 100,000 values: share of a run", share, "", "at most 0.02, aim 0.01")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15, help="pairs of training steps")
+    rounds = parser.parse_args().rounds
+    from speed import report
+
+    print(f"{torch.get_num_threads()} threads")
+    bench_steps(rounds, report)
+    bench_checkpoint(report)
+
+
+if __name__ == "__main__":
+    main()
