@@ -67,7 +67,8 @@ class Rows:
         weight = _rows_of(table.detach(), ids)
         penalty.add_to(gradient, weight)
         if looked_up.first is not None:
-            gradient.mul_((looked_up.first == looked_up.target).unsqueeze(1))
+            is_first = looked_up.first == torch.arange(len(ids), device=ids.device)
+            gradient.mul_(is_first.unsqueeze(1))  # or the norm would count a row's regularizer once for each lookup
         if padding is not None and looked_up.first is None:
             gradient.index_fill_(0, (ids == padding).nonzero().squeeze(1), 0)  # a tenth of the other's time
         elif padding is not None:

@@ -37,6 +37,9 @@ def model_of(name="DeepFM", **changes):
         for name_of_child, child in module.named_children():
             if isinstance(child, nn.Dropout | nn.BatchNorm1d):
                 setattr(module, name_of_child, nn.Identity())
+        if type(module) is nn.Embedding:  # FuxiCTR's 1e-4 leaves gradients that are rounding errors for the most part
+            with torch.no_grad():
+                module.weight[1:].normal_(std=0.3)
     for group in model.optimizer.param_groups:
         group["weight_decay"] = settings.get("weight_decay", group.get("weight_decay", 0))
     return model
