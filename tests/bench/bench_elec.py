@@ -6,12 +6,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-from measuring import criteo_like, in_turn, seconds
+from measuring import criteo_like, in_turn, our_step, seconds
 
 from fuxictr_llm.common.checks import checked
 from fuxictr_llm.config.resolve import load_experiment
@@ -55,13 +56,8 @@ def compare_with_plain(rounds: int) -> AgainstPlain:
     with tempfile.TemporaryDirectory() as folder:
         row_vectors = cached_vectors(rows, list(plain.feature_map.features), folder)
         vanilla.enhancement.learn_from(Teacher(gain, add=row_vectors))
-        for model in (plain, vanilla):
-            model.train()
-
-        def plain_step() -> None:
-            plain.train_step(batch)
-
-        distillation = in_turn(lambda: vanilla.train_step(batch), plain_step, rounds)
+        plain_step, vanilla_step = (partial(our_step(model), batch) for model in (plain, vanilla))
+        distillation = in_turn(vanilla_step, plain_step, rounds)
         lookup = in_turn(lambda: row_vectors(batch), plain_step, rounds)
     vanilla.enhancement.on_train_end(None)
 

@@ -15,11 +15,9 @@ from typing import Any
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from measuring import criteo_like, in_turn, seconds
+from measuring import criteo_like, in_turn, our_step, seconds
 
 from fuxictr_llm.training.checkpoints import Checkpoints, random_states
-from fuxictr_llm.training.optimizers import configure_optimizer
-from fuxictr_llm.training.step import TrainingStep
 
 ROWS, BATCHES = 4096, 4
 OURS = {
@@ -53,12 +51,11 @@ def fuxictrs_step(values: int, **changes: Any) -> Callable[[], None]:
     return lambda: model.train_step(next(rows)).item()
 
 
-def our_step(values: int, settings: dict[str, str], **changes: Any) -> Callable[[], None]:
+def our_loops_step(values: int, settings: dict[str, str], **changes: Any) -> Callable[[], None]:
     """What our loop does with it."""
-    model = criteo_like("DeepFM", values=values, **changes).train()
-    configure_optimizer(model, settings)
-    step, rows, losses = TrainingStep(model, settings), batches(model, values), torch.zeros((), dtype=torch.float64)
-    return lambda: losses.add_(step(next(rows), 0))
+    model = criteo_like("DeepFM", values=values, **changes)
+    step, rows, losses = our_step(model, **settings), batches(model, values), torch.zeros((), dtype=torch.float64)
+    return lambda: losses.add_(step(next(rows)))
 
 
 def bench_steps(rounds: int, report: Callable[..., None]) -> None:
@@ -66,17 +63,15 @@ def bench_steps(rounds: int, report: Callable[..., None]) -> None:
     for values, (name, settings) in itertools.product((100_000, 10_000), OURS.items()):
         for regularizer in (None, 1e-5):  # of FuxiCTR's configs for Criteo
             changes = {"embedding_regularizer": regularizer}
-            ratio = in_turn(our_step(values, settings, **changes), fuxictrs_step(values, **changes), rounds)
+            ratio = in_turn(our_loops_step(values, settings, **changes), fuxictrs_step(values, **changes), rounds)
             what = f"training step, 39 x {values:,} values, {name}" + (", regularized" if regularizer else "")
             report(f"{what} / FuxiCTR's", ratio, "", GOALS[values, name])
 
 
 def bench_checkpoint(report: Callable[..., None]) -> None:
     """The share of a run that writes a checkpoint every five minutes, with tables of 62 million weights."""
-    model = criteo_like("DeepFM", values=100_000).train()
-    configure_optimizer(model, {})
-    step, rows = TrainingStep(model, {}), batches(model, 100_000)
-    step(next(rows), 0)
+    model = criteo_like("DeepFM", values=100_000)
+    our_step(model)(next(batches(model, 100_000)))
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder, "a"), {}, 5) as checkpoints:
         best = Path(folder, "best.model")
         model.save_weights(str(best))

@@ -10,6 +10,8 @@ from fuxictr.features import FeatureMap
 
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.registry import find_backbone
+from fuxictr_llm.training.optimizers import configure_optimizer
+from fuxictr_llm.training.step import TrainingStep
 from support import params
 
 
@@ -32,6 +34,14 @@ def criteo_like(backbone: str, method: Any = None, values: int = 10_000, **chang
     model = (cls if method is None else enhance(cls, method))(feature_map, **params(backbone, **settings))
     model._max_gradient_norm = 10.0
     return model
+
+
+def our_step(model: Any, **settings: Any) -> Callable[[Any], Any]:
+    """What our loop does with a batch, by default or with other settings."""
+    model.train()
+    configure_optimizer(model, settings)
+    step = TrainingStep(model, settings)
+    return lambda batch: step(batch, 0)
 
 
 def in_turn(a: Callable[[], Any], b: Callable[[], Any], rounds: int) -> float:
