@@ -242,7 +242,7 @@ def elec(configs, llm, tmp_path, monkeypatch):
         seen["h"] = digest_of(made_from)
         return SimpleNamespace(sha256="h", dim=4, gather=None)
 
-    monkeypatch.setattr(network_store.store, "find_or_make", key_of_head)
+    monkeypatch.setattr(network_store.store, "find_or_make_together", key_of_head)
     monkeypatch.setattr(stages, "find_or_train", head)
     monkeypatch.setattr(vectors, "find_or_write", rows)
 
@@ -295,7 +295,7 @@ def network(configs, monkeypatch):
         found.append(digest_of(identity))
         raise LookupError
 
-    monkeypatch.setattr(network_store.store, "find_or_make", note)
+    monkeypatch.setattr(network_store.store, "find_or_make_together", note)
 
     def key(name="gain", leave_out=(), params=None, feature_map=None, **made_from):
         changed = replace(run, params={**run.params, **(params or {})}, feature_map=feature_map or run.feature_map)
@@ -313,6 +313,9 @@ def test_networks(network):
     before = key()
     for name in run.params.keys() - without:
         assert key(params={name: f"other {run.params[name]}"}) != before, name
+    for name, value in {"optimizer_impl": "fuxictr", "embedding_update": "rows", "precision": "bf16"}.items():
+        assert key(params={name: value}) != before, name
+    assert key(params={"checkpoint_minutes": 1}) == before
     assert key(leave_out=["epochs"], params={"epochs": 1}) == key(leave_out=["epochs"]) != before
     others = [{}, {"name": "plain"}, {"params": {"gpu": 0}}, {"params": {"model": "LR"}}, {"params": {"method": None}}]
     others += [{"vectors": "a"}, {"vectors": "b"}]

@@ -67,8 +67,8 @@ class OwnBatches:
     def __iter__(self) -> Iterator[Batch]:
         self.sizes = []
         index, count = process_index(), process_count()
-        whole = self.rows.batches_in_turn if hasattr(self.rows, "batches_in_turn") else None
-        for batch in whole(index, count) if whole else islice(self.rows, index, None, count):
+        in_turn = count > 1 and hasattr(self.rows, "batches_in_turn")
+        for batch in self.rows.batches_in_turn(index, count) if in_turn else islice(self.rows, index, None, count):
             self.sizes.append(rows_of(batch))
             yield batch
 

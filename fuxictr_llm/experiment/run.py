@@ -236,11 +236,10 @@ def checkpoints_of(run: Run, folder: Path, experiment: Experiment, sources: Mapp
     for other in sorted(folder.glob(f"{experiment.expid}_????????.checkpoint")):
         if other != place:
             logging.info("%s is of this expid with other settings: it is not used, and stays", other)
-    used = {package: version for package, version in versions().items() if package in ("torch", "fuxictr")}
     settings = {key: value for key, value in run.params.items() if key not in NOT_IN_IDENTITY}
     data = describe_data(run.params, run.data_dir)["sha256"]
     device = "gpu" if run.params["gpu"] >= 0 else "cpu"
-    made_from = merged(settings, {"data": data, "sources": sources, "versions": used, "device": device}, of_processes())
+    made_from = merged(settings, {"data": data, "sources": sources, "device": device}, of_processes())
     return Checkpoints.of_training(place, made_from, run.params)
 
 

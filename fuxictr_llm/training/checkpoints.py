@@ -42,6 +42,7 @@ from fuxictr_llm.common.files import (
     write_json,
 )
 from fuxictr_llm.common.processes import is_main
+from fuxictr_llm.common.runs import versions
 
 AFFECTS_RESULTS = False  # see common/code_digest.py: what goes on from a checkpoint ends like what was never stopped
 
@@ -88,8 +89,9 @@ class Checkpoints:
 
     @classmethod
     def of_training(cls, folder: Path, made_from: Mapping[str, Any], params: Mapping[str, Any]) -> "Checkpoints":
-        """Those of a training with these settings."""
-        return cls(folder, made_from, params.get("checkpoint_minutes", MINUTES))
+        """Those of a training with these settings and the packages that are installed."""
+        used = {package: version for package, version in versions().items() if package in ("torch", "fuxictr")}
+        return cls(folder, {**made_from, "versions": used}, params.get("checkpoint_minutes", MINUTES))
 
     @property
     def is_due(self) -> bool:

@@ -30,7 +30,7 @@ EDITS = [
     ("distillation/teacher.py", "\nfrom ", "\nX = 1\nfrom ", {("ELEC", "method")}),
     ("leaderboard/report/report.py", "\nfrom ", "\nX = 1\nfrom ", set()),
     ("model_zoo/backbones/FM.py", "class FM(", "# a comment\nclass FM(", set()),
-    ("training/loop.py", "seed_everything(params[", "seed_everything(1 + params[", ALL - {("LLaCTR", "method")}),
+    ("training/build.py", "seed_everything(params[", "seed_everything(1 + params[", ALL - {("LLaCTR", "method")}),
     ("enhancement/taps.py", "\nfrom ", "\nX = 1\nfrom ", ALL),
 ]
 # The digests of the arms in the package of a folder, before and after each edit.

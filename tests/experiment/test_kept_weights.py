@@ -20,7 +20,7 @@ def run(configs, **changes):
 
 
 def files():
-    return {path.name: path.read_bytes() for path in RUNS.iterdir() if path.suffix != ".log"}
+    return {path.name: path.read_bytes() for path in RUNS.iterdir() if path.suffix not in (".log", ".checkpoint")}
 
 
 def failing(error):

@@ -156,6 +156,7 @@ def test_saved_weights_load_into_a_new_model(configs, tiny_settings):
 def test_an_interrupted_run_leaves_the_earlier_one_whole(configs, monkeypatch):
     run(configs)
     before = {path.name: path.read_bytes() for path in RUNS.iterdir() if path.suffix != ".log"}
+    assert not [name for name in before if name.endswith(".checkpoint")]
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
@@ -163,7 +164,8 @@ def test_an_interrupted_run_leaves_the_earlier_one_whole(configs, monkeypatch):
     monkeypatch.setattr(experiment_module, "count_parameters", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(configs)
-    assert {path.name: path.read_bytes() for path in RUNS.iterdir() if path.suffix != ".log"} == before
+    assert len([*RUNS.glob("*.checkpoint")]) == 1  # the same command goes on from it
+    assert {path.name: path.read_bytes() for path in RUNS.iterdir() if path.name in before} == before
     assert len(Path("my_configs.csv").read_text().splitlines()) == 1
 
 

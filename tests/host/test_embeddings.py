@@ -17,7 +17,7 @@ from fuxictr_llm.diagnosis.doctor import Idle
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.host.embeddings import SUSPICIOUS_SCALE, initialize_skipped
 from fuxictr_llm.registry import find_backbone
-from fuxictr_llm.training import fit as training
+from fuxictr_llm.training import build as training
 from support import SETTINGS, batches, params, predictions, small_feature_map, train
 
 SHARED = {"tags": "item"}

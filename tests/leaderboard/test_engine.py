@@ -251,7 +251,8 @@ def test_a_run_that_was_killed_in_its_training_goes_on(plan):
     whole, _ = run(made)
     Path("board").rename("whole")
     killed, _ = run(made, work=killed_once)
-    assert [failure.reason for failure in killed.failures()] == ["its process was killed by SIGKILL"]
+    (failure,) = killed.failures()
+    assert failure.reason.startswith("its process was killed by SIGKILL")
     resumed, _ = run(made, work=killed_once, retry_failed=True)
     assert metrics_of(resumed) == metrics_of(whole)
     (log,) = Path("board/runs/shop").glob("*.log")

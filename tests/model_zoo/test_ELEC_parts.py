@@ -16,7 +16,7 @@ from fuxictr_llm.model_zoo.ELEC import vectors
 from fuxictr_llm.model_zoo.ELEC.gain import gain_class
 from fuxictr_llm.model_zoo.ELEC.head import VECTOR
 from fuxictr_llm.registry import find_backbone
-from fuxictr_llm.training import fit as training
+from fuxictr_llm.training import build as training
 from fuxictr_llm.training.networks import ChangedBatches
 from support import batches, build, params, small_feature_map, train
 
