@@ -37,6 +37,7 @@ from fuxictr_llm.training.devices import (
     agreed,
     copy_from_main,
     evaluate,
+    keep_freed_memory,
     lost_process,
     mean_over_processes,
     refuse,
@@ -123,6 +124,7 @@ class Training:
         checkpoints: Checkpoints | None = None,
     ):
         self.model, self.rows, self.params, self.checkpoints = model, train_rows, params, checkpoints
+        keep_freed_memory(model.device)
         self.step = TrainingStep(model, params)
         self.best_epoch, self.seconds_before, self._started = 0, 0.0, time.monotonic()
         # The first batch to train on, and the losses since the last evaluation. They are added up on the device:
