@@ -193,12 +193,18 @@ class RowUpdates(Optimizer):
         for table in looked_up:
             sizes[table.device] = max(len(table), sizes.get(table.device, 0))
         scratch = {device: torch.empty(size, dtype=torch.long, device=device) for device, size in sizes.items()}
+        looked_up_in: dict[Any, LookedUp] = {}
+        done: list[Tensor] = []
         for table, (padding, penalty) in self.tables.items():
             if table.grad is None:
                 continue
             if table.grad.is_sparse:
-                ids = LookedUp.of_ids(table.grad._indices().view(-1), scratch[table.device])
-                self._rows[table] = Rows.of_gradient(table, ids, padding, penalty)
+                ids = table.grad._indices().view(-1)
+                column = (ids.device, ids.data_ptr(), len(ids))  # that of a linear part is the embedding's
+                if column not in looked_up_in:
+                    looked_up_in[column] = LookedUp.of_ids(ids, scratch[table.device])
+                self._rows[table] = Rows.of_gradient(table, looked_up_in[column], padding, penalty)
+                done.append(table.grad)  # its ids stay in their place as long as they are looked for
                 table.grad = None
             elif table not in self._rows:
                 penalty.add_to(table.grad, table.detach())
