@@ -1,9 +1,11 @@
-"""What tests/training/test_devices.py computes in one process and in two: `torchrun ... cases_of_devices.py FOLDER`.
+"""What tests/training/test_devices.py computes in one process and in two: `torchrun ... cases_of_devices.py FOLDER TUNING`.
 
 Every case leaves its result in `FOLDER/<its name>.pt`, written by the main process.
 """
 
+import contextlib
 import copy
+import io
 import logging
 import sys
 from pathlib import Path
@@ -32,13 +34,15 @@ from fuxictr_llm.training.step import TrainingStep
 from support import BACKBONES, build, params, small_feature_map
 from support_long import long_data, long_feature_map
 
-ROWS, BATCH = 115, 16  # the last batch has 3 rows: too few for two processes
+ROWS, BATCH = 67, 16  # the last batch has 3 rows: too few for two processes
 # No dropout, whose masks differ between processes, and no BatchNorm, which has statistics of each process on CPUs.
 PLAIN = {"batch_norm": False, "net_dropout": 0.0, "mlp1_dropout": 0.0, "mlp2_batch_norm": False, "learning_rate": 1e-3}
 # WuKong: biases in front of a LayerNorm have no effect; Adam makes steps of the noise in their gradients.
 PLAIN |= {"mlp_batch_norm": False, "layer_norm": False}
-METHODS = ("plain", "LLaCTR", "staged", "joint")
+# A joint student does all that a staged one does, and trains its teacher.
+METHODS = ("plain", "LLaCTR", "joint")
 TRAININGS = {f"{name}-{method}": (name, method) for name in BACKBONES for method in METHODS}
+TRAININGS["DeepFM-staged"] = ("DeepFM", "staged")
 SETTINGS = {"epochs": 1, "batch_size": BATCH, "seed": 3, "num_threads": 1, "learning_rate": 1e-3}
 
 
@@ -191,7 +195,7 @@ def long(folder):
 
 
 def resumed(folder):
-    """Training with dropout: at one go, and interrupted in step 13 of 16; the last checkpoint is of step 12."""
+    """Training with dropout: at one go, and interrupted in step 9 of 10; the last checkpoint is of step 8."""
     with patch.object(devices, "STEPS_A_QUESTION", 4):
         return _resumed(folder)
 
@@ -223,7 +227,7 @@ def _stopping(model):
 
     def forward(inputs):
         calls.append(model.training)
-        if sum(calls) > 12:
+        if sum(calls) > 8:
             raise KeyboardInterrupt
         return type(model).forward(model, inputs)
 
@@ -241,7 +245,13 @@ def runs(folder):
     return results
 
 
-IN_RUNS = {"learning_rate": 1e-3, "slice_by": "color", "metrics": ["AUC", "logloss", "gAUC"], "group_id": "user"}
+IN_RUNS = {
+    "learning_rate": 1e-3,
+    "slice_by": "color",
+    "metrics": ["AUC", "logloss", "gAUC"],
+    "group_id": "user",
+    "epochs": 1,
+}
 RUNS = {
     "MMoE_shop": {},
     "FM_ELEC_shop:staged": {"teacher": "self", "beta": 0},
@@ -293,6 +303,13 @@ def _message(call):
     return ""
 
 
+def tuned(arguments):
+    """What the command prints that tunes a language model."""
+    with patch.object(command, "end_processes"), contextlib.redirect_stdout(io.StringIO()) as printed:
+        assert command.main(arguments) == 0
+    return printed.getvalue().splitlines()
+
+
 SEVERAL = {
     "accumulated": accumulated,
     "unused": unused,
@@ -317,9 +334,10 @@ def compute(folder, cases):
 
 def main():
     logging.disable(logging.WARNING)
-    folder = Path(sys.argv[1])
+    folder, tuning = Path(sys.argv[1]), sys.argv[2:]
     process_state()
     results = compute(folder, [*TRAININGS, *SEVERAL, "runs", "resumed", "refused"])
+    results["tuned"] = tuned(tuning)
     everyone = gathered(copy.deepcopy(results))
     if is_main():
         torch.save(everyone, folder / "results.pt")

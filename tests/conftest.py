@@ -249,7 +249,7 @@ def _save_tiny_llama(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_settings(tiny_llm) -> dict:
     """Settings that make LLaCTR use the tiny language model."""
     return {

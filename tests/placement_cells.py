@@ -4,7 +4,7 @@ Run in a process of its own: torch does not forget a device.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from unittest import mock
 
@@ -29,20 +29,22 @@ from matrix_cells import case_of, cell, with_vectors
 PLAIN = {"embedding_regularizer": None, "net_regularizer": None, "regularizer": None, "optimizer": "SGD"}
 
 
-def waits_of(backbone: str, everything: bool) -> dict[str, dict[str, int]]:
+def waits_of(backbone: str, methods: Sequence[str], everything: bool) -> dict[str, dict[str, int]]:
     """`method, what is run` -> the operations that wait for the device; raises where a tensor is on the wrong one.
 
     Args:
-        everything: all methods; otherwise those that run all code that is the method's own.
+        methods: some of BUILDERS.
+        everything: an evaluation and a served prediction as well as a step of training.
     """
     found: dict[str, Counter[str]] = {}
-    for method in BUILDERS if everything else ENOUGH:
+    for method in methods:
         try:
             model, batch = BUILDERS[method](backbone)
         except UserError as error:
             assert "shows none" in str(error), error  # a method says what it misses of a backbone
             continue
         found |= {f"{method}, {name}": waits for name, waits in _run(model, batch, everything).items()}
+    assert found, f"{backbone} has none of {methods}"
     found |= {"served": _serve(backbone)} if everything else {}
     return {name: dict(waits) for name, waits in found.items() if waits}
 
@@ -150,5 +152,3 @@ BUILDERS = {
     "ELEC staged": _student("staged"),
     "ELEC joint": _student("joint"),
 }
-# A joint student does all that a staged one does, and trains its teacher; without its terms it is the plain backbone.
-ENOUGH = ("LLaCTR", "ELEC joint")

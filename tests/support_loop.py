@@ -8,12 +8,10 @@ from matrix_cells import case_of, cell
 # One backbone for each path that training can take: attention with histories, several tasks, tuples as batches and
 # gradients that are added up over batches.
 CELLS_TO_RESUME = [
-    ("DeepFM", None),
     ("DeepFM", "LLaCTR"),
     ("DIN", None),
     ("MMoE", "ELEC"),
     ("SIM", None),
-    ("DIN", "ELEC"),
 ]
 
 

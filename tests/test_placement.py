@@ -13,11 +13,17 @@ import pytest
 from fuxictr_llm.registry import own_backbone_names
 from matrix_cells import PATHS
 
+pytestmark = pytest.mark.xdist_group("fake GPU")  # one process has it
 # FuxiCTR's `get_inputs` and `get_labels` copy column by column, and wait. Training gives them columns that are on the
 # device already; evaluation waits anyway, for the predictions of every batch, which FuxiCTR reads one by one.
 COPIES_OF_COLUMNS = ("models/rank_model.py", "models/multitask_model.py", "SIM/SIM.py")
-# The backbones on which all methods, evaluation and serving are tried; with PLACEMENT=all in the environment, all are.
+# With PLACEMENT=all in the environment, all methods, evaluation and serving are tried on every backbone.
+ALL = "PLACEMENT" in os.environ
+# The backbones on which they are tried always: one for each path of a method's code, a GRU, and tuples as batches.
 EVERYTHING = (*PATHS, "DIEN", "SIM")
+# A joint student does all that a staged one does, and trains its teacher.
+METHODS = ("LLaCTR", "LLMEmb", "ELEC joint")
+ENOUGH = ("LLaCTR",)  # for the code of a backbone
 OF_SERVING = (*COPIES_OF_COLUMNS, "serving/load.py")  # the predictions are what was asked for
 
 
@@ -30,8 +36,9 @@ def process():
 
 @pytest.mark.parametrize("backbone", [*own_backbone_names(), "SIM"])
 def test_all_tensors_are_on_the_device_and_no_step_of_training_waits(process, backbone):
-    everything = backbone in EVERYTHING or "PLACEMENT" in os.environ
-    for name, waits in process(placement_cells.waits_of, backbone, everything).items():
+    everything = ALL or backbone in EVERYTHING
+    methods = tuple(placement_cells.BUILDERS) if ALL else METHODS if everything else ENOUGH
+    for name, waits in process(placement_cells.waits_of, backbone, methods, everything).items():
         expected = {"evaluation": COPIES_OF_COLUMNS, "served": OF_SERVING}.get(name.split(", ")[-1], ())
         assert [wait for wait in waits if not wait.partition(" in ")[2].startswith(expected)] == [], name
 

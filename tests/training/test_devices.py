@@ -1,4 +1,4 @@
-"""Two processes of torchrun on the CPU train, evaluate, resume and refuse as one does."""
+"""Two processes of torchrun on the CPU train, tune, evaluate, resume and refuse as one does."""
 
 import csv
 import itertools
@@ -12,14 +12,19 @@ import numpy as np
 import pytest
 import torch
 
+from fuxictr_llm.__main__ import main
 from fuxictr_llm.common.files import read_json
 from fuxictr_llm.data.shares import share_of
 from fuxictr_llm.host.batches import rows_of, some_rows, synthetic_long_batch
+from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors
+from support import as_arguments
 from support_long import long_feature_map
 
+pytestmark = pytest.mark.xdist_group("torchrun")  # it starts once
 SECONDS = 240  # at most; it takes a tenth of that
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 TESTS = Path(__file__).parents[1]
+FIELDS = ["color", "city", "user", "tags"]
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +39,17 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def launched(folder):
+def tuning(folder, tiny_settings):
+    """The arguments of a command that tunes the language model; without dropout, which differs between processes."""
+    settings = as_arguments({**tiny_settings, "ssft_epochs": 4, "lora_dropout": 0.0})
+    return ["encode", "--config", str(folder / "my_configs"), "--expid", "FM_LLaCTR_shop", *settings]
+
+
+@pytest.fixture(scope="module")
+def launched(folder, tuning):
     """Exit code and errors of torchrun with two processes, which compute all cases and then fail in a run."""
     changes = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS), "FUXICTR_LLM_CACHE": str(folder / "cache_of_two")}
-    command = [*TORCHRUN, str(TESTS / "cases_of_devices.py"), str(folder)]
+    command = [*TORCHRUN, str(TESTS / "cases_of_devices.py"), str(folder), *tuning]
     environment = {**os.environ, **changes, "TORCH_CPP_LOG_LEVEL": "ERROR"}
     with subprocess.Popen(command, cwd=folder, env=environment, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -81,6 +93,18 @@ def test_long_sequences(together, alone):
     assert_close(one, two, 1e-5)
 
 
+def test_a_language_model_is_tuned(together, tuning, capsys):
+    paths = [results["tuned"] for results in together]
+    assert len(paths[0]) == 1 and not paths[1]  # the main process says where the vectors are
+    assert main(tuning) == 0
+    alone = capsys.readouterr().out.strip()
+    assert Path(alone).parent.name != Path(*paths[0]).parent.name  # with dropout they would differ
+    one, two = read_field_vectors(alone, FIELDS), read_field_vectors(*paths[0], FIELDS)
+    assert main([*tuning, "--set", "field_vectors=llm_untuned"]) == 0
+    untuned = read_field_vectors(capsys.readouterr().out.strip(), FIELDS)
+    assert (one - two).abs().max() < 1e-3 < 0.1 * (one - untuned).abs().max()
+
+
 def test_each_row_is_in_one_share_and_the_order_is_that_of_one_process(together):
     first, second = (results["parts"] for results in together)
     for batch, share, other in zip(first["all"], first["shares"], second["shares"], strict=True):
@@ -103,7 +127,7 @@ def test_each_row_is_measured_once(together, alone):
 
 def test_training_goes_on_as_if_it_had_not_been_interrupted(together):
     for results in together:
-        assert results["resumed"]["checkpoints"] == ["step-000000012"]  # within the second epoch of 8
+        assert results["resumed"]["checkpoints"] == ["step-000000008"]  # within the second epoch of 5
         assert_close(results["resumed"]["whole"], results["resumed"]["interrupted"], 0)
 
 

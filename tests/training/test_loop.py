@@ -51,7 +51,7 @@ def assert_equals_fuxictrs_fit(name, method, tmp_path, caplog, **changes):
 def test_it_is_fuxictrs_fit(name, method, tmp_path, caplog):
     if reason := problem_of(name, method or "AllTaps"):
         pytest.skip(reason)
-    assert_equals_fuxictrs_fit(name, method, tmp_path, caplog)
+    assert_equals_fuxictrs_fit(name, method, tmp_path, caplog, epochs=2)
 
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)

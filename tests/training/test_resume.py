@@ -69,8 +69,7 @@ def test_killed_at_every_batch_it_ends_as_if_it_were_not(name, method, tmp_path)
     assert_equal_training(start(name, method, tmp_path / "parts", epochs=2), whole)
 
 
-@pytest.mark.parametrize("teacher", [JointTeacher, ShuffledTeacher])
-@pytest.mark.parametrize("name", ["DeepFM", "DIN"])
+@pytest.mark.parametrize(("name", "teacher"), [("DeepFM", JointTeacher), ("DIN", ShuffledTeacher)])
 def test_a_teacher_goes_on_too(name, teacher, tmp_path):
     changes = {"epochs": 3, "schedule": "joint", "warmup_epochs": 1} if teacher is JointTeacher else {"epochs": 3}
     whole = start(name, "ELEC", tmp_path / "whole", teacher=teacher, **changes)
