@@ -19,6 +19,7 @@ from measuring import criteo_like, seconds
 from fuxictr_llm.common.processes import gathered, is_main, process_count, process_index, process_state
 from fuxictr_llm.data.shares import share_of
 from fuxictr_llm.host.batches import some_rows, synthetic_batch
+from fuxictr_llm.training.devices import keep_freed_memory
 from fuxictr_llm.training.step import TrainingStep
 
 ROWS, ROUNDS = 4096, int(os.environ.get("ROUNDS", "15"))
@@ -32,6 +33,7 @@ def one_process():
 
 def main() -> None:
     process_state()
+    keep_freed_memory(torch.device("cpu"))
     whole = synthetic_batch(criteo_like("DeepFM").feature_map, rows=ROWS)
     share = some_rows(whole, share_of(ROWS, process_index(), process_count()))
     together = TrainingStep(criteo_like("DeepFM"), {})

@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from measuring import criteo_like, our_step, seconds
 
 from fuxictr_llm.training.checkpoints import Checkpoints, random_states
-from fuxictr_llm.training.devices import keep_freed_memory
 
 ROWS, BATCHES = 4096, 4
 STEPS = 5  # in a row, as in training
@@ -61,7 +60,6 @@ def our_loops_step(values: int, settings: dict[str, str], **changes: Any) -> Cal
     """What our loop does with it."""
     model = criteo_like("DeepFM", values=values, **changes)
     step, rows, losses = our_step(model, **settings), batches(model, values), torch.zeros((), dtype=torch.float64)
-    keep_freed_memory(model.device)
     return lambda: losses.add_(step(next(rows)))
 
 

@@ -10,6 +10,7 @@ from fuxictr.features import FeatureMap
 
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.registry import find_backbone
+from fuxictr_llm.training.devices import keep_freed_memory
 from fuxictr_llm.training.optimizers import configure_optimizer
 from fuxictr_llm.training.step import TrainingStep
 from support import params
@@ -38,6 +39,7 @@ def criteo_like(backbone: str, method: Any = None, values: int = 10_000, **chang
 
 def our_step(model: Any, **settings: Any) -> Callable[[Any], Any]:
     """What our loop does with a batch, by default or with other settings."""
+    keep_freed_memory(model.device)
     model.train()
     configure_optimizer(model, settings)
     step = TrainingStep(model, settings)
