@@ -44,16 +44,17 @@ def pytest_collection_modifyitems(config, items):
     if getattr(config.option, "loadgroup", False):  # in one of pytest-xdist's processes
         for item in items:
             if group := item.get_closest_marker("xdist_group"):
-                _tell_group(item, group.args[0])
+                _add_group(item, group.args[0])
 
 
-def _tell_group(item, name):
+def _add_group(item, name):
     """Put the group at the end of a test's id, where pytest-xdist looks for it.
 
     pytest-xdist 3.8 writes it into an attribute that pytest 9.2 does not read: every process would start Ray, torchrun
     and the fake GPU (https://github.com/pytest-dev/pytest-xdist/issues/1386).
     """
-    item._id = type(item._id).parse(f"{item.nodeid}@{name}")
+    if hasattr(item, "_id") and not item.nodeid.endswith(f"@{name}"):
+        item._id = type(item._id).parse(f"{item.nodeid}@{name}")
 
 
 def pytest_runtest_logfinish():
