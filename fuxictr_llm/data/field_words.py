@@ -66,6 +66,13 @@ class CollectsFieldTexts(FeatureProcessor):
         self._counts[col["name"]] = _counts_of(col, stats_dict, **kwargs)
         super().fit_sequence_col(col, stats_dict, **kwargs)
 
+    def fit_meta_col(self, col: dict, stats_dict: Any = None) -> None:
+        if stats_dict is not None and col.get("remap", True):  # or FuxiCTR raises an IndexError
+            counts = stats_dict.get("value_counts", stats_dict)
+            if not any(value not in (None, "") for value in counts):
+                raise UserError(f"column {col['name']!r} has no value; set active: false for it")
+        super().fit_meta_col(col, stats_dict)
+
     def save_vocab(self, vocab_file: str) -> None:
         # Values that only a file of vectors has are numpy's, and JSON takes no integers of numpy.
         for name, tokenizer in self.processor_dict.items():

@@ -162,6 +162,18 @@ def test_bad_raw_data_is_named_and_builds_nothing(params, how, message):
     assert not data_dir(params).exists()
 
 
+@pytest.mark.parametrize("filled", [{}, {"fill_na": "none"}])
+def test_a_meta_column_without_a_value_is_named(params, filled):
+    for split in ("train", "valid", "test"):
+        edit(raw(params, split), group="")
+    params["feature_cols"].append({"name": "group", "active": True, "dtype": "str", "type": "meta", **filled})
+    if filled:
+        built_data(params)
+        return
+    with pytest.raises(UserError, match="column 'group' has no value; set active: false for it"):
+        built_data(params)
+
+
 def test_prebuilt_formats_need_a_feature_map(params):
     params["data_format"] = "npz"
     with pytest.raises(UserError, match="has no feature_map.json"):
