@@ -159,7 +159,8 @@ class Checkpoints:
         return sorted((path.parent for path in self.folder.glob(f"step-*/{MANIFEST}")), reverse=True)
 
     def _why_not(self, folder: Path, manifest: Any) -> str | None:
-        if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
+        whole = isinstance(manifest, dict) and manifest.keys() >= {"made_from", "sha256"}
+        if not whole or manifest.get("version") != VERSION:
             return f"it is of another version of fuxictr-llm, or its {MANIFEST} is damaged"
         before, now = manifest["made_from"], self.made_from
         names = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]

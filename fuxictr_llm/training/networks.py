@@ -135,7 +135,7 @@ def find_or_train(
         leave_out: settings of the run that it does not depend on.
 
     Raises:
-        UserError: as for `training.build.fit`.
+        UserError: as for `training.loop.fit`.
     """
     identity = merged(_identity(run, leave_out), {"network": name}, made_from)
     with run.stages(f"train {name}") as stage:
