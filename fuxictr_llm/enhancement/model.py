@@ -24,12 +24,12 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import get_regularizer
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from fuxictr_llm.common.checks import checked
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.enhancement.anatomy import Anatomy, find_anatomy, preserved_rng, tap_keys
 from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace
+from fuxictr_llm.enhancement.kernels import pair_matrix, pair_sums
 from fuxictr_llm.enhancement.taps import Taps
 from fuxictr_llm.host.embeddings import initialize_skipped
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:  # what follows EnhancedModel in every class that `enhance` ma
 else:
     Backbone = object
 _enhanced: dict[tuple[type[BaseModel], type[Enhancement]], type[BaseModel]] = {}
-SLICE_FLOATS = 2**18  # a MiB
 
 
 class EnhancedModel(Backbone):
@@ -179,90 +178,6 @@ def enhance(backbone: type[BaseModel], method: type[Enhancement]) -> type[BaseMo
     }
     # Two threads get the same class.
     return _enhanced.setdefault((backbone, method), type(name, (EnhancedModel, backbone), body))
-
-
-def pair_matrix(weights: Tensor, num_fields: int) -> Tensor:
-    """`[P] -> [K, K]`, or `[T, P] -> [T, K, K]`: symmetric, with zeros on its diagonal."""
-    if weights.dim() > 1:
-        return torch.stack([pair_matrix(one, num_fields) for one in weights])
-    left, right = torch.triu_indices(num_fields, num_fields, offset=1, device=weights.device)
-    upper = weights.new_zeros(num_fields, num_fields).index_put((left, right), weights)
-    return upper + upper.T
-
-
-def pair_sums(matrices: Tensor, embeddings: Tensor) -> Tensor:
-    """`pair_sum` of one matrix, `[K, K] -> [B, 1]`, or of one a task, `[T, K, K] -> [B, T]`."""
-    if matrices.dim() == 2:
-        return pair_sum(matrices, embeddings)
-    return torch.cat([pair_sum(matrix, embeddings) for matrix in matrices], dim=-1)
-
-
-def pair_sum(matrix: Tensor, embeddings: Tensor) -> Tensor:
-    """`sum_{i<j} g_ij <e_bi, e_bj>`, `[K, K], [B, K, D] -> [B, 1]`; `matrix` is symmetric, zero on its diagonal.
-
-    Under autocast, embeddings that come out of a Linear are of half precision and the matrix is not.
-    """
-    return _PairSum.apply(matrix, embeddings.to(matrix.dtype))
-
-
-class _PairSum(torch.autograd.Function):
-    """`0.5 sum_d e^T G e`. G is symmetric, so the gradient by e is the product `G e` that the forward pass has made.
-
-    Rows are processed in slices that fit the processor's cache: reading memory twice costs more than the product.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, matrix: Tensor, embeddings: Tensor) -> Tensor:
-        if not any(ctx.needs_input_grad):
-            return _by_halves(matrix, embeddings)
-        product, sums = torch.empty_like(embeddings), []
-        for rows, target in zip(_slices(embeddings), _slices(product), strict=True):
-            torch.matmul(matrix, rows, out=target)
-            sums.append((target * rows).sum(dim=(1, 2)))
-        ctx.save_for_backward(embeddings, product)
-        return 0.5 * torch.cat(sums).unsqueeze(-1)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
-        embeddings, product = ctx.saved_tensors
-        by_matrix = None
-        if ctx.needs_input_grad[0]:
-            num_fields = embeddings.shape[1]
-            by_matrix = embeddings.new_zeros(num_fields, num_fields)
-            weights = (0.5 * gradient).unsqueeze(-1)
-            for rows, weight in zip(_slices(embeddings), weights.split(_slice_rows(embeddings)), strict=True):
-                columns = rows.transpose(1, 2).contiguous()  # [rows, D, K]: one product, not one a row
-                by_matrix.addmm_((columns * weight).flatten(0, 1).T, columns.flatten(0, 1))
-        return by_matrix, product * gradient.unsqueeze(-1)
-
-
-def _by_halves(matrix: Tensor, embeddings: Tensor) -> Tensor:
-    """The same sum where no gradient is needed: pairs across the two halves of the fields are multiplied only once."""
-    num_fields, width = embeddings.shape[1:]
-    half = (num_fields + 1) // 2
-    upper, lower = matrix[:half].clone(), 0.5 * matrix[half:, half:]
-    upper[:, :half] *= 0.5
-    most_rows = min(_slice_rows(embeddings), len(embeddings))
-    first = embeddings.new_empty(most_rows, half, width)
-    second = embeddings.new_empty(most_rows, num_fields - half, width)
-    sums = []
-    for rows in _slices(embeddings):
-        within_and_across = torch.matmul(upper, rows, out=first[: len(rows)]).mul_(rows[:, :half])
-        within = torch.matmul(lower, rows[:, half:], out=second[: len(rows)]).mul_(rows[:, half:])
-        sums.append(within_and_across.sum(dim=(1, 2)) + within.sum(dim=(1, 2)))
-    return torch.cat(sums).unsqueeze(-1)
-
-
-def _slices(tensor: Tensor) -> tuple[Tensor, ...]:
-    return tensor.split(_slice_rows(tensor))
-
-
-def _slice_rows(tensor: Tensor) -> int:
-    """A GPU and a compiler take all rows at once."""
-    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
-        return max(len(tensor), 1)
-    return max(SLICE_FLOATS // max(tensor[:1].numel(), 1), 1)
 
 
 class PairWeights(Enhancement):

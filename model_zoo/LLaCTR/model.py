@@ -19,7 +19,8 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace, Trial
-from fuxictr_llm.enhancement.model import PairWeights, Shift, pair_matrix, pair_sums
+from fuxictr_llm.enhancement.kernels import mean_log_softmax, pair_matrix, pair_sums
+from fuxictr_llm.enhancement.model import PairWeights, Shift
 
 from .config import LLaCTRConfig
 from .vector_file import read_field_vectors, write_field_vectors
@@ -142,8 +143,7 @@ class FeatureRepresentationEnhancement(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         log_p = self.projection(self.field_vectors).log_softmax(dim=-1)  # [K, D]
         # p is the same for every row, so only the mean of the rows' log q is needed.
-        mean_log_q = embeddings.log_softmax(dim=-1).mean(dim=0)  # [K, D]
-        return (log_p.exp() * (log_p - mean_log_q)).sum()
+        return (log_p.exp() * (log_p - mean_log_softmax(embeddings))).sum()
 
 
 def pair_weights(pair_map: Tensor, cosines: Tensor, bias: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
-"""The pair sum against its equation, its gradients, and the slices that it works in."""
+"""The kernels against their equations, their gradients, and the slices that they work in."""
 
 import pytest
 import torch
 
-from fuxictr_llm.enhancement import model as enhanced
-from fuxictr_llm.enhancement.model import pair_matrix, pair_sum
+from fuxictr_llm.enhancement import kernels
+from fuxictr_llm.enhancement.kernels import SAFE_EXPONENT, mean_log_softmax, pair_matrix, pair_sum
 
 
 def literal(weights, embeddings):
@@ -18,7 +18,7 @@ def literal(weights, embeddings):
 
 @pytest.fixture(params=[1, 45, 2**17], ids=["a row a slice", "a few rows a slice", "all rows at once"])
 def slices(request, monkeypatch):
-    monkeypatch.setattr(enhanced, "SLICE_FLOATS", request.param)
+    monkeypatch.setattr(kernels, "SLICE_FLOATS", request.param)
 
 
 def test_the_matrix_is_symmetric_with_pairs_in_order():
@@ -65,3 +65,28 @@ def test_embeddings_of_half_precision_are_summed_under_autocast(with_gradient):
     if with_gradient:
         total.sum().backward()
         assert weights.grad.any() and layer.weight.grad.any()
+
+
+@pytest.mark.parametrize("spread", [0.01, 5.0, SAFE_EXPONENT, 300.0])
+def test_the_mean_log_softmax_and_its_gradient_equal_torchs(slices, spread):
+    torch.manual_seed(0)
+    embeddings = ((torch.rand(7, 4, 5) - 0.5) * 2 * spread).requires_grad_()
+    expected = embeddings.double().log_softmax(dim=-1).mean(dim=0)
+    mean = mean_log_softmax(embeddings)
+    assert torch.allclose(mean, expected.float(), atol=1e-6 * spread, rtol=1e-6)
+    weights = torch.randn(4, 5)
+    ours, theirs = (torch.autograd.grad((value * weights).sum(), embeddings)[0] for value in (mean, expected))
+    assert torch.allclose(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_the_gradient_of_the_mean_log_softmax_is_that_of_its_differences(slices):
+    torch.manual_seed(0)
+    embeddings = torch.randn(5, 4, 3, dtype=torch.double).transpose(1, 2).requires_grad_()
+    assert torch.autograd.gradcheck(mean_log_softmax, (embeddings,))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_value_that_is_not_finite_stays_visible(value):
+    embeddings = torch.zeros(2, 3, 4)
+    embeddings[1, 2, 3] = value
+    assert mean_log_softmax(embeddings).isnan().any()
