@@ -70,7 +70,7 @@ class Rows:
             is_first = looked_up.first == torch.arange(len(ids), device=ids.device)
             gradient.mul_(is_first.unsqueeze(1))  # or the norm would count a row's regularizer once for each lookup
         if padding is not None and looked_up.first is None:
-            gradient.index_fill_(0, (ids == padding).nonzero().squeeze(1), 0)  # a tenth of the other's time
+            gradient.numpy()[ids.numpy() == padding] = 0  # a tenth of the other's time
         elif padding is not None:
             gradient.masked_fill_((ids == padding).unsqueeze(1), 0)
         weight.grad = gradient
@@ -95,15 +95,18 @@ class Rows:
 
 
 def _rows_of(table: Tensor, ids: Tensor) -> Tensor:
-    if table.shape[1] == 1:  # a tenth of the time on the CPU
-        return table.view(-1).index_select(0, ids).unsqueeze(1)
-    return table.index_select(0, ids)
+    if table.device.type != "cpu":
+        return table.index_select(0, ids)
+    return torch.from_numpy(table.numpy().take(ids.numpy(), axis=0, mode="clip"))  # half the time of torch's
 
 
 def _write_rows(table: Tensor, ids: Tensor, rows: Tensor) -> None:
     """Write rows in place; equal ids have equal rows."""
     if table.device.type != "cpu":
         table.index_copy_(0, ids, rows)
+        return
+    if table.shape[1] == 1:
+        table.scatter_(0, ids.unsqueeze(1), rows)
         return
     # torch's index_copy_ takes three times as long, for it goes through a row number by number.
     row = np.dtype((np.void, table.shape[1] * table.element_size()))
@@ -117,6 +120,10 @@ def _is_like(value: Any, table: Tensor) -> bool:
 def _can_be_asked(device: torch.device) -> bool:
     """Whether it is known at once how many ids differ; to ask a GPU waits for it, so there each id stays repeated."""
     return device.type == "cpu"
+
+
+def _scratch(size: int, device: torch.device) -> Tensor:
+    return torch.empty(size, dtype=torch.int32 if _can_be_asked(device) else torch.long, device=device)
 
 
 class LookedUp(NamedTuple):
@@ -136,18 +143,18 @@ class LookedUp(NamedTuple):
         """Find the ids that are equal, without sorting them.
 
         Args:
-            scratch: int64, as long as the table or longer; what it has does not matter.
+            scratch: int64 (on the CPU int32), as long as the table or longer; what it has does not matter.
         """
-        positions = torch.arange(len(ids), device=ids.device)
         if not _can_be_asked(ids.device):
-            scratch.scatter_reduce_(0, ids, positions, "amin", include_self=False)
+            scratch.scatter_reduce_(0, ids, torch.arange(len(ids), device=ids.device), "amin", include_self=False)
             first = scratch.index_select(0, ids)
             return cls(ids, first, first)
-        scratch.scatter_(0, ids, positions)  # in order: the last one stays
-        chosen = (scratch.index_select(0, ids) == positions).nonzero().squeeze(1)
-        ids_once = ids.index_select(0, chosen)
-        scratch.scatter_(0, ids_once, positions[: len(chosen)])
-        return cls(ids_once, None, scratch.index_select(0, ids))
+        at, given = scratch.numpy(), ids.numpy()  # numpy takes a third of torch's time for arrays as short as these
+        positions = np.arange(len(given), dtype=np.int32)
+        at[given] = positions  # in order: the last one of equal ids stays
+        once = given[np.flatnonzero(at[given] == positions)]
+        at[once] = positions[: len(once)]
+        return cls(torch.from_numpy(once), None, torch.from_numpy(at[given].astype(np.int64)))
 
     def summed(self, values: Tensor) -> Tensor:
         """The sums `[U, D]` of the gradients of equal ids."""
@@ -192,7 +199,7 @@ class RowUpdates(Optimizer):
         sizes: dict[torch.device, int] = {}
         for table in looked_up:
             sizes[table.device] = max(len(table), sizes.get(table.device, 0))
-        scratch = {device: torch.empty(size, dtype=torch.long, device=device) for device, size in sizes.items()}
+        scratch = {device: _scratch(size, device) for device, size in sizes.items()}
         looked_up_in: dict[Any, LookedUp] = {}
         done: list[Tensor] = []
         for table, (padding, penalty) in self.tables.items():
