@@ -9,12 +9,10 @@ tensor with the looked-up ids (repeated as in the batch) and a gradient for each
 divided by their number, they give each of them the same step; DDP over gloo does that for modules that say `sparse`.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
@@ -22,149 +20,12 @@ from torch.nn import functional
 from torch.optim import SGD, Adagrad, Adam, AdamW
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.training.table_blocks import Block, LookedUp, Penalty, Rows
 
 if TYPE_CHECKING:  # what follows RowUpdates in every class below
     from torch.optim import Optimizer
 else:
     Optimizer = object
-
-
-class Penalty(NamedTuple):
-    """A regularizer of each weight w of a table: l1 |w| + l2 w**2 / 2."""
-
-    l1: float
-    l2: float
-
-    def add_to(self, gradient: Tensor, weight: Tensor) -> None:
-        """Add the penalty's gradient at `weight`, in place."""
-        if self.l1:
-            gradient.add_(weight.sign(), alpha=self.l1)
-        if self.l2:
-            gradient.add_(weight, alpha=self.l2)
-
-
-@dataclass
-class Rows:
-    """The rows of a table that were looked up since the last step.
-
-    Attributes:
-        table: `[V, D]`.
-        ids: `[U]`; on the CPU each id once.
-        weight: those rows `[U, D]`; its `grad` has the sum over all lookups of an id, once.
-        first: `[U]`, for each id the position that has its gradient; None: each id is there once.
-    """
-
-    table: Tensor
-    ids: Tensor
-    weight: Tensor
-    first: Tensor | None
-
-    @classmethod
-    def of_gradient(cls, table: Tensor, looked_up: "LookedUp", padding: int | None, penalty: Penalty) -> "Rows":
-        """The rows of a table's sparse gradient, with the gradient of the table's regularizer at those rows."""
-        assert table.grad is not None
-        ids, gradient = looked_up.ids, looked_up.summed(table.grad._values())
-        weight = _rows_of(table.detach(), ids)
-        penalty.add_to(gradient, weight)
-        if looked_up.first is not None:
-            is_first = looked_up.first == torch.arange(len(ids), device=ids.device)
-            gradient.mul_(is_first.unsqueeze(1))  # or the norm would count a row's regularizer once for each lookup
-        if padding is not None and looked_up.first is None:
-            gradient.numpy()[ids.numpy() == padding] = 0  # a tenth of the other's time
-        elif padding is not None:
-            gradient.masked_fill_((ids == padding).unsqueeze(1), 0)
-        weight.grad = gradient
-        return cls(table, ids, weight, looked_up.first)
-
-    def state_of(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """The optimizer's state of the rows, out of that of the table; what is no matrix of its shape is shared."""
-        return {
-            key: _rows_of(value, self.ids) if _is_like(value, self.table) else value for key, value in state.items()
-        }
-
-    def write_back(self, of_rows: Mapping[str, Any], state: dict[str, Any]) -> None:
-        """Write weights and state of the rows into the table and its state."""
-        _write_rows(self.table.detach(), self.ids, self.weight)
-        for key, value in of_rows.items():
-            if _is_like(value, self.weight):
-                if key not in state:  # torch's optimizers begin with zeros, but for those that make their state at once
-                    state[key] = torch.zeros_like(self.table)
-                _write_rows(state[key], self.ids, value)
-            else:
-                state[key] = value
-
-
-def _rows_of(table: Tensor, ids: Tensor) -> Tensor:
-    if table.device.type != "cpu":
-        return table.index_select(0, ids)
-    return torch.from_numpy(table.numpy().take(ids.numpy(), axis=0, mode="clip"))  # half the time of torch's
-
-
-def _write_rows(table: Tensor, ids: Tensor, rows: Tensor) -> None:
-    """Write rows in place; equal ids have equal rows."""
-    if table.device.type != "cpu":
-        table.index_copy_(0, ids, rows)
-        return
-    if table.shape[1] == 1:
-        table.scatter_(0, ids.unsqueeze(1), rows)
-        return
-    # torch's index_copy_ takes three times as long, for it goes through a row number by number.
-    row = np.dtype((np.void, table.shape[1] * table.element_size()))
-    np.put(table.numpy().view(row), ids.numpy(), rows.contiguous().numpy().view(row), mode="clip")
-
-
-def _is_like(value: Any, table: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == table.shape
-
-
-def _can_be_asked(device: torch.device) -> bool:
-    """Whether it is known at once how many ids differ; to ask a GPU waits for it, so there each id stays repeated."""
-    return device.type == "cpu"
-
-
-def _scratch(size: int, device: torch.device) -> Tensor:
-    return torch.empty(size, dtype=torch.int32 if _can_be_asked(device) else torch.long, device=device)
-
-
-class LookedUp(NamedTuple):
-    """The ids of a sparse gradient, as `Rows` has them.
-
-    Attributes:
-        ids, first: those of `Rows`.
-        target: for each gradient the position to which it is added.
-    """
-
-    ids: Tensor
-    first: Tensor | None
-    target: Tensor
-
-    @classmethod
-    def of_ids(cls, ids: Tensor, scratch: Tensor) -> "LookedUp":
-        """Find the ids that are equal, without sorting them.
-
-        Args:
-            scratch: int64 (on the CPU int32), as long as the table or longer; what it has does not matter.
-        """
-        if not _can_be_asked(ids.device):
-            scratch.scatter_reduce_(0, ids, torch.arange(len(ids), device=ids.device), "amin", include_self=False)
-            first = scratch.index_select(0, ids)
-            return cls(ids, first, first)
-        at, given = scratch.numpy(), ids.numpy()  # numpy takes a third of torch's time for arrays as short as these
-        positions = np.arange(len(given), dtype=np.int32)
-        at[given] = positions  # in order: the last one of equal ids stays
-        once = given[np.flatnonzero(at[given] == positions)]
-        at[once] = positions[: len(once)]
-        return cls(torch.from_numpy(once), None, torch.from_numpy(at[given].astype(np.int64)))
-
-    def summed(self, values: Tensor) -> Tensor:
-        """The sums `[U, D]` of the gradients of equal ids."""
-        sums = values.new_zeros(len(self.ids), values.shape[1])
-        if self.first is not None:
-            return sums.index_put_((self.target,), values, accumulate=True)  # deterministic on a GPU, too
-        if values.shape[1] == 1:
-            sums.view(-1).scatter_add_(0, self.target, values.reshape(-1))
-            return sums
-        return sums.index_add_(0, self.target, values)
 
 
 class RowUpdates(Optimizer):
@@ -177,10 +38,12 @@ class RowUpdates(Optimizer):
     """
 
     tables: dict[Tensor, tuple[int | None, Penalty]]
-    _rows: dict[Tensor, Rows]
+    _alone: set[Tensor]  # tables that had a dense gradient
+    _blocks: list[Block]
+    _rows: list[Rows]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "tables": self.tables, "_rows": {}}
+        return {**super().__getstate__(), "tables": self.tables, "_alone": self._alone, "_blocks": [], "_rows": []}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, also those that `finish_gradients` took."""
@@ -189,58 +52,81 @@ class RowUpdates(Optimizer):
             table.grad = None
         super().zero_grad(set_to_none)
 
+    @torch.no_grad()
     def finish_gradients(self) -> list[Tensor]:
         """Sum up the gradients of each row, and add those of the regularizers.
 
         Returns:
             Tensors whose `grad` has the gradients of rows; the tables themselves have none any more.
         """
-        looked_up = [table for table in self.tables if table.grad is not None and table.grad.is_sparse]
-        sizes: dict[torch.device, int] = {}
-        for table in looked_up:
-            sizes[table.device] = max(len(table), sizes.get(table.device, 0))
-        scratch = {device: _scratch(size, device) for device, size in sizes.items()}
+        dense = {table for table in self.tables if table.grad is not None and not table.grad.is_sparse}
+        self._make_blocks(dense)
         looked_up_in: dict[Any, LookedUp] = {}
         done: list[Tensor] = []
-        for table, (padding, penalty) in self.tables.items():
-            if table.grad is None:
-                continue
-            if table.grad.is_sparse:
-                ids = table.grad._indices().view(-1)
-                column = (ids.device, ids.data_ptr(), len(ids))  # that of a linear part is the embedding's
-                if column not in looked_up_in:
-                    looked_up_in[column] = LookedUp.of_ids(ids, scratch[table.device])
-                self._rows[table] = Rows.of_gradient(table, looked_up_in[column], padding, penalty)
-                done.append(table.grad)  # its ids stay in their place as long as they are looked for
-                table.grad = None
-            elif table not in self._rows:
-                penalty.add_to(table.grad, table.detach())
-        return [rows.weight for rows in self._rows.values()]
+        for block in self._blocks:
+            starts = {table: start for table, start in block.starts.items() if table.grad is not None}
+            if starts and not dense.intersection(starts):
+                gradients = [table.grad for table in starts if table.grad is not None]
+                columns = [gradient._indices().view(-1) for gradient in gradients]
+                # Those of a linear part are the embedding's.
+                key = tuple(
+                    (ids.data_ptr(), len(ids), start) for ids, start in zip(columns, starts.values(), strict=True)
+                )
+                if key not in looked_up_in:
+                    ids = torch.cat([ids + start for ids, start in zip(columns, starts.values(), strict=True)])
+                    looked_up_in[key] = LookedUp.of_ids(ids, len(block.weight))
+                rows = Rows(block, looked_up_in[key])
+                rows.take([gradient._values() for gradient in gradients])
+                self._rows.append(rows)
+                done += gradients  # their ids stay in their place as long as they are looked for
+                for table in starts:
+                    table.grad = None
+        for table in dense:
+            assert table.grad is not None
+            self.tables[table][1].add_to(table.grad, table.detach())
+        return [rows.weight for rows in self._rows]
+
+    def _make_blocks(self, dense: set[Tensor]) -> None:
+        """Put the tables into blocks, where they are not, as after a state was loaded."""
+        if self._blocks and dense <= self._alone and all(block.is_whole(self.state) for block in self._blocks):
+            return
+        self._alone |= dense
+        alike: dict[Any, dict[Tensor, int | None]] = {}
+        for index, group in enumerate(self.param_groups):
+            for table in filter(self.tables.__contains__, group["params"]):
+                padding, penalty = self.tables[table]
+                state = self.state.get(table, {})
+                steps = float(state["step"]) if "step" in state else None
+                alone = id(table) if table in self._alone else None
+                key = (index, table.shape[1], table.dtype, table.device, penalty, tuple(state), steps, alone)
+                alike.setdefault(key, {})[table] = padding
+        self._blocks = [
+            Block.of_tables(tables, self.tables[next(iter(tables))][1], self.state) for tables in alike.values()
+        ]
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Update dense parameters and rows."""
         if any(table.grad is not None and table.grad.is_sparse for table in self.tables):
             self.finish_gradients()
+        group_of = {table: group for group in self.param_groups for table in group["params"] if table in self.tables}
         given = [group["params"] for group in self.param_groups]
-        for rows in self._rows.values():
-            if rows.first is not None:
+        for group in self.param_groups:
+            group["params"] = [*group["params"]]
+        for rows in self._rows:
+            if (first := rows.looked_up.first) is not None:
                 assert rows.weight.grad is not None
-                rows.weight.grad = rows.weight.grad[rows.first]
-            self.state[rows.weight] = rows.state_of(self.state.get(rows.table, {}))
+                rows.weight.grad = rows.weight.grad[first]
+            self.state[rows.weight] = rows.state()
+            group_of[next(iter(rows.block.starts))]["params"].append(rows.weight)
         try:
-            for group in self.param_groups:
-                group["params"] = [
-                    self._rows[parameter].weight if parameter in self._rows else parameter
-                    for parameter in group["params"]
-                ]
             loss = super().step(closure)
         finally:
             for group, parameters in zip(self.param_groups, given, strict=True):
                 group["params"] = parameters
-            of_rows = {table: self.state.pop(rows.weight) for table, rows in self._rows.items()}
-        for table, rows in self._rows.items():
-            rows.write_back(of_rows[table], self.state[table])
+            of_rows = [self.state.pop(rows.weight) for rows in self._rows]
+        for rows, state in zip(self._rows, of_rows, strict=True):
+            rows.write_back(state, self.state)
         self._rows.clear()
         return loss
 
@@ -278,7 +164,7 @@ def prepare_tables(model: BaseModel, optimizer: RowUpdates) -> None:
     modules = [module for module in model.modules() if _is_table(module) and module.weight in trained]
     penalties = _penalties_of(model, modules)
     optimizer.tables = {module.weight: (module.padding_idx, penalties[module.weight]) for module in modules}
-    optimizer._rows = {}
+    optimizer._alone, optimizer._blocks, optimizer._rows = set(), [], []
     for module in modules:
         module.sparse = True  # for DDP, too
         module.forward = partial(_look_up, module)

@@ -15,7 +15,7 @@ from fuxictr_llm.distillation import JointTeacher
 from fuxictr_llm.host.batches import synthetic_batch
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.training import build as building
-from fuxictr_llm.training import row_updates
+from fuxictr_llm.training import table_blocks
 from fuxictr_llm.training.checkpoints import _packed, _unpacked
 from fuxictr_llm.training.optimizers import configure_optimizer
 from fuxictr_llm.training.step import TrainingStep
@@ -153,7 +153,7 @@ def test_rows_of_other_backbones_are_updated_as_by_a_literal_version(name):
 @pytest.fixture
 def as_on_a_gpu(monkeypatch):
     """The way without waiting for the device: equal ids stay repeated."""
-    monkeypatch.setattr(row_updates, "_can_be_asked", lambda _: False)
+    monkeypatch.setattr(table_blocks, "_can_be_asked", lambda _: False)
 
 
 @pytest.mark.parametrize("kind", ROW_OPTIMIZERS)
