@@ -8,6 +8,7 @@ import copy
 import io
 import logging
 import sys
+from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,6 +21,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import from_main, gathered, is_main, process_index, process_state
 from fuxictr_llm.data.in_memory import InMemoryLoader
 from fuxictr_llm.data.loader import Histories, Items, LongSequenceLoader
+from fuxictr_llm.data.shares import own_shares
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.distillation import JointTeacher, Teacher
 from fuxictr_llm.enhancement.model import enhance
@@ -82,8 +84,7 @@ def model_of(name, method="plain", folder=Path(), **changes):
     student = build(cls, name, alpha=0.5, beta=0.1, schedule=method, **settings)
     teacher = build(name, name, seed=9, **settings)
     if method == "joint":
-        step = TrainingStep(teacher, SETTINGS)
-        student.enhancement.learn_from(JointTeacher(teacher, step=step))
+        student.enhancement.learn_from(JointTeacher(TrainingStep(teacher, SETTINGS)))
     else:
         student.enhancement.learn_from(Teacher(teacher))
     return student
@@ -111,13 +112,24 @@ def accumulated(folder):
     return model.state_dict()
 
 
+def unapplied(folder):
+    """The state of a step that sums up the gradients of 2 batches, after 3 of them; every process sees its share."""
+    model = model_of("DNN")
+    model.accumulation_steps = 2
+    step = TrainingStep(model.train(), SETTINGS)
+    for index, batch in enumerate(islice(own_shares(loader(model, folder)), 3)):
+        step(batch, index)
+    state = step.training_state()
+    return {**state["model"], **{f"{name}.gradient": value for name, value in state["gradients"].items()}}
+
+
 def unused(folder):
     """A student whose hint gets no gradient while the teacher warms up: weight decay must not move it."""
     cls = enhance(find_backbone("DNN"), find_method("ELEC").model_cls)
     settings = {**PLAIN, "representation_loss": "hint", "schedule": "joint", "warmup_epochs": 1, "weight_decay": 0.1}
     model = build(cls, "DNN", alpha=0.5, beta=0.1, **settings)
     teacher = build("DNN", "DNN", seed=9, **PLAIN)
-    model.enhancement.learn_from(JointTeacher(teacher, step=TrainingStep(teacher, SETTINGS)))
+    model.enhancement.learn_from(JointTeacher(TrainingStep(teacher, SETTINGS)))
     before = model.enhancement.hint.weight.detach().clone()
     model.checkpoint = str(folder / "best.model")
     fit(model, loader(model, folder), loader(model, folder, shuffle=False), SETTINGS)
@@ -312,6 +324,7 @@ def tuned(arguments):
 
 SEVERAL = {
     "accumulated": accumulated,
+    "unapplied": unapplied,
     "unused": unused,
     "left_out": left_out,
     "parts": parts,

@@ -87,6 +87,12 @@ def test_summed_gradients_rows_left_out_and_parameters_without_gradient(name, to
     assert not together[0]["unused"]["moved"].any()
 
 
+def test_gradients_that_are_not_applied_yet_are_saved_as_one_process_has_them(together, alone):
+    assert any(name.endswith(".gradient") for name in together[0]["unapplied"])
+    assert_close(alone("unapplied"), together[0]["unapplied"], 1e-5)
+    assert_close(together[0]["unapplied"], together[1]["unapplied"], 0)
+
+
 def test_long_sequences(together, alone):
     one, two = alone("long"), together[0]["long"]
     assert one.pop("metrics") == pytest.approx(two.pop("metrics"), abs=1e-5)

@@ -11,7 +11,6 @@ from torch import nn
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.distillation import JointTeacher
 from fuxictr_llm.host.batches import synthetic_batch
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.training import build as building
@@ -283,15 +282,6 @@ def test_fuxictrs_own_step_trains_rows():
         second.train_step(batch)
     assert all(torch.equal(value, expected[name]) for name, value in second.state_dict().items())
     assert pickle.loads(pickle.dumps(second)).train_step is not second.train_step
-
-
-def test_a_joint_teacher_learns_by_the_step_that_it_is_given():
-    model, batch = one_table()
-    seen = []
-    teacher = JointTeacher(model, step=lambda batch, index: seen.append((len(batch["item"]), index)))
-    teacher.learn(batch)
-    teacher.learn(batch)
-    assert seen == [(9, 0), (9, 1)]
 
 
 def test_a_scaled_loss_gives_the_same_rows():

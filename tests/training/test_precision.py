@@ -93,7 +93,7 @@ def test_the_terms_of_elec_are_those_of_float32(backbone, schedule):
         gain = cell(backbone, "ELEC").case.build(
             gain_class(type(teacher.model).backbone_cls, "top"), h_dim=3, inject="top"
         )
-        method.teacher = JointTeacher(gain, add=with_vectors)
+        method.teacher = JointTeacher(TrainingStep(gain, {}), add=with_vectors)
     trace, config = Precision("bf16").forward(model, batch)["trace"], method.config
     term = method.loss(trace, None)  # a joint teacher learns first
     z_g, r_g = method.teacher(batch)
