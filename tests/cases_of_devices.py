@@ -8,6 +8,7 @@ import copy
 import io
 import logging
 import sys
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from unittest.mock import patch
@@ -17,6 +18,7 @@ import torch
 
 import fuxictr_llm.__main__ as command
 from fuxictr_llm import load_experiment, run_experiment
+from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import from_main, gathered, is_main, process_index, process_state
 from fuxictr_llm.data.in_memory import InMemoryLoader
@@ -152,6 +154,23 @@ def parts(folder):
     first = {key: [batch["user"] for batch in read(rows)] for key, read in READS.items()}
     rows.start_at(1, 2)
     return {**first, "later": [batch["user"] for batch in rows.shares(process_index(), 2)]}
+
+
+def cached(folder):
+    """Which processes make an entry of the cache that all of them ask for: the main one alone, or all together."""
+    makers = {}
+    for together in (False, True):
+        made_from, made = {"together": together, "folder": str(folder)}, []
+
+        def make(made_from=made_from, made=made, together=together):
+            made.append(process_index())
+            save = partial(store.save, "cases", made_from, "a", lambda path: path.write_text("a"), {})
+            return from_main(save) if together else save()
+
+        entries = gathered([store.find_or_make("cases", made_from, "a", make, together=together) for _ in range(2)])
+        assert all(entry == entries[0][0] for own in entries for entry in own)
+        makers[together] = [process for own in gathered(made) for process in own]
+    return makers
 
 
 READS = {
@@ -328,6 +347,7 @@ SEVERAL = {
     "unused": unused,
     "left_out": left_out,
     "parts": parts,
+    "cached": cached,
     "measured": measured,
     "long": long,
 }

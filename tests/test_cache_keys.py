@@ -229,7 +229,7 @@ def elec(configs, llm, tmp_path, monkeypatch):
     class Made(Exception):
         pass
 
-    def key_of_head(kind, identity, *_):
+    def key_of_head(kind, identity, *_, **__):
         seen["heads"].append(digest_of(identity))
         raise Made
 
@@ -242,7 +242,7 @@ def elec(configs, llm, tmp_path, monkeypatch):
         seen["h"] = digest_of(made_from)
         return SimpleNamespace(sha256="h", dim=4, gather=None)
 
-    monkeypatch.setattr(network_store.store, "find_or_make_together", key_of_head)
+    monkeypatch.setattr(network_store.store, "find_or_make", key_of_head)
     monkeypatch.setattr(stages, "find_or_train", head)
     monkeypatch.setattr(vectors, "find_or_write", rows)
 
@@ -291,11 +291,11 @@ def network(configs, monkeypatch):
     run = prepare_data(load_experiment("FM_ELEC_shop", configs), "unused")
     found = []
 
-    def note(kind, identity, *_):
+    def note(kind, identity, *_, **__):
         found.append(digest_of(identity))
         raise LookupError
 
-    monkeypatch.setattr(network_store.store, "find_or_make_together", note)
+    monkeypatch.setattr(network_store.store, "find_or_make", note)
 
     def key(name="gain", leave_out=(), params=None, feature_map=None, **made_from):
         changed = replace(run, params={**run.params, **(params or {})}, feature_map=feature_map or run.feature_map)

@@ -131,6 +131,10 @@ def test_each_row_is_measured_once(together, alone):
     assert one[cases.ROWS]["AUC"] != 0.5
 
 
+def test_an_entry_of_the_cache_is_made_once_by_the_main_process_or_by_all(together):
+    assert together[0]["cached"] == {False: [0], True: [0, 1]}
+
+
 def test_training_goes_on_as_if_it_had_not_been_interrupted(together):
     for results in together:
         assert results["resumed"]["checkpoints"] == ["step-000000008"]  # within the second epoch of 5
