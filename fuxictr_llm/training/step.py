@@ -1,6 +1,7 @@
 """One step of training: forward pass, loss, backward pass, clipping of gradients and the optimizer's step."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from fuxictr.pytorch.models import BaseModel
@@ -118,10 +119,23 @@ class TrainingStep:
         return {name: mean_over_processes(weight.grad) for name, weight in weights if weight.grad is not None}
 
 
-def train_step(model: BaseModel, batch: Any) -> Tensor:
-    """What a model's `train_step` is where FuxiCTR's cannot train it, as with `embedding_update: rows`."""
-    step = TrainingStep(model, {"max_gradient_norm": model._max_gradient_norm})
-    return step(batch, getattr(model, "_batch_index", 0))
+class StepOfFit:
+    """What a model's `train_step` is where FuxiCTR's cannot train it, as with `embedding_update: rows`.
+
+    Args:
+        model: FuxiCTR's `fit` sets its `_max_gradient_norm` and `_batch_index`.
+    """
+
+    def __init__(self, model: BaseModel):
+        self.model = model
+
+    @cached_property
+    def _step(self) -> TrainingStep:
+        return TrainingStep(self.model, {"max_gradient_norm": self.model._max_gradient_norm})
+
+    def __call__(self, batch: Any) -> Tensor:
+        """The loss of a batch, on which the model is trained."""
+        return self._step(batch, getattr(self.model, "_batch_index", 0))
 
 
 def has_own_step(model: BaseModel) -> bool:
