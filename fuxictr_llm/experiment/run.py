@@ -25,9 +25,9 @@ from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
 from fuxictr_llm.data.build import built_columns, built_data, check_there
 from fuxictr_llm.data.loader import check_labels, describe_data, make_loaders
+from fuxictr_llm.data.loader_choice import check_shared, check_shared_before
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.data.raw import check_shares_used
-from fuxictr_llm.data.shares import RAY_UNSHARED
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.experiment.record import (
@@ -48,7 +48,7 @@ from fuxictr_llm.host.evaluated import check_columns
 from fuxictr_llm.llm.vectors.values import prepare_value_vectors
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT, build
 from fuxictr_llm.training.checkpoints import Checkpoints
-from fuxictr_llm.training.devices import check_batch_size, evaluate
+from fuxictr_llm.training.devices import check_together, evaluate
 from fuxictr_llm.training.loop import fit
 from fuxictr_llm.training.monitoring import check_groups
 from fuxictr_llm.training.precision import check_precision
@@ -82,12 +82,11 @@ def run_experiment(experiment: Experiment, *, fresh: bool = False) -> Result:
     check_precision(experiment.params, get_device(experiment.params["gpu"]))
     if under_torchrun():
         process_state(experiment.params["gpu"])  # connects them
-        check_batch_size(experiment.params)
-        if experiment.params.get("data_loader") == "ray":
-            raise UserError(RAY_UNSHARED)
+        check_together(experiment.params)
     if not experiment.params.get("valid_data"):
         raise UserError(f"data set {experiment.params['dataset_id']!r} names no valid_data; training stops early on it")
     check_there(experiment.params)
+    check_shared_before(experiment.params)
     folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
     model_id = from_main(lambda: choose_model_id(experiment, folder))
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
@@ -139,6 +138,8 @@ def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = Fa
         encode_only: leave out what the method needs besides the language model's work.
     """
     run = prepare_data(experiment, model_id)
+    if not encode_only:
+        check_shared(run.feature_map, run.params)
     # Twice: the method may train networks with these columns, and may ask for vectors of more.
     _change(run, prepare_value_vectors(run, experiment.params))
     if run.params["method"]:
