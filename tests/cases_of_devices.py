@@ -21,11 +21,12 @@ from fuxictr_llm import load_experiment, run_experiment
 from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import from_main, gathered, is_main, process_index, process_state
+from fuxictr_llm.data import loader_choice
 from fuxictr_llm.data.in_memory import InMemoryLoader
 from fuxictr_llm.data.loader import Histories, Items, LongSequenceLoader
 from fuxictr_llm.data.shares import own_shares
 from fuxictr_llm.data.slices import FrequencySlices
-from fuxictr_llm.distillation import JointTeacher, Teacher
+from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher, Teacher
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors
 from fuxictr_llm.registry import find_backbone, find_method
@@ -34,6 +35,7 @@ from fuxictr_llm.training.checkpoints import Checkpoints
 from fuxictr_llm.training.devices import evaluate
 from fuxictr_llm.training.loop import fit
 from fuxictr_llm.training.networks import ChangedBatches
+from fuxictr_llm.training.optimizers import configure_optimizer
 from fuxictr_llm.training.step import TrainingStep
 from support import BACKBONES, build, params, small_feature_map
 from support_long import long_data, long_feature_map
@@ -47,6 +49,8 @@ PLAIN |= {"mlp_batch_norm": False, "layer_norm": False}
 METHODS = ("plain", "LLaCTR", "joint")
 TRAININGS = {f"{name}-{method}": (name, method) for name in BACKBONES for method in METHODS}
 TRAININGS["DeepFM-staged"] = ("DeepFM", "staged")
+TRAININGS["DeepFM-shuffled"] = ("DeepFM", "shuffled")
+TRAININGS |= {f"DeepFM-{method}-rows": ("DeepFM", method, "rows") for method in METHODS}
 SETTINGS = {"epochs": 1, "batch_size": BATCH, "seed": 3, "num_threads": 1, "learning_rate": 1e-3}
 
 
@@ -83,18 +87,20 @@ def model_of(name, method="plain", folder=Path(), **changes):
         cls = enhance(find_backbone(name), find_method("LLaCTR").model_cls)
         return build(cls, name, field_vectors=str(path), lambda_fie=0.7, **settings)
     cls = enhance(find_backbone(name), find_method("ELEC").model_cls)
-    student = build(cls, name, alpha=0.5, beta=0.1, schedule=method, **settings)
+    schedule = "joint" if method == "joint" else "staged"
+    student = build(cls, name, alpha=0.5, beta=0.1, schedule=schedule, **settings)
     teacher = build(name, name, seed=9, **settings)
     if method == "joint":
         student.enhancement.learn_from(JointTeacher(TrainingStep(teacher, SETTINGS)))
     else:
-        student.enhancement.learn_from(Teacher(teacher))
+        student.enhancement.learn_from({"staged": Teacher, "shuffled": ShuffledTeacher}[method](teacher))
     return student
 
 
-def trained(name, method, folder, **changes):
+def trained(folder, name, method, embedding_update="dense"):
     """State after an epoch, the teacher's too."""
-    model = model_of(name, method, folder, **changes)
+    model = model_of(name, method, folder)
+    configure_optimizer(model, {"embedding_update": embedding_update, "optimizer_impl": "fuxictr"})
     model.checkpoint = str(folder / "best.model")
     teacher = getattr(getattr(model, "enhancement", None), "teacher", None)
     fit(model, loader(model, folder), loader(model, folder, shuffle=False), SETTINGS)
@@ -114,15 +120,16 @@ def accumulated(folder):
     return model.state_dict()
 
 
-def unapplied(folder):
+def unapplied(folder, embedding_update="dense"):
     """The state of a step that sums up the gradients of 2 batches, after 3 of them; every process sees its share."""
     model = model_of("DNN")
+    configure_optimizer(model, {"embedding_update": embedding_update})
     model.accumulation_steps = 2
     step = TrainingStep(model.train(), SETTINGS)
     for index, batch in enumerate(islice(own_shares(loader(model, folder)), 3)):
         step(batch, index)
     state = step.training_state()
-    return {**state["model"], **{f"{name}.gradient": value for name, value in state["gradients"].items()}}
+    return {**state["model"], **{f"{name}.gradient": value.to_dense() for name, value in state["gradients"].items()}}
 
 
 def unused(folder):
@@ -318,6 +325,11 @@ def refused(folder):
     for key, value in {"batch_size": 1, "data_loader": "ray"}.items():
         experiment = load_experiment("FM_shop", folder / "my_configs", overrides={key: value})
         messages[key] = _message(lambda experiment=experiment: run_experiment(experiment))
+    with patch.object(loader_choice, "fits_in_memory", lambda *_: False):
+        unbuilt = {"data_root": str(folder / "unbuilt")}
+        experiment = load_experiment("FM_shop", folder / "my_configs", overrides=unbuilt)
+        messages["auto"] = _message(lambda: run_experiment(experiment))
+        assert not (folder / "unbuilt").exists()
     messages["main fails"] = _message(lambda: from_main(_fail))
     return messages
 
@@ -344,6 +356,7 @@ def tuned(arguments):
 SEVERAL = {
     "accumulated": accumulated,
     "unapplied": unapplied,
+    "unapplied rows": partial(unapplied, embedding_update="rows"),
     "unused": unused,
     "left_out": left_out,
     "parts": parts,
@@ -359,7 +372,7 @@ def compute(folder, cases):
     for name in cases:
         torch.set_num_threads(1)
         if name in TRAININGS:
-            results[name] = trained(*TRAININGS[name], folder)
+            results[name] = trained(folder, *TRAININGS[name])
         else:
             results[name] = {**SEVERAL, "runs": runs, "resumed": resumed, "refused": refused}[name](folder)
     return results

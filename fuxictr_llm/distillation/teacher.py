@@ -8,7 +8,7 @@ from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.processes import process_index
+from fuxictr_llm.common.processes import gathered, process_count, process_index
 from fuxictr_llm.enhancement.anatomy import find_anatomy, preserved_rng
 from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace
 from fuxictr_llm.enhancement.model import EnhancedModel
@@ -109,7 +109,7 @@ class Teacher:
 
 
 class ShuffledTeacher(Teacher):
-    """A control: a teacher whose answers are shuffled over the rows of each batch.
+    """A control: a teacher whose answers are shuffled over the rows of each batch, those of all processes together.
 
     Args:
         model, add, taps: as for `Teacher`.
@@ -134,8 +134,26 @@ class ShuffledTeacher(Teacher):
 
     def __call__(self, batch: Batch) -> Shown:
         shown = super().__call__(batch)
-        order = moved_to(shown.logit.device, torch.randperm(len(shown.logit), generator=self._generator))
-        return Shown(shown.logit[order], None if shown.representation is None else shown.representation[order])
+        device, own = shown.logit.device, slice(None)
+        if process_count() > 1:
+            shown, own = _of_all_processes(shown)
+        order = torch.randperm(len(shown.logit), generator=self._generator)[own]
+
+        def shuffled(answers: Tensor) -> Tensor:
+            return moved_to(device, answers[moved_to(answers.device, order)])
+
+        return Shown(shuffled(shown.logit), None if shown.representation is None else shuffled(shown.representation))
+
+
+def _of_all_processes(shown: Shown) -> tuple[Shown, slice]:
+    """What the processes show for their shares of a batch, in the order of its rows, and which rows are this one's."""
+    parts = gathered(Shown._make(None if answers is None else answers.cpu() for answers in shown))
+    logits = [part.logit for part in parts]
+    if all(map(logits[0].equal, logits)):  # a batch of very few rows, all of which every process has
+        return parts[0], slice(None)
+    start = sum(map(len, logits[: process_index()]))
+    columns = [None if answers[0] is None else torch.cat(answers) for answers in zip(*parts, strict=True)]
+    return Shown._make(columns), slice(start, start + len(shown.logit))
 
 
 class Step(Protocol):
