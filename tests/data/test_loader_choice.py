@@ -8,7 +8,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data import loader_choice
 from fuxictr_llm.data.loader_choice import check_shared, check_shared_before, reads_in_memory
-from fuxictr_llm.experiment.run import prepare_data, prepare_run
+from fuxictr_llm.experiment.preparation import prepare_data, prepare_run
 
 COLUMNS = 7  # three categories, a sequence of three values, and a label
 SIZE = 1200 * COLUMNS
