@@ -1,6 +1,6 @@
 """What tests/training/test_devices.py computes in one process and in two: `torchrun ... cases_of_devices.py FOLDER TUNING`.
 
-Every case leaves its result in `FOLDER/<its name>.pt`, written by the main process.
+All results, of each process, lie in `FOLDER/results.pt`.
 """
 
 import contextlib
@@ -8,129 +8,41 @@ import copy
 import io
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import torch
+from cases_of_training import (
+    PLAIN,
+    ROWS,
+    SETTINGS,
+    TRAININGS,
+    accumulated,
+    left_out,
+    loader,
+    long,
+    model_of,
+    trained,
+    unapplied,
+    unused,
+)
 
 import fuxictr_llm.__main__ as command
 from fuxictr_llm import load_experiment, run_experiment
+from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import from_main, gathered, is_main, process_index, process_state
-from fuxictr_llm.data.in_memory import InMemoryLoader
-from fuxictr_llm.data.loader import Histories, Items, LongSequenceLoader
+from fuxictr_llm.data import loader_choice
 from fuxictr_llm.data.slices import FrequencySlices
-from fuxictr_llm.distillation import JointTeacher, Teacher
-from fuxictr_llm.enhancement.model import enhance
-from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors
-from fuxictr_llm.registry import find_backbone, find_method
+from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.training import devices
 from fuxictr_llm.training.checkpoints import Checkpoints
 from fuxictr_llm.training.devices import evaluate
 from fuxictr_llm.training.loop import fit
-from fuxictr_llm.training.networks import ChangedBatches
 from fuxictr_llm.training.step import TrainingStep
-from support import BACKBONES, build, params, small_feature_map
-from support_long import long_data, long_feature_map
-
-ROWS, BATCH = 67, 16  # the last batch has 3 rows: too few for two processes
-# No dropout, whose masks differ between processes, and no BatchNorm, which has statistics of each process on CPUs.
-PLAIN = {"batch_norm": False, "net_dropout": 0.0, "mlp1_dropout": 0.0, "mlp2_batch_norm": False, "learning_rate": 1e-3}
-# WuKong: biases in front of a LayerNorm have no effect; Adam makes steps of the noise in their gradients.
-PLAIN |= {"mlp_batch_norm": False, "layer_norm": False}
-# A joint student does all that a staged one does, and trains its teacher.
-METHODS = ("plain", "LLaCTR", "joint")
-TRAININGS = {f"{name}-{method}": (name, method) for name in BACKBONES for method in METHODS}
-TRAININGS["DeepFM-staged"] = ("DeepFM", "staged")
-SETTINGS = {"epochs": 1, "batch_size": BATCH, "seed": 3, "num_threads": 1, "learning_rate": 1e-3}
-
-
-def write_rows(feature_map, path, rows=ROWS):
-    """Random rows of a feature map with clicks that depend on the user."""
-    draw = np.random.default_rng(0)
-    columns = {}
-    for name, spec in feature_map.features.items():
-        width = {"sequence": spec.get("max_len"), "embedding": spec.get("pretrain_dim")}.get(spec["type"])
-        shape = (rows, width) if width else (rows,)
-        is_id = spec["type"] in ("categorical", "sequence", "meta")
-        columns[name] = draw.integers(0, spec.get("vocab_size", 9), shape) if is_id else draw.random(shape, np.float32)
-    for label in feature_map.labels:
-        columns[label] = (draw.random(rows) < columns["user"] / 12).astype(np.float64)
-    np.savez(path, **columns)
-
-
-def loader(model, folder, shuffle=True, rows=ROWS):
-    path = Path(folder) / f"{'-'.join(model.feature_map.features)}-{rows}.npz"
-    from_main(lambda: path.exists() or write_rows(model.feature_map, path, rows))
-    return InMemoryLoader(model.feature_map, str(path), batch_size=BATCH, shuffle=shuffle, seed=5)
-
-
-def model_of(name, method="plain", folder=Path(), **changes):
-    """A model with what its method needs: LLaCTR its vectors, ELEC a teacher, trained before or in training."""
-    settings = {**PLAIN, **changes}
-    if method == "plain":
-        return build(name, name, **settings)
-    if method == "LLaCTR":
-        fields = [field for field, spec in small_feature_map(name).features.items() if spec["type"] != "meta"]
-        path = folder / f"{len(fields)}.safetensors"
-        vectors = torch.randn(len(fields), 9, generator=torch.Generator().manual_seed(3))
-        from_main(lambda: write_field_vectors(path, vectors, fields))
-        cls = enhance(find_backbone(name), find_method("LLaCTR").model_cls)
-        return build(cls, name, field_vectors=str(path), lambda_fie=0.7, **settings)
-    cls = enhance(find_backbone(name), find_method("ELEC").model_cls)
-    student = build(cls, name, alpha=0.5, beta=0.1, schedule=method, **settings)
-    teacher = build(name, name, seed=9, **settings)
-    if method == "joint":
-        step = TrainingStep(teacher, SETTINGS)
-        student.enhancement.learn_from(JointTeacher(teacher, step=step))
-    else:
-        student.enhancement.learn_from(Teacher(teacher))
-    return student
-
-
-def trained(name, method, folder, **changes):
-    """State after an epoch, the teacher's too."""
-    model = model_of(name, method, folder, **changes)
-    model.checkpoint = str(folder / "best.model")
-    teacher = getattr(getattr(model, "enhancement", None), "teacher", None)
-    fit(model, loader(model, folder), loader(model, folder, shuffle=False), SETTINGS)
-    state = dict(model.state_dict())
-    if method == "joint":
-        state |= {f"teacher.{key}": value for key, value in teacher.model.state_dict().items()}
-    state["best"] = torch.tensor(model._best_metric)
-    return state
-
-
-def accumulated(folder):
-    """A model that sums up the gradients of 2 batches."""
-    model = model_of("DNN")
-    model.accumulation_steps = 2
-    model.checkpoint = str(folder / "best.model")
-    fit(model, loader(model, folder), loader(model, folder, shuffle=False), SETTINGS)
-    return model.state_dict()
-
-
-def unused(folder):
-    """A student whose hint gets no gradient while the teacher warms up: weight decay must not move it."""
-    cls = enhance(find_backbone("DNN"), find_method("ELEC").model_cls)
-    settings = {**PLAIN, "representation_loss": "hint", "schedule": "joint", "warmup_epochs": 1, "weight_decay": 0.1}
-    model = build(cls, "DNN", alpha=0.5, beta=0.1, **settings)
-    teacher = build("DNN", "DNN", seed=9, **PLAIN)
-    model.enhancement.learn_from(JointTeacher(teacher, step=TrainingStep(teacher, SETTINGS)))
-    before = model.enhancement.hint.weight.detach().clone()
-    model.checkpoint = str(folder / "best.model")
-    fit(model, loader(model, folder), loader(model, folder, shuffle=False), SETTINGS)
-    return {"moved": (model.enhancement.hint.weight - before).detach(), **model.state_dict()}
-
-
-def left_out(folder):
-    """Training on rows of which some are left out."""
-    model = model_of("DNN")
-    model.checkpoint = str(folder / "best.model")
-    rows = ChangedBatches(loader(model, folder), dict, lambda batch: batch["user"] % 3 != 0)
-    fit(model, rows, loader(model, folder, shuffle=False), SETTINGS)
-    return model.state_dict()
+from support import build
 
 
 def parts(folder):
@@ -140,6 +52,23 @@ def parts(folder):
     first = {key: [batch["user"] for batch in read(rows)] for key, read in READS.items()}
     rows.start_at(1, 2)
     return {**first, "later": [batch["user"] for batch in rows.shares(process_index(), 2)]}
+
+
+def cached(folder):
+    """Which processes make an entry of the cache that all of them ask for: the main one alone, or all together."""
+    makers = {}
+    for together in (False, True):
+        made_from, made = {"together": together, "folder": str(folder)}, []
+
+        def make(made_from=made_from, made=made, together=together):
+            made.append(process_index())
+            save = partial(store.save, "cases", made_from, "a", lambda path: path.write_text("a"), {})
+            return from_main(save) if together else save()
+
+        entries = gathered([store.find_or_make("cases", made_from, "a", make, together=together) for _ in range(2)])
+        assert all(entry == entries[0][0] for own in entries for entry in own)
+        makers[together] = [process for own in gathered(made) for process in own]
+    return makers
 
 
 READS = {
@@ -165,33 +94,6 @@ def measured(folder):
         slices = FrequencySlices("item", np.arange(20), np.arange(20) % 7)
         values[f"slices {rows}"] = slices.of_model(model, batches)
     return values
-
-
-def long(folder):
-    """Training and metrics of a model of long sequences."""
-    from_main(lambda: (folder / "long").exists() or long_data(folder / "long", rows=ROWS))
-    feature_map, place = long_feature_map(), folder / "long"
-    cls = find_backbone("LongCTR/DIN")
-    settings = {
-        **params("DNN", **PLAIN),
-        "dnn_hidden_units": [8],
-        "attention_hidden_units": [4],
-        "accumulation_steps": 2,
-    }
-    settings |= {"max_len": 4, "attention_hidden_activations": "ReLU", "din_use_softmax": False}
-    torch.manual_seed(0)
-    model = cls(feature_map, **settings)
-    model.checkpoint = str(folder / "best.model")
-    files = Histories(str(place / "user_info.parquet")), Items(str(place / "item_info.parquet"), feature_map)
-    rows = [
-        LongSequenceLoader(
-            feature_map, str(place / f"{split}.parquet"), histories=files[0], items=files[1], max_len=4,
-            batch_size=BATCH, shuffle=split == "train",
-        )
-        for split in ("train", "valid")
-    ]  # fmt: skip
-    fit(model, *rows, SETTINGS)
-    return {**model.state_dict(), "metrics": evaluate(model, rows[1])}
 
 
 def resumed(folder):
@@ -287,6 +189,11 @@ def refused(folder):
     for key, value in {"batch_size": 1, "data_loader": "ray"}.items():
         experiment = load_experiment("FM_shop", folder / "my_configs", overrides={key: value})
         messages[key] = _message(lambda experiment=experiment: run_experiment(experiment))
+    with patch.object(loader_choice, "fits_in_memory", lambda *_: False):
+        unbuilt = {"data_root": str(folder / "unbuilt")}
+        experiment = load_experiment("FM_shop", folder / "my_configs", overrides=unbuilt)
+        messages["auto"] = _message(lambda: run_experiment(experiment))
+        assert not (folder / "unbuilt").exists()
     messages["main fails"] = _message(lambda: from_main(_fail))
     return messages
 
@@ -312,9 +219,12 @@ def tuned(arguments):
 
 SEVERAL = {
     "accumulated": accumulated,
+    "unapplied": unapplied,
+    "unapplied rows": partial(unapplied, embedding_update="rows"),
     "unused": unused,
     "left_out": left_out,
     "parts": parts,
+    "cached": cached,
     "measured": measured,
     "long": long,
 }
@@ -326,7 +236,7 @@ def compute(folder, cases):
     for name in cases:
         torch.set_num_threads(1)
         if name in TRAININGS:
-            results[name] = trained(*TRAININGS[name], folder)
+            results[name] = trained(folder, *TRAININGS[name])
         else:
             results[name] = {**SEVERAL, "runs": runs, "resumed": resumed, "refused": refused}[name](folder)
     return results

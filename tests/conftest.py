@@ -289,7 +289,7 @@ def prepared(configs, llm):
     """Prepares a run of a plain DeepFM whose columns ask for vectors: `{column: its other keys}`."""
 
     from fuxictr_llm.config.resolve import load_experiment
-    from fuxictr_llm.experiment.run import prepare_run
+    from fuxictr_llm.experiment.preparation import prepare_run
 
     def prepare(columns, expid="DeepFM_shop", **changes):
         specs = [{"name": name, "pretrained_emb": "llm", **keys} for name, keys in columns.items()]

@@ -21,7 +21,8 @@ import fuxictr_llm
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.config.resolve import load_experiment, parse_overrides
 from fuxictr_llm.config.sources import dataset_names
-from fuxictr_llm.experiment.run import prepare_run, run_experiment
+from fuxictr_llm.experiment.preparation import prepare_run
+from fuxictr_llm.experiment.run import run_experiment
 from fuxictr_llm.host.batches import synthetic_batch
 from fuxictr_llm.leaderboard.boards.published import read_board
 from fuxictr_llm.leaderboard.plan.plan import Plan

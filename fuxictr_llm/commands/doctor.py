@@ -100,7 +100,7 @@ def _built_case(args: argparse.Namespace) -> "TinyCase":
     """The experiment's model and the first rows of its train data, which is built where it is not yet."""
     experiment = experiment_of(args)
     from fuxictr_llm.diagnosis.tiny import RunCase
-    from fuxictr_llm.experiment.run import prepare_data
+    from fuxictr_llm.experiment.preparation import prepare_data
 
     return RunCase.from_run(prepare_data(experiment, experiment.expid))
 

@@ -31,7 +31,7 @@ def execute(args: argparse.Namespace) -> None:
         raise UserError("--format goes with --values")
     experiment = experiment_of(args)
     from fuxictr_llm.config.language_models import asks_for_vectors
-    from fuxictr_llm.experiment.run import prepare_run
+    from fuxictr_llm.experiment.preparation import prepare_run
     from fuxictr_llm.registry import find_method
 
     if not experiment.params["method"] and not asks_for_vectors(experiment.params):
@@ -60,7 +60,7 @@ def _encode_values(args: argparse.Namespace) -> None:
     }
     experiment = experiment_of(args, asked)
     from fuxictr_llm.config.language_models import value_config
-    from fuxictr_llm.experiment.run import prepare_data
+    from fuxictr_llm.experiment.preparation import prepare_data
     from fuxictr_llm.llm.vectors.values import make_value_vectors
 
     # They only made the keys of value vectors known; make_value_vectors checks the columns under the option's name.

@@ -77,10 +77,20 @@ def save(
     return folder / file_name, manifest
 
 
-def find_or_make_together(
-    kind: str, made_from: Mapping[str, Any], file_name: str, make: Callable[[], tuple[Path, dict[str, Any]]]
+def find_or_make(
+    kind: str,
+    made_from: Mapping[str, Any],
+    file_name: str,
+    make: Callable[[], tuple[Path, dict[str, Any]]],
+    together: bool = False,
 ) -> tuple[Path, dict[str, Any]]:
-    """`find_or_make` where all processes of torchrun call `make` together; the main one looks, and holds the lock."""
+    """The entry's file and manifest; `make` saves it where it is absent, in one run at a time.
+
+    All processes of torchrun call this, and get the same.
+
+    Args:
+        together: whether all of them call `make`, of which the main one saves; else that one alone does.
+    """
 
     def found() -> tuple[Path, dict[str, Any]] | None:
         return from_main(lambda: find(kind, made_from, file_name))
@@ -88,18 +98,7 @@ def find_or_make_together(
     entry = found()
     if entry is None:
         with entry_locked(kind, made_from) if is_main() else nullcontext():
-            entry = found() or make()
-    return entry
-
-
-def find_or_make(
-    kind: str, made_from: Mapping[str, Any], file_name: str, make: Callable[[], tuple[Path, dict[str, Any]]]
-) -> tuple[Path, dict[str, Any]]:
-    """The entry's file and manifest; `make` saves it where it is absent, in one process at a time."""
-    entry = find(kind, made_from, file_name)
-    if entry is None:
-        with entry_locked(kind, made_from):
-            entry = find(kind, made_from, file_name) or make()
+            entry = found() or (make() if together else from_main(make))
     return entry
 
 

@@ -24,10 +24,8 @@ from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import digest_of_file, read_json
-from fuxictr_llm.common.processes import local_process_count
 from fuxictr_llm.config.keys import MAX_LEN
 from fuxictr_llm.data import SPLITS
-from fuxictr_llm.data.build import fits_in_memory
 from fuxictr_llm.data.in_memory import (
     InMemoryLoader,
     check_finite,
@@ -37,6 +35,7 @@ from fuxictr_llm.data.in_memory import (
     read_columns,
     read_slices,
 )
+from fuxictr_llm.data.loader_choice import reads_in_memory
 from fuxictr_llm.host.batches import LongBatch
 
 INDEXES = ("user_index", "item_index", "seq_len")
@@ -47,29 +46,12 @@ def make_loaders(feature_map: FeatureMap, params: Mapping[str, Any], stage: str)
     """FuxiCTR's loaders for `stage` (train: train and valid; test: test), of the kind that `data_loader` says."""
     kwargs = {key: value for key, value in params.items() if key != "data_loader"}
     if params.get("user_info") or params.get("item_info"):
-        # it stands on this module
-
         kwargs["data_loader"] = long_loader(feature_map, params)
-    elif _in_memory(params.get("data_loader", "auto"), feature_map, params):
+    elif reads_in_memory(feature_map, params):
         kwargs["data_loader"] = InMemoryLoader
     loaders = RankDataLoader(feature_map, stage=stage, **kwargs)
     # In FuxiCTR's GitHub tree the name is a class, in the released wheel a function that returns the loaders.
     return loaders.make_iterator() if hasattr(loaders, "make_iterator") else loaders
-
-
-def _in_memory(kind: str, feature_map: FeatureMap, params: Mapping[str, Any]) -> bool:
-    if kind != "auto":
-        return kind == "memory"
-    columns = feature_map.input_length + len(feature_map.labels)
-    paths = [params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")]
-    files = [file for path in paths for file in data_files(path)]
-    if any(file.suffix == ".npz" for file in files):
-        return True
-    rows = sum(pq.read_metadata(file).num_rows for file in files)
-    if fits_in_memory(rows * local_process_count(), columns):  # each process holds the data
-        return True
-    logging.info("%d rows x %d columns do not fit in memory: reading with FuxiCTR's Ray loader", rows, columns)
-    return False
 
 
 def check_labels(labels: Sequence[str], params: Mapping[str, Any]) -> None:

@@ -87,10 +87,13 @@ class RawSplit:
     def __init__(self, files: Sequence[Path], params: Mapping[str, Any]):
         self.files, self.params = files, params
 
+    def __len__(self) -> int:
+        return sum(map(self._count, self.files))
+
     def locate(self, row: int) -> tuple[Path, int]:
         """The file of a row of the split, which count from 0, and its place in the file, from 0."""
         for file in self.files:
-            count = self._scan(file).select(pl.len()).collect().item()
+            count = self._count(file)
             if row < count:
                 return file, row
             row -= count
@@ -131,6 +134,9 @@ class RawSplit:
     @property
     def _is_csv(self) -> bool:
         return self.params["data_format"] == "csv"
+
+    def _count(self, file: Path) -> int:
+        return self._scan(file).select(pl.len()).collect(engine="streaming").item()
 
     def _scan(self, file: Path) -> pl.LazyFrame:
         n_rows = self.params.get("n_rows")

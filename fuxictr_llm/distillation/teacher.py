@@ -1,14 +1,14 @@
 """Teachers of a student: a trained model, one that trains with the student, or one with shuffled answers."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.processes import process_index
+from fuxictr_llm.common.processes import gathered, process_count, process_index
 from fuxictr_llm.enhancement.anatomy import find_anatomy, preserved_rng
 from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace
 from fuxictr_llm.enhancement.model import EnhancedModel
@@ -109,7 +109,7 @@ class Teacher:
 
 
 class ShuffledTeacher(Teacher):
-    """A control: a teacher whose answers are shuffled over the rows of each batch.
+    """A control: a teacher whose answers are shuffled over the rows of each batch, those of all processes together.
 
     Args:
         model, add, taps: as for `Teacher`.
@@ -134,8 +134,41 @@ class ShuffledTeacher(Teacher):
 
     def __call__(self, batch: Batch) -> Shown:
         shown = super().__call__(batch)
-        order = moved_to(shown.logit.device, torch.randperm(len(shown.logit), generator=self._generator))
-        return Shown(shown.logit[order], None if shown.representation is None else shown.representation[order])
+        device, own = shown.logit.device, slice(None)
+        if process_count() > 1:
+            shown, own = _of_all_processes(shown)
+        order = torch.randperm(len(shown.logit), generator=self._generator)[own]
+
+        def shuffled(answers: Tensor) -> Tensor:
+            return moved_to(device, answers[moved_to(answers.device, order)])
+
+        return Shown(shuffled(shown.logit), None if shown.representation is None else shuffled(shown.representation))
+
+
+def _of_all_processes(shown: Shown) -> tuple[Shown, slice]:
+    """What the processes show for their shares of a batch, in the order of its rows, and which rows are this one's."""
+    parts = gathered(Shown._make(None if answers is None else answers.cpu() for answers in shown))
+    logits = [part.logit for part in parts]
+    if all(map(logits[0].equal, logits)):  # a batch of very few rows, all of which every process has
+        return parts[0], slice(None)
+    start = sum(map(len, logits[: process_index()]))
+    columns = [None if answers[0] is None else torch.cat(answers) for answers in zip(*parts, strict=True)]
+    return Shown._make(columns), slice(start, start + len(shown.logit))
+
+
+class Step(Protocol):
+    """What trains a joint teacher, as `training.step.TrainingStep` does."""
+
+    model: BaseModel
+
+    def __call__(self, batch: Batch, index: int) -> Tensor:
+        """Train on a batch, given how many there were before."""
+
+    def training_state(self) -> dict[str, Any]:
+        """The model and all else that the next steps depend on."""
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `training_state` returned."""
 
 
 class JointTeacher(Teacher):
@@ -145,27 +178,22 @@ class JointTeacher(Teacher):
     student's. Its learning rate is constant: where validation does not improve, FuxiCTR lowers only the student's.
 
     Args:
-        model: a model with fresh weights, plain or enhanced.
+        step: trains a model with fresh weights, plain or enhanced.
         add, taps: as for `Teacher`.
-        max_gradient_norm: FuxiCTR's, which its `fit` would set.
         seed: of its dropout.
-        step: trains the model on a batch, given how many there were before; None: FuxiCTR's `train_step` does.
     """
 
     def __init__(
         self,
-        model: BaseModel,
+        step: Step,
         add: Callable[[Batch], Batch] | None = None,
         taps: Mapping[str, Any] | None = None,
-        max_gradient_norm: float = 10.0,
         seed: int = 0,
-        step: Callable[[Any, int], Tensor] | None = None,
     ):
-        super().__init__(model, add, taps)
-        model._max_gradient_norm = max_gradient_norm
+        super().__init__(step.model, add, taps)
         # FuxiCTR's models of long sequences may sum up the gradients of several batches.
-        self._batches_a_step = getattr(model, "accumulation_steps", 1)
-        self.seed, self.steps, self.step = seed, 0, step
+        self._batches_a_step = getattr(step.model, "accumulation_steps", 1)
+        self.step, self.seed, self.steps = step, seed, 0
         self._best: dict[str, torch.Tensor] | None = None
 
     def learn(self, batch: Batch) -> None:
@@ -174,33 +202,17 @@ class JointTeacher(Teacher):
             # Each process of torchrun draws others.
             torch.manual_seed((self.seed + 7919 * process_index()) * 1_000_003 + self.steps)
             self.model.train()
-            self.model._batch_index = self.steps  # counted by FuxiCTR's fit otherwise
-            batch = on_device(self.batch_for_model(batch), self.model)
-            if self.step is None:
-                self.model.train_step(batch)
-            else:
-                self.step(batch, self.steps)
+            self.step(self.batch_for_model(batch), self.steps)
         self.model.eval()
         self.steps += 1
         if self.steps % self._batches_a_step == 0:
             self.model.optimizer.zero_grad(set_to_none=True)
 
     def training_state(self) -> dict[str, Any]:
-        gradients = {name: weight.grad for name, weight in self.model.named_parameters() if weight.grad is not None}
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.model.optimizer.state_dict(),
-            "gradients": gradients if self._batches_a_step > 1 else {},
-            "steps": self.steps,
-            "best": self._best or {},
-        }
+        return {"step": self.step.training_state(), "steps": self.steps, "best": self._best or {}}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
-        self.model.load_state_dict(state["model"])
-        self.model.optimizer.load_state_dict(state["optimizer"])
-        weights = dict(self.model.named_parameters())
-        for name, gradient in state["gradients"].items():
-            weights[name].grad = gradient.to(weights[name].device)
+        self.step.load_training_state(state["step"])
         self.steps, self._best = state["steps"], dict(state["best"]) or None
 
     def on_save_weights(self) -> None:

@@ -9,27 +9,24 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-from fuxictr.features import FeatureMap
 from fuxictr.pytorch.models import BaseModel
-from fuxictr.pytorch.torch_utils import get_device, seed_everything
+from fuxictr.pytorch.torch_utils import get_device
 from fuxictr.utils import print_to_json
 
 from fuxictr_llm import registry
-from fuxictr_llm.common.checks import check_gpu, checked
-from fuxictr_llm.common.errors import UserError, reason_of, unknown
+from fuxictr_llm.common.checks import check_gpu
+from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import explain_write_errors, merged, own_folder, read_json, writable_dir
 from fuxictr_llm.common.processes import from_main, is_main, of_processes, process_state, under_torchrun
-from fuxictr_llm.common.runs import Run, Stages, versions
+from fuxictr_llm.common.runs import Run, versions
 from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
-from fuxictr_llm.data.build import built_columns, built_data, check_there
-from fuxictr_llm.data.loader import check_labels, describe_data, make_loaders
-from fuxictr_llm.data.prepare import prepare_raw_data
-from fuxictr_llm.data.raw import check_shares_used
-from fuxictr_llm.data.shares import RAY_UNSHARED
+from fuxictr_llm.data.build import check_there
+from fuxictr_llm.data.loader import describe_data, make_loaders
+from fuxictr_llm.data.loader_choice import check_shared_before
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.experiment.preparation import prepare_run
 from fuxictr_llm.experiment.record import (
     append_result_line,
     code_digests,
@@ -42,15 +39,12 @@ from fuxictr_llm.experiment.record import (
     typed_command,
     weights_kept,
 )
-from fuxictr_llm.host.batches import labels_of, task_settings
-from fuxictr_llm.host.columns import check_embedded, describe_feature_map
-from fuxictr_llm.host.evaluated import check_columns
-from fuxictr_llm.llm.vectors.values import prepare_value_vectors
+from fuxictr_llm.host.batches import labels_of
+from fuxictr_llm.host.columns import describe_feature_map
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT, build
 from fuxictr_llm.training.checkpoints import Checkpoints
-from fuxictr_llm.training.devices import check_batch_size, evaluate
+from fuxictr_llm.training.devices import check_together, evaluate
 from fuxictr_llm.training.loop import fit
-from fuxictr_llm.training.monitoring import check_groups
 from fuxictr_llm.training.precision import check_precision
 
 CHANGED = {"backbone": "changed while it ran"}  # in a record, in place of the code's digests
@@ -82,12 +76,11 @@ def run_experiment(experiment: Experiment, *, fresh: bool = False) -> Result:
     check_precision(experiment.params, get_device(experiment.params["gpu"]))
     if under_torchrun():
         process_state(experiment.params["gpu"])  # connects them
-        check_batch_size(experiment.params)
-        if experiment.params.get("data_loader") == "ray":
-            raise UserError(RAY_UNSHARED)
+        check_together(experiment.params)
     if not experiment.params.get("valid_data"):
         raise UserError(f"data set {experiment.params['dataset_id']!r} names no valid_data; training stops early on it")
     check_there(experiment.params)
+    check_shared_before(experiment.params)
     folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
     model_id = from_main(lambda: choose_model_id(experiment, folder))
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
@@ -130,90 +123,6 @@ def _take_part(experiment: Experiment, model_id: str, folder: Path, sources: Map
         with checkpoints_of(run, folder, experiment, sources) as checkpoints:
             model, record = _train(run, folder / f"{model_id}.model", checkpoints)
     return Result(model, run, record)
-
-
-def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = False) -> Run:
-    """Everything up to training: raw data, built data, what method and columns need from a language model.
-
-    Args:
-        encode_only: leave out what the method needs besides the language model's work.
-    """
-    run = prepare_data(experiment, model_id)
-    # Twice: the method may train networks with these columns, and may ask for vectors of more.
-    _change(run, prepare_value_vectors(run, experiment.params))
-    if run.params["method"]:
-        method = registry.find_method(run.params["method"])
-        prepare = method.model_cls.encode if encode_only else method.model_cls.prepare
-        _change(run, prepare(checked(method.config_cls, experiment.params), run))
-        _change(run, prepare_value_vectors(run, experiment.params))
-    return run
-
-
-def _change(run: Run, changes: dict[str, Any]) -> None:
-    run.params |= changes
-    if "feature_specs" in changes:
-        run.feature_map = load_feature_map(run.params, run.data_dir)
-
-
-def prepare_data(experiment: Experiment, model_id: str) -> Run:
-    """The run of an experiment, with raw and built data in place."""
-    stages = Stages()
-    own = {"model_id": model_id} if is_main() else {"model_id": model_id, "verbose": 0}
-    params = make_data({**experiment.params, **own}, stages)
-    data_dir = Path(params["data_root"]) / params["dataset_id"]
-    feature_map = load_feature_map(params, data_dir)
-    check_embedded([name for name, spec in feature_map.features.items() if spec["type"] != "meta"], params)
-    _check_labels(feature_map, params)
-    return Run(params, data_dir, feature_map, stages)
-
-
-def make_data(params: dict[str, Any], stages: Stages) -> dict[str, Any]:
-    """Make raw and built data, whatever model they are for; the settings with the built files in place of raw ones."""
-    torch.set_num_threads(params["num_threads"])
-    seed_everything(params["seed"])
-    with process_state(params["gpu"]).main_process_first():
-        with stages("prepare data") as facts:
-            facts |= prepare_raw_data(params)
-        with stages("build data"):
-            return {**params, **built_data(params)}
-
-
-def _check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:
-    cls = registry.find_backbone(params["model"])
-    task_settings(cls, feature_map, params)  # says now, before a language model is asked, what does not fit
-    labels = labels_of(cls, feature_map)
-    if unused := feature_map.labels[len(labels) :]:
-        names = ", ".join(map(repr, unused))
-        message = "%s has one task and learns label %r, not %s; MMoE, PLE and ShareBottom learn all"
-        logging.warning(message, params["model"], labels[0], names)
-    check_labels(labels, params)
-    check_groups(labels, params)
-
-
-def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:
-    """FuxiCTR's feature map of a built data set, with `use_features` and `feature_specs` applied.
-
-    Raises:
-        UserError: one of the two names a column that the data set does not have, or an order or columns in which
-            an embedding is not shared as it was built, or a column has an encoder that FuxiCTR must not evaluate.
-    """
-    path = data_dir / "feature_map.json"
-    built = built_columns(data_dir)
-    if not built:
-        raise UserError(f"{str(path)!r} is missing or damaged; remove it, and what FuxiCTR built with it")
-    feature_map = FeatureMap(params["dataset_id"], str(data_dir))
-    try:
-        feature_map.load(str(path), params)
-    except KeyError as error:
-        raise unknown("column", error.args[0], built, "use_features or feature_specs") from error
-    except RuntimeError as error:
-        raise UserError(f"{str(path)!r} is of another data set than {params['dataset_id']!r}") from error
-    check_columns(feature_map.features, repr(str(path)))
-    check_shares_used(feature_map.features, built, params["dataset_id"])
-    feature_map.num_fields = feature_map.get_num_fields()  # FuxiCTR counts before it applies use_features
-    if params.get("group_id") and params["group_id"] not in feature_map.features:
-        raise unknown("column", params["group_id"], list(feature_map.features), "group_id")
-    return feature_map
 
 
 def build_model(run: Run) -> BaseModel:

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 import torch
@@ -24,7 +23,7 @@ from fuxictr_llm.host.embeddings import (
 )
 from fuxictr_llm.training.optimizers import configure_optimizer
 from fuxictr_llm.training.row_updates import RowUpdates
-from fuxictr_llm.training.step import has_own_step, train_step
+from fuxictr_llm.training.step import StepOfFit, has_own_step
 
 OTHER_MODEL_ROOT = "name another folder with --set model_root=DIR"
 
@@ -63,7 +62,7 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
                     f"embedding_update: rows: {cls.__name__} has a training step of its own, which knows no rows; set "
                     "embedding_update: dense"
                 )
-            model.train_step = partial(train_step, model)  # so that FuxiCTR's fit works
+            model.train_step = StepOfFit(model)  # so that FuxiCTR's fit works
         return model
     except UserError as error:  # also where a method cannot tap the model, because its forward pass fails
         if message := vectors_refused(cls.__name__, feature_map, error):

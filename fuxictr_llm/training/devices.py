@@ -45,16 +45,21 @@ def keep_freed_memory(device: torch.device) -> None:
             mallopt(threshold, 2**31 - 1)
 
 
-def check_batch_size(params: Mapping[str, Any]) -> None:
-    """Check that each process gets rows of a batch, before anything is computed.
+def check_together(params: Mapping[str, Any]) -> None:
+    """Check that the processes of torchrun can train together, before anything is computed.
 
     Raises:
-        UserError: there are more processes than rows in a batch.
+        UserError: there are more of them than rows in a batch, or GPUs cannot share what is updated by rows.
     """
     if params["batch_size"] < process_count():
         raise UserError(
             f"batch_size {params['batch_size']} is that of all processes together, and torchrun started "
             f"{process_count()}: raise batch_size, or start fewer with --nproc_per_node"
+        )
+    if under_torchrun() and params.get("embedding_update") == "rows" and params["gpu"] >= 0:
+        raise UserError(
+            "embedding_update: rows: GPUs share no gradients of rows (NCCL has no sparse tensors); set "
+            "embedding_update: dense, or train on one GPU without torchrun, or on CPUs"
         )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from fuxictr.pytorch.models import BaseModel
 
-from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import explain_write_errors, replacing
 from fuxictr_llm.common.processes import from_main, gathered, is_main, process_index, under_torchrun
 from fuxictr_llm.common.progress import Progress, Watched, counted
@@ -30,7 +30,6 @@ from fuxictr_llm.data.shares import own_shares
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.enhancement.model import EnhancedModel
 from fuxictr_llm.host.batches import monitored, rows_of
-from fuxictr_llm.host.embeddings import vectors_refused
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT
 from fuxictr_llm.training.checkpoints import Checkpoints, random_states, restore_random_states
 from fuxictr_llm.training.devices import (
@@ -38,11 +37,11 @@ from fuxictr_llm.training.devices import (
     copy_from_main,
     evaluate,
     keep_freed_memory,
-    lost_process,
     mean_over_processes,
     refuse,
     seed_apart,
 )
+from fuxictr_llm.training.failures import explain
 from fuxictr_llm.training.monitoring import Diverged, check_evaluation
 from fuxictr_llm.training.step import TrainingStep
 
@@ -98,7 +97,7 @@ def fit(
             else:
                 training.run()
     except Exception as error:  # anyone's class can fail in any way
-        explained = _explain(model, error, params)
+        explained = explain(model, error, params)
         if checkpoints and isinstance(explained or error, Diverged):
             checkpoints.remove()  # from there, it would only fail again
         if explained is None:
@@ -133,7 +132,7 @@ class Training:
         self.verbose, model._verbose = model._verbose, 0  # our progress in place of FuxiCTR's
         model.valid_gen = Watched(valid_rows, "validation", self.verbose > 0, rows_of)
         model._best_metric = np.inf if model._monitor_mode == "min" else -np.inf
-        model._stopping_steps = model._total_steps = model._batch_index = model._epoch_index = 0
+        model._stopping_steps = model._total_steps = model._epoch_index = 0
         model._stop_training = False
         model._steps_per_epoch = len(train_rows)
         if model._eval_steps is None:
@@ -177,7 +176,6 @@ class Training:
             if (method := _method_of(model)) is not None:
                 method.on_epoch_begin(model._epoch_index)
         for index, batch in enumerate(self._batches_from(first), start=first):
-            model._batch_index = index
             model._total_steps += 1
             self._losses += self.step(batch, index)
             if model._total_steps % model._eval_steps == 0:
@@ -238,10 +236,7 @@ class Training:
             return
         model, method = self.model, _method_of(self.model)
         state = {
-            "model": model.state_dict(),
-            "optimizer": model.optimizer.state_dict(),
-            "gradients": self._unapplied_gradients(),
-            "scaler": self.step.precision.scaler and self.step.precision.scaler.state_dict(),
+            "step": self.step.training_state(),
             "method": {} if method is None else method.training_state(),
             "counters": {name: getattr(model, name) for name in COUNTERS},
             "next_batch": self._next_batch,
@@ -252,23 +247,10 @@ class Training:
         }
         self.checkpoints.save(state, model._total_steps, Path(model.checkpoint))
 
-    def _unapplied_gradients(self) -> dict[str, torch.Tensor]:
-        """The gradients of a model that adds up those of several batches; of others, every step starts without any."""
-        if self.step.accumulated == 1:
-            return {}
-        weights = self.model.named_parameters()
-        return {name: mean_over_processes(weight.grad) for name, weight in weights if weight.grad is not None}
-
     def _go_on_from(self, saved: dict[str, Any]) -> None:
         """Restore all that training depends on."""
         model, method = self.model, _method_of(self.model)
-        model.load_state_dict(saved["model"])
-        model.optimizer.load_state_dict(saved["optimizer"])
-        weights = dict(model.named_parameters())
-        for name, gradient in saved["gradients"].items():
-            weights[name].grad = gradient.to(weights[name].device)
-        if self.step.precision.scaler is not None:
-            self.step.precision.scaler.load_state_dict(saved["scaler"])
+        self.step.load_training_state(saved["step"])
         for name, value in saved["counters"].items():
             setattr(model, name, value)
         self._next_batch, self._losses = saved["next_batch"], saved["losses"].to(model.device)
@@ -304,29 +286,3 @@ def _batches_from(rows: Any, epoch: int, first: int) -> Iterator[Any]:
         rows.start_at(epoch, first)
         return own_shares(rows)
     return islice(own_shares(rows), first, None)
-
-
-def _explain(model: BaseModel, error: Exception, params: Mapping[str, Any]) -> UserError | None:
-    """An error in training that data, settings or model class caused, in words; None for another."""
-    name = type(model).__name__
-    if isinstance(error, UserError):
-        return None
-    if message := lost_process(error):
-        return UserError(message)
-    if isinstance(error, KeyError) and str(error).strip("'").endswith("_pred"):
-        return UserError(f"forward of {name} returns no {error}; return a dict that has it")
-    # The messages of metrics and of torch's cross entropy for predictions that are NaN.
-    if isinstance(error, ValueError | RuntimeError) and any(sign in str(error) for sign in ("NaN", "between 0 and 1")):
-        return Diverged(f"training diverged: predictions are NaN; lower learning_rate (now {params['learning_rate']})")
-    if model._total_steps > 1:
-        return None
-    if message := vectors_refused(name, model.feature_map, error):
-        return UserError(message)
-    data = f"data set {model.feature_map.dataset_id!r}"
-    message = f"{name} fails in its first step of training on {data} ({type(error).__name__}: {reason_of(error)})"
-    own_batches = type(model).get_inputs is not BaseModel.get_inputs
-    if params.get("user_info") and not own_batches:
-        message += "; the data has long sequences, which LongCTR models take: LongCTR/DIN of --zoo DIR, say"
-    if own_batches and not params.get("user_info"):
-        message += "; if it is a LongCTR model, it needs data with user_info and item_info"
-    return UserError(message)

@@ -145,7 +145,7 @@ def find_or_train(
             trained_here.append(True)
             return _train(run, build(), identity, (change, keep), slices)
 
-        path, manifest = store.find_or_make_together(KIND, identity, FILE, make)
+        path, manifest = store.find_or_make(KIND, identity, FILE, make, together=True)
         done = {"epochs": manifest["epochs"], "rows": manifest["rows"] * manifest["epochs"]}
         stage |= done if trained_here else {"cached": True, "made_in": manifest.get("seconds")}
         model = build()

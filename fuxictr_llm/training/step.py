@@ -1,6 +1,7 @@
 """One step of training: forward pass, loss, backward pass, clipping of gradients and the optimizer's step."""
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 from fuxictr.pytorch.models import BaseModel
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from fuxictr_llm.enhancement.model import EnhancedModel
 from fuxictr_llm.host.batches import on_device, rows_of
-from fuxictr_llm.training.devices import SharedModule, refuse
+from fuxictr_llm.training.devices import SharedModule, mean_over_processes, refuse
 from fuxictr_llm.training.optimizers import clip_gradients
 from fuxictr_llm.training.precision import Precision
 
@@ -46,7 +47,7 @@ class TrainingStep:
 
     def __init__(self, model: BaseModel, params: Mapping[str, Any]):
         self.model = model
-        self.max_gradient_norm = model._max_gradient_norm = params.get("max_gradient_norm", MAX_GRADIENT_NORM)
+        model._max_gradient_norm = params.get("max_gradient_norm", MAX_GRADIENT_NORM)
         self.accumulated = getattr(model, "accumulation_steps", 1)
         self.precision = Precision.from_params(params, model.device)
         self.is_own = has_own_step(model)
@@ -64,6 +65,7 @@ class TrainingStep:
             The loss, a scalar without gradients on the model's device: reading it waits for the device. Under torchrun
             it is of the process's share of the batch, and the mean over all processes is the batch's.
         """
+        self.model._batch_index = index
         batch = on_device(batch, self.model)
         if self.is_own:
             return self.model.train_step(batch).detach()
@@ -82,16 +84,58 @@ class TrainingStep:
     def _apply_gradients(self) -> None:
         optimizer = self.model.optimizer
         self.precision.unscale(optimizer)
-        clip_gradients(self.model, self.max_gradient_norm)
+        clip_gradients(self.model, self.model._max_gradient_norm)
         self.precision.step(optimizer)
         if self.accumulated > 1:
             optimizer.zero_grad()
 
+    def training_state(self) -> dict[str, Any]:
+        """All that the next steps depend on but for random numbers; all processes have to ask for it together."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.model.optimizer.state_dict(),
+            "gradients": self._unapplied_gradients(),
+            "scaler": self.precision.scaler and self.precision.scaler.state_dict(),
+        }
 
-def train_step(model: BaseModel, batch: Any) -> Tensor:
-    """What a model's `train_step` is where FuxiCTR's cannot train it, as with `embedding_update: rows`."""
-    step = TrainingStep(model, {"max_gradient_norm": model._max_gradient_norm})
-    return step(batch, getattr(model, "_batch_index", 0))
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Restore what `training_state` returned."""
+        self.model.load_state_dict(state["model"])
+        self.model.optimizer.load_state_dict(state["optimizer"])
+        weights = dict(self.model.named_parameters())
+        for name, gradient in state["gradients"].items():
+            weights[name].grad = gradient.to(weights[name].device)
+        if self.precision.scaler is not None:
+            self.precision.scaler.load_state_dict(state["scaler"])
+
+    def _unapplied_gradients(self) -> dict[str, Tensor]:
+        """The gradients of a model that adds up those of several batches; of others, every step starts without any.
+
+        Until they are applied, each process has those of its own rows.
+        """
+        if self.accumulated == 1:
+            return {}
+        weights = self.model.named_parameters()
+        return {name: mean_over_processes(weight.grad) for name, weight in weights if weight.grad is not None}
+
+
+class StepOfFit:
+    """What a model's `train_step` is where FuxiCTR's cannot train it, as with `embedding_update: rows`.
+
+    Args:
+        model: FuxiCTR's `fit` sets its `_max_gradient_norm` and `_batch_index`.
+    """
+
+    def __init__(self, model: BaseModel):
+        self.model = model
+
+    @cached_property
+    def _step(self) -> TrainingStep:
+        return TrainingStep(self.model, {"max_gradient_norm": self.model._max_gradient_norm})
+
+    def __call__(self, batch: Any) -> Tensor:
+        """The loss of a batch, on which the model is trained."""
+        return self._step(batch, getattr(self.model, "_batch_index", 0))
 
 
 def has_own_step(model: BaseModel) -> bool:

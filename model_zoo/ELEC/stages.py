@@ -66,10 +66,7 @@ def prepare_teacher(config: ELECConfig, run: Run) -> Teacher:
         made_from["inject"] = config.inject
     make, taps = partial(build, cls, run.feature_map, run.params), tap_keys(run.params)
     if config.schedule == "joint":
-        clipping = run.params.get("max_gradient_norm", 10.0)
-        model = make()
-        step = TrainingStep(model, run.params)
-        return JointTeacher(model, row_vectors, taps, max_gradient_norm=clipping, seed=run.params["seed"], step=step)
+        return JointTeacher(TrainingStep(make(), run.params), row_vectors, taps, seed=run.params["seed"])
     network = find_or_train(
         run,
         name,

@@ -111,7 +111,7 @@ def _of_language_model(config: FieldVectorsConfig, run: Run, catalog: FieldCatal
         made_here.append(True)
         return _compute(config, run, folder, catalog, prompts, made_from)
 
-    entry = store.find_or_make_together(KIND, made_from, FILE, make)
+    entry = store.find_or_make(KIND, made_from, FILE, make, together=True)
     if made_here:
         return entry
     logging.info("Field vectors of %s are cached: %s", config.language_model, entry[0])

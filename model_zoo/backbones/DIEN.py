@@ -30,6 +30,9 @@ class DIEN(Backbone):
     FuxiCTR's class reads padding as items where a history is padded in front, and fails for `AIGRU`, for
     `aux_loss_alpha` and for batches with at most one history that is not empty; this one takes all of them. The
     auxiliary loss (equation 6) is a mean over real steps, and is that of the last pair of fields.
+
+    On a GPU, every step waits for the device with `din_attention`: rows without a history are left out of Dice's batch
+    statistics, as in FuxiCTR, and how many there are decides about shapes.
     """
 
     embedding_cls = FeatureEmbeddingDict

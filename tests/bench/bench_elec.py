@@ -18,7 +18,7 @@ from fuxictr_llm.common.checks import checked
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.in_memory import describe_data
 from fuxictr_llm.distillation import Teacher
-from fuxictr_llm.experiment.run import prepare_data
+from fuxictr_llm.experiment.preparation import prepare_data
 from fuxictr_llm.host.batches import synthetic_batch
 from fuxictr_llm.llm.language_model import load_language_model
 from fuxictr_llm.llm.model_files import find_language_model

@@ -9,7 +9,6 @@ from fuxictr.features import FeatureMap
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.data import loader as loader_module
 from fuxictr_llm.data.build import built_data
 from fuxictr_llm.data.in_memory import InMemoryLoader
 from fuxictr_llm.data.loader import check_labels, make_loaders
@@ -122,16 +121,6 @@ def test_a_label_that_is_the_same_in_all_rows_is_named(shop):
     pq.write_table(table.set_column(clicks, "click", pa.array(np.ones(len(table)))), path)
     with pytest.raises(UserError, match=r"label 'click' of '.*valid.parquet' has one value only"):
         check_labels(shop[0].labels, shop[1])
-
-
-def test_auto_takes_ray_for_data_that_does_not_fit_and_says_so(shop, monkeypatch, caplog):
-    feature_map, params = shop
-    caplog.set_level("INFO")
-    assert loader_module._in_memory("auto", feature_map, params)
-    monkeypatch.setattr(loader_module, "fits_in_memory", lambda rows, columns: False)
-    assert not loader_module._in_memory("auto", feature_map, params)
-    assert "1200 rows x 7 columns do not fit in memory" in caplog.text
-    assert loader_module._in_memory("memory", feature_map, params)
 
 
 def test_python_objects_in_an_npz_are_not_unpickled(shop, tmp_path):

@@ -12,7 +12,8 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.data.slices import SLICES, FrequencySlices, item_column, predict, slices_table
-from fuxictr_llm.experiment.run import build_model, prepare_run
+from fuxictr_llm.experiment.preparation import prepare_run
+from fuxictr_llm.experiment.run import build_model
 from support import edit, small_feature_map, vocabulary
 
 

@@ -7,6 +7,7 @@ import torch
 
 from fuxictr_llm.distillation import JointTeacher
 from fuxictr_llm.registry import find_backbone
+from fuxictr_llm.training.step import TrainingStep
 from support import batches, build, train
 
 WITH_DROPOUT = ["DeepFM", "DCNv2", "FinalMLP", "FM"]
@@ -17,7 +18,7 @@ def pair(student_of):
     """A student and its untrained teacher of the same backbone."""
 
     def make(name="DeepFM", **changes):
-        teacher = JointTeacher(build(name, name, seed=5), max_gradient_norm=0.5)
+        teacher = JointTeacher(TrainingStep(build(name, name, seed=5), {"max_gradient_norm": 0.5}))
         return student_of(name, teacher, schedule="joint", **changes), teacher
 
     return make
@@ -58,7 +59,8 @@ class TwoBatchesAStep(find_backbone("FM")):
 
 
 def test_a_teacher_that_sums_gradients_up_over_batches_does_so(student_of):
-    teacher, alone, steps = JointTeacher(build(TwoBatchesAStep, "FM")), build(TwoBatchesAStep, "FM"), batches(count=4)
+    first, alone, steps = build(TwoBatchesAStep, "FM"), build(TwoBatchesAStep, "FM"), batches(count=4)
+    teacher = JointTeacher(TrainingStep(first, {}))
     train(student_of("FM", teacher, schedule="joint", warmup_epochs=0), steps)
     alone.train()
     for alone._batch_index, batch in enumerate(steps):

@@ -17,6 +17,7 @@ from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.experiment import run as experiment_module
+from fuxictr_llm.experiment.preparation import prepare_data
 from fuxictr_llm.experiment.run import run_experiment
 
 RUNS = Path("checkpoints/shop")
@@ -279,7 +280,7 @@ def test_data_built_anew_by_another_run_does_not_reach_one_under_way(configs, mo
     def fit_and_build_anew(*args):
         epoch = fit(*args)
         changes = {"min_categr_count": 26}
-        experiment_module.prepare_data(load_experiment("DeepFM_shop", configs, overrides=changes), "unused")
+        prepare_data(load_experiment("DeepFM_shop", configs, overrides=changes), "unused")
         return epoch
 
     monkeypatch.setattr(experiment_module, "fit", fit_and_build_anew)

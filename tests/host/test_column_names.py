@@ -6,7 +6,8 @@ from torch import nn
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.experiment.run import prepare_data, run_experiment
+from fuxictr_llm.experiment.preparation import prepare_data
+from fuxictr_llm.experiment.run import run_experiment
 from fuxictr_llm.host.columns import check_declared, check_embedded
 from support import edit
 

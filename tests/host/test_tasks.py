@@ -11,7 +11,8 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import read_json
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.loader import make_loaders
-from fuxictr_llm.experiment.run import prepare_run, run_experiment
+from fuxictr_llm.experiment.preparation import prepare_run
+from fuxictr_llm.experiment.run import run_experiment
 from support import edit
 
 MMOE = "{num_experts: 2, expert_hidden_units: [8], gate_hidden_units: [], tower_hidden_units: [4]}"

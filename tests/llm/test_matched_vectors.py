@@ -10,7 +10,8 @@ import pytest
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.experiment.run import build_model, prepare_run, run_experiment
+from fuxictr_llm.experiment.preparation import prepare_run
+from fuxictr_llm.experiment.run import build_model, run_experiment
 from support import edit, embedding_of, vocabulary
 
 CITIES = ["Rome", "Oslo", "Bern", "Cairo", "Lima", "Malmö"]

@@ -14,7 +14,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.language_models import RowTextsConfig
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.build import built_data
-from fuxictr_llm.experiment.run import prepare_data
+from fuxictr_llm.experiment.preparation import prepare_data
 from fuxictr_llm.llm.catalog import load_catalog
 from fuxictr_llm.llm.texts.row_texts import index_rows
 from fuxictr_llm.llm.texts.sentences import train_ids, vocabulary_of

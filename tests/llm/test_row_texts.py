@@ -16,7 +16,7 @@ from fuxictr_llm.common.files import write_json
 from fuxictr_llm.config.language_models import RowTextsConfig
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.loader import make_loaders
-from fuxictr_llm.experiment.run import prepare_data
+from fuxictr_llm.experiment.preparation import prepare_data
 from fuxictr_llm.llm.texts import units as row_keys
 from fuxictr_llm.llm.texts.row_texts import index_rows
 from fuxictr_llm.llm.texts.units import KeyLookup, RowKeys

@@ -13,7 +13,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.language_models import RowTextsConfig
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.loader import make_loaders
-from fuxictr_llm.experiment.run import prepare_data
+from fuxictr_llm.experiment.preparation import prepare_data
 from fuxictr_llm.llm.language_model import LanguageModel
 from fuxictr_llm.llm.texts.row_texts import index_rows
 from fuxictr_llm.llm.vectors import store as vector_store

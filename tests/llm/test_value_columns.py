@@ -8,7 +8,8 @@ import pytest
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.field_words import RESERVED
-from fuxictr_llm.experiment.run import build_model, prepare_run
+from fuxictr_llm.experiment.preparation import prepare_run
+from fuxictr_llm.experiment.run import build_model
 from fuxictr_llm.llm.vectors import values as value_vectors
 from support import edit, embedding_of, vocabulary
 

@@ -13,7 +13,8 @@ from fuxictr_llm.__main__ import main
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.language_models import ValueVectorsConfig
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.experiment.run import build_model, prepare_data, run_experiment
+from fuxictr_llm.experiment.preparation import prepare_data
+from fuxictr_llm.experiment.run import build_model, run_experiment
 from fuxictr_llm.llm.language_model import LanguageModel, load_language_model
 from fuxictr_llm.llm.vectors.store import VectorStore
 from fuxictr_llm.llm.vectors.values import make_value_vectors, shaped

@@ -3,7 +3,8 @@
 import pytest
 
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.experiment.run import prepare_run, run_experiment
+from fuxictr_llm.experiment.preparation import prepare_run
+from fuxictr_llm.experiment.run import run_experiment
 
 SMALL = {
     "DCNv2": {"parallel_dnn_hidden_units": [8], "net_dropout": 0.1},

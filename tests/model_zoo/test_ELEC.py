@@ -183,8 +183,9 @@ def test_joint_training_reports_its_teacher_and_ends_with_its_best(run):
     assert 0 < result.record["networks"]["gain"]["metrics"]["test"]["AUC"] < 1
     assert result.model.enhancement.teacher is None
     assert "train gain" not in result.record["stages"]
-    twin = run(schedule="joint", teacher="self", epochs=3)
+    twin = run(schedule="joint", teacher="self", epochs=3, precision="bf16")
     assert list(twin.record["networks"]) == ["twin"]
+    assert twin.run.prepared.step.precision.name == "bf16"  # the student's
 
 
 def test_other_slices_do_not_train_the_networks_anew(run):

@@ -14,7 +14,8 @@ from fuxictr_llm.__main__ import main
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.loader import make_loaders
-from fuxictr_llm.experiment.run import build_model, prepare_run, run_experiment
+from fuxictr_llm.experiment.preparation import prepare_run
+from fuxictr_llm.experiment.run import build_model, run_experiment
 from support import BACKBONES, as_arguments, build
 from support_process import run_code, run_codes_at_once
 

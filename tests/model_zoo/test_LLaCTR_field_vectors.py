@@ -12,7 +12,7 @@ from fuxictr_llm.__main__ import main
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.runs import seconds_of
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.experiment.run import prepare_run
+from fuxictr_llm.experiment.preparation import prepare_run
 from fuxictr_llm.llm.vectors import store as controls
 from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors
 from support import as_arguments

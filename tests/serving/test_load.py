@@ -38,7 +38,7 @@ import fuxictr_llm
 served = fuxictr_llm.load_model("served")
 batch = json.load(open("batch.json"))
 print(json.dumps(served.predict(batch).tolist()))
-own = ("fuxictr_llm.llm", "fuxictr_llm.model_zoo.LLaCTR", "fuxictr_llm.data", "fuxictr_llm.experiment.run")
+own = ("fuxictr_llm.llm", "fuxictr_llm.model_zoo.LLaCTR", "fuxictr_llm.data", "fuxictr_llm.experiment")
 assert not [name for name in sys.modules if name.startswith(own)]
 import fuxictr_llm.config.resolve
 """

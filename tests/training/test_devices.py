@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from fuxictr_llm.__main__ import main
+from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import read_json
 from fuxictr_llm.data.shares import share_of
 from fuxictr_llm.host.batches import rows_of, some_rows, synthetic_long_batch
 from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors
+from fuxictr_llm.training import devices
 from support import as_arguments
 from support_long import long_feature_map
 
@@ -87,6 +89,13 @@ def test_summed_gradients_rows_left_out_and_parameters_without_gradient(name, to
     assert not together[0]["unused"]["moved"].any()
 
 
+@pytest.mark.parametrize("case", ["unapplied", "unapplied rows"])
+def test_gradients_that_are_not_applied_yet_are_saved_as_one_process_has_them(case, together, alone):
+    assert any(name.endswith(".gradient") for name in together[0][case])
+    assert_close(alone(case), together[0][case], 1e-5)
+    assert_close(together[0][case], together[1][case], 0)
+
+
 def test_long_sequences(together, alone):
     one, two = alone("long"), together[0]["long"]
     assert one.pop("metrics") == pytest.approx(two.pop("metrics"), abs=1e-5)
@@ -125,6 +134,10 @@ def test_each_row_is_measured_once(together, alone):
     assert one[cases.ROWS]["AUC"] != 0.5
 
 
+def test_an_entry_of_the_cache_is_made_once_by_the_main_process_or_by_all(together):
+    assert together[0]["cached"] == {False: [0], True: [0, 1]}
+
+
 def test_training_goes_on_as_if_it_had_not_been_interrupted(together):
     for results in together:
         assert results["resumed"]["checkpoints"] == ["step-000000008"]  # within the second epoch of 5
@@ -159,9 +172,10 @@ def test_what_processes_cannot_share_is_refused(together):
         "OwnStep": "has a training step of its own: train it in one process, without torchrun",
         "OwnLoop": "has a training loop of its own: train it in one process, without torchrun",
         "OwnMeasure": "measures by an evaluate of its own: train it in one process, without torchrun",
-        "unordered": "data_loader: ray reads the rows in another order in each process",
+        "unordered": "data_loader: ray, which auto takes",
         "batch_size": "batch_size 1 is that of all processes together, and torchrun started 2",
         "data_loader": "set data_loader: memory",
+        "auto": "set data_loader: memory",
         "main fails": "no such thing",
     }
     for name, words in expected.items():
@@ -193,6 +207,16 @@ def test_other_commands_are_refused(arguments, words, configs, monkeypatch, caps
         monkeypatch.setattr(module, "under_torchrun", lambda: True)
     assert __main__.main(arguments) == 2
     assert words in capsys.readouterr().err
+
+
+def test_rows_are_refused_on_several_gpus(monkeypatch):
+    params = {"batch_size": 8, "embedding_update": "rows", "gpu": 0}
+    devices.check_together(params)
+    monkeypatch.setattr(devices, "under_torchrun", lambda: True)
+    devices.check_together({**params, "gpu": -1})
+    devices.check_together({**params, "embedding_update": "dense"})
+    with pytest.raises(UserError, match="embedding_update: rows: GPUs share no gradients of rows .* set embedding_upd"):
+        devices.check_together(params)
 
 
 def test_shares_cover_a_batch():

@@ -11,7 +11,6 @@ from torch import nn
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.distillation import JointTeacher
 from fuxictr_llm.host.batches import synthetic_batch
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.training import build as building
@@ -269,29 +268,38 @@ def test_unapplied_gradients_can_be_saved():
     assert torch.equal(restored.to_dense(), gradient.to_dense())
 
 
-def test_fuxictrs_own_step_trains_rows():
-    cls, feature_map = find_backbone("DNN"), small_feature_map("DNN")
+def built_with_rows():
+    feature_map = small_feature_map("DNN")
     given = {**params("DNN"), "seed": 1, "num_threads": 1, "embedding_update": "rows"}
-    steps = batches_like(feature_map)
-    first, second = (building.build(cls, feature_map, given) for _ in range(2))
+    return building.build(find_backbone("DNN"), feature_map, given), batches_like(feature_map)
+
+
+def test_fuxictrs_own_step_trains_rows(monkeypatch):
+    (first, steps), (second, _) = built_with_rows(), built_with_rows()
     torch.manual_seed(3)
     expected = train(first, steps, 0.5)
+    made, before = [], TrainingStep.__init__
+    monkeypatch.setattr(TrainingStep, "__init__", lambda step, *args: (made.append(step), before(step, *args))[1])
     torch.manual_seed(3)
     second._max_gradient_norm = 0.5
     second.train()
     for batch in steps:
         second.train_step(batch)
+    assert len(made) == 1
     assert all(torch.equal(value, expected[name]) for name, value in second.state_dict().items())
-    assert pickle.loads(pickle.dumps(second)).train_step is not second.train_step
 
 
-def test_a_joint_teacher_learns_by_the_step_that_it_is_given():
-    model, batch = one_table()
-    seen = []
-    teacher = JointTeacher(model, step=lambda batch, index: seen.append((len(batch["item"]), index)))
-    teacher.learn(batch)
-    teacher.learn(batch)
-    assert seen == [(9, 0), (9, 1)]
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_fuxictrs_own_step_of_a_copy_trains_the_copy(copied):
+    model, (batch, *_) = built_with_rows()
+    model._max_gradient_norm = 10.0
+    model.train_step(batch)
+    other, before = copied(model), {name: value.clone() for name, value in model.state_dict().items()}
+    other._max_gradient_norm = 1e-9
+    other.train_step(batch)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert any(not torch.equal(value, before[name]) for name, value in other.state_dict().items())
+    assert other.train_step.model is other
 
 
 def test_a_scaled_loss_gives_the_same_rows():

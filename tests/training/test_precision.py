@@ -12,6 +12,7 @@ from fuxictr_llm.distillation import JointTeacher
 from fuxictr_llm.host.batches import rows_of
 from fuxictr_llm.model_zoo.ELEC.gain import gain_class
 from fuxictr_llm.registry import own_backbone_names
+from fuxictr_llm.training.checkpoints import _packed, _unpacked
 from fuxictr_llm.training.precision import Precision, check_precision
 from fuxictr_llm.training.step import TrainingStep
 from matrix_cells import PATHS, cell, problem_of, with_vectors
@@ -93,7 +94,7 @@ def test_the_terms_of_elec_are_those_of_float32(backbone, schedule):
         gain = cell(backbone, "ELEC").case.build(
             gain_class(type(teacher.model).backbone_cls, "top"), h_dim=3, inject="top"
         )
-        method.teacher = JointTeacher(gain, add=with_vectors)
+        method.teacher = JointTeacher(TrainingStep(gain, {}), add=with_vectors)
     trace, config = Precision("bf16").forward(model, batch)["trace"], method.config
     term = method.loss(trace, None)  # a joint teacher learns first
     z_g, r_g = method.teacher(batch)
@@ -136,6 +137,43 @@ def test_fp16_scales_the_loss_and_leaves_out_steps_that_overflow():
     assert step(steps[0], 0).isfinite()
     assert all(map(torch.equal, before, model.parameters()))
     assert step.precision.scaler.get_scale() < torch.finfo(torch.float32).max
+
+
+def test_a_joint_teacher_trains_in_the_precision_of_its_step_and_answers_in_float32():
+    states, steps = {}, batches("DNN", count=2)
+    for precision in ("fp32", "bf16"):
+        model = build("DNN", "DNN", net_dropout=0, batch_norm=False)
+        teacher = JointTeacher(TrainingStep(model, {"precision": precision}))
+        alone = build("DNN", "DNN", net_dropout=0, batch_norm=False)
+        step = TrainingStep(alone.train(), {"precision": precision})
+        for index, batch in enumerate(steps):
+            teacher.learn(batch)
+            step(batch, index)
+        states[precision] = model.state_dict()
+        assert all(torch.equal(value, alone.state_dict()[name]) for name, value in states[precision].items())
+        assert {value.dtype for value in states[precision].values()} == {torch.float32}
+        probability = alone.eval().forward(steps[0])["y_pred"]
+        assert torch.equal(teacher(steps[0]).logit.sigmoid(), probability)
+    assert any(not torch.equal(value, states["bf16"][name]) for name, value in states["fp32"].items())
+
+
+def test_a_joint_teacher_with_a_scaled_loss_goes_on_from_what_was_saved():
+    def scaled(init_scale):
+        step = TrainingStep(build("FM", "FM", seed=4), {})
+        step.precision.scaler = torch.amp.GradScaler("cpu", init_scale=init_scale, growth_interval=2)
+        return JointTeacher(step, seed=3)
+
+    whole, resumed, steps, tensors = scaled(8.0), scaled(2.0), batches("FM"), {}
+    for batch in steps:
+        whole.learn(batch)
+    saved = _packed(whole.training_state(), tensors)
+    resumed.load_training_state(_unpacked(saved, tensors))
+    for teacher in (whole, resumed):
+        teacher.learn(steps[0])
+    scalers = [teacher.step.precision.scaler.state_dict() for teacher in (whole, resumed)]
+    assert scalers[0] == scalers[1] and scalers[0]["scale"] == 32.0  # doubled after every second step
+    expected = resumed.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in whole.model.state_dict().items())
 
 
 @pytest.mark.parametrize(

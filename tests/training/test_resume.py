@@ -13,6 +13,7 @@ from fuxictr_llm.common.files import read_json, write_json
 from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher
 from fuxictr_llm.training.checkpoints import MANIFEST, STATE, Checkpoints
 from fuxictr_llm.training.loop import fit
+from fuxictr_llm.training.step import TrainingStep
 from matrix_cells import cell, gain_teacher, problem_of
 from support_loop import CELLS_TO_RESUME, Rows, assert_equal_training, make
 
@@ -43,8 +44,8 @@ def start(name, method, folder, survived=None, teacher=None, made_from=MADE_FROM
     model, rows, params = make(name, method, folder, **changes)
     if teacher is not None:
         trained = gain_teacher(cell(name, "ELEC").case.cls)
-        network = teacher(copy.deepcopy(trained.model), trained.add)
-        network.model.train(teacher is JointTeacher)
+        network = copy.deepcopy(trained.model)
+        network = teacher(TrainingStep(network, {}) if teacher is JointTeacher else network, trained.add)
         model.enhancement.learn_from(network)
     seed_everything(7)
     rows = rows if survived is None else DyingRows(rows.batches, survived)
@@ -69,7 +70,11 @@ def test_killed_at_every_batch_it_ends_as_if_it_were_not(name, method, tmp_path)
     assert_equal_training(start(name, method, tmp_path / "parts", epochs=2), whole)
 
 
-@pytest.mark.parametrize(("name", "teacher"), [("DeepFM", JointTeacher), ("DIN", ShuffledTeacher)])
+# SIM adds up the gradients of two batches.
+TEACHERS = [("DeepFM", JointTeacher), ("SIM", JointTeacher), ("DIN", ShuffledTeacher)]
+
+
+@pytest.mark.parametrize(("name", "teacher"), TEACHERS)
 def test_a_teacher_goes_on_too(name, teacher, tmp_path):
     changes = {"epochs": 3, "schedule": "joint", "warmup_epochs": 1} if teacher is JointTeacher else {"epochs": 3}
     whole = start(name, "ELEC", tmp_path / "whole", teacher=teacher, **changes)

@@ -93,7 +93,8 @@ def run_job(job: Job, work: Callable[[Job], None]) -> Outcome:
 def work(job: Job) -> None:
     """What a job is: a data set made ready, or a run."""
     from fuxictr_llm.common.runs import Stages
-    from fuxictr_llm.experiment.run import make_data, run_experiment
+    from fuxictr_llm.experiment.preparation import make_data
+    from fuxictr_llm.experiment.run import run_experiment
 
     check_unchanged()
     if job.data_only:
