@@ -20,6 +20,7 @@ from fuxictr_llm.common.checks import check_gpu, checked
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
 from fuxictr_llm.common.files import explain_write_errors, merged, own_folder, read_json, writable_dir
 from fuxictr_llm.common.processes import from_main, is_main, of_processes, process_state, under_torchrun
+from fuxictr_llm.common.progress import quiet_if
 from fuxictr_llm.common.runs import Run, Stages, versions
 from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
@@ -78,6 +79,11 @@ def run_experiment(experiment: Experiment, *, fresh: bool = False) -> Result:
     Raises:
         UserError: something that the user can put right.
     """
+    with quiet_if(experiment.params["verbose"] == 0):
+        return _run(experiment, fresh)
+
+
+def _run(experiment: Experiment, fresh: bool) -> Result:
     check_gpu(experiment.params["gpu"])
     check_precision(experiment.params, get_device(experiment.params["gpu"]))
     if under_torchrun():
@@ -139,13 +145,14 @@ def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = Fa
         encode_only: leave out what the method needs besides the language model's work.
     """
     run = prepare_data(experiment, model_id)
-    # Twice: the method may train networks with these columns, and may ask for vectors of more.
-    _change(run, prepare_value_vectors(run, experiment.params))
-    if run.params["method"]:
-        method = registry.find_method(run.params["method"])
-        prepare = method.model_cls.encode if encode_only else method.model_cls.prepare
-        _change(run, prepare(checked(method.config_cls, experiment.params), run))
+    with quiet_if(experiment.params["verbose"] == 0):
+        # Twice: the method may train networks with these columns, and may ask for vectors of more.
         _change(run, prepare_value_vectors(run, experiment.params))
+        if run.params["method"]:
+            method = registry.find_method(run.params["method"])
+            prepare = method.model_cls.encode if encode_only else method.model_cls.prepare
+            _change(run, prepare(checked(method.config_cls, experiment.params), run))
+            _change(run, prepare_value_vectors(run, experiment.params))
     return run
 
 
@@ -171,7 +178,7 @@ def make_data(params: dict[str, Any], stages: Stages) -> dict[str, Any]:
     """Make raw and built data, whatever model they are for; the settings with the built files in place of raw ones."""
     torch.set_num_threads(params["num_threads"])
     seed_everything(params["seed"])
-    with process_state(params["gpu"]).main_process_first():
+    with quiet_if(params["verbose"] == 0), process_state(params["gpu"]).main_process_first():
         with stages("prepare data") as facts:
             facts |= prepare_raw_data(params)
         with stages("build data"):

@@ -26,8 +26,10 @@ from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import (
     OTHER_CACHE,
+    damaged_files,
     digest_of,
     digest_of_file,
+    digests_of_files,
     explain_write_errors,
     read_json,
     remove_abandoned,
@@ -129,7 +131,8 @@ class VectorStore:
     def damaged(self) -> list[str]:
         """The shards whose content is not what was written."""
         noted = self.manifest["shards"]
-        return [name for name in self._names if digest_of_file(self.folder / name) != noted.get(name)]
+        now = digests_of_files(self.folder / name for name in self._names)
+        return [name for name, digest in zip(self._names, now, strict=True) if digest != noted.get(name)]
 
     def gather(self, positions: Tensor) -> Tensor:
         """The rows at `positions`, in their order, float32 `[n, D]` on the CPU."""
@@ -215,10 +218,9 @@ def _missing(folder: Path, plan: Mapping[str, Any]) -> list[int]:
     fits = _is_manifest(manifest) and all(manifest[key] == plan[key] for key in ("rows", "shard_rows"))
     noted = manifest["shards"] if fits else {}
 
-    def is_whole(name: str) -> bool:
-        return name in noted and (folder / name).is_file() and digest_of_file(folder / name) == noted[name]
-
-    return [number for number in range(_count(plan["rows"], plan["shard_rows"])) if not is_whole(_name(number))]
+    damaged = {*damaged_files(folder, noted)}
+    whole = noted.keys() - damaged
+    return [number for number in range(_count(plan["rows"], plan["shard_rows"])) if _name(number) not in whole]
 
 
 @dataclass(frozen=True)
