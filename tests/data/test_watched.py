@@ -143,7 +143,9 @@ def test_what_is_known_of_a_file_does_not_count_for_the_rate(tmp_path, shown, mo
 def test_originals_are_read_and_written_with_progress(tmp_path, shown, packed, monkeypatch):
     monkeypatch.setattr(sets, "LINES", 10)
     monkeypatch.setattr(amazon, "CHUNK", 100)
-    reviews = [{"parent_asin": f"i{n % 9}", "user_id": f"u{n}", "timestamp": n, "rating": n % 5 + 1} for n in range(5000)]
+    reviews = [
+        {"parent_asin": f"i{n % 9}", "user_id": f"u{n}", "timestamp": n, "rating": n % 5 + 1} for n in range(5000)
+    ]
     paths = []
     for name, rows in {"reviews": reviews, "items": [{"parent_asin": f"i{n}"} for n in range(9)]}.items():
         text = "".join(json.dumps(row) + "\n" for row in rows).encode()

@@ -12,7 +12,7 @@ Shape symbols: `K` vectors of a placebo, `D_llm` width of the language model.
 import io
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,6 +37,7 @@ from fuxictr_llm.common.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.common.progress import Progress
 
 # Placebos that are made of the language model's own vectors.
 OF_VECTORS = ("random", "shuffled")
@@ -163,7 +164,7 @@ def find_or_write(
     rows: int,
     make: Callable[[int, int], Made],
     facts: Mapping[str, Any] | None = None,
-    over: Over = map,
+    over: Over | None = None,
 ) -> VectorStore:
     """The store of that kind that was made from these things; what there is not of it is made, shard after shard.
 
@@ -171,7 +172,7 @@ def find_or_write(
         rows: N.
         make: start and stop -> float32 `[stop - start, D]`, and, where texts were cut, how many.
         facts: what the manifest should say besides.
-        over: asks the writer for the shards of these numbers, in any order; `map`, or one that shares them out.
+        over: asks the writer for the shards of these numbers, in any order; None: one after the other.
 
     Raises:
         UserError: it cannot be written, or vectors are not finite.
@@ -191,7 +192,7 @@ def find_or_write(
                 for path in (folder / _name(number) for number in missing):
                     if path.is_file():
                         logging.warning("%s is damaged: it is computed anew", path)
-                _write(ShardWriter(folder, rows, shard_rows, make), plan | dict(facts or {}), missing, over)
+                _write(ShardWriter(folder, rows, shard_rows, make), plan | dict(facts or {}), missing, over or _in_turn)
     return VectorStore(folder)
 
 
@@ -210,6 +211,15 @@ def _write(writer: "ShardWriter", plan: Mapping[str, Any], missing: list[int], o
         if before is not None:
             manifest["seconds"] = round(before + time.perf_counter() - started, 3)
         write_json(writer.folder / MANIFEST, manifest)
+
+
+def _in_turn(writer: "ShardWriter", numbers: Sequence[int]) -> Iterator[Shard]:
+    done = writer.rows - sum(map(writer.rows_of, numbers))
+    with Progress("vectors of rows", writer.rows, done=done) as progress:
+        for number in numbers:
+            shard = writer(number)
+            yield shard
+            progress.update(shard.rows)
 
 
 def _missing(folder: Path, plan: Mapping[str, Any]) -> list[int]:
