@@ -98,7 +98,7 @@ class Progress:
             self._bar.set_postfix_str(self.note, refresh=False)
             self._bar.update(self.done - self._bar.n)
         elif self.shown and self._clock() >= self._next and self.done < self.total:
-            if self.stream.isatty():
+            if _has_bars(self.stream):
                 self._bar = self._new_bar()
             else:
                 self._write()
@@ -147,6 +147,16 @@ class Progress:
         whole = (now - self._start) * (self.total - self.first) / max(self.done - self.first, 1)
         self._next = now + self._interval
         self._interval = min(2 * self._interval, max(INTERVALS[1], whole / 10))
+
+
+def _has_bars(stream: TextIO) -> bool:
+    """Whether it is a terminal; tqdm draws nothing on one that does not say its size."""
+    if not stream.isatty():
+        return False
+    try:
+        return os.get_terminal_size(stream.fileno()).lines > 0
+    except OSError:  # no file: of a notebook, say
+        return True
 
 
 class Watched:
