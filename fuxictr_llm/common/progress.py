@@ -120,9 +120,12 @@ class Progress:
             file=self.stream,
             leave=False,
             dynamic_ncols=True,
+            smoothing=0,  # the mean rate, as in lines
+            delay=1e-9,  # not drawn before it is told what is done
         )
         bar.start_t -= self._clock() - self._start
         bar.update(self.done - self.first)
+        bar.refresh()
         return bar
 
     def _write(self) -> None:

@@ -82,8 +82,17 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     monkeypatch.setattr("fuxictr_llm.common.progress.DELAY", 0)
     with Progress("training", 2, stream=stream) as progress:
         progress.update(1, note="best AUC 0.812")
-        progress._bar.refresh()
+    assert "  0%" not in stream.getvalue()
     assert "training:  50%|" in stream.getvalue() and "best AUC 0.812" in stream.getvalue()
+
+
+def test_the_rate_of_a_bar_is_that_of_the_whole_stage():
+    clock, stream = Clock(), io.StringIO()
+    stream.isatty = lambda: True
+    with Progress("training", 100, stream=stream, clock=clock) as progress:
+        clock.seconds = 10.0
+        progress.update(50)
+    assert " 50/100 [00:10<00:10,  5.00rows/s]" in stream.getvalue()
 
 
 def test_a_terminal_without_a_size_gets_lines(monkeypatch):
