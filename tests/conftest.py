@@ -123,6 +123,13 @@ def _own_place(tmp_path, monkeypatch, request):
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def shown_at_once(monkeypatch):
+    """Progress is shown at every update, however short a stage is."""
+    monkeypatch.setattr("fuxictr_llm.common.progress.DELAY", 0.0)
+    monkeypatch.setattr("fuxictr_llm.common.progress.INTERVALS", (0.0, 0.0))
+
+
 def small_table(rows: int, seed: int) -> pd.DataFrame:
     """Clicks that depend on two of the columns, so that there is something to learn."""
     draw = np.random.default_rng(seed)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fuxictr_llm.commands import Commands, add_command, experiment_of
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.progress import quiet_if
 
 
 def add(commands: Commands) -> None:
@@ -25,13 +26,15 @@ def execute(args: argparse.Namespace) -> None:
     experiment = experiment_of(args, forced={"raw_data": str(args.raw)} if args.raw else {})
     params = experiment.params
     if args.raw and not params.get("prepare"):
-        _take_published(params, args.raw)
+        with quiet_if(params["verbose"] == 0):
+            _take_published(params, args.raw)
         return
     from fuxictr_llm.data.build import built_data
     from fuxictr_llm.data.prepare import prepare_raw_data
 
-    prepare_raw_data(params)
-    built_data(params)
+    with quiet_if(params["verbose"] == 0):
+        prepare_raw_data(params)
+        built_data(params)
     print(Path(params["data_root"]) / params["dataset_id"])
 
 

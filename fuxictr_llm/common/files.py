@@ -15,13 +15,14 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
 from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.common.progress import BYTES, Progress
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
@@ -36,6 +37,7 @@ _cleaned: set[Path] = set()
 # Hashing a gigabyte takes about a second: files above this size are hashed again only when their
 # size or time of change differs from the last time.
 REMEMBERED_ABOVE = 64 * 2**20
+BLOCK = 2**20  # bytes that are read at once
 OTHER_CACHE = "move the cache with FUXICTR_LLM_CACHE"
 # Messages of safetensors and torch where a disk is full: neither raises an OSError.
 TORCH_WRITE_ERRORS = ("file write failed", "failed writing file", "unexpected pos", "iostream error")
@@ -217,13 +219,15 @@ def digests_of(folder: Path) -> dict[str, str]:
     """Path -> sha256, of every file in a folder and below it, for a manifest; hidden files are left out."""
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     visible = [path for path in files if not any(part.startswith(".") for part in path.parts)]
-    return {path.as_posix(): digest_of_file(folder / path) for path in visible}
+    digests = digests_of_files(folder / path for path in visible)
+    return {path.as_posix(): digest for path, digest in zip(visible, digests, strict=True)}
 
 
 def damaged_files(folder: Path, digests: dict[str, str]) -> list[str]:
     """The files of a manifest that are missing or have another content now; see `digest_of_file` on large ones."""
-    paths = {name: folder / name for name in digests}
-    return [name for name, path in paths.items() if not path.is_file() or digest_of_file(path) != digests[name]]
+    there = [name for name in digests if (folder / name).is_file()]
+    now = dict(zip(there, digests_of_files(folder / name for name in there), strict=True))
+    return [name for name, digest in digests.items() if now.get(name) != digest]
 
 
 def digest_of(value: Any) -> str:
@@ -252,17 +256,31 @@ def digest_of_file(path: Path | str, algorithm: str = "sha256", *, read_all: boo
     Args:
         read_all: read the file, however large it is.
     """
-    path = Path(path).resolve()
+    (digest,) = digests_of_files([path], algorithm, read_all=read_all)
+    return digest
+
+
+def digests_of_files(paths: Iterable[Path | str], algorithm: str = "sha256", *, read_all: bool = False) -> list[str]:
+    """`digest_of_file` of several files, with one progress."""
+    files = [Path(path).resolve() for path in paths]
+    name = files[0].name if len(files) == 1 else f"{len(files)} files"
+    with Progress(f"hashing {name}", sum(path.stat().st_size for path in files), BYTES) as progress:
+        return [_digest(path, algorithm, read_all, progress) for path in files]
+
+
+def _digest(path: Path, algorithm: str, read_all: bool, progress: Progress) -> str:
     stat = path.stat()
     if read_all or stat.st_size <= REMEMBERED_ABOVE:
-        return _hash(path, algorithm)
+        return _hash(path, algorithm, progress)
     stamp = [str(path), stat.st_size, stat.st_mtime_ns]
     note = cache_dir() / "digests" / f"{digest_of(stamp)}.json"
     known = read_json(note)
     if known is None or known.get("stamp") != stamp:
         known = {"stamp": stamp}
-    if algorithm not in known:
-        known[algorithm] = _hash(path, algorithm)
+    if algorithm in known:
+        progress.skip(stat.st_size)
+    else:
+        known[algorithm] = _hash(path, algorithm, progress)
         with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
             write_json(note, known)
     return known[algorithm]
@@ -273,6 +291,10 @@ def digest_of_folder(folder: Path) -> str:
     return digest_of(digests_of(folder))
 
 
-def _hash(path: Path, algorithm: str) -> str:
+def _hash(path: Path, algorithm: str, progress: Progress) -> str:
+    digest = hashlib.new(algorithm)
     with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
+        while block := file.read(BLOCK):
+            digest.update(block)
+            progress.update(len(block))
+    return digest.hexdigest()

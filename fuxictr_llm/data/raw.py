@@ -6,6 +6,7 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from fuxictr_llm.host.columns import feature_columns, label_columns
 
 ROW = "fuxictr_llm row"  # no column has that name
 UNPARSED = re.compile(r"could not parse `(.*)` as dtype `\w+` at column '(.+)' \(column number", re.DOTALL)
+SAMPLE = 2**20  # bytes
 WITH_VALUES = ("categorical", "sequence")
 
 
@@ -135,6 +137,18 @@ class RawSplit:
     def _is_csv(self) -> bool:
         return self.params["data_format"] == "csv"
 
+    @property
+    def short_name(self) -> str:
+        """The name of the file, or of the folder of several, for progress."""
+        return self.files[0].name if len(self.files) == 1 else self.files[0].parent.name
+
+    @cached_property
+    def about_rows(self) -> int:
+        """How many rows there are: of csv an estimate by the length of the first ones."""
+        most = self.params.get("n_rows")
+        counts = [about_rows(file) if self._is_csv else self._count(file) for file in self.files]
+        return sum(count if most is None else min(count, most) for count in counts)
+
     def _count(self, file: Path) -> int:
         return self._scan(file).select(pl.len()).collect(engine="streaming").item()
 
@@ -143,6 +157,13 @@ class RawSplit:
         if not self._is_csv:
             return pl.scan_parquet(file, n_rows=n_rows, glob=False)
         return pl.scan_csv(file, separator=self.params.get("sep") or ",", infer_schema=False, n_rows=n_rows, glob=False)
+
+
+def about_rows(file: Path) -> int:
+    """How many lines a csv file has, by the length of the first ones."""
+    with file.open("rb") as opened:
+        first = opened.read(SAMPLE)
+    return file.stat().st_size * first.count(b"\n") // max(len(first), 1)
 
 
 def _declared(params: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import polars as pl
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.data.fills import fill_of, holds, is_list
 from fuxictr_llm.data.raw import ROW, RawSplit, no_number
+from fuxictr_llm.data.watched import watched
 from fuxictr_llm.host.columns import feature_columns, label_columns
 
 NUMBERS = ("int", int, "float", float)
@@ -30,7 +31,7 @@ def check_labels_of(frame: pl.LazyFrame, split: RawSplit, params: Mapping[str, A
         value = pl.col(name).cast(pl.Float64)
         wrong = value.is_in([0.0, 1.0]).fill_null(False).not_()
         parts += [_first(wrong, f"first {index}"), value.min().alias(f"min {index}"), value.max().alias(f"max {index}")]
-    facts = _one_pass(frame, parts, split)
+    facts = _one_pass(frame, parts, split, "labels")
     if not facts["rows"]:
         raise UserError(f"{split.name} is empty: it has a header and no rows")
     for index, name in enumerate(names):
@@ -90,7 +91,7 @@ def check_values(made: pl.LazyFrame, split: RawSplit, params: Mapping[str, Any])
             parts += [_first(wrong, f"first {index}"), wrong.sum().alias(f"count {index}")]
         elif col.get("dtype") in NUMBERS or col.get("preprocess"):
             parts.append(pl.col(col["name"]).null_count().alias(f"read {index}"))  # it is parsed, or made
-    facts = _one_pass(made, parts, split) if parts else {}
+    facts = _one_pass(made, parts, split, "values") if parts else {}
     for index, col in enumerate(cols):
         row = facts.get(f"first {index}")
         if row is not None:
@@ -131,9 +132,10 @@ def _active(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [col for col in feature_columns(params) if col.get("active", True)]
 
 
-def _one_pass(frame: pl.LazyFrame, parts: Sequence[pl.Expr], split: RawSplit) -> dict[str, Any]:
+def _one_pass(frame: pl.LazyFrame, parts: Sequence[pl.Expr], split: RawSplit, what: str) -> dict[str, Any]:
     try:
-        return frame.with_row_index(ROW).select(parts).collect(engine="streaming").row(0, named=True)
+        with watched(frame, f"checking {what} of {split.short_name}", split.about_rows) as rows:
+            return rows.with_row_index(ROW).select(parts).collect(engine="streaming").row(0, named=True)
     except pl.exceptions.PolarsError as error:
         raise split.unread(error) from error
 

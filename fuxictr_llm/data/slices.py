@@ -22,6 +22,7 @@ from fuxictr_llm.common.runs import Run
 from fuxictr_llm.data.field_words import RESERVED, read_field_config, values_for_missing
 from fuxictr_llm.data.in_memory import data_files
 from fuxictr_llm.data.shares import OwnBatches
+from fuxictr_llm.data.watched import watched
 from fuxictr_llm.host.batches import Batch, columns_of, labels_of, predictions_of, rows_of, truth_of
 
 SLICES = ("unseen", "rare", "middle", "head")
@@ -229,8 +230,10 @@ def _metrics_of_task(y_true: np.ndarray, y_pred: np.ndarray) -> dict[str, float 
 def _train_counts(train_data: str, column: str) -> tuple[np.ndarray, np.ndarray]:
     """The ids in a column of the built train split, sorted, and their rows; the split is never whole in memory."""
     try:
-        parts = [_column_of(path, column) for path in data_files(train_data)]
-        counted = pl.concat(parts).group_by(column).len("rows").sort(column).collect(engine="streaming")
+        frame = pl.concat([_column_of(path, column) for path in data_files(train_data)])
+        total = frame.select(pl.len()).collect().item()
+        with watched(frame, f"counting {column} of train", total) as rows:
+            counted = rows.group_by(column).len("rows").sort(column).collect(engine="streaming")
     except (pl.exceptions.PolarsError, OSError, ValueError, KeyError) as error:
         raise UserError(f"column {column!r} of {train_data!r} cannot be read ({reason_of(error)})") from error
     return counted[column].to_numpy(), counted["rows"].to_numpy().astype(np.int64)

@@ -13,6 +13,7 @@ from fuxictr_llm import registry
 from fuxictr_llm.common.checks import checked
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.processes import is_main, process_state
+from fuxictr_llm.common.progress import quiet_if
 from fuxictr_llm.common.runs import Run, Stages
 from fuxictr_llm.config.resolve import Experiment
 from fuxictr_llm.data.build import built_columns, built_data
@@ -36,13 +37,14 @@ def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = Fa
     run = prepare_data(experiment, model_id)
     if not encode_only:
         check_shared(run.feature_map, run.params)
-    # Twice: the method may train networks with these columns, and may ask for vectors of more.
-    _change(run, prepare_value_vectors(run, experiment.params))
-    if run.params["method"]:
-        method = registry.find_method(run.params["method"])
-        prepare = method.model_cls.encode if encode_only else method.model_cls.prepare
-        _change(run, prepare(checked(method.config_cls, experiment.params), run))
+    with quiet_if(experiment.params["verbose"] == 0):
+        # Twice: the method may train networks with these columns, and may ask for vectors of more.
         _change(run, prepare_value_vectors(run, experiment.params))
+        if run.params["method"]:
+            method = registry.find_method(run.params["method"])
+            prepare = method.model_cls.encode if encode_only else method.model_cls.prepare
+            _change(run, prepare(checked(method.config_cls, experiment.params), run))
+            _change(run, prepare_value_vectors(run, experiment.params))
     return run
 
 
@@ -68,7 +70,7 @@ def make_data(params: dict[str, Any], stages: Stages) -> dict[str, Any]:
     """Make raw and built data, whatever model they are for; the settings with the built files in place of raw ones."""
     torch.set_num_threads(params["num_threads"])
     seed_everything(params["seed"])
-    with process_state(params["gpu"]).main_process_first():
+    with quiet_if(params["verbose"] == 0), process_state(params["gpu"]).main_process_first():
         with stages("prepare data") as facts:
             facts |= prepare_raw_data(params)
         with stages("build data"):

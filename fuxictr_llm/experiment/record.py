@@ -29,6 +29,7 @@ from fuxictr_llm.common.files import (
     digest_of,
     digest_of_file,
     digest_of_folder,
+    digests_of_files,
     explain_write_errors,
     read_json,
     write_json,
@@ -315,7 +316,7 @@ def _digest(name: str, of_folder: DigestOfFolder | None) -> str | None:
         run = name.removesuffix(RECORD).removesuffix(".model")  # as `export_run` takes it
         if Path(f"{run}{RECORD}").is_file():
             parts = [path for path in (Path(f"{run}{RECORD}"), Path(f"{run}.model")) if path.is_file()]
-            return digest_of({path.name: digest_of_file(path) for path in parts})
+            return digest_of(dict(zip([path.name for path in parts], digests_of_files(parts), strict=True)))
         if Path(name).is_file():
             return digest_of_file(name)
         folder = Path(name).expanduser()

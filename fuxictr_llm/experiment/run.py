@@ -18,6 +18,7 @@ from fuxictr_llm.common.checks import check_gpu
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import explain_write_errors, merged, own_folder, read_json, writable_dir
 from fuxictr_llm.common.processes import from_main, is_main, of_processes, process_state, under_torchrun
+from fuxictr_llm.common.progress import quiet_if
 from fuxictr_llm.common.runs import Run, versions
 from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
@@ -72,6 +73,11 @@ def run_experiment(experiment: Experiment, *, fresh: bool = False) -> Result:
     Raises:
         UserError: something that the user can put right.
     """
+    with quiet_if(experiment.params["verbose"] == 0):
+        return _run(experiment, fresh)
+
+
+def _run(experiment: Experiment, fresh: bool) -> Result:
     check_gpu(experiment.params["gpu"])
     check_precision(experiment.params, get_device(experiment.params["gpu"]))
     if under_torchrun():

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError, nearest, reason_of
-from fuxictr_llm.common.files import cache_dir, digest_of, digest_of_file, locked, remove_abandoned, replacing_dir
+from fuxictr_llm.common.files import cache_dir, digest_of, digests_of_files, locked, remove_abandoned, replacing_dir
 from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, seal
+from fuxictr_llm.llm.bars import Bar, shown_as_ours
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -73,7 +74,7 @@ def digest_of_model(folder: Path) -> str:
     files = sorted(
         path for path in folder.iterdir() if path.suffix in DIGESTED_SUFFIXES and path.name != "manifest.json"
     )
-    return digest_of({path.name: digest_of_file(path) for path in files})
+    return digest_of(dict(zip([path.name for path in files], digests_of_files(files), strict=True)))
 
 
 def _from_hub(name: str) -> Path:
@@ -82,9 +83,9 @@ def _from_hub(name: str) -> Path:
 
     try:
         patterns = [f"*{suffix}" for suffix in DIGESTED_SUFFIXES if suffix != ".bin"]
-        folder = Path(snapshot_download(name, allow_patterns=patterns))
+        folder = Path(snapshot_download(name, allow_patterns=patterns, tqdm_class=Bar))
         if not list(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.bin"]))
+            folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.bin"], tqdm_class=Bar))
         return folder
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         named = [*GGUF_MODELS, *READY_MODELS]
@@ -106,6 +107,7 @@ def _converted(name: str) -> Path:
     return folder
 
 
+@shown_as_ours()
 def _convert(name: str, folder: Path) -> None:
     from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -153,9 +155,10 @@ def load_folder(folder: Path, dtype: str) -> Loaded:
         if getattr(config, "_attn_implementation", None) not in (None, *OWN_ATTENTION):
             config._attn_implementation = None
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model, notes = _loader(config).from_pretrained(
-            folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True
-        )
+        with shown_as_ours():
+            model, notes = _loader(config).from_pretrained(
+                folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=False, output_loading_info=True
+            )
     except Exception as error:  # whatever the libraries for models, tokenizers and weights raise
         raise _unloadable(folder, config, error) from error
     network = _text_part(model, config)

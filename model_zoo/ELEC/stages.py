@@ -12,6 +12,7 @@ from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 from fuxictr_llm import registry
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import merged
+from fuxictr_llm.common.progress import Watched
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.keys import DatasetKeys, ModelKeys
 from fuxictr_llm.config.resolve import constructor_hints
@@ -19,7 +20,7 @@ from fuxictr_llm.data.loader import describe_data, make_loaders
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher, Teacher
 from fuxictr_llm.enhancement.anatomy import find_anatomy, tap_keys
-from fuxictr_llm.host.batches import Batch, columns_of
+from fuxictr_llm.host.batches import Batch, columns_of, rows_of
 from fuxictr_llm.llm.texts.row_texts import RowIndex, index_rows
 from fuxictr_llm.llm.vectors.encoder import unit_vectors
 from fuxictr_llm.llm.vectors.store import VectorStore
@@ -195,7 +196,7 @@ def _clicks(run: Run, index: RowIndex, batches: Any) -> Any:
     from .click_tuning import ClickRows
 
     rows, clicks = [], []
-    for batch in batches:
+    for batch in Watched(batches, "texts of clicks", True, rows_of):
         rows.append(index.row_of(batch))
         clicks.append(batch[run.feature_map.labels[0]])
     return ClickRows(index.positions[torch.cat(rows)].numpy(), torch.cat(clicks).numpy().astype(np.float32))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import set_seed
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.progress import Progress
 from fuxictr_llm.llm.catalog import FieldCatalog
 from fuxictr_llm.llm.language_model import LanguageModel
 from fuxictr_llm.llm.lora import Schedule, check_device, train, with_lora
@@ -128,10 +129,12 @@ def accuracy(language_model: LanguageModel, batches: PromptBatches, prompts: Seq
     training = model.training
     model.eval()
     right = 0.0
-    for start in range(0, len(prompts), 32):
-        batch = batches.collate(prompts[start : start + 32])
-        encoded = batches.encode(batch)
-        right += (cosines(encoded.prompts, encoded.fields).argmax(dim=-1).cpu() == batch["answers"]).sum().item()
+    with Progress("accuracy of prompts", len(prompts), "prompts") as progress:
+        for start in range(0, len(prompts), 32):
+            batch = batches.collate(prompts[start : start + 32])
+            encoded = batches.encode(batch)
+            right += (cosines(encoded.prompts, encoded.fields).argmax(dim=-1).cpu() == batch["answers"]).sum().item()
+            progress.update(len(batch["answers"]))
     model.train(training)
     return round(right / len(prompts), 4)
 

@@ -1,9 +1,11 @@
 import io
 import operator
+import pty
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from fuxictr_llm.common.progress import Progress, Watched
+from fuxictr_llm.common.progress import Progress, Watched, quiet_if
 
 
 class Clock:
@@ -80,8 +82,49 @@ def test_a_terminal_gets_a_bar(monkeypatch):
     monkeypatch.setattr("fuxictr_llm.common.progress.DELAY", 0)
     with Progress("training", 2, stream=stream) as progress:
         progress.update(1, note="best AUC 0.812")
-        progress._bar.refresh()
+    assert "  0%" not in stream.getvalue()
     assert "training:  50%|" in stream.getvalue() and "best AUC 0.812" in stream.getvalue()
+
+
+def test_the_rate_of_a_bar_is_that_of_the_whole_stage():
+    clock, stream = Clock(), io.StringIO()
+    stream.isatty = lambda: True
+    with Progress("training", 100, stream=stream, clock=clock) as progress:
+        clock.seconds = 10.0
+        progress.update(50)
+    assert " 50/100 [00:10<00:10,  5.00rows/s]" in stream.getvalue()
+
+
+def test_a_terminal_without_a_size_gets_lines(monkeypatch):
+    monkeypatch.setattr("fuxictr_llm.common.progress.DELAY", 0)
+    main, other = pty.openpty()
+    with open(main, "rb", buffering=0) as seen, open(other, "w") as stream:  # noqa: PTH123
+        with Progress("training", 2, stream=stream) as progress:
+            progress.update(1)
+        assert seen.read(1000).startswith(b"training:  50% 1/2 [")
+
+
+def test_what_need_not_be_done_does_not_count_for_the_rate():
+    clock, stream = Clock(), io.StringIO()
+    with Progress("hashing", 100, stream=stream, clock=clock) as progress:
+        progress.skip(50)
+        clock.seconds = 5.0
+        progress.update(10)
+    assert stream.getvalue().splitlines()[0] == "hashing:  60% 60/100 [00:05<00:20,  2.00rows/s]"
+
+
+def test_several_threads_count():
+    progress = Progress("training", 10**9, shown=False)
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: progress.update(1), range(4000)))
+    assert progress.done == 4000
+
+
+def test_nothing_is_shown_in_a_quiet_block():
+    with quiet_if(True), quiet_if(False):
+        assert lines_of(100) == ("", [])
+    with quiet_if(False):
+        assert lines_of(100)[1]
 
 
 def test_a_watched_loader_is_the_loader():

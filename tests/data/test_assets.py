@@ -2,15 +2,17 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
+import sys
 import zipfile
 
 import pytest
 
 from fuxictr_llm.common import files
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.files import cache_dir, read_json
+from fuxictr_llm.common.files import cache_dir, read_json, writable_dir
 from fuxictr_llm.data import assets
 from fuxictr_llm.data.assets import Asset, asset_dir
 from fuxictr_llm.llm import model_files as model_folder
@@ -25,7 +27,9 @@ def wheel(tmp_path, monkeypatch):
         archive.writestr("some_pkg/data/a.txt", "A" * 100)
         archive.writestr("some_pkg/data/b.txt", "B")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setitem(assets.ASSETS, "thing", Asset("some-pkg", "1.0", digest, ("some_pkg/data/a.txt",), "MIT"))
+    monkeypatch.setitem(
+        assets.ASSETS, "thing", Asset("some-pkg", "1.0", path.stat().st_size, digest, ("some_pkg/data/a.txt",), "MIT")
+    )
     downloads = []
 
     def download(asset, folder):
@@ -98,11 +102,28 @@ def test_another_content_than_expected_is_not_used(wheel):
     assert not (cache_dir() / "assets").exists()
 
 
-def test_without_network_the_way_out_is_named(monkeypatch):
-    def fail(command, **_):
-        return subprocess.CompletedProcess(command, 1, stderr="noise\nERROR: No matching distribution found\n")
+def pip_is(monkeypatch, code):
+    """In place of pip the code runs; `folder` is where the wheel goes."""
 
-    monkeypatch.setattr(subprocess, "run", fail)
+    def popen(command, **options):
+        code_of_pip = f"import sys; folder = {command[command.index('--dest') + 1]!r}; {code}"
+        return start([sys.executable, "-c", code_of_pip], **options)
+
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", popen)
+
+
+def test_a_download_shows_how_much_is_here(monkeypatch, capfd, shown_at_once):
+    monkeypatch.setattr(assets, "LOOK", 0.05)
+    code = "import time; open(folder + '/part', 'wb').write(bytes(10**6)); time.sleep(0.5)"
+    pip_is(monkeypatch, code)
+    assets._pip_download(assets.ASSETS["movielens100k"], str(writable_dir(cache_dir() / "there", "")))
+    lines = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(r"downloading recbole: +47% 1.00M/2.13M \[00:00<00:00, +[\d.]+MB/s\]", lines[-1])
+
+
+def test_without_network_the_way_out_is_named(monkeypatch):
+    pip_is(monkeypatch, "print('noise\\nERROR: No matching distribution found', file=sys.stderr); sys.exit(1)")
     with pytest.raises(UserError, match=r"cannot download recbole==1.2.1: ERROR: No matching .* put recbole-1.2.1"):
         asset_dir("movielens100k")
     with pytest.raises(UserError, match="unknown asset 'movielens100'; did you mean 'movielens100k'"):

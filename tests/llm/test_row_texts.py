@@ -1,6 +1,7 @@
 """Rows to texts: what is told, what is skipped, and that every row of every loader finds its own."""
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import write_json
 from fuxictr_llm.config.language_models import RowTextsConfig
 from fuxictr_llm.config.resolve import load_experiment
+from fuxictr_llm.data.in_memory import count_rows
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.experiment.preparation import prepare_data
+from fuxictr_llm.llm.texts import row_texts
 from fuxictr_llm.llm.texts import units as row_keys
 from fuxictr_llm.llm.texts.row_texts import index_rows
 from fuxictr_llm.llm.texts.units import KeyLookup, RowKeys
@@ -379,3 +382,15 @@ def test_keys_of_float_columns_fit_tables_that_hold_integers(shop):
     pd.DataFrame({"k": [1, 2], "t": ["one", "two"]}).to_csv("t.csv", index=False)
     texts = shop(text_fields=[], value_texts={"color": {"file": "t.csv", "key": "k", "text": "t"}}).units[0][:]
     assert sorted(texts) == ["", "one.", "two."]
+
+
+def test_indexing_shows_rows_and_distinct_texts(shop, monkeypatch, capfd, shown_at_once):
+    monkeypatch.setattr(row_texts, "CHUNK", 300)
+    capfd.readouterr()
+    index = shop(text_units="row", text_fields=["user", "city", "color", "tags"])
+    lines = [line.split(" [")[0] for line in capfd.readouterr().err.splitlines() if "/s" in line]
+    rows = sum(map(count_rows, (shop.run.params[f"{split}_data"] for split in ("train", "valid", "test"))))
+    assert re.fullmatch(rf"indexing texts: +\d+% 300/{rows}", lines[0])
+    assert f"indexing texts: 100% {rows}/{rows}" in lines
+    assert any(re.fullmatch(r"distinct texts of unit row: +\d+% 300/\d+", line) for line in lines)
+    assert len(index.units) == 1

@@ -12,8 +12,11 @@ from typing import Literal, NoReturn
 import polars as pl
 
 from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.common.progress import BYTES, Progress
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
+
+LINES = 1000  # between two looks at how far a file is read
 
 
 def find_originals(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:
@@ -34,8 +37,11 @@ def numbered_lines(path: Path, encoding: str = "utf-8") -> Iterator[tuple[int, s
     """
     number = 0
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, 1):
+        with path.open("rb") as raw, Progress(f"reading {path.name}", path.stat().st_size, BYTES) as progress:
+            lines = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+            for number, line in enumerate(lines, 1):
+                if not number % LINES:
+                    progress.update(raw.tell() - progress.done)
                 if line.strip():
                     yield number, line.decode(encoding).rstrip("\r\n")
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

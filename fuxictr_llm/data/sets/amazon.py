@@ -14,6 +14,7 @@ from typing import Any
 
 import polars as pl
 
+from fuxictr_llm.common.progress import Progress
 from fuxictr_llm.data.sets import damaged_line, numbered_lines, tenths, time_words
 
 CATEGORIES = {"amazon_gift": "Gift_Cards", "amazon_music": "Digital_Music", "amazon_game": "Video_Games"}
@@ -49,13 +50,17 @@ def prepare(reviews: Path, items: Path, timestamp: str) -> dict[str, Iterator[pl
     rows = _reviews(reviews).sort("timestamp", maintain_order=True)
     without = len(rows.join(known, on="parent_asin", how="anti"))
     logging.info("%d reviews of %d items; %d reviews have no item", len(rows), len(known), without)
-    return {split: _tables(rows[part], known, timestamp) for split, part in tenths(len(rows), str(reviews)).items()}
+    return {
+        split: _tables(split, rows[part], known, timestamp) for split, part in tenths(len(rows), str(reviews)).items()
+    }
 
 
-def _tables(rows: pl.DataFrame, items: pl.DataFrame, timestamp: str) -> Iterator[pl.DataFrame]:
-    for part in rows.iter_slices(CHUNK):
-        table = part.join(items, on="parent_asin", how="left", maintain_order="left")
-        yield table.with_columns(time_words("timestamp", "ms", timestamp)).select("label", *FIELDS)
+def _tables(split: str, rows: pl.DataFrame, items: pl.DataFrame, timestamp: str) -> Iterator[pl.DataFrame]:
+    with Progress(f"writing {split}", len(rows)) as progress:
+        for part in rows.iter_slices(CHUNK):
+            table = part.join(items, on="parent_asin", how="left", maintain_order="left")
+            yield table.with_columns(time_words("timestamp", "ms", timestamp)).select("label", *FIELDS)
+            progress.update(len(part))
 
 
 def _reviews(path: Path) -> pl.DataFrame:

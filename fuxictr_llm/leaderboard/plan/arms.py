@@ -9,7 +9,7 @@ from typing import Any
 from fuxictr_llm import registry
 from fuxictr_llm.common.checks import check_name, check_value
 from fuxictr_llm.common.errors import UserError, nearest, unknown
-from fuxictr_llm.common.files import digest_of, digest_of_file
+from fuxictr_llm.common.files import digest_of, digests_of_files
 from fuxictr_llm.config.language_models import asks_for_vectors
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, load_experiment
 from fuxictr_llm.data import SPLITS
@@ -219,7 +219,7 @@ def data_digests(params: Mapping[str, Any]) -> dict[str, Any] | None:
             built = {f"{split}_data": str(data_dir / f"{split}.parquet") for split in raw}
             return describe_data({"dataset_id": params["dataset_id"], **built}, data_dir)["sha256"]
         files = {split: raw_files(path, params["data_format"]) for split, path in raw.items()}
-        return {split: [digest_of_file(path) for path in paths] for split, paths in files.items()}
+        return {split: digests_of_files(paths) for split, paths in files.items()}
     except (OSError, UserError):
         return None
 

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.progress import Progress
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.language_models import RowTextsConfig
 from fuxictr_llm.data import SPLITS
-from fuxictr_llm.data.in_memory import read_slices
+from fuxictr_llm.data.in_memory import count_rows, read_slices
 from fuxictr_llm.llm.texts.sentences import Sentence
 from fuxictr_llm.llm.texts.units import (
     Distinct,
@@ -75,8 +76,10 @@ class UnitTexts(Sequence[str]):
         return position.astype(np.int32)
 
     def _digests(self) -> Iterator[np.ndarray]:
-        for start in range(0, len(self), CHUNK):
-            yield digests_of(self[start : start + CHUNK])
+        with Progress(f"distinct texts of unit {self.name}", len(self), "texts") as progress:
+            for start in range(0, len(self), CHUNK):
+                yield digests_of(self[start : start + CHUNK])
+                progress.update(min(CHUNK, len(self) - start))
 
     def _text(self, ids: np.ndarray) -> str:
         parts = [sentence.text_of(ids[columns]) for sentence, columns in self._sentences]
@@ -180,22 +183,24 @@ def _index(plan: Sequence[UnitPlan], row_keys: RowKeys, run: Run) -> RowIndex:
     units: dict[str, Distinct] = {}
     widths: dict[str, int] = {}
     train_keys = np.empty(0, np.int64)
-    for split in SPLITS:
-        path = run.params.get(f"{split}_data")
-        for part in slices_of(path, columns) if path else ():
-            id_columns = {name: part[column] for name, column in entities.columns.items()}
-            batch = {name: torch.from_numpy(part[name]) for name in read}
-            ids = {name: row_keys.ids_of(name, column).reshape(len(column), -1) for name, column in batch.items()}
-            widths = widths or {name: column.shape[1] for name, column in ids.items()}
-            unit_keys = row_keys.of_units(batch)
-            rows.add(sum_of(unit_keys).numpy(), torch.stack(unit_keys, dim=1).numpy())
-            for unit, key in zip(plan, unit_keys, strict=True):
-                values = torch.cat([ids[name] for name in unit.columns], dim=1).int().numpy()
-                units.setdefault(unit.name, Distinct(values.shape[1], np.int32)).add(key.numpy(), values)
-                if unit.name in id_columns:
-                    entities.add(unit.name, id_columns[unit.name], key.numpy())
-        if split == "train":
-            train_keys = rows.all()[0]
+    paths = {split: run.params[f"{split}_data"] for split in SPLITS if run.params.get(f"{split}_data")}
+    with Progress("indexing texts", sum(map(count_rows, paths.values()))) as progress:
+        for split, path in paths.items():
+            for part in slices_of(path, columns):
+                id_columns = {name: part[column] for name, column in entities.columns.items()}
+                batch = {name: torch.from_numpy(part[name]) for name in read}
+                ids = {name: row_keys.ids_of(name, column).reshape(len(column), -1) for name, column in batch.items()}
+                widths = widths or {name: column.shape[1] for name, column in ids.items()}
+                unit_keys = row_keys.of_units(batch)
+                rows.add(sum_of(unit_keys).numpy(), torch.stack(unit_keys, dim=1).numpy())
+                for unit, key in zip(plan, unit_keys, strict=True):
+                    values = torch.cat([ids[name] for name in unit.columns], dim=1).int().numpy()
+                    units.setdefault(unit.name, Distinct(values.shape[1], np.int32)).add(key.numpy(), values)
+                    if unit.name in id_columns:
+                        entities.add(unit.name, id_columns[unit.name], key.numpy())
+                progress.update(len(unit_keys[0]))
+            if split == "train":
+                train_keys = rows.all()[0]
     keys, keys_of_units = rows.all()
     texts, positions = [], []
     for number, unit in enumerate(plan):

@@ -12,7 +12,7 @@ Shape symbols: `K` vectors of a placebo, `D_llm` width of the language model.
 import io
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,8 +26,10 @@ from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import (
     OTHER_CACHE,
+    damaged_files,
     digest_of,
     digest_of_file,
+    digests_of_files,
     explain_write_errors,
     read_json,
     remove_abandoned,
@@ -35,6 +37,7 @@ from fuxictr_llm.common.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.common.progress import Progress
 
 # Placebos that are made of the language model's own vectors.
 OF_VECTORS = ("random", "shuffled")
@@ -129,7 +132,8 @@ class VectorStore:
     def damaged(self) -> list[str]:
         """The shards whose content is not what was written."""
         noted = self.manifest["shards"]
-        return [name for name in self._names if digest_of_file(self.folder / name) != noted.get(name)]
+        now = digests_of_files(self.folder / name for name in self._names)
+        return [name for name, digest in zip(self._names, now, strict=True) if digest != noted.get(name)]
 
     def gather(self, positions: Tensor) -> Tensor:
         """The rows at `positions`, in their order, float32 `[n, D]` on the CPU."""
@@ -160,7 +164,7 @@ def find_or_write(
     rows: int,
     make: Callable[[int, int], Made],
     facts: Mapping[str, Any] | None = None,
-    over: Over = map,
+    over: Over | None = None,
 ) -> VectorStore:
     """The store of that kind that was made from these things; what there is not of it is made, shard after shard.
 
@@ -168,7 +172,7 @@ def find_or_write(
         rows: N.
         make: start and stop -> float32 `[stop - start, D]`, and, where texts were cut, how many.
         facts: what the manifest should say besides.
-        over: asks the writer for the shards of these numbers, in any order; `map`, or one that shares them out.
+        over: asks the writer for the shards of these numbers, in any order; None: one after the other.
 
     Raises:
         UserError: it cannot be written, or vectors are not finite.
@@ -188,7 +192,7 @@ def find_or_write(
                 for path in (folder / _name(number) for number in missing):
                     if path.is_file():
                         logging.warning("%s is damaged: it is computed anew", path)
-                _write(ShardWriter(folder, rows, shard_rows, make), plan | dict(facts or {}), missing, over)
+                _write(ShardWriter(folder, rows, shard_rows, make), plan | dict(facts or {}), missing, over or _in_turn)
     return VectorStore(folder)
 
 
@@ -209,16 +213,24 @@ def _write(writer: "ShardWriter", plan: Mapping[str, Any], missing: list[int], o
         write_json(writer.folder / MANIFEST, manifest)
 
 
+def _in_turn(writer: "ShardWriter", numbers: Sequence[int]) -> Iterator[Shard]:
+    done = writer.rows - sum(map(writer.rows_of, numbers))
+    with Progress("vectors of rows", writer.rows, done=done) as progress:
+        for number in numbers:
+            shard = writer(number)
+            yield shard
+            progress.update(shard.rows)
+
+
 def _missing(folder: Path, plan: Mapping[str, Any]) -> list[int]:
     """The numbers of the shards that are not there as they were written."""
     manifest = read_json(folder / MANIFEST)
     fits = _is_manifest(manifest) and all(manifest[key] == plan[key] for key in ("rows", "shard_rows"))
     noted = manifest["shards"] if fits else {}
 
-    def is_whole(name: str) -> bool:
-        return name in noted and (folder / name).is_file() and digest_of_file(folder / name) == noted[name]
-
-    return [number for number in range(_count(plan["rows"], plan["shard_rows"])) if not is_whole(_name(number))]
+    damaged = {*damaged_files(folder, noted)}
+    whole = noted.keys() - damaged
+    return [number for number in range(_count(plan["rows"], plan["shard_rows"])) if _name(number) not in whole]
 
 
 @dataclass(frozen=True)
