@@ -20,6 +20,7 @@ from fuxictr_llm.common.processes import gathered, is_main, process_count, proce
 from fuxictr_llm.data.shares import share_of
 from fuxictr_llm.host.batches import some_rows, synthetic_batch
 from fuxictr_llm.training.devices import keep_freed_memory
+from fuxictr_llm.training.optimizers import configure_optimizer
 from fuxictr_llm.training.step import TrainingStep
 
 ROWS, ROUNDS = 4096, int(os.environ.get("ROUNDS", "15"))
@@ -31,14 +32,20 @@ def one_process():
         yield
 
 
+def model():
+    made = criteo_like("DeepFM")
+    configure_optimizer(made, {})
+    return made
+
+
 def main() -> None:
     process_state()
     keep_freed_memory(torch.device("cpu"))
     whole = synthetic_batch(criteo_like("DeepFM").feature_map, rows=ROWS)
     share = some_rows(whole, share_of(ROWS, process_index(), process_count()))
-    together = TrainingStep(criteo_like("DeepFM"), {})
+    together = TrainingStep(model(), {})
     with one_process():
-        alone = TrainingStep(criteo_like("DeepFM"), {})
+        alone = TrainingStep(model(), {})
     for step in (together, alone):
         step.model.train()
     ratios = []

@@ -16,7 +16,7 @@ from measuring import criteo_like, in_turn, our_step, seconds
 
 from fuxictr_llm.common.checks import checked
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.data.in_memory import describe_data
+from fuxictr_llm.data.loader import describe_data
 from fuxictr_llm.distillation import Teacher
 from fuxictr_llm.experiment.preparation import prepare_data
 from fuxictr_llm.host.batches import synthetic_batch
