@@ -61,6 +61,7 @@ class PlannedRun:
         key: digest of what it computes, whatever data lies where, and wherever the results are written.
         language_model: digest of what it asks of a language model, the same for runs that share the answer;
             None: nothing.
+        split: number of the split of its data, from 1 on; 0: the data set's own.
     """
 
     arm: Arm
@@ -68,6 +69,12 @@ class PlannedRun:
     experiment: Experiment
     key: str
     language_model: str | None = None
+    split: int = 0
+
+    @property
+    def repeat(self) -> int | tuple[int, int]:
+        """What distinguishes it from other runs of its arm: the seed, or split and seed."""
+        return (self.split, self.seed) if self.split else self.seed
 
     @property
     def data_set(self) -> str:

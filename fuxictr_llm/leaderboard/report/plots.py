@@ -16,7 +16,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from fuxictr_llm.common.pictures import BLUE, DPI, GREY, ORANGE, name_points
 from fuxictr_llm.common.runs import total
 from fuxictr_llm.leaderboard.report import PairedGain
-from fuxictr_llm.leaderboard.report.evidence import PROVEN, ArmRow, Runs, mean_gain, over_backbones, runs_by_row
+from fuxictr_llm.leaderboard.report.evidence import ArmRow
+from fuxictr_llm.leaderboard.report.overall import Runs, mean_gain, over_backbones, runs_by_row
+from fuxictr_llm.leaderboard.report.verdicts import PROVEN
 from fuxictr_llm.leaderboard.run.results import RunResult
 
 FEWEST_ROWS = 100  # of a slice: the AUC of fewer rows is noise that would set the scale of all

@@ -16,9 +16,10 @@ from fuxictr_llm.common.files import explain_write_errors, replacing
 from fuxictr_llm.common.formats import LEFT, RIGHT, escaped, list_of, table_of
 from fuxictr_llm.common.pictures import png_of
 from fuxictr_llm.leaderboard.report import PairedGain
-from fuxictr_llm.leaderboard.report.evidence import METRICS, VERDICTS, ArmRow
+from fuxictr_llm.leaderboard.report.evidence import METRICS, ArmRow
 from fuxictr_llm.leaderboard.report.plots import figures
 from fuxictr_llm.leaderboard.report.report import WORD_COLUMNS, Report, Table, make_report
+from fuxictr_llm.leaderboard.report.verdicts import VERDICTS
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Failure, RunResult
 
 # For those who do not see the colours of the verdicts.
@@ -71,8 +72,6 @@ def to_html(report: Report, pictures: Mapping[str, bytes] | None = None) -> str:
     parts += ["<h2>How to read this</h2>", _list(report.notes), "<h2>How it was made</h2>"]
     facts = [f"<li>{escape(name)}: <code>{escape(text)}</code></li>" for name, text in report.facts.items()]
     parts.append(f"<ul>{''.join(facts)}</ul>")
-    if report.digests:
-        parts.append(f"<details><summary>Digests of the runs</summary>{_list(report.digests)}</details>")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -160,8 +159,6 @@ def to_markdown(report: Report, pictures: Iterable[str] = ()) -> str:
         parts += ["## Pictures", *(f"![{escaped(Path(name).stem)}](<{name}>)" for name in pictures)]
     parts += ["## How to read this", list_of(report.notes)]
     parts += ["## How it was made", list_of([f"{name}: {text}" for name, text in report.facts.items()])]
-    if report.digests:
-        parts += ["<details><summary>Digests of the runs</summary>", list_of(report.digests), "</details>"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -185,7 +182,8 @@ def to_csv(rows: Iterable[ArmRow]) -> str:
         line |= _gain_in_csv("method_over_control", over_control)
         line |= {f"{stage}_seconds": row.seconds.get(stage) for stage in ("train", "language_model", "test")}
         line |= {f"parameters_{part}": row.parameters.get(part) for part in ("backbone", "method")}
-        lines.append({**line, "inference_ratio": row.inference_ratio, "verdict": row.verdict, "why": row.why})
+        line |= {"p_holm": row.p, "inference_ratio": row.inference_ratio, "verdict": row.verdict, "why": row.why}
+        lines.append(line)
     text = io.StringIO()
     if lines:
         writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
@@ -239,6 +237,6 @@ def _latex_table(table: Table) -> str:
 
 
 def _gain_in_csv(name: str, gain: PairedGain | None) -> dict[str, Any]:
-    parts = ("mean", "low", "high", "p", "corrected", "relative", "rela_impr")
+    parts = ("mean", "low", "high", "p", "relative", "rela_impr")
     numbers = {f"{name}_{part}": gain and getattr(gain, part) for part in parts}
     return {**numbers, f"{name}_seeds": gain and " ".join(map(str, gain.seeds))}

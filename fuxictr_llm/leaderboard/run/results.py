@@ -127,6 +127,7 @@ class RunResult:
 
     Attributes:
         key: digest of what it computed.
+        split: number of the split of its data, from 1 on; 0: the data set's own.
         metrics: `valid` and `test` -> metric -> value; test is empty where the data has none.
         slices: test metrics by item frequency, as in the run record.
         seconds: as `seconds_by_kind` counts them.
@@ -144,6 +145,12 @@ class RunResult:
     rows: Mapping[str, int]
     parameters: Mapping[str, int]
     record: Mapping[str, Any]
+    split: int = 0
+
+    @property
+    def repeat(self) -> int | tuple[int, int]:
+        """What distinguishes it from other runs of its arm: the seed, or split and seed."""
+        return (self.split, self.seed) if self.split else self.seed
 
 
 @dataclass(frozen=True)
@@ -154,6 +161,17 @@ class Failure:
     seed: int
     key: str
     reason: str
+    split: int = 0
+
+    @property
+    def repeat(self) -> int | tuple[int, int]:
+        """As of `RunResult`."""
+        return (self.split, self.seed) if self.split else self.seed
+
+
+def repeat_text(run: "RunResult | Failure | PlannedRun") -> str:
+    """`seed 3`, or `split 2, seed 3`."""
+    return f"split {run.split}, seed {run.seed}" if run.split else f"seed {run.seed}"
 
 
 class Results:
@@ -215,7 +233,7 @@ class Results:
     def failures(self) -> list[Failure]:
         """The runs that failed and would do so again, in the plan's order."""
         failed = [(run, self.failure_of(run)) for run in self.plan.runs()]
-        return [Failure(run.arm, run.seed, run.key, failure["reason"]) for run, failure in failed if failure]
+        return [Failure(run.arm, run.seed, run.key, failure["reason"], run.split) for run, failure in failed if failure]
 
     def to_do(self, retry_failed: bool = False) -> list[PlannedRun]:
         """The runs that are neither done nor failed, identical ones once, in the plan's order."""
@@ -340,4 +358,5 @@ def _result(run: PlannedRun, record: dict[str, Any]) -> RunResult:
         rows=rows,
         parameters=record["parameters"],
         record=record,
+        split=run.split,
     )
