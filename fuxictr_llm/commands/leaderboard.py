@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from fuxictr_llm.leaderboard.plan.plan import Plan
     from fuxictr_llm.leaderboard.run.results import Results
 
-PLAN_OPTIONS = ("backbones", "methods", "datasets", "seeds", "seed", "controls", "set", "config", "zoo")
+PLAN_OPTIONS = ("backbones", "methods", "datasets", "seeds", "seed", "splits", "split_by", "controls", "set", "config")
+PLAN_OPTIONS += ("zoo",)
 
 
 def add(commands: Commands) -> None:
@@ -27,6 +28,10 @@ def add(commands: Commands) -> None:
     text = "a number N: the seeds 1 to N; several: these"
     plan.add_argument("--seeds", nargs="+", type=int, metavar="N", help=text)
     plan.add_argument("--seed", type=int, metavar="S", help="this seed alone (default: that of the configs)")
+    text = "every seed on K further splits of the data, so that differences cover the data's sample, too"
+    plan.add_argument("--splits", type=int, metavar="K", help=text)
+    text = "time: rolling splits (default for data in the order of time)"
+    plan.add_argument("--split-by", choices=("random", "time"), help=text)
     plan.add_argument("--controls", action="store_true", help="each method's placebos as well")
     plan.add_argument(
         "--set",
@@ -93,7 +98,7 @@ def execute(args: argparse.Namespace) -> None:
     failures = results.failures()
     console.print(*write_tables(results), sep="\n", markup=False, soft_wrap=True)
     for failure in failures:
-        console.print(f"FAILED {failure.arm}, seed {failure.seed}: {failure.reason}", markup=False, soft_wrap=True)
+        console.print(f"FAILED {failure.arm}, {failure.repeat_text}: {failure.reason}", markup=False, soft_wrap=True)
     if failures:
         console.print(f"{len(failures)} of {len(plan.runs())} runs failed; --retry-failed tries them again")
         raise SystemExit(1)
@@ -126,7 +131,7 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
     if args.plan_file:
         values = {name: getattr(args, name) for name in PLAN_OPTIONS}
         if given := [name for name, value in values.items() if value not in (None, []) and value is not False]:
-            raise UserError(f"--{given[0]} is part of the plan that --from names; change it there")
+            raise UserError(f"--{given[0].replace('_', '-')} is part of the plan that --from names; change it there")
         return Plan.read(args.plan_file, gpu)
     if args.seeds and args.seed is not None:
         raise UserError("--seeds and --seed are two ways to say the same; give one of them")
@@ -141,6 +146,8 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
         zoo=args.zoo,
         overrides=parse_overrides(args.set),
         gpu=gpu,
+        splits=0 if args.splits is None else args.splits,
+        split_by=args.split_by,
     )
 
 
@@ -186,7 +193,7 @@ def _list(results: "Results", jobs: int, retry_failed: bool, console: "Console")
 
     console.print(state_table(results, retry_failed))
     for failure in results.failures():
-        console.print(f"failed: {failure.arm}, seed {failure.seed}: {failure.reason}", markup=False, soft_wrap=True)
+        console.print(f"failed: {failure.arm}, {failure.repeat_text}: {failure.reason}", markup=False, soft_wrap=True)
     to_do = results.to_do(retry_failed)
     estimate = Estimator(results.finished()).estimate(to_do, jobs)
     console.print(f"{len(to_do)} runs to do, {jobs} at the same time: {estimate}; in {results.folder}", markup=False)

@@ -29,6 +29,7 @@ from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.data.raw import check_shares_used
 from fuxictr_llm.data.shares import RAY_UNSHARED
 from fuxictr_llm.data.slices import FrequencySlices
+from fuxictr_llm.data.splits import make_split, split_files
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.experiment.record import (
     append_result_line,
@@ -173,9 +174,9 @@ def make_data(params: dict[str, Any], stages: Stages) -> dict[str, Any]:
     seed_everything(params["seed"])
     with process_state(params["gpu"]).main_process_first():
         with stages("prepare data") as facts:
-            facts |= prepare_raw_data(params)
+            facts |= make_split(params) if params.get("resplit") else prepare_raw_data(params)
         with stages("build data"):
-            return {**params, **built_data(params)}
+            return {**params, **built_data({**params, **split_files(params)})}
 
 
 def _check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:

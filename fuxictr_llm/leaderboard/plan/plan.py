@@ -16,15 +16,17 @@ from fuxictr_llm.common.checks import check_value
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of
 from fuxictr_llm.common.formats import dump_yaml, read_yaml
-from fuxictr_llm.config.keys import Positive, Seed
+from fuxictr_llm.config.keys import Positive, Seed, SplitBy
 from fuxictr_llm.config.resolve import Experiment, known_keys, load_experiment
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.build import BUILD_KEYS
 from fuxictr_llm.data.prepare import PREPARERS
+from fuxictr_llm.data.splits import split_params
 from fuxictr_llm.host.checkout import use_checkout
 from fuxictr_llm.leaderboard.plan.arms import (
     PLAIN,
     Arm,
+    Repeated,
     arm_from_entry,
     check_keys,
     cross,
@@ -37,7 +39,15 @@ from fuxictr_llm.leaderboard.plan.arms import (
 )
 
 # The config keys that the files of a data set depend on.
-DATA_SET_KEYS = (*BUILD_KEYS, "feature_processor", "prepare", "raw_data", *(f"{split}_data" for split in SPLITS))
+DATA_SET_KEYS = (
+    *BUILD_KEYS,
+    "feature_processor",
+    "prepare",
+    "raw_data",
+    "resplit",
+    "time_column",
+    *(f"{split}_data" for split in SPLITS),
+)
 DATA_SET_KEYS += tuple(sorted({key for preparer in PREPARERS.values() for key in preparer.keys}))
 Names = list[str]
 PLAN_KEYS = {
@@ -49,11 +59,13 @@ PLAN_KEYS = {
     "config": str | None,
     "zoo": str | None,
     "set": dict[str, Any],
+    "splits": Positive,
+    "split_by": SplitBy,
 }
 
 
 @dataclass(frozen=True)
-class PlannedRun:
+class PlannedRun(Repeated):
     """An arm at a seed.
 
     Attributes:
@@ -72,11 +84,6 @@ class PlannedRun:
     split: int = 0
 
     @property
-    def repeat(self) -> int | tuple[int, int]:
-        """What distinguishes it from other runs of its arm: the seed, or split and seed."""
-        return (self.split, self.seed) if self.split else self.seed
-
-    @property
     def data_set(self) -> str:
         """The folder of its built data set, which is built once for all runs on it."""
         return str(Path(self.experiment.params["data_root"]) / self.experiment.params["dataset_id"])
@@ -88,7 +95,7 @@ class PlannedRun:
         return "_".join(filter(None, parts))
 
     def __str__(self) -> str:
-        return f"{self.arm}, seed {self.seed}"
+        return f"{self.arm}, {self.repeat_text}"
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,8 @@ class Plan:
         config: as `--config`.
         zoo: as `--zoo`.
         overrides: settings of all arms that have such a key.
+        splits: on so many further splits of its data each arm runs at every seed; 0: on the data set's own split.
+        split_by: `random` or `time`; None: `time` for data in the order of time.
         gpu: index of the GPU, -1 for the CPU.
 
     Raises:
@@ -113,10 +122,16 @@ class Plan:
     zoo: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     gpu: int = -1
+    splits: int = 0
+    split_by: str | None = None
     _runs: tuple[PlannedRun, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         use_checkout(self.zoo)
+        if self.splits < 0 or self.splits == 1:
+            raise UserError(f"--splits {self.splits} is no number of splits that could be compared; give 2 or more")
+        if self.split_by and not self.splits:
+            raise UserError(f"--split-by {self.split_by} needs --splits K")
         if not self.arms:
             raise UserError("the plan has no arms; name --backbones and --datasets")
         for seed in self.seeds:
@@ -176,7 +191,8 @@ class Plan:
         if given.keys() & {"backbones", "methods", "datasets", "controls"}:
             names = (given.get("backbones", []), given.get("datasets", []), given.get("methods", [PLAIN]))
             arms = [*cross(*names, given.get("controls", False), config), *arms]
-        return cls(arms, seeds_of(given.get("seeds", [])), config, given.get("zoo"), given.get("set", {}), gpu)
+        seeds, splits = seeds_of(given.get("seeds", [])), (given.get("splits", 0), given.get("split_by"))
+        return cls(arms, seeds, config, given.get("zoo"), given.get("set", {}), gpu, *splits)
 
     def to_yaml(self) -> str:
         """The plan as a file that `read` takes."""
@@ -186,6 +202,7 @@ class Plan:
             parts = {**names, "settings": own_settings(arm, self.config)}
             arms.append({key: value for key, value in parts.items() if value})
         others = {"config": self.config, "zoo": self.zoo, "set": dict(self.overrides), "seeds": list(self.seeds)}
+        others |= {"splits": self.splits, "split_by": self.split_by}
         return dump_yaml({**{key: value for key, value in others.items() if value}, "arms": arms})
 
     def runs(self) -> tuple[PlannedRun, ...]:
@@ -223,10 +240,18 @@ class Plan:
             _refuse_disguise(arm, experiment.params)
             # A placebo is drawn anew for each seed, so that no lucky draw decides.
             redrawn = arm.control and "control_seed" in keys and "control_seed" not in overrides
-            for seed in self.seeds or (base.params["seed"],):
-                params = {**experiment.params, "seed": seed, **({"control_seed": seed} if redrawn else {})}
-                work = language_model_work(params)
-                yield PlannedRun(arm, seed, replace(experiment, params=params), run_key(params), work)
+            for split, data in self._on_splits(experiment.params):
+                for seed in self.seeds or (base.params["seed"],):
+                    params = {**data, "seed": seed, **({"control_seed": seed} if redrawn else {})}
+                    work = language_model_work(params)
+                    yield PlannedRun(arm, seed, replace(experiment, params=params), run_key(params), work, split)
+
+    def _on_splits(self, params: dict[str, Any]) -> Iterable[tuple[int, dict[str, Any]]]:
+        """The settings on each split, by its number."""
+        if not self.splits:
+            return [(0, params)]
+        numbers = range(1, self.splits + 1)
+        return [(number, split_params(params, self.split_by, number, self.splits)) for number in numbers]
 
     def _resolved(self, arm: Arm, overrides: Mapping[str, Any]) -> Experiment:
         try:
@@ -256,7 +281,7 @@ class Queue:
         runs = list(runs)
         leaders = {run.language_model: run.key for run in reversed(runs)}
         leaders = {work: key for work, key in leaders.items() if work and work not in self._known}
-        self.waiting = sorted(runs, key=lambda run: (leaders.get(run.language_model) != run.key, run.seed))
+        self.waiting = sorted(runs, key=lambda run: (leaders.get(run.language_model) != run.key, run.seed, run.split))
 
     def take(self, is_ready: Callable[[PlannedRun], bool]) -> PlannedRun | None:
         """The next run, out of those that are ready."""

@@ -16,7 +16,7 @@ from fuxictr_llm.leaderboard.plan.arms import Arm, controls_of
 from fuxictr_llm.leaderboard.plan.plan import PlannedRun
 from fuxictr_llm.leaderboard.report import PairedGain, Repeat, Spread, compare
 from fuxictr_llm.leaderboard.report.verdicts import UNPROVEN, Claim, Verdict, compared_at, judge
-from fuxictr_llm.leaderboard.run.results import Failure, RunResult, repeat_text
+from fuxictr_llm.leaderboard.run.results import Failure, RunResult
 from fuxictr_llm.registry import find_method
 
 METRICS = ("AUC", "gAUC", "logloss")
@@ -91,7 +91,7 @@ def summarize(
     runs: dict[ArmKey, BySeed] = defaultdict(dict)
     for result in results:
         if result.repeat in runs[_key(result.arm)]:
-            run = f"{result.arm.backbone} {result.arm.label} on {result.arm.dataset!r} at {repeat_text(result)}"
+            run = f"{result.arm.backbone} {result.arm.label} on {result.arm.dataset!r} at {result.repeat_text}"
             raise UserError(f"two results of {run}; a table has one of each arm and seed")
         runs[_key(result.arm)][result.repeat] = result
     known = [*(run.arm for run in planned), *(run.arm for run in results), *(run.arm for run in failures)]

@@ -9,7 +9,7 @@ from fuxictr_llm.leaderboard.report import PairedGain, Spread
 from fuxictr_llm.leaderboard.report.evidence import ArmRow
 from fuxictr_llm.leaderboard.report.notes import notes_on
 from fuxictr_llm.leaderboard.report.overall import Overall, over_backbones
-from fuxictr_llm.leaderboard.run.results import Failure, RunResult, repeat_text
+from fuxictr_llm.leaderboard.run.results import Failure, RunResult
 
 NOTHING = "-"
 WORD_COLUMNS = ("backbone", "arm", "seeds", "verdict", "rows")  # columns of words; the others hold numbers
@@ -184,7 +184,7 @@ def _troubles(rows: Iterable[ArmRow], failures: Iterable[Failure]) -> list[str]:
         name = f"{row.dataset} {row.backbone} {row.arm}"
         for repeat in row.failed:
             failure = failed[row.dataset, row.backbone, row.arm, repeat]
-            lines.append(f"{name}, {repeat_text(failure)}: failed: {' '.join(failure.reason.split())}")
+            lines.append(f"{name}, {failure.repeat_text}: failed: {' '.join(failure.reason.split())}")
         if row.missing:
             lines.append(f"{name}: not run at seed {', '.join(map(str, row.missing))}")
     return lines

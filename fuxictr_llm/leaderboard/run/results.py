@@ -24,7 +24,7 @@ from fuxictr_llm.common.runs import seconds_by_kind, versions
 from fuxictr_llm.config.keys import Count
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 from fuxictr_llm.experiment.record import source_digests
-from fuxictr_llm.leaderboard.plan.arms import data_digests, digest_of_data_keys
+from fuxictr_llm.leaderboard.plan.arms import Repeated, data_digests, digest_of_data_keys
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, PlannedRun, run_key
 
 PACKAGE = "fuxictr-llm"
@@ -122,7 +122,7 @@ def _other_version(version: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class RunResult:
+class RunResult(Repeated):
     """A finished run of an arm.
 
     Attributes:
@@ -147,14 +147,9 @@ class RunResult:
     record: Mapping[str, Any]
     split: int = 0
 
-    @property
-    def repeat(self) -> int | tuple[int, int]:
-        """What distinguishes it from other runs of its arm: the seed, or split and seed."""
-        return (self.split, self.seed) if self.split else self.seed
-
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Repeated):
     """A run that failed, and why."""
 
     arm: Arm
@@ -162,16 +157,6 @@ class Failure:
     key: str
     reason: str
     split: int = 0
-
-    @property
-    def repeat(self) -> int | tuple[int, int]:
-        """As of `RunResult`."""
-        return (self.split, self.seed) if self.split else self.seed
-
-
-def repeat_text(run: "RunResult | Failure | PlannedRun") -> str:
-    """`seed 3`, or `split 2, seed 3`."""
-    return f"split {run.split}, seed {run.seed}" if run.split else f"seed {run.seed}"
 
 
 class Results:
