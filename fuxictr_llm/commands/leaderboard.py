@@ -1,6 +1,7 @@
 """`leaderboard`: backbones x methods x data sets x seeds, run in parallel, as tables with evidence."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fuxictr_llm.leaderboard.plan.plan import Plan
+    from fuxictr_llm.leaderboard.report.tables import Runs
     from fuxictr_llm.leaderboard.run.results import Results
 
-PLAN_OPTIONS = ("backbones", "methods", "datasets", "seeds", "seed", "splits", "split_by", "controls", "set", "config")
-PLAN_OPTIONS += ("zoo",)
+OF_RUNS = ("seeds", "seed", "splits", "split_by", "set")
+PLAN_OPTIONS = ("backbones", "methods", "datasets", "controls", "config", "zoo", *OF_RUNS)
 
 
 def add(commands: Commands) -> None:
@@ -42,7 +44,8 @@ def add(commands: Commands) -> None:
     )
     plan.add_argument("--config", help="config directory or YAML file (default: the packaged benchmark_configs)")
     add_zoo(plan)
-    plan.add_argument("--from", dest="plan_file", metavar="FILE.yaml", help="a saved plan instead: plan.yaml of --out")
+    text = "a saved plan instead: plan.yaml of --out; or a table's runs, runs.jsonl.xz: makes the table again"
+    plan.add_argument("--from", dest="plan_file", metavar="FILE", help=text)
     how = parser.add_argument_group("how")
     how.add_argument(
         "--out",
@@ -55,6 +58,8 @@ def add(commands: Commands) -> None:
     how.add_argument("--retry-failed", action="store_true", help="try again what failed with this very plan")
     how.add_argument("--keep-weights", action="store_true", help="keep the trained weights beside the records")
     how.add_argument("--dry-run", action="store_true", help="list what is done, failed and to do, and stop")
+    text = "run nothing; say how many seeds would show this gain in AUC (default: 0.001), by the runs that are there"
+    how.add_argument("--power", type=float, nargs="?", const=0.001, metavar="GAIN", help=text)
     tuning = parser.add_argument_group("tuning, before")
     text = "so many trials on validation AUC for every arm, plain and controls included; then the seeds at its best"
     tuning.add_argument("--tune", type=int, metavar="N", help=text)
@@ -72,23 +77,32 @@ def execute(args: argparse.Namespace) -> None:
 
     jobs = _jobs(args)
     gpu = chosen_gpu(args.gpu)
-    if not args.dry_run:
+    from_archive = bool(args.plan_file) and args.plan_file.endswith(".jsonl.xz")
+    if not (args.dry_run or from_archive or args.power is not None):
         start_server(PRELOADED_FOR_RUNS)  # imports while this process does the same
 
     from rich.console import Console
 
+    from fuxictr_llm.leaderboard.report.tables import Runs
     from fuxictr_llm.leaderboard.run.engine import run_plan
     from fuxictr_llm.leaderboard.run.progress import Display
     from fuxictr_llm.leaderboard.run.results import Results
 
+    console = Console(highlight=False)
+    if from_archive:
+        _refuse_options(args)
+        _rebuild(args, console)
+        return
     plan = _plan(args, gpu)
     folder = args.out or _default_folder(args, plan)
-    console = Console(highlight=False)
-    if args.tune is not None or args.space:
+    if args.power is None and (args.tune is not None or args.space):
         plan = _tuned(args, plan, folder, jobs, console)
     results = Results(folder, plan)
     for line in results.ignored:
         console.print(line, markup=False, soft_wrap=True)
+    if args.power is not None:
+        _print_power(args.power, Runs(results.finished(), results.failures(), plan.runs()), console)
+        return
     if args.dry_run:
         _list(results, jobs, args.retry_failed, console)
         return
@@ -105,23 +119,64 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def write_tables(results: "Results") -> list[Path]:
-    """Write the tables and plots of what is there; their paths.
+    """Write the tables and plots of what is there, and the archive of its runs; their paths.
 
     Raises:
         UserError: the folder cannot be written to.
     """
+    from datetime import datetime
+
     from fuxictr_llm.experiment.record import typed_command
     from fuxictr_llm.leaderboard.plan.arms import own_settings
-    from fuxictr_llm.leaderboard.report.evidence import summarize
-    from fuxictr_llm.leaderboard.report.tables import write_all
+    from fuxictr_llm.leaderboard.report.tables import Runs, write_tables_of
+    from fuxictr_llm.leaderboard.run.archive import write_archive
     from fuxictr_llm.leaderboard.run.tuning import TUNING_FOLDER, tuned_by
 
-    finished, failures, plan = results.finished(), results.failures(), results.plan
+    plan = results.plan
     facts = {"command": typed_command(), "plan": plan.sha256, "tuning": tuned_by(results.folder / TUNING_FOLDER, plan)}
+    facts["date"] = f"{datetime.now():%Y-%m-%d %H:%M}"
     for arm in plan.arms:
         settings = own_settings(arm, plan.config)
         facts[f"settings of {arm}"] = ", ".join(f"{key}: {value}" for key, value in settings.items())
-    return write_all(results.folder, summarize(finished, failures, plan.runs()), finished, failures, facts)
+    runs = Runs(results.finished(), results.failures(), plan.runs())
+    return write_tables_of(results.folder, runs, facts, lambda: write_archive(results, facts))
+
+
+def _rebuild(args: argparse.Namespace, console: "Console") -> None:
+    """Write the tables of an archive's runs, as they are; or with `--power`, what more seeds would show.
+
+    Raises:
+        UserError: the archive cannot be read, or its runs cannot be put into the folder.
+    """
+    from fuxictr_llm.leaderboard.report.tables import Runs, write_tables_of
+    from fuxictr_llm.leaderboard.run.archive import ARCHIVE, read_archive, unpack
+
+    path = Path(args.plan_file)
+    archive = read_archive(path)
+    runs = Runs(archive.finished(), archive.failures(), archive.planned)
+    if args.power is not None:
+        _print_power(args.power, runs, console)
+        return
+    names = dict.fromkeys(run.arm.dataset for run in archive.planned)
+    folder = args.out or (
+        path.parent if path.name == ARCHIVE and (path.parent / "runs").is_dir() else _folder_of(names)
+    )
+    unpack(archive, path, folder)
+    paths = write_tables_of(folder, runs, archive.facts, lambda: folder / ARCHIVE)
+    console.print(*paths, sep="\n", markup=False, soft_wrap=True)
+    console.print(f"python -m fuxictr_llm leaderboard --from {folder / 'plan.yaml'} goes on with it", markup=False)
+
+
+def _print_power(gain: float, runs: "Runs", console: "Console") -> None:
+    from fuxictr_llm.leaderboard.report.evidence import summarize
+    from fuxictr_llm.leaderboard.report.overall import over_backbones
+    from fuxictr_llm.leaderboard.report.power import power_lines
+
+    if not 0 < gain < 0.5:
+        raise UserError(f"--power {gain} is no gain in AUC: give one above 0 and below 0.5, as 0.001")
+    rows = summarize(*runs)
+    lines = power_lines(gain, rows, over_backbones(rows, runs.finished))
+    console.print(*lines, sep="\n", markup=False, soft_wrap=True)
 
 
 def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
@@ -129,9 +184,7 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
     from fuxictr_llm.leaderboard.plan.plan import PLAIN, Plan, seeds_of
 
     if args.plan_file:
-        values = {name: getattr(args, name) for name in PLAN_OPTIONS}
-        if given := [name for name, value in values.items() if value not in (None, []) and value is not False]:
-            raise UserError(f"--{given[0].replace('_', '-')} is part of the plan that --from names; change it there")
+        _refuse_options(args)
         return Plan.read(args.plan_file, gpu)
     if args.seeds and args.seed is not None:
         raise UserError("--seeds and --seed are two ways to say the same; give one of them")
@@ -149,6 +202,13 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
         splits=0 if args.splits is None else args.splits,
         split_by=args.split_by,
     )
+
+
+def _refuse_options(args: argparse.Namespace) -> None:
+    """Refuse options that a saved plan has itself."""
+    values = {name: getattr(args, name) for name in PLAN_OPTIONS}
+    if given := [name for name, value in values.items() if value not in (None, []) and value is not False]:
+        raise UserError(f"--{given[0].replace('_', '-')} is part of the plan that --from names; change it there")
 
 
 def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: "Console") -> "Plan":
@@ -184,8 +244,11 @@ def _default_folder(args: argparse.Namespace, plan: "Plan") -> Path:
     own = Path(args.plan_file).parent if args.plan_file else None
     if own and (own / "runs").is_dir() and Path(args.plan_file).name == "plan.yaml":  # a leaderboard's, which goes on
         return own
-    name = Path(args.plan_file).stem if args.plan_file else "-".join(dict.fromkeys(arm.dataset for arm in plan.arms))
-    return Path("leaderboards") / name.replace("/", "-")
+    return _folder_of([Path(args.plan_file).stem] if args.plan_file else (arm.dataset for arm in plan.arms))
+
+
+def _folder_of(names: Iterable[str]) -> Path:
+    return Path("leaderboards") / "-".join(dict.fromkeys(names)).replace("/", "-")
 
 
 def _list(results: "Results", jobs: int, retry_failed: bool, console: "Console") -> None:

@@ -83,6 +83,7 @@ class ModelKeys(TypedDict, total=False):
     debug_mode: bool  # FuxiCTR's tuner asks for it
     checkpoint_minutes: Annotated[float, Field(ge=0)] | None  # between two checkpoints of training; null: none
     pictures: bool  # whether a run draws what its method learnt
+    keep_predictions: bool  # whether those of the test rows are kept beside the record; a leaderboard keeps them
 
     # Of a multi-task model: one for all labels, or a list with one for each.
     task: Task | Annotated[list[Task], Field(min_length=1)]
@@ -117,6 +118,7 @@ class ModelKeys(TypedDict, total=False):
     num_workers: Count
     buffer_size: Positive
     group_id: str | None
+    cluster_by: str | None  # the raw files' column of users, whom a leaderboard's bootstrap draws; null: see entities
     slice_by: str | None  # the column of the items by whose frequency test metrics are sliced; null: see entities
     use_features: list[str] | None
     feature_specs: list[FeatureSpec] | None

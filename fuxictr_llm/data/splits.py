@@ -160,8 +160,8 @@ def _read(params: Mapping[str, Any], split: str) -> pl.DataFrame:
     """The rows of a split of the whole data, all as text."""
     paths = raw_files(params[f"{split}_data"], "csv")
     try:
-        options = {"separator": params.get("sep") or ",", "infer_schema": False}
-        return pl.concat([pl.read_csv(path, **options) for path in paths])
+        separator = params.get("sep") or ","
+        return pl.concat([pl.read_csv(path, separator=separator, infer_schema=False) for path in paths])
     except pl.exceptions.PolarsError as error:
         raise UserError(f"{params[f'{split}_data']!r} cannot be read as csv: {reason_of(error)}") from error
 

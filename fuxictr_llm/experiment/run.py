@@ -28,9 +28,10 @@ from fuxictr_llm.data.loader import check_labels, describe_data, make_loaders
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.data.raw import check_shares_used
 from fuxictr_llm.data.shares import RAY_UNSHARED
-from fuxictr_llm.data.slices import FrequencySlices
+from fuxictr_llm.data.slices import FrequencySlices, predict
 from fuxictr_llm.data.splits import make_split, split_files
 from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.experiment.predictions import PREDICTIONS, write_predictions
 from fuxictr_llm.experiment.record import (
     append_result_line,
     code_digests,
@@ -69,7 +70,8 @@ class Result:
 def run_experiment(experiment: Experiment, *, fresh: bool = False) -> Result:
     """Prepare, build, train on train, stop early on valid, evaluate on test, and write it all down.
 
-    Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log`, `.run.json` and a method's pictures, and a line in
+    Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log`, `.run.json`, a method's pictures, with
+    `keep_predictions` the test rows' predictions as `.predictions.safetensors`, and a line in
     `<config name>.csv`, in FuxiCTR's form. The weights take their place only when all is done. Until then, checkpoints
     are in `<expid>_<digest of the settings>.checkpoint`, from which an interrupted run goes on.
 
@@ -115,6 +117,8 @@ def run_experiment(experiment: Experiment, *, fresh: bool = False) -> Result:
             record |= {"expid": experiment.expid, "config": experiment.params}
             record |= {"config_sha256": experiment.sha256, "sources": sources}
             with explain_write_errors(folder, OTHER_MODEL_ROOT):
+                if "predictions_sha256" in record:
+                    unfinished.with_name(PREDICTIONS).replace(folder / f"{model_id}{PREDICTIONS}")
                 put_in_place(unfinished, folder / model_id, record)
             checkpoints.remove()
         model.checkpoint = str((folder / f"{model_id}.model").absolute())
@@ -273,6 +277,12 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
         with stages("test") as facts:
             facts["rows"] = test_rows.num_samples
             metrics["test"] = evaluate(model, test_rows, "test")
+    kept = {}
+    if test_rows is not None and params.get("keep_predictions"):
+        predicted = predict(model, test_rows)
+        if is_main():
+            path = checkpoint.with_name(PREDICTIONS)
+            kept = {"predictions_sha256": write_predictions(path, predicted.y_true, predicted.y_pred)}
     record = {
         "model_id": params["model_id"],
         "seed": params["seed"],
@@ -290,6 +300,7 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
         "peak_memory": peak_memory(),
         "hardware": hardware(params["gpu"]),
         "versions": versions(),
+        **kept,
     }
     return model, record
 

@@ -70,9 +70,11 @@ def language_model_work(params: Mapping[str, Any]) -> str | None:
 
 
 class Repeated:
-    """A run, or what is known of one, with a `seed` and the number of its `split` (0: the data set's own)."""
+    """A run, or what is known of one: its arm, seed, key and the number of its split (0: the data set's own)."""
 
+    arm: "Arm"
     seed: int
+    key: str
     split: int
 
     @property

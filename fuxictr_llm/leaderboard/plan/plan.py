@@ -201,7 +201,12 @@ class Plan:
             names = {"backbone": arm.backbone, "method": arm.method, "control": arm.control, "dataset": arm.dataset}
             parts = {**names, "settings": own_settings(arm, self.config)}
             arms.append({key: value for key, value in parts.items() if value})
-        others = {"config": self.config, "zoo": self.zoo, "set": dict(self.overrides), "seeds": list(self.seeds)}
+        others: dict[str, Any] = {
+            "config": self.config,
+            "zoo": self.zoo,
+            "set": dict(self.overrides),
+            "seeds": list(self.seeds),
+        }
         others |= {"splits": self.splits, "split_by": self.split_by}
         return dump_yaml({**{key: value for key, value in others.items() if value}, "arms": arms})
 

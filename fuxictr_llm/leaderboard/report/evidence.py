@@ -12,8 +12,7 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median, stdev
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.leaderboard.plan.arms import Arm, controls_of
-from fuxictr_llm.leaderboard.plan.plan import PlannedRun
+from fuxictr_llm.leaderboard.plan.arms import Arm, Repeated, controls_of
 from fuxictr_llm.leaderboard.report import PairedGain, Repeat, Spread, compare
 from fuxictr_llm.leaderboard.report.verdicts import UNPROVEN, Claim, Verdict, compared_at, judge
 from fuxictr_llm.leaderboard.run.results import Failure, RunResult
@@ -75,7 +74,7 @@ class ArmRow:
 
 
 def summarize(
-    results: Iterable[RunResult], failures: Iterable[Failure] = (), planned: Iterable[PlannedRun] = ()
+    results: Iterable[RunResult], failures: Iterable[Failure] = (), planned: Iterable[Repeated] = ()
 ) -> list[ArmRow]:
     """The rows of the table, in the order of the plan: plain before methods, controls after their method.
 
@@ -100,7 +99,7 @@ def summarize(
     for key in _in_order(arms):
         failed = {failure.repeat for failure in failures if _key(failure.arm) == key} - runs[key].keys()
         missing = {run.repeat for run in planned if _key(run.arm) == key} - runs[key].keys() - failed
-        done, failed_seeds, missing_seeds = (tuple(sorted(seeds)) for seeds in (runs[key], failed, missing))  # type: ignore[type-var]  # a table has one kind
+        done, failed_seeds, missing_seeds = (tuple(sorted(seeds)) for seeds in (runs[key], failed, missing))
         row = ArmRow(*key[:2], arms[key].label, *key[2:], done, failed_seeds, missing_seeds)
         planned_controls = [other[3] for other in arms if other[:3] == key[:3] and other[3]]
         names = dict.fromkeys([*_declared_controls(row, runs[key]), *planned_controls]) if row.is_method else {}

@@ -4,14 +4,19 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from fuxictr_llm.leaderboard.report import LEVEL
 from fuxictr_llm.leaderboard.report.evidence import ArmRow
+from fuxictr_llm.leaderboard.report.overall import Overall
+from fuxictr_llm.leaderboard.report.power import POWER, could_show, pilot_of, pilots_of_rows
+from fuxictr_llm.leaderboard.report.users import OverUsers
 from fuxictr_llm.leaderboard.report.verdicts import FEWEST_SEEDS, PLACEBO, PROVEN, UNPROVEN, WORSE
 from fuxictr_llm.leaderboard.run.results import RunResult
 
 PERCENT = f"{LEVEL * 100:.0f} %"
 
 
-def notes_on(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> list[str]:
-    """The notes on a table: warnings first."""
+def notes_on(
+    rows: Sequence[ArmRow], results: Iterable[RunResult], overall: Sequence[Overall], users: Mapping[str, OverUsers]
+) -> list[str]:
+    """The notes on a table: warnings first, then what it could have shown."""
     results = list(results)
     splits = any(run.split for run in results)
     unit = "split" if splits else "seed"
@@ -24,6 +29,8 @@ def notes_on(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> list[str]:
             for name in on_test
         ),
         *([f"{few_seeds(most, unit)}."] if 0 < most < FEWEST_SEEDS else []),
+        *_could_have_shown(rows, overall),
+        *(f"{name}: intervals over test users: {of.words}." for name, of in users.items()),
         "AUC, gAUC and logloss are of the test split, mean ± standard deviation over the seeds; the epoch was chosen "
         "on validation. Of several tasks they are the mean.",
         "A gain is the mean difference in test AUC at common seeds, with the two-sided 95 % interval of the paired t "
@@ -37,6 +44,10 @@ def notes_on(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> list[str]:
         "Rows are secondary: p (Holm) is that of the row's intersection-union test after Holm's correction over the "
         "rows of its data set. p is one-sided, of a single comparison, not corrected: in a method's row with plain, "
         "in a control's row of the method with the control.",
+        "by test users: the 95 % interval of a bootstrap over test users (all rows of a user together), with the runs "
+        "as they are: in a method's line of its gain over plain, in a control's of the method over the control.",
+        f"could show: the smallest gain over plain and over each control that these {unit}s would have proven with "
+        f"{POWER:.0%} power, by the spread of their differences; in a row it is after Holm's correction.",
         "relative AUC is AUC / AUC of plain - 1; RelaImpr is (AUC - 0.5) / (AUC of plain - 0.5) - 1.",
         "Seconds are medians over the seeds. Those of the language model were spent once, for all seeds and backbones, "
         "and so were those of a gain network, for the arms that share it. Inference "
@@ -52,6 +63,23 @@ _OF_SPLITS = (
     "Each split's difference is the mean over its seeds, and the test is over the splits, corrected for the train rows "
     "that they share (Nadeau and Bengio 2003): intervals and verdicts cover the data's sample, too."
 )
+
+
+def _could_have_shown(rows: Sequence[ArmRow], overall: Sequence[Overall]) -> list[str]:
+    """Of each data set, the smallest gains that its table could have shown."""
+    notes = []
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        lines = [line for line in overall if line.dataset == dataset and line.claim]
+        pilots = [pilot_of(line.claim, LEVEL) for line in lines if len(line.backbones) > 1]
+        gains = {
+            "over all backbones": could_show(pilots),
+            "on a single backbone": could_show(
+                pilots_of_rows([row for row in rows if row.dataset == dataset]).values()
+            ),
+        }
+        if words := ", ".join(f"{of} AUC {where}" for where, of in gains.items() if of):
+            notes.append(f"{dataset}: the smallest gain that this table could have shown ({POWER:.0%} power): {words}.")
+    return notes
 
 
 def few_seeds(count: int, unit: str = "seed") -> str:

@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fuxictr_llm.common.pictures import BLUE, DPI, GREY, ORANGE, name_points
 from fuxictr_llm.common.runs import total
-from fuxictr_llm.leaderboard.report import PairedGain
+from fuxictr_llm.leaderboard.report import PairedGain, Repeat
 from fuxictr_llm.leaderboard.report.evidence import ArmRow
 from fuxictr_llm.leaderboard.report.overall import Runs, mean_gain, over_backbones, runs_by_row
 from fuxictr_llm.leaderboard.report.verdicts import PROVEN
@@ -159,7 +159,7 @@ def gain_by_frequency(dataset: str, rows: Sequence[ArmRow], runs: Runs, colours:
 
 
 def _gains_on_slice(rows: Sequence[ArmRow], runs: Runs, by: str, name: str) -> dict[str, MeanAndEach]:
-    def aucs(by_seed: Mapping[int, RunResult]) -> dict[int, float]:
+    def aucs(by_seed: Mapping[Repeat, RunResult]) -> dict[Repeat, float]:
         sliced = {seed: run.slices for seed, run in by_seed.items() if run.slices and run.slices["by"] == by}
         values = {seed: facts["slices"].get(name, {}).get("AUC") for seed, facts in sliced.items()}
         return {seed: value for seed, value in values.items() if value is not None}

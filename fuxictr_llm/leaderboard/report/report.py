@@ -5,13 +5,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from fuxictr_llm.leaderboard.report import PairedGain, Spread
+from fuxictr_llm.leaderboard.plan.plan import PLAIN
+from fuxictr_llm.leaderboard.report import LEVEL, PairedGain, Spread
 from fuxictr_llm.leaderboard.report.evidence import ArmRow
 from fuxictr_llm.leaderboard.report.notes import notes_on
 from fuxictr_llm.leaderboard.report.overall import Overall, over_backbones
+from fuxictr_llm.leaderboard.report.power import Pilot, pilot_of, pilots_of_rows
+from fuxictr_llm.leaderboard.report.users import NO_USERS, Interval, OverUsers
+from fuxictr_llm.leaderboard.report.verdicts import FEWEST_SEEDS
 from fuxictr_llm.leaderboard.run.results import Failure, RunResult
 
 NOTHING = "-"
+BY_USERS, COULD_SHOW = "by test users [95 %]", "could show"
 WORD_COLUMNS = ("backbone", "arm", "seeds", "verdict", "rows")  # columns of words; the others hold numbers
 
 
@@ -55,6 +60,7 @@ def make_report(
     results: Sequence[RunResult] = (),
     failures: Iterable[Failure] = (),
     facts: Mapping[str, str] | None = None,
+    users: Mapping[str, OverUsers] | None = None,
 ) -> Report:
     """The report of a table's rows.
 
@@ -63,24 +69,36 @@ def make_report(
         results, failures: the runs that the rows are of.
         facts: the command, the plan's digest and what else the reader should know; the date, versions and the data's
             digests are added.
+        users: of each data set, intervals that cover the test sample.
     """
     tables, overall = [], over_backbones(rows, results)
+    notes = notes_on(rows, results, overall, users or {})
     for dataset in dict.fromkeys(row.dataset for row in rows):
         lines = [line for line in overall if line.dataset == dataset]
-        if any(len(line.backbones) > 1 for line in lines):
-            tables.append(_table_over_backbones(dataset, lines))
-        tables.append(_table_of_rows(dataset, [row for row in rows if row.dataset == dataset]))
-    return Report(tables, _troubles(rows, failures), notes_on(rows, results), _facts(results, facts or {}))
+        own = [row for row in rows if row.dataset == dataset]
+        intervals = (users or {}).get(dataset, NO_USERS).intervals
+        several = any(len(line.backbones) > 1 for line in lines)
+        if several:
+            tables.append(_table_over_backbones(dataset, lines, intervals))
+        tables.append(_table_of_rows(dataset, own, {} if several else intervals))
+    return Report(tables, _troubles(rows, failures), notes, _facts(results, facts or {}))
 
 
-def _table_of_rows(dataset: str, rows: Sequence[ArmRow]) -> Table:
-    columns = _columns(rows)
+def _table_of_rows(dataset: str, rows: Sequence[ArmRow], intervals: Mapping[tuple[str, str], Interval]) -> Table:
+    columns = _columns(rows, intervals)
     lines = [Line([cell(row) for cell in columns.values()], row.verdict, kind_of(row), row.backbone) for row in rows]
     return Table(dataset, list(columns), lines)
 
 
-def _columns(rows: Sequence[ArmRow]) -> dict[str, Callable[[ArmRow], str]]:
-    """Head of a column -> the cell of a row; without columns in which all cells would be empty."""
+def _columns(
+    rows: Sequence[ArmRow], intervals: Mapping[tuple[str, str], Interval]
+) -> dict[str, Callable[[ArmRow], str]]:
+    """Head of a column -> the cell of a row; without columns in which all cells would be empty.
+
+    Args:
+        intervals: over test users; none where the rows are of several backbones.
+    """
+    pilots = pilots_of_rows(rows)
     methods = {(row.backbone, row.method): row for row in rows if kind_of(row) == "method"}
 
     def over_control(row: ArmRow) -> PairedGain | None:
@@ -99,8 +117,10 @@ def _columns(rows: Sequence[ArmRow]) -> dict[str, Callable[[ArmRow], str]]:
         "gain over plain [95 %]": lambda row: gain_cell(row.over_plain),
         "verdict": lambda row: ": ".join(filter(None, (row.verdict, row.why))) or NOTHING,
         "method over control [95 %]": lambda row: gain_cell(over_control(row)),
+        BY_USERS: lambda row: users_cell(intervals, row.arm, row.method, row.control),
         "p": p_of,
         "p (Holm)": lambda row: p_cell(row.p),
+        COULD_SHOW: lambda row: smallest_cell(pilots.get((row.dataset, row.backbone, row.arm))),
         "relative AUC": lambda row: share_cell(row.over_plain.relative if row.over_plain else None),
         "RelaImpr": lambda row: share_cell(row.over_plain.rela_impr if row.over_plain else None),
         "gAUC": lambda row: spread_cell(row.test.get("gAUC")),
@@ -117,8 +137,10 @@ def _columns(rows: Sequence[ArmRow]) -> dict[str, Callable[[ArmRow], str]]:
     return {head: cell for head, cell in columns.items() if head in needed or any(cell(row) != NOTHING for row in rows)}
 
 
-def _table_over_backbones(dataset: str, overall: Sequence[Overall]) -> Table:
-    heads = ["arm", "verdict", "mean gain over plain [95 %]", "method over control [95 %]", "p"]
+def _table_over_backbones(
+    dataset: str, overall: Sequence[Overall], intervals: Mapping[tuple[str, str], Interval]
+) -> Table:
+    heads = ["arm", "verdict", "mean gain over plain [95 %]", "method over control [95 %]", BY_USERS, "p", COULD_SHOW]
     heads += ["better on", "backbones", "rows"]
     lines = []
     for arm in overall:
@@ -128,7 +150,9 @@ def _table_over_backbones(dataset: str, overall: Sequence[Overall]) -> Table:
         kind = arm.verdict.kind if arm.verdict else ""
         shown = f"{kind}: {arm.verdict.why}" if arm.verdict else NOTHING
         counts = str(arm.better), str(len(arm.backbones))
-        cells = [arm.arm, shown, *gains, p_cell(tested.p) if tested else NOTHING, *counts, verdicts]
+        smallest = smallest_cell(pilot_of(arm.claim, LEVEL))
+        by_users = users_cell(intervals, arm.arm, arm.method, arm.control)
+        cells = [arm.arm, shown, *gains, by_users, p_cell(tested.p) if tested else NOTHING, smallest, *counts, verdicts]
         lines.append(Line(cells, kind, "control" if arm.control else "method", arm.method))
     return Table(f"{dataset}: the methods, over all backbones", heads, lines)
 
@@ -156,6 +180,17 @@ def gain_cell(gain: PairedGain | None) -> str:
     if gain is None:
         return NOTHING
     return f"{gain.mean:+.5f}" + (" [{:+.5f}, {:+.5f}]".format(*gain.interval) if gain.interval else "")
+
+
+def users_cell(intervals: Mapping[tuple[str, str], Interval], arm: str, method: str | None, control: str | None) -> str:
+    """The interval over test users: of a method over plain, or of the method over its control."""
+    interval = intervals.get((str(method), arm) if control else (arm, PLAIN))
+    return NOTHING if interval is None else "[{:+.5f}, {:+.5f}]".format(*interval)
+
+
+def smallest_cell(pilot: Pilot | None) -> str:
+    """The smallest gain that could have been shown."""
+    return NOTHING if pilot is None or pilot.n < FEWEST_SEEDS else f"{pilot.smallest_gain():+.5f}"
 
 
 def p_cell(p: float | None) -> str:

@@ -7,18 +7,21 @@ import base64
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fuxictr_llm.common.files import explain_write_errors, replacing
+from fuxictr_llm.common.files import digest_of_file, explain_write_errors, replacing
 from fuxictr_llm.common.formats import LEFT, RIGHT, escaped, list_of, table_of
 from fuxictr_llm.common.pictures import png_of
+from fuxictr_llm.leaderboard.plan.arms import Repeated
 from fuxictr_llm.leaderboard.report import PairedGain
-from fuxictr_llm.leaderboard.report.evidence import METRICS, ArmRow
+from fuxictr_llm.leaderboard.report.evidence import METRICS, ArmRow, summarize
+from fuxictr_llm.leaderboard.report.overall import over_backbones
 from fuxictr_llm.leaderboard.report.plots import figures
 from fuxictr_llm.leaderboard.report.report import WORD_COLUMNS, Report, Table, make_report
+from fuxictr_llm.leaderboard.report.users import OverUsers, over_users
 from fuxictr_llm.leaderboard.report.verdicts import VERDICTS
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Failure, RunResult
 
@@ -110,12 +113,40 @@ def _picture(name: str, content: bytes) -> str:
     return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"></figure>'
 
 
+class Runs(NamedTuple):
+    """The runs that a table is of: finished, failed, and all that were planned."""
+
+    finished: Sequence[RunResult]
+    failures: Sequence[Failure]
+    planned: Sequence[Repeated]
+
+
+def write_tables_of(
+    folder: Path, runs: Runs, facts: Mapping[str, str], write_archive: Callable[[], Path]
+) -> list[Path]:
+    """`write_all` of the runs in a leaderboard's folder, with the intervals over test users; also the archive's path.
+
+    Args:
+        facts: as of `write_all`; the archive's digest is added.
+        write_archive: writes the runs to a file and returns it.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    rows = summarize(*runs)
+    users = over_users(folder, runs.finished, over_backbones(rows, runs.finished))
+    archive = write_archive()
+    facts = {**facts, "runs": f"{archive.name} (sha256 {digest_of_file(archive)})"}
+    return [*write_all(folder, rows, runs.finished, runs.failures, facts, users), archive]
+
+
 def write_all(
     folder: Path,
     rows: Sequence[ArmRow],
     results: Sequence[RunResult],
     failures: Sequence[Failure],
     facts: Mapping[str, str],
+    users: Mapping[str, OverUsers] | None = None,
 ) -> list[Path]:
     """Write `table.md`, `.csv`, `.tex` and `.html`, and the plots; each file whole or not at all. The paths.
 
@@ -123,12 +154,13 @@ def write_all(
         rows: from `summarize`.
         results, failures: the runs that the rows are of.
         facts: how they were made, name -> text: the command, the plan's digest, ...
+        users: of each data set, intervals that cover the test sample.
 
     Raises:
         UserError: the folder cannot be written to.
     """
     folder = Path(folder)
-    report = make_report(rows, results, failures, facts)
+    report = make_report(rows, results, failures, facts, users)
     pictures = {f"{name}.png": png_of(figure) for name, figure in figures(rows, results).items()}
     files = {
         **pictures,

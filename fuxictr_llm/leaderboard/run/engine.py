@@ -269,6 +269,7 @@ class _Engine:
             self.listener.started(run)
         # A run has a name, a folder and a result file of its own; pictures of 100 runs help nobody.
         params = {**run.experiment.params, "model_root": str(self.results.folder / "runs"), "pictures": False}
+        params["keep_predictions"] = bool(params.get("test_data"))
         experiment = replace(
             run.experiment, expid=run.name, params={**params, "verbose": 0}, changed=False, config_name=str(files)
         )

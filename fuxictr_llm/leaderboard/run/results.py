@@ -19,10 +19,18 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.files import digest_of, explain_write_errors, read_json, remove_abandoned, replacing, write_json
+from fuxictr_llm.common.files import (
+    digest_of,
+    explain_write_errors,
+    read_json,
+    remove_abandoned,
+    replacing,
+    write_json,
+)
 from fuxictr_llm.common.runs import seconds_by_kind, versions
 from fuxictr_llm.config.keys import Count
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
+from fuxictr_llm.experiment.predictions import PREDICTIONS
 from fuxictr_llm.experiment.record import source_digests
 from fuxictr_llm.leaderboard.plan.arms import Repeated, data_digests, digest_of_data_keys
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, PlannedRun, run_key
@@ -213,7 +221,7 @@ class Results:
     def finished(self) -> list[RunResult]:
         """The runs that are done, in the plan's order; one experiment counts for every arm that names it."""
         records = [(run, self.record_of(run)) for run in self.plan.runs()]
-        return [_result(run, record) for run, record in records if record]
+        return [result_of(run, record) for run, record in records if record]
 
     def failures(self) -> list[Failure]:
         """The runs that failed and would do so again, in the plan's order."""
@@ -277,7 +285,7 @@ class Results:
         record = Path(f"{files}.run.json")
         if record.exists():
             record.replace(f"{record}.old")
-        for path in (Path(f"{files}.{kind}") for kind in ("model", "out", "csv")):
+        for path in (Path(f"{files}.{kind}") for kind in ("model", "out", "csv", PREDICTIONS.lstrip("."))):
             path.unlink(missing_ok=True)
         self.clear_unfinished(run)
 
@@ -329,7 +337,8 @@ def _own_first(contents: Contents, run: PlannedRun, own: Path) -> list[dict[str,
     return [content for _, content in sorted(with_key, key=lambda item: item[0] != own)]
 
 
-def _result(run: PlannedRun, record: dict[str, Any]) -> RunResult:
+def result_of(run: Repeated, record: dict[str, Any]) -> RunResult:
+    """What a run's record says of it."""
     stages = record["stages"]
     rows = dict(record["data"].get("rows") or {})
     rows |= {"test": stages["test"]["rows"]} if "rows" in stages.get("test", {}) else {}
