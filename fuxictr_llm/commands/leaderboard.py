@@ -100,6 +100,8 @@ def execute(args: argparse.Namespace) -> None:
     results = Results(folder, plan)
     for line in results.ignored:
         console.print(line, markup=False, soft_wrap=True)
+    if (few := _few_seeds(plan)) and args.power is None:
+        console.print(few, markup=False, soft_wrap=True)
     if args.power is not None:
         _print_power(args.power, Runs(results.finished(), results.failures(), plan.runs()), console)
         return
@@ -108,7 +110,8 @@ def execute(args: argparse.Namespace) -> None:
         return
     display = Display(results, jobs, console)
     with display.shown():
-        run_plan(results, jobs=jobs, retry_failed=args.retry_failed, keep_weights=args.keep_weights, listener=display)
+        kept = {"keep_weights": args.keep_weights, "keep_predictions": True}
+        run_plan(results, jobs=jobs, retry_failed=args.retry_failed, listener=display, **kept)
     failures = results.failures()
     console.print(*write_tables(results), sep="\n", markup=False, soft_wrap=True)
     for failure in failures:
@@ -202,6 +205,16 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
         splits=0 if args.splits is None else args.splits,
         split_by=args.split_by,
     )
+
+
+def _few_seeds(plan: "Plan") -> str:
+    """That a plan has less seeds, or splits, than a verdict on a method needs; empty where it has not."""
+    from fuxictr_llm.leaderboard.report.notes import few_seeds
+    from fuxictr_llm.leaderboard.report.verdicts import FEWEST_SEEDS
+
+    count, unit = (plan.splits, "split") if plan.splits else (len(plan.seeds) or 1, "seed")
+    judged = any(arm.method for arm in plan.arms)
+    return few_seeds(count, unit) if judged and count < FEWEST_SEEDS else ""
 
 
 def _refuse_options(args: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ def notes_on(
     splits = any(run.split for run in results)
     unit = "split" if splits else "seed"
     on_test = dict.fromkeys(run.arm.dataset for run in results if _is_validated_on_test(run))
+    shown = _could_have_shown(rows, overall)
     most = max((len(row.over_plain.differences) for row in rows if row.over_plain and row.is_method), default=0)
     return [
         *(
@@ -29,7 +30,7 @@ def notes_on(
             for name in on_test
         ),
         *([f"{few_seeds(most, unit)}."] if 0 < most < FEWEST_SEEDS else []),
-        *_could_have_shown(rows, overall),
+        *shown,
         *(f"{name}: intervals over test users: {of.words}." for name, of in users.items()),
         "AUC, gAUC and logloss are of the test split, mean ± standard deviation over the seeds; the epoch was chosen "
         "on validation. Of several tasks they are the mean.",
@@ -44,10 +45,8 @@ def notes_on(
         "Rows are secondary: p (Holm) is that of the row's intersection-union test after Holm's correction over the "
         "rows of its data set. p is one-sided, of a single comparison, not corrected: in a method's row with plain, "
         "in a control's row of the method with the control.",
-        "by test users: the 95 % interval of a bootstrap over test users (all rows of a user together), with the runs "
-        "as they are: in a method's line of its gain over plain, in a control's of the method over the control.",
-        f"could show: the smallest gain over plain and over each control that these {unit}s would have proven with "
-        f"{POWER:.0%} power, by the spread of their differences; in a row it is after Holm's correction.",
+        *([_OF_USERS] if any(of.intervals for of in users.values()) else []),
+        *([_OF_POWER.format(unit=unit)] if shown else []),
         "relative AUC is AUC / AUC of plain - 1; RelaImpr is (AUC - 0.5) / (AUC of plain - 0.5) - 1.",
         "Seconds are medians over the seeds. Those of the language model were spent once, for all seeds and backbones, "
         "and so were those of a gain network, for the arms that share it. Inference "
@@ -55,6 +54,14 @@ def notes_on(
     ]
 
 
+_OF_USERS = (
+    "by test users: the 95 % interval of a bootstrap over test users (all rows of a user together), with the runs as "
+    "they are: in a method's line of its gain over plain, in a control's of the method over the control."
+)
+_OF_POWER = (
+    "could show: the smallest gain over plain and over each control that these {unit}s would have proven with "
+    f"{POWER:.0%} power, by the spread of their differences; in a row it is after Holm's correction."
+)
 _OF_SEEDS = (
     "With one common seed there is no interval. Seeds vary the training, not the data: these intervals and the "
     "verdicts hold for this test split."

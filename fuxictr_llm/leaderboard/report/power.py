@@ -20,7 +20,7 @@ from fuxictr_llm.leaderboard.report.overall import Overall
 from fuxictr_llm.leaderboard.report.verdicts import FEWEST_SEEDS, Claim
 
 POWER, DRAWS, SEED = 0.8, 4000, 2024
-MOST_SEEDS = 200
+MOST_SEEDS = 100
 
 
 class Pilot(NamedTuple):

@@ -25,7 +25,8 @@ from fuxictr_llm.leaderboard.report.overall import Overall, Runs, runs_by_row
 from fuxictr_llm.leaderboard.run.results import RunResult
 
 SAMPLES, SEED = 1000, 2024
-MOST_CELLS = 2**25  # of an array of rows by samples
+MOST_ROWS = 200_000  # of test: of more the AUC hardly varies, and hundreds of runs would take hours
+MOST_CELLS = 2**21  # of an array of rows by samples, which stays in the cache
 FILE = "users.json"
 Interval = tuple[float, float]
 
@@ -108,6 +109,8 @@ def _intervals(folder: Path, pairs: Mapping[tuple[str, str], Pair], used: Sequen
         return OverUsers({}, f"none: {lacking} of {len(used)} runs have kept no predictions of the test rows")
     files = {key: path for key, path in paths.items() if path is not None}
     y_true, _ = read_predictions(next(iter(files.values())))
+    if len(y_true) > MOST_ROWS:
+        return OverUsers({}, f"none: the {len(y_true):,} test rows are more than {MOST_ROWS:,}")
     users, words = users_of_test(used[0].record["config"], used[0].record["data"]["sha256"].get("test"), len(y_true))
     sampled: dict[int, list[np.ndarray]] = {key: [] for key in files}
     for weights in samples(int(users.max()) + 1, SAMPLES, SEED, rows=len(users)):
