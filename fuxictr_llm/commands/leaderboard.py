@@ -154,6 +154,10 @@ def _rebuild(args: argparse.Namespace, console: "Console") -> None:
     from fuxictr_llm.leaderboard.report.tables import Runs, write_tables_of
     from fuxictr_llm.leaderboard.run.archive import ARCHIVE, read_archive, unpack
 
+    others = {"--dry-run": args.dry_run, "--tune": args.tune, "--space": args.space}
+    others |= {"--retry-failed": args.retry_failed, "--keep-weights": args.keep_weights}
+    if given := [name for name, value in others.items() if value]:
+        raise UserError(f"--from {args.plan_file} runs nothing, so that {given[0]} does not go with it")
     path = Path(args.plan_file)
     archive = read_archive(path)
     runs = Runs(archive.finished(), archive.failures(), archive.planned)

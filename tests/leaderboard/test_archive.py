@@ -81,6 +81,7 @@ def test_a_file_that_cannot_be_used_is_named_and_nothing_is_lost(board, capsys):
     Path("bad.jsonl.xz").write_bytes(lzma.compress(head + b"\n" + json.dumps(outside).encode()))
     assert "is damaged: run 0 has the name '../../outside'" in refused("--from", "bad.jsonl.xz", "--out", "again")
     assert "'gone.jsonl.xz' cannot be read" in refused("--from", "gone.jsonl.xz")
+    assert "runs nothing, so that --dry-run does not go with it" in refused("--from", ARCHIVE, "--dry-run")
     assert "--backbones is part of the plan that --from names" in refused("--from", ARCHIVE, "--backbones", "FM")
     edit(Path("board/plan.yaml"), "epochs: 1", "epochs: 2")
     assert "'board' holds another leaderboard; give another folder with --out" in refused("--from", ARCHIVE)

@@ -175,7 +175,10 @@ def _gains_on_slice(rows: Sequence[ArmRow], runs: Runs, by: str, name: str) -> d
 def _together(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> list[ArmRow]:
     """Rows of a further backbone that stands for all, where there are several."""
     return [
-        ArmRow(line.dataset, TOGETHER, line.arm, line.method, line.control, line.gain.seeds, over_plain=line.gain)
+        replace(
+            ArmRow(line.dataset, TOGETHER, line.arm, line.method, line.control, line.gain.seeds, over_plain=line.gain),
+            verdict=line.verdict.kind if line.verdict else "",
+        )
         for line in over_backbones(rows, results)
         if line.gain and len(line.backbones) > 1
     ]

@@ -101,7 +101,8 @@ def power_lines(gain: float, rows: Sequence[ArmRow], overall: Iterable[Overall])
         UserError: there is no pilot.
     """
     of_rows = pilots_of_rows(rows)
-    methods = {(line.dataset, line.method): pilot_of(line.claim, LEVEL) for line in overall if line.claim}
+    several = [line for line in overall if line.claim and len(line.backbones) > 1]
+    methods = {(line.dataset, line.method): pilot_of(line.claim, LEVEL) for line in several}
     if not of_rows and not any(methods.values()):
         raise UserError(
             "--power needs a pilot: no method has finished runs at two seeds together with plain and each of its "

@@ -27,7 +27,8 @@ from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import TORCH_WRITE_ERRORS, explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.common.processes import Context, Lost, Pool
 from fuxictr_llm.config.resolve import Experiment
-from fuxictr_llm.leaderboard.plan.plan import PlannedRun, Queue
+from fuxictr_llm.leaderboard.plan.plan import PlannedRun
+from fuxictr_llm.leaderboard.plan.queue import Queue
 from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Results
 
