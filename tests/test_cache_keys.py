@@ -15,7 +15,7 @@ from fuxictr_llm.common.files import digest_of, digest_of_file, merged
 from fuxictr_llm.config.keys import DatasetKeys
 from fuxictr_llm.config.language_models import RowTextsConfig, ValueVectorsConfig
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, load_experiment
-from fuxictr_llm.data import build
+from fuxictr_llm.data import build, splits
 from fuxictr_llm.experiment.run import prepare_data
 from fuxictr_llm.llm.model_files import DIGESTED_SUFFIXES, digest_of_model
 from fuxictr_llm.llm.vectors import encoder as text_vectors
@@ -365,7 +365,7 @@ def test_a_setting_that_a_method_and_a_backbone_both_take_counts_for_the_gain_ne
 # Places, what is refused, how ids are used and who is asked: the raw files' digests are in the key apart.
 NOT_BUILT = {"dataset_id", "data_root", "train_data", "valid_data", "test_data", "raw_data", "download", "md5"}
 NOT_BUILT |= {"valid_size", "test_size", "split_type", "rebuild_dataset", "field_config", "user_info", "item_info"}
-NOT_BUILT |= {"prepare", "prepare_split", "timestamp", "feature_processor"}
+NOT_BUILT |= {"prepare", "prepare_split", "timestamp", "feature_processor", "resplit", "time_column"}
 
 
 def test_built_data_sets():
@@ -380,6 +380,21 @@ def test_built_data_sets():
     Path("train.csv").write_text("b")
     keys.append(digest_of(build._made_from(params, {"train": [Path("train.csv")]})))
     assert len({*keys}) == 3
+
+
+def test_further_splits():
+    for split in ("train", "valid", "test"):
+        Path(f"{split}.csv").write_text("a")
+    params = {f"{split}_data": f"{split}.csv" for split in ("train", "valid", "test")}
+    params["resplit"] = {"by": "random", "number": 1, "of": 3}
+    keys = [digest_of(splits._made_from(params))]
+    for key, value in {"by": "time", "number": 2, "of": 4}.items():
+        keys.append(digest_of(splits._made_from({**params, "resplit": {**params["resplit"], key: value}})))
+    keys += [digest_of(splits._made_from({**params, **other})) for other in ({"time_column": "at"}, {"sep": ";"})]
+    for split in ("train", "valid", "test"):
+        Path(f"{split}.csv").write_text("b")
+        keys.append(digest_of(splits._made_from(params)))
+    assert len({*keys}) == len(keys) == 9
 
 
 PROCESSOR = """
