@@ -94,12 +94,12 @@ def llactr(gain, random=None, shuffled=None, base=BASE):
         (
             llactr(0.01, None, 0.01),
             PLACEBO,
-            "not surely better than shuffled; control random (did not run): nothing can be proven",
+            "not surely better than shuffled; control random (no finished run): nothing can be proven",
         ),
         (
             llactr(0.01, 0.001, None),
             UNPROVEN,
-            "better than plain; control shuffled (did not run): nothing can be proven",
+            "better than plain; control shuffled (no finished run): nothing can be proven",
         ),
         (llactr(0.01), UNPROVEN, "better than plain; no controls run (random, shuffled): nothing can be proven"),
         (llactr(0.000005, 0.0, 0.0), UNPROVEN, "within the noise of seeds"),
@@ -151,7 +151,7 @@ def test_a_method_that_a_config_calls_by_another_name_needs_every_control_as_wel
     (row,) = [row for row in summarize(results) if row.arm == "Mine"]
     assert (row.verdict, row.why) == (
         UNPROVEN,
-        "better than plain; control shuffled (did not run): nothing can be proven",
+        "better than plain; control shuffled (no finished run): nothing can be proven",
     )
 
 
@@ -317,8 +317,12 @@ def test_a_control_or_a_seed_that_one_backbone_lacks_shows_in_the_methods_verdic
     verdict = verdict_of(one)
     assert (verdict.kind, verdict.why) == (
         UNPROVEN,
-        "better than plain; control shuffled (none on DNN): nothing can be proven",
+        "better than plain; control shuffled (no run on DNN): nothing can be proven",
     )
+    failures = [Failure(Arm("DNN", "shop", "LLaCTR", "shuffled"), 1, "k", "killed")]
+    assert verdict_of(one, failures).why == verdict.why.replace("no run on", "failed on")
+    none = verdict_of([run for run in over_two(better) if not run.arm.control])
+    assert none.why == "better than plain; no controls run (random, shuffled): nothing can be proven"
     base6 = [*BASE, 0.7]
     six = [*runs(None, None, base6), *runs("LLaCTR", None, shifted(base6, 0.01)), *runs("LLaCTR", "random", base6)]
     six += runs("LLaCTR", "shuffled", base6)

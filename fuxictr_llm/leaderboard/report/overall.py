@@ -7,7 +7,7 @@ which four or eight are too few, and its Wald tests are too sure with so few gro
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -71,7 +71,8 @@ def over_backbones(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> list
             method_rows = [row for row in rows if (row.dataset, row.method) == (dataset, method)]
             over_control = _over_control(method_rows, runs, control)
         else:
-            claim = _claim(arm_rows, runs, gain)
+            failed = {row.control for row in rows if _is_failed_control_of(row, arm_rows[0])}
+            claim = _claim(arm_rows, runs, gain, failed)
             verdict = _verdict(arm_rows, claim)
         lines.append(
             Overall(
@@ -97,13 +98,26 @@ def _over_control(rows: Sequence[ArmRow], runs: Runs, control: str) -> PairedGai
     return mean_gain(judged, runs, aucs_of, over=f"{judged[0].method} {control}") if judged else None
 
 
-def _claim(rows: Sequence[ArmRow], runs: Runs, gain: PairedGain | None) -> Claim:
-    """That the method of the rows gains over all their backbones; a control that one of them lacks is missing."""
+def _is_failed_control_of(row: ArmRow, method: ArmRow) -> bool:
+    is_control = row.control is not None and (row.dataset, row.method) == (method.dataset, method.method)
+    return is_control and bool(row.failed) and not row.seeds
+
+
+def _claim(rows: Sequence[ArmRow], runs: Runs, gain: PairedGain | None, failed: Container[str | None]) -> Claim:
+    """That the method of the rows gains over all their backbones; a control that one of them lacks is missing.
+
+    Args:
+        failed: the controls that failed on a backbone.
+    """
     names = dict.fromkeys(name for row in rows for name in row.over_controls)
     lacking = {name: [row.backbone for row in rows if not row.over_controls.get(name)] for name in names}
-    missing = {name: f"none on {', '.join(backbones)}" for name, backbones in lacking.items() if backbones}
-    over = {name: None if name in missing else _over_control(rows, runs, name) for name in names}
-    missing |= {name: "no seed in common" for name, found in over.items() if found is None and name not in missing}
+    missing = {
+        name: f"{'failed' if name in failed else 'no run'} on {', '.join(backbones)}"
+        for name, backbones in lacking.items()
+        if 0 < len(backbones) < len(rows) or (backbones and name in failed)
+    }
+    over = {name: None if lacking[name] else _over_control(rows, runs, name) for name in names}
+    missing |= {name: "no seed in common" for name, found in over.items() if found is None and not lacking[name]}
     return Claim(gain, over, missing)
 
 

@@ -22,12 +22,11 @@ from fuxictr_llm.experiment.predictions import PREDICTIONS, read_predictions
 from fuxictr_llm.leaderboard.plan.plan import PLAIN
 from fuxictr_llm.leaderboard.report import LEVEL
 from fuxictr_llm.leaderboard.report.overall import Overall, Runs, runs_by_row
-from fuxictr_llm.leaderboard.run.results import RunResult
+from fuxictr_llm.leaderboard.run.results import USERS_FILE, RunResult
 
 SAMPLES, SEED = 1000, 2024
 MOST_ROWS = 200_000  # of test: of more the AUC hardly varies, and hundreds of runs would take hours
 MOST_CELLS = 2**21  # of an array of rows by samples, which stays in the cache
-FILE = "users.json"
 Interval = tuple[float, float]
 
 
@@ -51,7 +50,7 @@ def over_users(folder: Path, finished: Sequence[RunResult], lines: Sequence[Over
         lines: from `over_backbones`, of the finished runs.
     """
     runs, found = runs_by_row(finished), {}
-    kept = read_json(folder / FILE) or {}
+    kept = read_json(folder / USERS_FILE) or {}
     for dataset in dict.fromkeys(line.dataset for line in lines):
         pairs = _pairs([line for line in lines if line.dataset == dataset], runs)
         used = list({id(run): run for pair in pairs.values() for side in pair for run in side}.values())
@@ -68,7 +67,7 @@ def over_users(folder: Path, finished: Sequence[RunResult], lines: Sequence[Over
             if made.intervals:
                 listed = [[*pair, *interval] for pair, interval in made.intervals.items()]
                 kept[dataset] = {"made_from": made_from, "intervals": listed, "words": made.words}
-                write_json(folder / FILE, kept)
+                write_json(folder / USERS_FILE, kept)
     return found
 
 

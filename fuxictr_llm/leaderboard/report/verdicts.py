@@ -22,7 +22,7 @@ class Claim:
 
     Attributes:
         over_plain, over_controls: None where there is no seed in common.
-        missing: control -> why there is no gain over it, where more can be said than that it did not run.
+        missing: control -> why there is no gain over it, where more can be said than that it has no finished run.
     """
 
     over_plain: PairedGain | None
@@ -116,7 +116,7 @@ def _missing(claim: Claim) -> str:
 def _why_open(over: PairedGain | None) -> str:
     """Why the comparison with a control decides nothing; empty where it does."""
     if over is None:
-        return "did not run"
+        return "no finished run"
     if over.p is None:
         return "" if _does_as_well(over) else over.why_no_test
     few = len(over.differences)

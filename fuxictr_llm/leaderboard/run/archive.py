@@ -15,7 +15,7 @@ from typing import Any
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import explain_write_errors, read_json, replacing, write_json
 from fuxictr_llm.leaderboard.plan.arms import Arm, Repeated
-from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Failure, Results, RunResult, result_of
+from fuxictr_llm.leaderboard.run.results import OTHER_OUT, USERS_FILE, Failure, Results, RunResult, result_of
 
 ARCHIVE, ENDING = "runs.jsonl.xz", ".jsonl.xz"
 FORM = 1
@@ -88,7 +88,7 @@ def write_archive(results: Results, facts: Mapping[str, str]) -> Path:
 def _lines(results: Results, facts: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     plan = results.plan
     arms = [{**asdict(arm), "settings": dict(arm.settings)} for arm in plan.arms]
-    users = read_json(results.folder / "users.json") or {}
+    users = read_json(results.folder / USERS_FILE) or {}
     yield {"form": FORM, "plan": plan.to_yaml(), "arms": arms, "facts": dict(facts), "users": users}
     for run in plan.runs():
         line = {"arm": plan.arms.index(run.arm), "split": run.split, "seed": run.seed, "key": run.key}
@@ -140,8 +140,8 @@ def unpack(archive: Archive, path: Path, folder: Path) -> None:
                 raise UserError(f"{str(path)!r} is damaged: run {index} has the name {name!r}")
             if not place.exists():
                 write_json(place, record)
-        if archive.users and not (folder / "users.json").exists():
-            write_json(folder / "users.json", archive.users)
+        if archive.users and not (folder / USERS_FILE).exists():
+            write_json(folder / USERS_FILE, archive.users)
         if path.resolve() != (folder / ARCHIVE).resolve():
             with replacing(folder / ARCHIVE) as temporary:
                 temporary.write_bytes(path.read_bytes())

@@ -3,6 +3,8 @@
     plan.yaml                                what was asked for last
     runs/<data set>/<run>.run.json, .log     of a finished run; `.csv`: FuxiCTR's result line; `.model`: if it is kept
     runs/<data set>/<run>.failure.json       of one that failed, with `.out`: what it said last
+    users.json                               intervals over test users, of the runs' `.predictions.safetensors`
+    table.*, *.png, runs.jsonl.xz            made of these
 
 There is no other list of what is done, so that no run is lost or counted twice. A record or a note on a failure counts
 where it has its form.
@@ -37,6 +39,7 @@ from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, PlannedRun, run_key
 
 PACKAGE = "fuxictr-llm"
 OTHER_OUT = "give another folder with --out"
+USERS_FILE = "users.json"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Contents = dict[str, dict[Path, dict[str, Any]]]  # of JSON files: by the key of the run, and by file
 
