@@ -30,6 +30,7 @@ def made_up_record(experiment, **changes):
         }
     digests = {split: [digest_of_file(params[f"{split}_data"])] for split in ("train", "valid", "test")}
     return {
+        "model_id": experiment.expid,
         "config": params,
         "config_sha256": experiment.sha256,
         "sources": source_digests(params),

@@ -1,6 +1,7 @@
 """`leaderboard`: backbones x methods x data sets x seeds, run in parallel, as tables with evidence."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fuxictr_llm.leaderboard.plan.plan import Plan
+    from fuxictr_llm.leaderboard.report.tables import Runs
     from fuxictr_llm.leaderboard.run.results import Results
 
-PLAN_OPTIONS = ("backbones", "methods", "datasets", "seeds", "seed", "controls", "set", "config", "zoo")
+OF_RUNS = ("seeds", "seed", "splits", "split_by", "set")
+PLAN_OPTIONS = ("backbones", "methods", "datasets", "controls", "config", "zoo", *OF_RUNS)
 
 
 def add(commands: Commands) -> None:
@@ -27,6 +30,10 @@ def add(commands: Commands) -> None:
     text = "a number N: the seeds 1 to N; several: these"
     plan.add_argument("--seeds", nargs="+", type=int, metavar="N", help=text)
     plan.add_argument("--seed", type=int, metavar="S", help="this seed alone (default: that of the configs)")
+    text = "every seed on K further splits of the data, so that differences cover the data's sample, too"
+    plan.add_argument("--splits", type=int, metavar="K", help=text)
+    text = "time: rolling splits (default for data in the order of time)"
+    plan.add_argument("--split-by", choices=("random", "time"), help=text)
     plan.add_argument("--controls", action="store_true", help="each method's placebos as well")
     plan.add_argument(
         "--set",
@@ -37,7 +44,8 @@ def add(commands: Commands) -> None:
     )
     plan.add_argument("--config", help="config directory or YAML file (default: the packaged benchmark_configs)")
     add_zoo(plan)
-    plan.add_argument("--from", dest="plan_file", metavar="FILE.yaml", help="a saved plan instead: plan.yaml of --out")
+    text = "a saved plan instead: plan.yaml of --out; or a table's runs, runs.jsonl.xz: makes the table again"
+    plan.add_argument("--from", dest="plan_file", metavar="FILE", help=text)
     how = parser.add_argument_group("how")
     how.add_argument(
         "--out",
@@ -50,6 +58,8 @@ def add(commands: Commands) -> None:
     how.add_argument("--retry-failed", action="store_true", help="try again what failed with this very plan")
     how.add_argument("--keep-weights", action="store_true", help="keep the trained weights beside the records")
     how.add_argument("--dry-run", action="store_true", help="list what is done, failed and to do, and stop")
+    text = "run nothing; say how many seeds would show this gain in AUC (default: 0.001), by the runs that are there"
+    how.add_argument("--power", type=float, nargs="?", const=0.001, metavar="GAIN", help=text)
     tuning = parser.add_argument_group("tuning, before")
     text = "so many trials on validation AUC for every arm, plain and controls included; then the seeds at its best"
     tuning.add_argument("--tune", type=int, metavar="N", help=text)
@@ -67,56 +77,113 @@ def execute(args: argparse.Namespace) -> None:
 
     jobs = _jobs(args)
     gpu = chosen_gpu(args.gpu)
-    if not args.dry_run:
+    from_archive = bool(args.plan_file) and args.plan_file.endswith(".jsonl.xz")
+    if not (args.dry_run or from_archive or args.power is not None):
         start_server(PRELOADED_FOR_RUNS)  # imports while this process does the same
 
     from rich.console import Console
 
+    from fuxictr_llm.leaderboard.report.tables import Runs
     from fuxictr_llm.leaderboard.run.engine import run_plan
     from fuxictr_llm.leaderboard.run.progress import Display
     from fuxictr_llm.leaderboard.run.results import Results
 
+    console = Console(highlight=False)
+    if from_archive:
+        _refuse_options(args)
+        _rebuild(args, console)
+        return
     plan = _plan(args, gpu)
     folder = args.out or _default_folder(args, plan)
-    console = Console(highlight=False)
-    if args.tune is not None or args.space:
+    if args.power is None and (args.tune is not None or args.space):
         plan = _tuned(args, plan, folder, jobs, console)
     results = Results(folder, plan)
     for line in results.ignored:
         console.print(line, markup=False, soft_wrap=True)
+    if (few := _few_seeds(plan)) and args.power is None:
+        console.print(few, markup=False, soft_wrap=True)
+    if args.power is not None:
+        _print_power(args.power, Runs(results.finished(), results.failures(), plan.runs()), console)
+        return
     if args.dry_run:
         _list(results, jobs, args.retry_failed, console)
         return
     display = Display(results, jobs, console)
     with display.shown():
-        run_plan(results, jobs=jobs, retry_failed=args.retry_failed, keep_weights=args.keep_weights, listener=display)
+        kept = {"keep_weights": args.keep_weights, "keep_predictions": True}
+        run_plan(results, jobs=jobs, retry_failed=args.retry_failed, listener=display, **kept)
     failures = results.failures()
     console.print(*write_tables(results), sep="\n", markup=False, soft_wrap=True)
     for failure in failures:
-        console.print(f"FAILED {failure.arm}, seed {failure.seed}: {failure.reason}", markup=False, soft_wrap=True)
+        console.print(f"FAILED {failure.arm}, {failure.repeat_text}: {failure.reason}", markup=False, soft_wrap=True)
     if failures:
         console.print(f"{len(failures)} of {len(plan.runs())} runs failed; --retry-failed tries them again")
         raise SystemExit(1)
 
 
 def write_tables(results: "Results") -> list[Path]:
-    """Write the tables and plots of what is there; their paths.
+    """Write the tables and plots of what is there, and the archive of its runs; their paths.
 
     Raises:
         UserError: the folder cannot be written to.
     """
+    from datetime import datetime
+
     from fuxictr_llm.experiment.record import typed_command
     from fuxictr_llm.leaderboard.plan.arms import own_settings
-    from fuxictr_llm.leaderboard.report.evidence import summarize
-    from fuxictr_llm.leaderboard.report.tables import write_all
+    from fuxictr_llm.leaderboard.report.tables import Runs, write_tables_of
+    from fuxictr_llm.leaderboard.run.archive import write_archive
     from fuxictr_llm.leaderboard.run.tuning import TUNING_FOLDER, tuned_by
 
-    finished, failures, plan = results.finished(), results.failures(), results.plan
+    plan = results.plan
     facts = {"command": typed_command(), "plan": plan.sha256, "tuning": tuned_by(results.folder / TUNING_FOLDER, plan)}
+    facts["date"] = f"{datetime.now():%Y-%m-%d %H:%M}"
     for arm in plan.arms:
         settings = own_settings(arm, plan.config)
         facts[f"settings of {arm}"] = ", ".join(f"{key}: {value}" for key, value in settings.items())
-    return write_all(results.folder, summarize(finished, failures, plan.runs()), finished, failures, facts)
+    runs = Runs(results.finished(), results.failures(), plan.runs())
+    return write_tables_of(results.folder, runs, facts, lambda: write_archive(results, facts))
+
+
+def _rebuild(args: argparse.Namespace, console: "Console") -> None:
+    """Write the tables of an archive's runs, as they are; or with `--power`, what more seeds would show.
+
+    Raises:
+        UserError: the archive cannot be read, or its runs cannot be put into the folder.
+    """
+    from fuxictr_llm.leaderboard.report.tables import Runs, write_tables_of
+    from fuxictr_llm.leaderboard.run.archive import ARCHIVE, read_archive, unpack
+
+    others = {"--dry-run": args.dry_run, "--tune": args.tune, "--space": args.space}
+    others |= {"--retry-failed": args.retry_failed, "--keep-weights": args.keep_weights}
+    if given := [name for name, value in others.items() if value]:
+        raise UserError(f"--from {args.plan_file} runs nothing, so that {given[0]} does not go with it")
+    path = Path(args.plan_file)
+    archive = read_archive(path)
+    runs = Runs(archive.finished(), archive.failures(), archive.planned)
+    if args.power is not None:
+        _print_power(args.power, runs, console)
+        return
+    names = dict.fromkeys(run.arm.dataset for run in archive.planned)
+    folder = args.out or (
+        path.parent if path.name == ARCHIVE and (path.parent / "runs").is_dir() else _folder_of(names)
+    )
+    unpack(archive, path, folder)
+    paths = write_tables_of(folder, runs, archive.facts, lambda: folder / ARCHIVE)
+    console.print(*paths, sep="\n", markup=False, soft_wrap=True)
+    console.print(f"python -m fuxictr_llm leaderboard --from {folder / 'plan.yaml'} goes on with it", markup=False)
+
+
+def _print_power(gain: float, runs: "Runs", console: "Console") -> None:
+    from fuxictr_llm.leaderboard.report.evidence import summarize
+    from fuxictr_llm.leaderboard.report.overall import over_backbones
+    from fuxictr_llm.leaderboard.report.power import power_lines
+
+    if not 0 < gain < 0.5:
+        raise UserError(f"--power {gain} is no gain in AUC: give one above 0 and below 0.5, as 0.001")
+    rows = summarize(*runs)
+    lines = power_lines(gain, rows, over_backbones(rows, runs.finished))
+    console.print(*lines, sep="\n", markup=False, soft_wrap=True)
 
 
 def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
@@ -124,9 +191,7 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
     from fuxictr_llm.leaderboard.plan.plan import PLAIN, Plan, seeds_of
 
     if args.plan_file:
-        values = {name: getattr(args, name) for name in PLAN_OPTIONS}
-        if given := [name for name, value in values.items() if value not in (None, []) and value is not False]:
-            raise UserError(f"--{given[0]} is part of the plan that --from names; change it there")
+        _refuse_options(args)
         return Plan.read(args.plan_file, gpu)
     if args.seeds and args.seed is not None:
         raise UserError("--seeds and --seed are two ways to say the same; give one of them")
@@ -141,7 +206,26 @@ def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
         zoo=args.zoo,
         overrides=parse_overrides(args.set),
         gpu=gpu,
+        splits=0 if args.splits is None else args.splits,
+        split_by=args.split_by,
     )
+
+
+def _few_seeds(plan: "Plan") -> str:
+    """That a plan has less seeds, or splits, than a verdict on a method needs; empty where it has not."""
+    from fuxictr_llm.leaderboard.report.notes import few_seeds
+    from fuxictr_llm.leaderboard.report.verdicts import FEWEST_SEEDS
+
+    count, unit = (plan.splits, "split") if plan.splits else (len(plan.seeds) or 1, "seed")
+    judged = any(arm.method for arm in plan.arms)
+    return few_seeds(count, unit) if judged and count < FEWEST_SEEDS else ""
+
+
+def _refuse_options(args: argparse.Namespace) -> None:
+    """Refuse options that a saved plan has itself."""
+    values = {name: getattr(args, name) for name in PLAN_OPTIONS}
+    if given := [name for name, value in values.items() if value not in (None, []) and value is not False]:
+        raise UserError(f"--{given[0].replace('_', '-')} is part of the plan that --from names; change it there")
 
 
 def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: "Console") -> "Plan":
@@ -177,8 +261,11 @@ def _default_folder(args: argparse.Namespace, plan: "Plan") -> Path:
     own = Path(args.plan_file).parent if args.plan_file else None
     if own and (own / "runs").is_dir() and Path(args.plan_file).name == "plan.yaml":  # a leaderboard's, which goes on
         return own
-    name = Path(args.plan_file).stem if args.plan_file else "-".join(dict.fromkeys(arm.dataset for arm in plan.arms))
-    return Path("leaderboards") / name.replace("/", "-")
+    return _folder_of([Path(args.plan_file).stem] if args.plan_file else (arm.dataset for arm in plan.arms))
+
+
+def _folder_of(names: Iterable[str]) -> Path:
+    return Path("leaderboards") / "-".join(dict.fromkeys(names)).replace("/", "-")
 
 
 def _list(results: "Results", jobs: int, retry_failed: bool, console: "Console") -> None:
@@ -186,7 +273,7 @@ def _list(results: "Results", jobs: int, retry_failed: bool, console: "Console")
 
     console.print(state_table(results, retry_failed))
     for failure in results.failures():
-        console.print(f"failed: {failure.arm}, seed {failure.seed}: {failure.reason}", markup=False, soft_wrap=True)
+        console.print(f"failed: {failure.arm}, {failure.repeat_text}: {failure.reason}", markup=False, soft_wrap=True)
     to_do = results.to_do(retry_failed)
     estimate = Estimator(results.finished()).estimate(to_do, jobs)
     console.print(f"{len(to_do)} runs to do, {jobs} at the same time: {estimate}; in {results.folder}", markup=False)

@@ -10,6 +10,7 @@ ColumnType = Literal["numeric", "categorical", "sequence", "embedding", "meta"]
 Dtype = Literal["str", "int", "float"]  # FuxiCTR evaluates a dtype as code
 Positive = Annotated[int, Field(ge=1)]
 Count = Annotated[int, Field(ge=0)]
+SplitBy = Literal["random", "time"]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Regularizer = (
     Annotated[float, Field(ge=0)] | Annotated[str, Field(pattern=r"^(l[12]\([^,]+\)|l1_l2\([^,]+,[^,]+\))$")] | None
@@ -82,6 +83,7 @@ class ModelKeys(TypedDict, total=False):
     debug_mode: bool  # FuxiCTR's tuner asks for it
     checkpoint_minutes: Annotated[float, Field(ge=0)] | None  # between two checkpoints of training; null: none
     pictures: bool  # whether a run draws what its method learnt
+    keep_predictions: bool  # whether those of the test rows are kept beside the record; a leaderboard keeps them
 
     # Of a multi-task model: one for all labels, or a list with one for each.
     task: Task | Annotated[list[Task], Field(min_length=1)]
@@ -116,6 +118,7 @@ class ModelKeys(TypedDict, total=False):
     num_workers: Count
     buffer_size: Positive
     group_id: str | None
+    cluster_by: str | None  # the raw files' column of users, whom a leaderboard's bootstrap draws; null: see entities
     slice_by: str | None  # the column of the items by whose frequency test metrics are sliced; null: see entities
     use_features: list[str] | None
     feature_specs: list[FeatureSpec] | None
@@ -151,6 +154,14 @@ class Label(TypedDict, total=False):
     preprocess: str | None
 
 
+class Resplit(TypedDict):
+    """One of several further splits of a data set's rows."""
+
+    by: SplitBy
+    number: Positive
+    of: Positive
+
+
 class DatasetKeys(TypedDict, total=False):
     """Where the data is and what its columns are: entries of a data-set config."""
 
@@ -182,6 +193,8 @@ class DatasetKeys(TypedDict, total=False):
     prepare_split: Literal["random", "time"]  # how `prepare` splits it (`split` is an argument of FuxiCTR loaders)
     timestamp: Literal["bucketed", "raw"]  # what `prepare` writes where a time is a field: its weekday, or itself
     raw_data: str | None  # a folder with the original files, instead of a download
+    time_column: str | None  # of the raw files: numbers or ISO times, by which rolling splits are cut
+    resplit: Resplit | None  # leaderboard --splits sets it, with a dataset_id of its own
     field_config: str | None  # an entry of field_config/, or a YAML file: what the fields mean, in words
 
 

@@ -33,7 +33,8 @@ from fuxictr_llm.host.evaluated import check_settings
 
 # Keys that do not change what a run computes: its device and name, how much it reports, who publishes its data.
 OF_THE_CALL = ("gpu", "model_id")
-NOT_IN_IDENTITY = (*OF_THE_CALL, "verbose", "pictures", "checkpoint_minutes", "slice_by", "download", "md5")
+OF_THE_REPORT = ("verbose", "pictures", "keep_predictions", "cluster_by", "slice_by")
+NOT_IN_IDENTITY = (*OF_THE_CALL, *OF_THE_REPORT, "checkpoint_minutes", "download", "md5")
 # A constructor with the key `regularizer` passes it on as these two, and takes neither of them itself.
 OF_REGULARIZER = frozenset({"embedding_regularizer", "net_regularizer"})
 NOT_SET = dict.fromkeys(("model", "method", "dataset_id", "model_id"), "name another --expid") | {"gpu": "use --gpu"}

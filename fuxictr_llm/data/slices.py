@@ -148,22 +148,23 @@ def item_column(params: Mapping[str, Any], feature_map: FeatureMap) -> str | Non
     return column
 
 
-def predict(model: BaseModel, rows: Iterable[Batch], column: str) -> Predictions:
+def predict(model: BaseModel, rows: Iterable[Batch], column: str | None = None) -> Predictions:
     """Run a model over a loader's batches once, in evaluation mode, as FuxiCTR's `evaluate` does.
 
     Under torchrun each process runs it over some of the batches, and gets the predictions of all.
 
     Args:
         rows: any loader; its batches may have columns that other models lack.
-        column: of the items.
+        column: of the items; None: their ids are all 0.
     """
     model.eval()
     ids, labels, probabilities = [], [], []
     own = OwnBatches(rows)
     with torch.inference_mode():
         for batch in own:
-            ids.append(columns_of(batch)[column].reshape(-1).clone())  # a view would keep the whole batch in memory
             labels.append(truth_of(model, batch))
+            of_items = columns_of(batch)[column] if column else torch.zeros(len(labels[-1]), dtype=torch.int64)
+            ids.append(of_items.reshape(-1).clone())  # a view would keep the whole batch in memory
             probabilities.append(predictions_of(model, model.forward(batch)))
     # Moved at the end: a GPU need not wait for every batch.
     arrays = (torch.cat(parts).cpu().numpy() if parts else None for parts in (ids, labels, probabilities))

@@ -21,6 +21,7 @@ from fuxictr_llm.data.loader import check_labels
 from fuxictr_llm.data.loader_choice import check_shared
 from fuxictr_llm.data.prepare import prepare_raw_data
 from fuxictr_llm.data.raw import check_shares_used
+from fuxictr_llm.data.splits import make_split, split_files
 from fuxictr_llm.host.batches import labels_of, task_settings
 from fuxictr_llm.host.columns import check_embedded
 from fuxictr_llm.host.evaluated import check_columns
@@ -72,9 +73,9 @@ def make_data(params: dict[str, Any], stages: Stages) -> dict[str, Any]:
     seed_everything(params["seed"])
     with quiet_if(params["verbose"] == 0), process_state(params["gpu"]).main_process_first():
         with stages("prepare data") as facts:
-            facts |= prepare_raw_data(params)
+            facts |= make_split(params) if params.get("resplit") else prepare_raw_data(params)
         with stages("build data"):
-            return {**params, **built_data(params)}
+            return {**params, **built_data({**params, **split_files(params)})}
 
 
 def _check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:

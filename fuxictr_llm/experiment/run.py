@@ -25,8 +25,9 @@ from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
 from fuxictr_llm.data.build import check_there
 from fuxictr_llm.data.loader import describe_data, make_loaders
 from fuxictr_llm.data.loader_choice import check_shared_before
-from fuxictr_llm.data.slices import FrequencySlices
+from fuxictr_llm.data.slices import FrequencySlices, predict
 from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.experiment.predictions import PREDICTIONS, write_predictions
 from fuxictr_llm.experiment.preparation import prepare_run
 from fuxictr_llm.experiment.record import (
     append_result_line,
@@ -63,7 +64,8 @@ class Result:
 def run_experiment(experiment: Experiment, *, fresh: bool = False) -> Result:
     """Prepare, build, train on train, stop early on valid, evaluate on test, and write it all down.
 
-    Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log`, `.run.json` and a method's pictures, and a line in
+    Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log`, `.run.json`, a method's pictures, with
+    `keep_predictions` the test rows' predictions as `.predictions.safetensors`, and a line in
     `<config name>.csv`, in FuxiCTR's form. The weights take their place only when all is done. Until then, checkpoints
     are in `<expid>_<digest of the settings>.checkpoint`, from which an interrupted run goes on.
 
@@ -113,6 +115,8 @@ def _run(experiment: Experiment, fresh: bool) -> Result:
             record |= {"expid": experiment.expid, "config": experiment.params}
             record |= {"config_sha256": experiment.sha256, "sources": sources}
             with explain_write_errors(folder, OTHER_MODEL_ROOT):
+                if "predictions_sha256" in record:
+                    unfinished.with_name(PREDICTIONS).replace(folder / f"{model_id}{PREDICTIONS}")
                 put_in_place(unfinished, folder / model_id, record)
             checkpoints.remove()
         model.checkpoint = str((folder / f"{model_id}.model").absolute())
@@ -187,6 +191,12 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
         with stages("test") as facts:
             facts["rows"] = test_rows.num_samples
             metrics["test"] = evaluate(model, test_rows, "test")
+    kept = {}
+    if test_rows is not None and params.get("keep_predictions"):
+        predicted = predict(model, test_rows)
+        if is_main():
+            path = checkpoint.with_name(PREDICTIONS)
+            kept = {"predictions_sha256": write_predictions(path, predicted.y_true, predicted.y_pred)}
     record = {
         "model_id": params["model_id"],
         "seed": params["seed"],
@@ -204,6 +214,7 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
         "peak_memory": peak_memory(),
         "hardware": hardware(params["gpu"]),
         "versions": versions(),
+        **kept,
     }
     return model, record
 

@@ -7,6 +7,8 @@ import pytest
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.leaderboard.run.engine import locked_folder
 
+MOVIELENS = ["leaderboard", "--backbones", "FM", "--datasets", "movielens100k"]
+
 
 @pytest.mark.parametrize(
     ("args", "message"),
@@ -29,6 +31,10 @@ from fuxictr_llm.leaderboard.run.engine import locked_folder
             ["leaderboard", "--backbones", "FM", "--datasets", "frappe_x1", "--tune", "3", "--space", "none.yaml"],
             "cannot read 'none.yaml'",
         ),
+        ([*MOVIELENS, "--splits", "5", "--split-by", "time"], "'movielens100k' has no time stamps for rolling splits"),
+        ([*MOVIELENS, "--splits", "1"], "--splits 1 is no number of splits that could be compared; give 2 or more"),
+        ([*MOVIELENS, "--split-by", "random"], "--split-by random needs --splits K"),
+        ([*MOVIELENS, "--methods", "plain", "ELEC", "--seeds", "2", "--power"], "--power needs a pilot: no method has"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_runs(args, message, capsys):
@@ -51,6 +57,20 @@ def test_a_dry_run_tells_the_trials(configs, capsys):
     args = ["--backbones", "FM", "LR", "--datasets", "shop", "--config", str(configs), "--seeds", "2", "--dry-run"]
     assert main(["leaderboard", *args, "--tune", "3", "--space", "space.yaml"]) == 0
     assert "first 3 trials on validation AUC for each arm, over space.yaml: 6 runs" in capsys.readouterr().out
+
+
+def test_too_few_seeds_or_splits_for_a_verdict_are_told_before_anything_runs(configs, capsys):
+    args = ["leaderboard", "--backbones", "FM", "--datasets", "shop", "--config", str(configs), "--dry-run"]
+    for more, line in (
+        (["--methods", "plain", "ELEC", "--seeds", "3"], "With 3 seeds nothing can be proven: a verdict needs 5\n"),
+        (["--methods", "plain", "ELEC", "--splits", "2"], "With 2 splits nothing can be proven: a verdict needs 5\n"),
+        (["--methods", "plain", "ELEC"], "With 1 seed nothing can be proven: a verdict needs 5\n"),
+        (["--methods", "plain", "ELEC", "--seeds", "5"], ""),
+        ([], ""),
+    ):
+        assert main([*args, *more]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith(line) and ("nothing can be proven" in out) == bool(line)
 
 
 def test_a_folder_that_another_leaderboard_holds_is_not_tuned_in(configs, capsys):

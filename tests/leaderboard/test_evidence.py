@@ -10,15 +10,9 @@ from scipy.stats import t, ttest_rel
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.leaderboard.plan.plan import Arm
 from fuxictr_llm.leaderboard.report import compare, holm
-from fuxictr_llm.leaderboard.report.evidence import (
-    PLACEBO,
-    PROVEN,
-    UNPROVEN,
-    WORSE,
-    comparisons,
-    over_backbones,
-    summarize,
-)
+from fuxictr_llm.leaderboard.report.evidence import summarize
+from fuxictr_llm.leaderboard.report.overall import over_backbones
+from fuxictr_llm.leaderboard.report.verdicts import PLACEBO, PROVEN, UNPROVEN, WORSE
 from fuxictr_llm.leaderboard.run.results import Failure
 from support_tables import runs, shifted
 
@@ -31,7 +25,7 @@ def test_a_gain_is_that_of_the_paired_t_test_at_the_common_seeds():
     assert gain.seeds == (1, 2, 3) and gain.mean == pytest.approx(0.002)  # of 0.001, 0.002 and 0.003
     half = 4.302653 * 0.001 / sqrt(3)  # the quantile of t with two degrees of freedom
     assert (gain.low, gain.high) == pytest.approx((0.002 - half, 0.002 + half))
-    assert gain.p == pytest.approx(0.0741799) and gain.corrected is None
+    assert gain.p == pytest.approx(0.0741799 / 2)  # one-sided
     assert gain.relative == pytest.approx(2.206 / 2.2 - 1)
     assert gain.rela_impr == pytest.approx((2.206 / 3 - 0.5) / (2.2 / 3 - 0.5) - 1)
     draw = np.random.default_rng(0)
@@ -39,7 +33,7 @@ def test_a_gain_is_that_of_the_paired_t_test_at_the_common_seeds():
     gain = compare(dict(enumerate(a)), dict(enumerate(b)))
     differences = a - b
     se = differences.std(ddof=1) / sqrt(6)
-    assert gain.p == pytest.approx(ttest_rel(a, b).pvalue)
+    assert gain.p == pytest.approx(ttest_rel(a, b, alternative="greater").pvalue)
     assert (gain.low, gain.high) == pytest.approx(differences.mean() + np.array([-1, 1]) * t.ppf(0.975, 5) * se)
 
 
@@ -55,8 +49,6 @@ def test_without_a_test_there_is_a_gain_and_no_interval(ours, others, why):
     gain = compare(ours, others)
     assert (gain.low, gain.high, gain.p, gain.why_no_test) == (None, None, None, why)
     assert gain.mean == pytest.approx(ours[1] - others[1])
-    assert not gain.is_better
-    assert not gain.is_worse
 
 
 def test_gains_of_nothing_and_over_chance():
@@ -95,15 +87,27 @@ def llactr(gain, random=None, shuffled=None, base=BASE):
         (
             llactr(0.01, 0.001, 0.002, base=BASE[:4]),
             UNPROVEN,
-            "better than plain and than random, shuffled, but over 4 seeds; 5 are needed",
+            "4 seeds; a verdict needs 5",
         ),
         (llactr(0.01, 0.001, 0.01), PLACEBO, "not surely better than shuffled"),
         (llactr(0.01, 0.02, 0.01), PLACEBO, "not surely better than random, shuffled"),
-        (llactr(0.01, None, 0.01), PLACEBO, "not surely better than shuffled"),
-        (llactr(0.01, 0.001, None), UNPROVEN, "better than plain; not compared with control shuffled (not run)"),
-        (llactr(0.01), UNPROVEN, "better than plain; no controls run"),
+        (
+            llactr(0.01, None, 0.01),
+            PLACEBO,
+            "not surely better than shuffled; control random (no finished run): nothing can be proven",
+        ),
+        (
+            llactr(0.01, 0.001, None),
+            UNPROVEN,
+            "better than plain; control shuffled (no finished run): nothing can be proven",
+        ),
+        (llactr(0.01), UNPROVEN, "better than plain; no controls run (random, shuffled): nothing can be proven"),
         (llactr(0.000005, 0.0, 0.0), UNPROVEN, "within the noise of seeds"),
-        (llactr(0.000005), UNPROVEN, "within the noise of seeds; no controls run"),
+        (
+            llactr(0.000005),
+            UNPROVEN,
+            "within the noise of seeds; no controls run (random, shuffled): nothing can be proven",
+        ),
         (llactr(-0.01, 0.001, 0.001), WORSE, "than the plain backbone"),
         (llactr(0.01, 0.001, 0.001, base=[0.7]), UNPROVEN, "one common seed"),
         (runs("LLaCTR", None, BASE), UNPROVEN, "no run of the plain backbone at these seeds"),
@@ -115,12 +119,12 @@ def llactr(gain, random=None, shuffled=None, base=BASE):
         (
             [*llactr(0.01), *runs("LLaCTR", "random", {2: 0.71}), *runs("LLaCTR", "shuffled", BASE)],
             UNPROVEN,
-            "better than plain; not compared with control random (one common seed); compared with random at seed 2 only",
+            "better than plain; control random (one common seed): nothing can be proven; compared with random at seed 2 only",
         ),
         (
             [*llactr(0.01, None, 0.001), *runs("LLaCTR", "random", {1: 0.70, 2: 0.74})],
             UNPROVEN,
-            "better than plain; not compared with control random (2 of 5 seeds only); compared with random at seed 1, 2 only",
+            "better than plain; control random (2 seeds of 5): nothing can be proven; compared with random at seed 1, 2 only",
         ),
         (
             [*llactr(0.01, None, 0.001), *runs("LLaCTR", "random", shifted(BASE, 0.01))],
@@ -145,30 +149,72 @@ def test_a_method_that_a_config_calls_by_another_name_needs_every_control_as_wel
     results = [*runs(None, None, BASE), *runs("Mine", None, shifted(BASE, 0.01), record=record)]
     results += runs("Mine", "random", BASE, record=record)
     (row,) = [row for row in summarize(results) if row.arm == "Mine"]
-    assert (row.verdict, row.why) == (UNPROVEN, "better than plain; not compared with control shuffled (not run)")
+    assert (row.verdict, row.why) == (
+        UNPROVEN,
+        "better than plain; control shuffled (no finished run): nothing can be proven",
+    )
 
 
-def test_the_correction_is_over_every_comparison_that_a_verdict_rests_on():
-    aucs = [auc + of for auc, of in zip(BASE, (0.001, 0.003, 0.002, 0.0005, 0.004), strict=True)]
-    alone = [*runs(None, None, BASE), *runs("LLaCTR", None, aucs)]
-    (row,) = [row for row in summarize(alone) if row.verdict]
-    assert row.over_plain.corrected == row.over_plain.p == pytest.approx(ttest_rel(aucs, BASE).pvalue)
-    assert row.over_plain.is_better
-    assert row.why == "better than plain; no controls run"
+def test_a_rows_p_is_the_largest_of_its_comparisons_and_holm_corrects_over_the_rows_of_a_data_set():
+    draw = np.random.default_rng(0)
+
+    def noisy(by):
+        return [auc + by + noise for auc, noise in zip(BASE, draw.normal(0, 0.001, 5), strict=True)]
+
+    arms = {(method, control): noisy(by) for method, control, by in (
+        ("LLaCTR", None, 0.003), ("LLaCTR", "random", 0.001), ("LLaCTR", "shuffled", 0.0005),
+        ("ELEC", None, 0.002), ("ELEC", "self", 0.001), ("ELEC", "noise", 0.001),
+    )}  # fmt: skip
+    results = [*runs(None, None, BASE)]
+    for (method, control), aucs in arms.items():
+        results += runs(method, control, aucs)
+    elsewhere = [run for arm, aucs in arms.items() for run in runs(*arm, aucs, dataset="other")]
+    rows = summarize([*results, *runs(None, None, BASE, dataset="other"), *elsewhere])
+
+    def p(method, others):
+        return max(ttest_rel(arms[method, None], aucs, alternative="greater").pvalue for aucs in others)
+
+    expected = holm([
+        p(method, [BASE, *(aucs for (of, control), aucs in arms.items() if of == method and control)])
+        for method in ("LLaCTR", "ELEC")
+    ])  # fmt: skip
+    for dataset in ("shop", "other"):
+        assert [row.p for row in rows if row.verdict and row.dataset == dataset] == pytest.approx(expected)
+
+
+def test_one_row_is_not_corrected_and_one_of_many_may_be_significant_only_before():
+    gains = [0.001, 0.003, 0.002, 0.0005, 0.001]
+    better = [auc + gain for auc, gain in zip(BASE, gains, strict=True)]  # p of 0.015
+    of_one = [*runs(None, None, BASE), *runs("LLaCTR", None, better), *runs("LLaCTR", "random", BASE)]
+    of_one += runs("LLaCTR", "shuffled", BASE)
+    (row,) = [row for row in summarize(of_one) if row.verdict]
+    assert row.verdict == PROVEN and row.p == row.over_plain.p
     noise = [0.70, 0.73, 0.69, 0.70, 0.71]
-    others = [
-        run for name in ("FM", "DNN") for run in (*runs(None, None, BASE, name), *runs("ELEC", None, noise, name))
-    ]
-    others += runs("LLaCTR", "random", [auc - 0.001 * index for index, auc in enumerate(BASE)])
-    rows = summarize([*alone, *others])
-    by_name = {(row.backbone, row.arm): row for row in rows}
-    row, control = by_name["DeepFM", "LLaCTR"], by_name["DeepFM", "LLaCTR random"]
-    assert len(comparisons(rows)) == 4  # two of LLaCTR, one of each ELEC; the control with plain is none
-    p_values = [gain.p for gain in comparisons(rows)]
-    assert [gain.corrected for gain in comparisons(rows)] == pytest.approx(holm(p_values))
-    assert row.over_plain.corrected > row.over_plain.p and row.over_plain.low > 0
-    assert row.why == "significant only before Holm's correction"
-    assert control.over_plain.p is not None and control.over_plain.corrected is None
+    for name in ("FM", "DNN", "DCN"):
+        of_one += [*runs(None, None, BASE, name), *runs("LLaCTR", None, noise, name)]
+        of_one += [*runs("LLaCTR", "random", BASE, name), *runs("LLaCTR", "shuffled", BASE, name)]
+    row = next(row for row in summarize(of_one) if row.verdict)
+    assert (row.verdict, row.why) == (UNPROVEN, "significant only before Holm's correction")
+    assert row.p == pytest.approx(4 * row.over_plain.p)
+
+
+def test_controls_that_failed_are_named_and_nothing_is_proven():
+    failed = [Failure(Arm("DeepFM", "shop", "LLaCTR", "random"), seed, "k", "killed") for seed in range(1, 6)]
+    for rows in (summarize(llactr(0.01, None, 0.001), failed), summarize(llactr(0.01, None, None), failed)):
+        (row,) = [row for row in rows if row.verdict]
+        assert row.verdict == UNPROVEN
+        assert "random (failed)" in row.why
+        assert row.why.endswith("nothing can be proven")
+
+
+def test_of_several_splits_the_differences_are_means_over_seeds_and_the_error_is_nadeaus_and_bengios():
+    ours = {(1, 1): 0.71, (1, 2): 0.73, (2, 1): 0.70, (2, 2): 0.72, (3, 1): 0.75}
+    others = {(1, 1): 0.70, (1, 2): 0.70, (2, 1): 0.70, (2, 2): 0.71, (3, 1): 0.72, (4, 1): 0.9}
+    gain, plain = compare(ours, others, overlap=0.125), compare(ours, others)
+    assert dict(gain.differences) == pytest.approx({1: 0.02, 2: 0.005, 3: 0.03}) and gain.unit == "split"
+    error = np.std([0.02, 0.005, 0.03], ddof=1) * sqrt(1 / 3 + 0.125)
+    assert gain.mean == pytest.approx(0.055 / 3) and gain.p == pytest.approx(t.sf(gain.mean / error, 2))
+    assert (gain.high - gain.low) / (plain.high - plain.low) == pytest.approx(sqrt((1 / 3 + 0.125) * 3))
 
 
 def test_a_row_has_means_times_and_what_is_not_done():
@@ -179,9 +225,11 @@ def test_a_row_has_means_times_and_what_is_not_done():
     failed = [Failure(Arm("DeepFM", "shop", "ELEC"), seed, "k", "killed") for seed in (2, 3)]
     failed += [Failure(Arm("FM", "shop"), 1, "k", "full disk")]
     planned = [
-        SimpleNamespace(arm=Arm("DeepFM", "shop", method), seed=seed) for method in (None, "ELEC") for seed in range(6)
+        SimpleNamespace(arm=Arm("DeepFM", "shop", method), repeat=seed)
+        for method in (None, "ELEC")
+        for seed in range(6)
     ]
-    fm, *_ = rows = summarize(results, failed, [SimpleNamespace(arm=Arm("FM", "shop"), seed=1), *planned])
+    fm, *_ = rows = summarize(results, failed, [SimpleNamespace(arm=Arm("FM", "shop"), repeat=1), *planned])
     assert [(row.backbone, row.arm) for row in rows] == [("FM", "plain"), ("DeepFM", "plain"), ("DeepFM", "ELEC")]
     assert (fm.seeds, fm.failed, fm.missing, fm.test) == ((), (1,), (), {})
     _, plain, elec = rows
@@ -228,8 +276,62 @@ def test_over_all_backbones_seeds_are_those_that_all_have():
     assert control.over_control.seeds == (2,) and control.over_control.mean == pytest.approx(
         (0.75 + 0.61 - 0.69 - 0.60) / 2
     )
-    assert line.over_control is None and not control.verdicts
+    assert line.over_control is None and not control.verdicts and control.verdict is None
+    assert (line.verdict.kind, line.verdict.why) == (
+        UNPROVEN,
+        "not compared with plain on DeepFM: nothing can be proven",
+    )
     assert (line.backbones, line.better, line.gain.seeds) == (("FM", "DNN"), 1, (1, 2))
     expected = compare({1: 0.67, 2: 0.68}, {1: 0.65, 2: 0.67})
     assert (line.gain.mean, line.gain.low, line.gain.p) == pytest.approx((expected.mean, expected.low, expected.p))
     assert line.verdicts == {PROVEN: 0, PLACEBO: 0, WORSE: 0, UNPROVEN: 3}
+
+
+def over_two(aucs, controls=("random", "shuffled"), backbones=("FM", "DNN")):
+    """Runs of LLaCTR on two backbones."""
+    results = []
+    for name in backbones:
+        results += [*runs(None, None, BASE, name), *runs("LLaCTR", None, aucs, name)]
+        results += [run for control in controls for run in runs("LLaCTR", control, shifted(BASE, 0.001), name)]
+    return results
+
+
+def verdict_of(results, failures=()):
+    line = over_backbones(summarize(results, failures), results)[0]
+    return line.verdict
+
+
+def test_a_methods_verdict_is_over_all_backbones_and_is_not_corrected():
+    noisy = [auc + by for auc, by in zip(BASE, (0.008, 0.001, 0.004, 0.003, 0.003), strict=True)]
+    verdict = verdict_of(over_two(noisy))
+    assert (verdict.kind, verdict.why) == (PROVEN, "better than plain and than random, shuffled")
+    over = compare(dict(enumerate(noisy)), dict(enumerate(shifted(BASE, 0.001))))
+    assert verdict.p == pytest.approx(over.p)  # the same on both backbones
+    assert verdict_of(over_two(shifted(BASE, 0.001))).kind == PLACEBO
+    assert verdict_of(over_two(shifted(BASE, -0.01))).kind == WORSE
+
+
+def test_a_control_or_a_seed_that_one_backbone_lacks_shows_in_the_methods_verdict():
+    better = [auc + 0.01 + 1e-4 * index for index, auc in enumerate(BASE)]
+    one = [*over_two(better, backbones=["FM"]), *over_two(better, ["random"], ["DNN"])]
+    verdict = verdict_of(one)
+    assert (verdict.kind, verdict.why) == (
+        UNPROVEN,
+        "better than plain; control shuffled (no run on DNN): nothing can be proven",
+    )
+    failures = [Failure(Arm("DNN", "shop", "LLaCTR", "shuffled"), 1, "k", "killed")]
+    assert verdict_of(one, failures).why == verdict.why.replace("no run on", "failed on")
+    none = verdict_of([run for run in over_two(better) if not run.arm.control])
+    assert none.why == "better than plain; no controls run (random, shuffled): nothing can be proven"
+    base6 = [*BASE, 0.7]
+    six = [*runs(None, None, base6), *runs("LLaCTR", None, shifted(base6, 0.01)), *runs("LLaCTR", "random", base6)]
+    six += runs("LLaCTR", "shuffled", base6)
+    verdict = verdict_of([*six, *over_two(better, backbones=["FM"])])
+    assert verdict.kind == PROVEN and "compared with plain at seed 1, 2, 3, 4, 5 only" in verdict.why
+    assert verdict_of([run for run in six if run.seed < 5]).why.startswith("4 seeds; a verdict needs 5")
+
+
+def test_an_auc_that_is_not_a_number_costs_its_seed_everywhere():
+    aucs = [*shifted(BASE, 0.01)[:4], float("nan")]
+    verdict = verdict_of(over_two(aucs))
+    assert (verdict.kind, verdict.why.split(";")[0]) == (UNPROVEN, "4 seeds")

@@ -183,3 +183,22 @@ def test_a_plan_file_is_strict(plan_file, old, new, message):
     with pytest.raises(UserError) as error:
         Plan.read(plan_file)
     assert message in str(error.value)
+
+
+def test_splits_are_data_sets_of_their_own_and_come_back_from_a_file(plan):
+    made = replace(plan(["FM"], ["plain"]), splits=3)
+    runs = made.runs()
+    assert [run.repeat for run in runs] == [(split, seed) for split in (1, 2, 3) for seed in (1, 2)]
+    assert len({run.key for run in runs}) == 6 and len({run.data_set for run in runs}) == 3
+    assert runs[0].experiment.params["dataset_id"] == "shop_random1of3" and str(runs[-1]).endswith("split 3, seed 2")
+    Path("again.yaml").write_text(made.to_yaml(), encoding="utf-8")
+    again = Plan.read("again.yaml")
+    assert (again.sha256, again.splits) == (made.sha256, 3)
+    assert [run.split for run in trial_plan(made, [{}]).runs()] == [0]
+    for changes, message in (
+        ({"splits": 1}, "--splits 1 is no number of splits"),
+        ({"split_by": "time"}, "--split-by time needs --splits K"),
+        ({"splits": 3, "split_by": "time"}, "'shop' has no time stamps for rolling splits"),
+    ):
+        with pytest.raises(UserError, match=message):
+            replace(plan(["FM"], ["plain"]), **changes)

@@ -11,7 +11,8 @@ from rich.console import Console
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.runs import seconds_by_kind
-from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, Queue
+from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
+from fuxictr_llm.leaderboard.plan.queue import Queue
 from fuxictr_llm.leaderboard.run.progress import Display, Estimator, best_so_far, metric_text
 from fuxictr_llm.leaderboard.run.results import Results
 from support import edit

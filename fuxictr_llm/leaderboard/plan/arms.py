@@ -15,6 +15,7 @@ from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, load_experiment
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.loader import describe_data
 from fuxictr_llm.data.raw import raw_files
+from fuxictr_llm.data.splits import is_outdated, split_files
 from fuxictr_llm.training.networks import PLACES
 
 PLAIN = "plain"
@@ -66,6 +67,25 @@ def language_model_work(params: Mapping[str, Any]) -> str | None:
     if not sections:
         return None
     return digest_of([params["dataset_id"], params["method"], {key: params.get(key) for key in sorted(keys)}])
+
+
+class Repeated:
+    """A run, or what is known of one: its arm, seed, key and the number of its split (0: the data set's own)."""
+
+    arm: "Arm"
+    seed: int
+    key: str
+    split: int
+
+    @property
+    def repeat(self) -> int | tuple[int, int]:
+        """What distinguishes it from other runs of its arm: the seed, or split and seed."""
+        return (self.split, self.seed) if self.split else self.seed
+
+    @property
+    def repeat_text(self) -> str:
+        """`seed 3`, or `split 2, seed 3`."""
+        return f"split {self.split}, seed {self.seed}" if self.split else f"seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -207,9 +227,13 @@ def refuse_twice(kind: str, names: Sequence[Any]) -> None:
 def data_digests(params: Mapping[str, Any]) -> dict[str, Any] | None:
     """Digests of the data set's files as they are now, in the form of a run record (`describe_data`).
 
-    None: some are missing.
+    None: some are missing. Empty: those of a split were made from other files than are there now.
     """
     data_dir = Path(params["data_root"]) / params["dataset_id"]
+    if params.get("resplit"):
+        if is_outdated(params):
+            return {}
+        params = {**params, **split_files(params)}
     is_raw = params["data_format"] == "csv" or (params["data_format"] == "parquet" and params.get("rebuild_dataset"))
     raw = {split: params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")}
     try:
@@ -226,5 +250,5 @@ def data_digests(params: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def digest_of_data_keys(params: Mapping[str, Any]) -> str:
     """A digest of the config keys that `data_digests` depends on."""
-    keys = ("dataset_id", "data_root", "data_format", "rebuild_dataset", "user_info", "item_info")
+    keys = ("dataset_id", "data_root", "data_format", "rebuild_dataset", "user_info", "item_info", "resplit")
     return digest_of({key: params.get(key) for key in (*keys, *(f"{split}_data" for split in SPLITS))})

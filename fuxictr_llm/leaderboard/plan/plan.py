@@ -1,9 +1,9 @@
 """What a leaderboard runs: arms (a backbone on a data set, plain or with a method or its placebo) at several seeds.
 
-Their order is that of `Queue`.
+Their order is that of `queue.Queue`.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,15 +16,17 @@ from fuxictr_llm.common.checks import check_value
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of
 from fuxictr_llm.common.formats import dump_yaml, read_yaml
-from fuxictr_llm.config.keys import Positive, Seed
+from fuxictr_llm.config.keys import Positive, Seed, SplitBy
 from fuxictr_llm.config.resolve import Experiment, known_keys, load_experiment
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.build import BUILD_KEYS
 from fuxictr_llm.data.prepare import PREPARERS
+from fuxictr_llm.data.splits import split_params
 from fuxictr_llm.host.checkout import use_checkout
 from fuxictr_llm.leaderboard.plan.arms import (
     PLAIN,
     Arm,
+    Repeated,
     arm_from_entry,
     check_keys,
     cross,
@@ -37,7 +39,15 @@ from fuxictr_llm.leaderboard.plan.arms import (
 )
 
 # The config keys that the files of a data set depend on.
-DATA_SET_KEYS = (*BUILD_KEYS, "feature_processor", "prepare", "raw_data", *(f"{split}_data" for split in SPLITS))
+DATA_SET_KEYS = (
+    *BUILD_KEYS,
+    "feature_processor",
+    "prepare",
+    "raw_data",
+    "resplit",
+    "time_column",
+    *(f"{split}_data" for split in SPLITS),
+)
 DATA_SET_KEYS += tuple(sorted({key for preparer in PREPARERS.values() for key in preparer.keys}))
 Names = list[str]
 PLAN_KEYS = {
@@ -49,11 +59,13 @@ PLAN_KEYS = {
     "config": str | None,
     "zoo": str | None,
     "set": dict[str, Any],
+    "splits": Positive,
+    "split_by": SplitBy,
 }
 
 
 @dataclass(frozen=True)
-class PlannedRun:
+class PlannedRun(Repeated):
     """An arm at a seed.
 
     Attributes:
@@ -61,6 +73,7 @@ class PlannedRun:
         key: digest of what it computes, whatever data lies where, and wherever the results are written.
         language_model: digest of what it asks of a language model, the same for runs that share the answer;
             None: nothing.
+        split: number of the split of its data, from 1 on; 0: the data set's own.
     """
 
     arm: Arm
@@ -68,6 +81,7 @@ class PlannedRun:
     experiment: Experiment
     key: str
     language_model: str | None = None
+    split: int = 0
 
     @property
     def data_set(self) -> str:
@@ -81,7 +95,7 @@ class PlannedRun:
         return "_".join(filter(None, parts))
 
     def __str__(self) -> str:
-        return f"{self.arm}, seed {self.seed}"
+        return f"{self.arm}, {self.repeat_text}"
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,8 @@ class Plan:
         config: as `--config`.
         zoo: as `--zoo`.
         overrides: settings of all arms that have such a key.
+        splits: on so many further splits of its data each arm runs at every seed; 0: on the data set's own split.
+        split_by: `random` or `time`; None: `time` for data in the order of time.
         gpu: index of the GPU, -1 for the CPU.
 
     Raises:
@@ -106,10 +122,16 @@ class Plan:
     zoo: str | None = None
     overrides: Mapping[str, Any] = field(default_factory=dict)
     gpu: int = -1
+    splits: int = 0
+    split_by: str | None = None
     _runs: tuple[PlannedRun, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         use_checkout(self.zoo)
+        if self.splits < 0 or self.splits == 1:
+            raise UserError(f"--splits {self.splits} is no number of splits that could be compared; give 2 or more")
+        if self.split_by and not self.splits:
+            raise UserError(f"--split-by {self.split_by} needs --splits K")
         if not self.arms:
             raise UserError("the plan has no arms; name --backbones and --datasets")
         for seed in self.seeds:
@@ -169,7 +191,8 @@ class Plan:
         if given.keys() & {"backbones", "methods", "datasets", "controls"}:
             names = (given.get("backbones", []), given.get("datasets", []), given.get("methods", [PLAIN]))
             arms = [*cross(*names, given.get("controls", False), config), *arms]
-        return cls(arms, seeds_of(given.get("seeds", [])), config, given.get("zoo"), given.get("set", {}), gpu)
+        seeds, splits = seeds_of(given.get("seeds", [])), (given.get("splits", 0), given.get("split_by"))
+        return cls(arms, seeds, config, given.get("zoo"), given.get("set", {}), gpu, *splits)
 
     def to_yaml(self) -> str:
         """The plan as a file that `read` takes."""
@@ -178,7 +201,13 @@ class Plan:
             names = {"backbone": arm.backbone, "method": arm.method, "control": arm.control, "dataset": arm.dataset}
             parts = {**names, "settings": own_settings(arm, self.config)}
             arms.append({key: value for key, value in parts.items() if value})
-        others = {"config": self.config, "zoo": self.zoo, "set": dict(self.overrides), "seeds": list(self.seeds)}
+        others: dict[str, Any] = {
+            "config": self.config,
+            "zoo": self.zoo,
+            "set": dict(self.overrides),
+            "seeds": list(self.seeds),
+        }
+        others |= {"splits": self.splits, "split_by": self.split_by}
         return dump_yaml({**{key: value for key, value in others.items() if value}, "arms": arms})
 
     def runs(self) -> tuple[PlannedRun, ...]:
@@ -216,61 +245,24 @@ class Plan:
             _refuse_disguise(arm, experiment.params)
             # A placebo is drawn anew for each seed, so that no lucky draw decides.
             redrawn = arm.control and "control_seed" in keys and "control_seed" not in overrides
-            for seed in self.seeds or (base.params["seed"],):
-                params = {**experiment.params, "seed": seed, **({"control_seed": seed} if redrawn else {})}
-                work = language_model_work(params)
-                yield PlannedRun(arm, seed, replace(experiment, params=params), run_key(params), work)
+            for split, data in self._on_splits(experiment.params):
+                for seed in self.seeds or (base.params["seed"],):
+                    params = {**data, "seed": seed, **({"control_seed": seed} if redrawn else {})}
+                    work = language_model_work(params)
+                    yield PlannedRun(arm, seed, replace(experiment, params=params), run_key(params), work, split)
+
+    def _on_splits(self, params: dict[str, Any]) -> Iterable[tuple[int, dict[str, Any]]]:
+        """The settings on each split, by its number."""
+        if not self.splits:
+            return [(0, params)]
+        numbers = range(1, self.splits + 1)
+        return [(number, split_params(params, self.split_by, number, self.splits)) for number in numbers]
 
     def _resolved(self, arm: Arm, overrides: Mapping[str, Any]) -> Experiment:
         try:
             return load_experiment(arm.expid, self.config, overrides=overrides, gpu=self.gpu, threads=1)
         except UserError as error:
             raise UserError(f"{arm}: {error}") from error
-
-
-class Queue:
-    """The runs that wait, in the order in which they are best done.
-
-    First comes one run for each piece of language-model work. Others that need the same work wait until it is done, as
-    long as there is anything else to do. The rest goes seed by seed, so that early on there is a whole table of few
-    seeds.
-
-    Args:
-        runs: those to do.
-        known: the language-model work that is done already.
-    """
-
-    def __init__(self, runs: Iterable[PlannedRun], known: Iterable[str]):
-        self._known: set[str | None] = set(known)
-        self._asked: set[str | None] = set()
-        self._order(runs)
-
-    def _order(self, runs: Iterable[PlannedRun]) -> None:
-        runs = list(runs)
-        leaders = {run.language_model: run.key for run in reversed(runs)}
-        leaders = {work: key for work, key in leaders.items() if work and work not in self._known}
-        self.waiting = sorted(runs, key=lambda run: (leaders.get(run.language_model) != run.key, run.seed))
-
-    def take(self, is_ready: Callable[[PlannedRun], bool]) -> PlannedRun | None:
-        """The next run, out of those that are ready."""
-        able = [run for run in self.waiting if is_ready(run)]
-        under_way = self._asked - self._known
-        taken = next((run for run in able if run.language_model not in under_way), able[0] if able else None)
-        if taken is not None:
-            self.waiting.remove(taken)
-            self._asked |= {taken.language_model} - {None}
-        return taken
-
-    def ended(self, run: PlannedRun, well: bool) -> None:
-        """Note that a run is done, with its language-model work; or that it failed, so that another may do that."""
-        if well:
-            self._known.add(run.language_model)
-        else:
-            self._asked.discard(run.language_model)
-
-    def replace(self, data_set: str, runs: Sequence[PlannedRun]) -> None:
-        """Have these wait in place of all others on the data set."""
-        self._order([*(run for run in self.waiting if run.data_set != data_set), *runs])
 
 
 def seeds_of(given: int | Sequence[int]) -> list[int]:

@@ -1,33 +1,26 @@
 """What the runs of a table show: means over seeds, gains over the plain backbone at the same seeds, and a verdict.
 
-Verdicts rest on the two-sided p values of paired t tests of the test AUC, after Holm's correction over all comparisons
-in the table that decide a verdict: each method with its plain backbone, and with each of its controls. Where there is
-no test, as with one common seed, the verdict is unproven, and no gain is proven by fewer than FEWEST_SEEDS. The gain
-averaged over all backbones of a data set stands beside them: on one backbone it is small beside the noise of the seeds.
+Verdicts rest on the one-sided p values of paired t tests of the test AUC (`verdicts`), corrected over the rows of a
+data set. The primary result of a table are the verdicts over all backbones (`overall`): on one backbone a gain is
+small beside the noise of the seeds.
 """
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean, median, stdev
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.leaderboard.plan.arms import Arm, controls_of
-from fuxictr_llm.leaderboard.plan.plan import PLAIN, PlannedRun
-from fuxictr_llm.leaderboard.report import LEVEL, PairedGain, Spread, compare, holm
+from fuxictr_llm.leaderboard.plan.arms import Arm, Repeated, controls_of
+from fuxictr_llm.leaderboard.report import PairedGain, Repeat, Spread, compare
+from fuxictr_llm.leaderboard.report.verdicts import UNPROVEN, Claim, Verdict, compared_at, judge
 from fuxictr_llm.leaderboard.run.results import Failure, RunResult
 from fuxictr_llm.registry import find_method
 
-PROVEN, PLACEBO, WORSE, UNPROVEN = "proven", "placebo does as well", "worse", "unproven"
-VERDICTS = (PROVEN, PLACEBO, WORSE, UNPROVEN)
-FEWEST_SEEDS = 5  # fewer differences do not show whether they are normally distributed, as the t test assumes
-ONLY_BEFORE = "significant only before Holm's correction"
 METRICS = ("AUC", "gAUC", "logloss")
 ArmKey = tuple[str, str, str | None, str | None]
-BySeed = dict[int, RunResult]
-Runs = Mapping[tuple[str, str, str], Mapping[int, RunResult]]  # data set, backbone, name of the arm -> seed -> run
-ValuesOf = Callable[[Mapping[int, RunResult]], Mapping[int, float]]
+BySeed = dict[Repeat, RunResult]
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,7 @@ class ArmRow:
         inference_ratio: seconds a test row, as a multiple of the plain backbone's; medians over seeds.
         verdict: one of VERDICTS; empty in rows of plain backbones and of controls.
         why: what the verdict rests on.
+        p: of the claim that the verdict is on, after Holm's correction; None where there is no test.
     """
 
     dataset: str
@@ -54,9 +48,9 @@ class ArmRow:
     arm: str
     method: str | None
     control: str | None
-    seeds: tuple[int, ...]
-    failed: tuple[int, ...] = ()
-    missing: tuple[int, ...] = ()
+    seeds: tuple[Repeat, ...]
+    failed: tuple[Repeat, ...] = ()
+    missing: tuple[Repeat, ...] = ()
     test: Mapping[str, Spread] = field(default_factory=dict)
     valid: Mapping[str, Spread] = field(default_factory=dict)
     over_plain: PairedGain | None = None
@@ -66,10 +60,21 @@ class ArmRow:
     inference_ratio: float | None = None
     verdict: str = ""
     why: str = ""
+    p: float | None = None
+
+    @property
+    def is_method(self) -> bool:
+        """Whether it is neither plain nor a control, so that there is a verdict on it."""
+        return self.method is not None and self.control is None
+
+    @property
+    def claim(self) -> Claim:
+        """What a verdict on a method's row is on."""
+        return Claim(self.over_plain, self.over_controls)
 
 
 def summarize(
-    results: Iterable[RunResult], failures: Iterable[Failure] = (), planned: Iterable[PlannedRun] = ()
+    results: Iterable[RunResult], failures: Iterable[Failure] = (), planned: Iterable[Repeated] = ()
 ) -> list[ArmRow]:
     """The rows of the table, in the order of the plan: plain before methods, controls after their method.
 
@@ -84,32 +89,27 @@ def summarize(
     results, failures, planned = list(results), list(failures), list(planned)
     runs: dict[ArmKey, BySeed] = defaultdict(dict)
     for result in results:
-        if result.seed in runs[_key(result.arm)]:
-            run = f"{result.arm.backbone} {result.arm.label} on {result.arm.dataset!r} at seed {result.seed}"
+        if result.repeat in runs[_key(result.arm)]:
+            run = f"{result.arm.backbone} {result.arm.label} on {result.arm.dataset!r} at {result.repeat_text}"
             raise UserError(f"two results of {run}; a table has one of each arm and seed")
-        runs[_key(result.arm)][result.seed] = result
+        runs[_key(result.arm)][result.repeat] = result
     known = [*(run.arm for run in planned), *(run.arm for run in results), *(run.arm for run in failures)]
     arms = {_key(arm): arm for arm in known}
     rows = []
     for key in _in_order(arms):
-        failed = {failure.seed for failure in failures if _key(failure.arm) == key} - runs[key].keys()
-        missing = {run.seed for run in planned if _key(run.arm) == key} - runs[key].keys() - failed
+        failed = {failure.repeat for failure in failures if _key(failure.arm) == key} - runs[key].keys()
+        missing = {run.repeat for run in planned if _key(run.arm) == key} - runs[key].keys() - failed
         done, failed_seeds, missing_seeds = (tuple(sorted(seeds)) for seeds in (runs[key], failed, missing))
         row = ArmRow(*key[:2], arms[key].label, *key[2:], done, failed_seeds, missing_seeds)
         planned_controls = [other[3] for other in arms if other[:3] == key[:3] and other[3]]
-        names = dict.fromkeys([*_declared_controls(row, runs[key]), *planned_controls]) if _is_judged(row) else {}
+        names = dict.fromkeys([*_declared_controls(row, runs[key]), *planned_controls]) if row.is_method else {}
         controls = {name: runs.get((*key[:3], name), {}) for name in names}
-        rows.append(_measured(row, runs[key], runs.get((*key[:2], None, None), {}), controls))
-    return [_judged(row) for row in _corrected(rows)]
+        overlap = overlap_of(run for run in results if run.arm.dataset == key[0])
+        rows.append(_measured(row, runs[key], runs.get((*key[:2], None, None), {}), controls, overlap))
+    return _judged(rows)
 
 
-def comparisons(rows: Iterable[ArmRow]) -> list[PairedGain]:
-    """The family of Holm's correction: every tested comparison on which a verdict rests."""
-    tested = [gain for row in rows if _is_judged(row) for gain in (row.over_plain, *row.over_controls.values())]
-    return [gain for gain in tested if gain is not None and gain.p is not None]
-
-
-def aucs_of(runs: Mapping[int, RunResult]) -> dict[int, float]:
+def aucs_of(runs: Mapping[Repeat, RunResult]) -> dict[Repeat, float]:
     """Seed -> test AUC, of several tasks the mean; without runs that have none."""
     return _values(runs, "test", "AUC")
 
@@ -136,11 +136,7 @@ def _declared_controls(row: ArmRow, runs: BySeed) -> Iterable[str]:
     return find_method(methods[0]).model_cls.controls if methods and methods[0] else controls_of(row.method)
 
 
-def _is_judged(row: ArmRow) -> bool:
-    return row.method is not None and row.control is None
-
-
-def _values(runs: Mapping[int, RunResult], split: str, metric: str) -> dict[int, float]:
+def _values(runs: Mapping[Repeat, RunResult], split: str, metric: str) -> dict[Repeat, float]:
     values = {seed: run.metrics.get(split, {}).get(metric) for seed, run in runs.items()}
     return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}
 
@@ -154,8 +150,8 @@ def _spreads(runs: BySeed, split: str) -> dict[str, Spread]:
     }
 
 
-def _measured(row: ArmRow, runs: BySeed, plain: BySeed, controls: Mapping[str, BySeed]) -> ArmRow:
-    """The row with all that does not depend on the other rows: not the corrected p values, nor the verdict."""
+def _measured(row: ArmRow, runs: BySeed, plain: BySeed, controls: Mapping[str, BySeed], overlap: float) -> ArmRow:
+    """The row with all that does not depend on the other rows: not the verdict."""
     aucs = aucs_of(runs)
     stages = {
         stage: [run.seconds[stage] for run in runs.values() if stage in run.seconds]
@@ -166,8 +162,8 @@ def _measured(row: ArmRow, runs: BySeed, plain: BySeed, controls: Mapping[str, B
         row,
         test=_spreads(runs, "test"),
         valid=_spreads(runs, "valid"),
-        over_plain=compare(aucs, aucs_of(plain)) if row.method else None,
-        over_controls={name: compare(aucs, aucs_of(by_seed)) for name, by_seed in controls.items()},
+        over_plain=compare(aucs, aucs_of(plain), overlap) if row.method else None,
+        over_controls={name: compare(aucs, aucs_of(by_seed), overlap) for name, by_seed in controls.items()},
         seconds={stage: median(seconds) for stage, seconds in stages.items() if seconds},
         parameters=next((run.parameters for run in runs.values()), {}),
         inference_ratio=own / others if own and others else None,
@@ -180,147 +176,40 @@ def _seconds_a_row(runs: BySeed) -> float | None:
     return median(seconds) if seconds else None
 
 
-def _corrected(rows: list[ArmRow]) -> list[ArmRow]:
-    """The rows with corrected p values, which depend on all comparisons of the table."""
-    corrected = iter(holm([gain.p for gain in comparisons(rows) if gain.p is not None]))
-
-    def with_p(gain: PairedGain | None) -> PairedGain | None:
-        return gain if gain is None or gain.p is None else replace(gain, corrected=next(corrected))
-
-    return [  # in the order of `comparisons`
-        replace(
-            row,
-            over_plain=with_p(row.over_plain),
-            over_controls={name: with_p(gain) for name, gain in row.over_controls.items()},
-        )
-        if _is_judged(row)
-        else row
-        for row in rows
-    ]
+def overlap_of(results: Iterable[RunResult]) -> float:
+    """Of runs on several splits of their data, test rows / train rows (`compare`); 0: all have the same split."""
+    shares = [run.rows["test"] / run.rows["train"] for run in results if run.split]
+    return fmean(shares) if shares else 0.0
 
 
-def _judged(row: ArmRow) -> ArmRow:
-    """The row with its verdict."""
-    if not _is_judged(row):
-        return row
-    verdict, why = _verdict(row)
-    for name, gain in {"plain": row.over_plain, **row.over_controls}.items():
-        if gain and gain.seeds != row.seeds:
-            why += f"; compared with {name} at seed {', '.join(map(str, gain.seeds))} only"
-    return replace(row, verdict=verdict, why=why)
+def _judged(rows: Sequence[ArmRow]) -> list[ArmRow]:
+    """The rows with their verdicts, which depend on all rows of their data set."""
+    verdicts: dict[int, Verdict] = {}
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        judged = [index for index, row in enumerate(rows) if row.dataset == dataset and _has_claim(row)]
+        verdicts |= zip(judged, judge([_claim(rows[index], rows) for index in judged]), strict=True)
+    return [_with_verdict(row, verdicts.get(index)) for index, row in enumerate(rows)]
 
 
-def _verdict(row: ArmRow) -> tuple[str, str]:
-    gain, controls = row.over_plain, row.over_controls
-    if "AUC" not in row.test:
-        return UNPROVEN, "no test AUC" if row.seeds else "no finished run"
-    if gain is None:
-        return UNPROVEN, "no run of the plain backbone at these seeds"
-    if gain.p is None:
-        return UNPROVEN, gain.why_no_test
-    if gain.is_worse:
-        return WORSE, "than the plain backbone"
-    none_run = "" if any(controls.values()) else "; no controls run" if controls else "; it has no controls"
-    if not gain.is_better:
-        return UNPROVEN, (ONLY_BEFORE if gain.p <= LEVEL else "within the noise of seeds") + none_run
-    if none_run:
-        return UNPROVEN, "better than plain" + none_run
-    as_good = [name for name, over in controls.items() if over and _does_as_well(over, gain)]
-    if as_good:
-        return PLACEBO, f"not surely better than {', '.join(as_good)}"
-    open_ones = {name: _why_open(over, gain) for name, over in controls.items() if not (over and over.is_better)}
-    if open_ones:
-        reasons = ", ".join(f"{name} ({why})" for name, why in open_ones.items())
-        return UNPROVEN, f"better than plain; not compared with control {reasons}"
-    why = "better than plain and than " + ", ".join(controls)
-    if (fewest := min(len(over.seeds) for over in (gain, *controls.values()) if over)) < FEWEST_SEEDS:
-        return UNPROVEN, f"{why}, but over {fewest} seeds; {FEWEST_SEEDS} are needed"
-    return PROVEN, why
+def _has_claim(row: ArmRow) -> bool:
+    return row.is_method and "AUC" in row.test
 
 
-def _does_as_well(over: PairedGain, gain: PairedGain) -> bool:
-    """Whether the control is as good as the method by all seeds at which the method was compared with plain."""
-    if over.p is None:  # the same difference at every seed
-        return len(over.seeds) > 1 and over.mean <= 0
-    return not over.is_better and len(over.seeds) >= len(gain.seeds)
+def _claim(row: ArmRow, rows: Iterable[ArmRow]) -> Claim:
+    """The row's claim, which says of controls that they failed."""
+    others = [other for other in rows if other.control and other.failed and not other.seeds]
+    failed = [other.control for other in others if _group(other) == _group(row) and other.control]
+    return replace(row.claim, missing=dict.fromkeys(failed, "failed"))
 
 
-def _why_open(over: PairedGain | None, gain: PairedGain) -> str:
-    """Why the comparison with a control decides nothing."""
-    if over is None:
-        return "not run"
-    return over.why_no_test if over.p is None else f"{len(over.seeds)} of {len(gain.seeds)} seeds only"
+def _group(row: ArmRow) -> tuple[str, str, str | None]:
+    return row.dataset, row.backbone, row.method
 
 
-@dataclass(frozen=True)
-class Overall:
-    """An arm over the backbones on which it and the plain one have a seed in common.
-
-    Attributes:
-        arm: as in `ArmRow`.
-        backbones: their names; the arm's other backbones do not count here.
-        better: on how many of them its mean is above the plain one's.
-        gain: of the AUC averaged over the backbones, at the seeds that all of them have; not corrected. None where
-            they have none in common.
-        over_control: of a control, what its method gains over it, likewise; None for a method.
-        verdicts: verdict -> how many rows have it; empty for a control.
-    """
-
-    dataset: str
-    arm: str
-    method: str
-    control: str | None
-    backbones: tuple[str, ...]
-    better: int
-    gain: PairedGain | None
-    over_control: PairedGain | None
-    verdicts: Mapping[str, int]
-
-
-def over_backbones(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> list[Overall]:
-    """A line for every method and control of a data set, in the order of the rows."""
-    runs, lines = runs_by_row(results), []
-    arms = dict.fromkeys((row.dataset, row.arm, row.method, row.control) for row in rows if row.method)
-    for dataset, arm, method, control in arms:
-        arm_rows = [row for row in rows if (row.dataset, row.arm) == (dataset, arm)]
-        compared = [row for row in arm_rows if row.over_plain]
-        method_rows = [row for row in rows if (row.dataset, row.method) == (dataset, method)]
-        judged = [row for row in method_rows if control and row.over_controls.get(control)]
-        lines.append(
-            Overall(
-                dataset,
-                arm,
-                method,
-                control,
-                tuple(row.backbone for row in compared),
-                sum(row.over_plain.mean > 0 for row in compared if row.over_plain),
-                mean_gain(compared, runs, aucs_of),
-                mean_gain(judged, runs, aucs_of, over=arm) if control else None,
-                {verdict: sum(row.verdict == verdict for row in arm_rows) for verdict in VERDICTS if not control},
-            )
-        )
-    return lines
-
-
-def mean_gain(rows: Sequence[ArmRow], runs: Runs, values_of: ValuesOf, over: str = PLAIN) -> PairedGain | None:
-    """The gain over another arm of a value averaged over the backbones of the rows, at the seeds that all of them have.
-
-    Args:
-        rows: of one arm on one data set.
-        runs: from `runs_by_row`.
-        values_of: seed -> run to seed -> value.
-        over: the other arm.
-    """
-    ours = [values_of(runs[row.dataset, row.backbone, row.arm]) for row in rows]
-    others = [values_of(runs[row.dataset, row.backbone, over]) for row in rows]
-    seeds = set.intersection(*(set(values) for values in [*ours, *others])) if rows else set()
-    our_means, other_means = ({seed: fmean(values[seed] for values in arm) for seed in seeds} for arm in (ours, others))
-    return compare(our_means, other_means)
-
-
-def runs_by_row(results: Iterable[RunResult]) -> Runs:
-    """The runs by data set, backbone and name of the arm, as rows have them, and by seed."""
-    runs: dict[tuple[str, str, str], dict[int, RunResult]] = defaultdict(dict)
-    for run in results:
-        runs[run.arm.dataset, run.arm.backbone, run.arm.label][run.seed] = run
-    return runs
+def _with_verdict(row: ArmRow, verdict: Verdict | None) -> ArmRow:
+    if verdict:
+        why = verdict.why + compared_at(row.claim, row.seeds)
+        return replace(row, verdict=verdict.kind, why=why, p=verdict.p)
+    if row.is_method:
+        return replace(row, verdict=UNPROVEN, why="no test AUC" if row.seeds else "no finished run")
+    return row

@@ -15,8 +15,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from fuxictr_llm.common.pictures import BLUE, DPI, GREY, ORANGE, name_points
 from fuxictr_llm.common.runs import total
-from fuxictr_llm.leaderboard.report import PairedGain
-from fuxictr_llm.leaderboard.report.evidence import PROVEN, ArmRow, Runs, mean_gain, over_backbones, runs_by_row
+from fuxictr_llm.leaderboard.report import PairedGain, Repeat
+from fuxictr_llm.leaderboard.report.evidence import ArmRow
+from fuxictr_llm.leaderboard.report.overall import Runs, mean_gain, over_backbones, runs_by_row
+from fuxictr_llm.leaderboard.report.verdicts import PROVEN
 from fuxictr_llm.leaderboard.run.results import RunResult
 
 FEWEST_ROWS = 100  # of a slice: the AUC of fewer rows is noise that would set the scale of all
@@ -157,7 +159,7 @@ def gain_by_frequency(dataset: str, rows: Sequence[ArmRow], runs: Runs, colours:
 
 
 def _gains_on_slice(rows: Sequence[ArmRow], runs: Runs, by: str, name: str) -> dict[str, MeanAndEach]:
-    def aucs(by_seed: Mapping[int, RunResult]) -> dict[int, float]:
+    def aucs(by_seed: Mapping[Repeat, RunResult]) -> dict[Repeat, float]:
         sliced = {seed: run.slices for seed, run in by_seed.items() if run.slices and run.slices["by"] == by}
         values = {seed: facts["slices"].get(name, {}).get("AUC") for seed, facts in sliced.items()}
         return {seed: value for seed, value in values.items() if value is not None}
@@ -173,7 +175,10 @@ def _gains_on_slice(rows: Sequence[ArmRow], runs: Runs, by: str, name: str) -> d
 def _together(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> list[ArmRow]:
     """Rows of a further backbone that stands for all, where there are several."""
     return [
-        ArmRow(line.dataset, TOGETHER, line.arm, line.method, line.control, line.gain.seeds, over_plain=line.gain)
+        replace(
+            ArmRow(line.dataset, TOGETHER, line.arm, line.method, line.control, line.gain.seeds, over_plain=line.gain),
+            verdict=line.verdict.kind if line.verdict else "",
+        )
         for line in over_backbones(rows, results)
         if line.gain and len(line.backbones) > 1
     ]

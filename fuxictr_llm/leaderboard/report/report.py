@@ -1,29 +1,23 @@
 """The content of a leaderboard's page as texts and rounded numbers; tables.py writes it in each format."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from scipy.stats import t
-
+from fuxictr_llm.leaderboard.plan.plan import PLAIN
 from fuxictr_llm.leaderboard.report import LEVEL, PairedGain, Spread
-from fuxictr_llm.leaderboard.report.evidence import (
-    FEWEST_SEEDS,
-    PLACEBO,
-    PROVEN,
-    UNPROVEN,
-    WORSE,
-    ArmRow,
-    Overall,
-    comparisons,
-    over_backbones,
-)
+from fuxictr_llm.leaderboard.report.evidence import ArmRow
+from fuxictr_llm.leaderboard.report.notes import notes_on
+from fuxictr_llm.leaderboard.report.overall import Overall, over_backbones
+from fuxictr_llm.leaderboard.report.power import Pilot, pilot_of, pilots_of_rows
+from fuxictr_llm.leaderboard.report.users import NO_USERS, Interval, OverUsers
+from fuxictr_llm.leaderboard.report.verdicts import FEWEST_SEEDS
 from fuxictr_llm.leaderboard.run.results import Failure, RunResult
 
 NOTHING = "-"
-WORD_COLUMNS = ("backbone", "arm", "seeds", "verdict", "verdicts")  # columns of words; the others hold numbers
+BY_USERS, COULD_SHOW = "by test users [95 %]", "could show"
+WORD_COLUMNS = ("backbone", "arm", "seeds", "verdict", "rows")  # columns of words; the others hold numbers
 
 
 class Line(NamedTuple):
@@ -53,14 +47,12 @@ class Report:
         troubles: a line for each run that failed, and for each arm with seeds that have not run.
         notes: how to read the tables.
         facts: how they were made: name -> text.
-        digests: a line for each arm: its runs' keys by seed.
     """
 
     tables: list[Table]
     troubles: list[str]
     notes: list[str]
     facts: dict[str, str]
-    digests: list[str]
 
 
 def make_report(
@@ -68,6 +60,7 @@ def make_report(
     results: Sequence[RunResult] = (),
     failures: Iterable[Failure] = (),
     facts: Mapping[str, str] | None = None,
+    users: Mapping[str, OverUsers] | None = None,
 ) -> Report:
     """The report of a table's rows.
 
@@ -76,36 +69,45 @@ def make_report(
         results, failures: the runs that the rows are of.
         facts: the command, the plan's digest and what else the reader should know; the date, versions and the data's
             digests are added.
+        users: of each data set, intervals that cover the test sample.
     """
     tables, overall = [], over_backbones(rows, results)
+    notes = notes_on(rows, results, overall, users or {})
     for dataset in dict.fromkeys(row.dataset for row in rows):
         lines = [line for line in overall if line.dataset == dataset]
-        if any(len(line.backbones) > 1 for line in lines):
-            tables.append(_table_over_backbones(dataset, lines))
-        tables.append(_table_of_rows(dataset, [row for row in rows if row.dataset == dataset]))
-    digests = []
-    for name, runs in _by_arm(results).items():
-        digests.append(f"{name}: " + ", ".join(f"seed {run.seed} {run.key[:12]}" for run in runs))
-    return Report(tables, _troubles(rows, failures), _notes(rows, results), _facts(results, facts or {}), digests)
+        own = [row for row in rows if row.dataset == dataset]
+        intervals = (users or {}).get(dataset, NO_USERS).intervals
+        several = any(len(line.backbones) > 1 for line in lines)
+        if several:
+            tables.append(_table_over_backbones(dataset, lines, intervals))
+        tables.append(_table_of_rows(dataset, own, {} if several else intervals))
+    return Report(tables, _troubles(rows, failures), notes, _facts(results, facts or {}))
 
 
-def _table_of_rows(dataset: str, rows: Sequence[ArmRow]) -> Table:
-    columns = _columns(rows)
+def _table_of_rows(dataset: str, rows: Sequence[ArmRow], intervals: Mapping[tuple[str, str], Interval]) -> Table:
+    columns = _columns(rows, intervals)
     lines = [Line([cell(row) for cell in columns.values()], row.verdict, kind_of(row), row.backbone) for row in rows]
     return Table(dataset, list(columns), lines)
 
 
-def _columns(rows: Sequence[ArmRow]) -> dict[str, Callable[[ArmRow], str]]:
-    """Head of a column -> the cell of a row; without columns in which all cells would be empty."""
+def _columns(
+    rows: Sequence[ArmRow], intervals: Mapping[tuple[str, str], Interval]
+) -> dict[str, Callable[[ArmRow], str]]:
+    """Head of a column -> the cell of a row; without columns in which all cells would be empty.
+
+    Args:
+        intervals: over test users; none where the rows are of several backbones.
+    """
+    pilots = pilots_of_rows(rows)
     methods = {(row.backbone, row.method): row for row in rows if kind_of(row) == "method"}
 
     def over_control(row: ArmRow) -> PairedGain | None:
         method = methods.get((row.backbone, row.method))
         return method.over_controls.get(row.control) if method and row.control else None
 
-    def corrected(row: ArmRow) -> str:
+    def p_of(row: ArmRow) -> str:
         gain = over_control(row) if row.control else row.over_plain
-        return p_cell(gain.corrected) if gain else NOTHING
+        return p_cell(gain.p) if gain else NOTHING
 
     columns: dict[str, Callable[[ArmRow], str]] = {
         "backbone": lambda row: row.backbone,
@@ -115,7 +117,10 @@ def _columns(rows: Sequence[ArmRow]) -> dict[str, Callable[[ArmRow], str]]:
         "gain over plain [95 %]": lambda row: gain_cell(row.over_plain),
         "verdict": lambda row: ": ".join(filter(None, (row.verdict, row.why))) or NOTHING,
         "method over control [95 %]": lambda row: gain_cell(over_control(row)),
-        "p (Holm)": corrected,
+        BY_USERS: lambda row: users_cell(intervals, row.arm, row.method, row.control),
+        "p": p_of,
+        "p (Holm)": lambda row: p_cell(row.p),
+        COULD_SHOW: lambda row: smallest_cell(pilots.get((row.dataset, row.backbone, row.arm))),
         "relative AUC": lambda row: share_cell(row.over_plain.relative if row.over_plain else None),
         "RelaImpr": lambda row: share_cell(row.over_plain.rela_impr if row.over_plain else None),
         "gAUC": lambda row: spread_cell(row.test.get("gAUC")),
@@ -132,15 +137,24 @@ def _columns(rows: Sequence[ArmRow]) -> dict[str, Callable[[ArmRow], str]]:
     return {head: cell for head, cell in columns.items() if head in needed or any(cell(row) != NOTHING for row in rows)}
 
 
-def _table_over_backbones(dataset: str, overall: Sequence[Overall]) -> Table:
-    heads = ["arm", "backbones", "better on", "mean gain over plain [95 %]", "method over control [95 %]", "verdicts"]
+def _table_over_backbones(
+    dataset: str, overall: Sequence[Overall], intervals: Mapping[tuple[str, str], Interval]
+) -> Table:
+    heads = ["arm", "verdict", "mean gain over plain [95 %]", "method over control [95 %]", BY_USERS, "p", COULD_SHOW]
+    heads += ["better on", "backbones", "rows"]
     lines = []
     for arm in overall:
         verdicts = ", ".join(f"{count} {verdict}" for verdict, count in arm.verdicts.items() if count) or NOTHING
         gains = gain_cell(arm.gain), gain_cell(arm.over_control)
-        cells = [arm.arm, str(len(arm.backbones)), str(arm.better), *gains, verdicts]
-        lines.append(Line(cells, "", "control" if arm.control else "method", arm.method))
-    return Table(f"{dataset}, over all backbones", heads, lines)
+        tested = arm.over_control if arm.control else arm.gain
+        kind = arm.verdict.kind if arm.verdict else ""
+        shown = f"{kind}: {arm.verdict.why}" if arm.verdict else NOTHING
+        counts = str(arm.better), str(len(arm.backbones))
+        smallest = smallest_cell(pilot_of(arm.claim, LEVEL))
+        by_users = users_cell(intervals, arm.arm, arm.method, arm.control)
+        cells = [arm.arm, shown, *gains, by_users, p_cell(tested.p) if tested else NOTHING, smallest, *counts, verdicts]
+        lines.append(Line(cells, kind, "control" if arm.control else "method", arm.method))
+    return Table(f"{dataset}: the methods, over all backbones", heads, lines)
 
 
 def kind_of(row: ArmRow) -> str:
@@ -168,6 +182,17 @@ def gain_cell(gain: PairedGain | None) -> str:
     return f"{gain.mean:+.5f}" + (" [{:+.5f}, {:+.5f}]".format(*gain.interval) if gain.interval else "")
 
 
+def users_cell(intervals: Mapping[tuple[str, str], Interval], arm: str, method: str | None, control: str | None) -> str:
+    """The interval over test users: of a method over plain, or of the method over its control."""
+    interval = intervals.get((str(method), arm) if control else (arm, PLAIN))
+    return NOTHING if interval is None else "[{:+.5f}, {:+.5f}]".format(*interval)
+
+
+def smallest_cell(pilot: Pilot | None) -> str:
+    """The smallest gain that could have been shown."""
+    return NOTHING if pilot is None or pilot.n < FEWEST_SEEDS else f"{pilot.smallest_gain():+.5f}"
+
+
 def p_cell(p: float | None) -> str:
     return NOTHING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
 
@@ -187,63 +212,17 @@ def parameters_cell(parameters: Mapping[str, int]) -> str:
     return f"{parameters.get('backbone', 0):,}" + (f" + {method:,}" if method else "")
 
 
-def _by_arm(results: Iterable[RunResult]) -> dict[str, list[RunResult]]:
-    arms: dict[str, list[RunResult]] = {}
-    for run in sorted(results, key=lambda run: run.seed):
-        arms.setdefault(f"{run.arm.dataset} {run.arm.backbone} {run.arm.label}", []).append(run)
-    return arms
-
-
 def _troubles(rows: Iterable[ArmRow], failures: Iterable[Failure]) -> list[str]:
-    reasons = {(run.arm.dataset, run.arm.backbone, run.arm.label, run.seed): run.reason for run in failures}
+    failed = {(run.arm.dataset, run.arm.backbone, run.arm.label, run.repeat): run for run in failures}
     lines = []
     for row in rows:
         name = f"{row.dataset} {row.backbone} {row.arm}"
-        for seed in row.failed:
-            reason = " ".join(reasons.get((row.dataset, row.backbone, row.arm, seed), "reason unknown").split())
-            lines.append(f"{name}, seed {seed}: failed: {reason}")
+        for repeat in row.failed:
+            failure = failed[row.dataset, row.backbone, row.arm, repeat]
+            lines.append(f"{name}, {failure.repeat_text}: failed: {' '.join(failure.reason.split())}")
         if row.missing:
             lines.append(f"{name}: not run at seed {', '.join(map(str, row.missing))}")
     return lines
-
-
-def _notes(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> list[str]:
-    family = comparisons(rows)
-    needed = ""
-    if family:
-        count = Counter(len(gain.seeds) for gain in family).most_common(1)[0][0]
-        errors = t.isf(LEVEL / 2 / len(family), count - 1)
-        needed = f" With {count} seeds, the surest of them must be {errors:.1f} standard errors from zero."
-    on_test = dict.fromkeys(run.arm.dataset for run in results if _is_validated_on_test(run))
-    return [
-        *(
-            f"{name}: validation is the test split, so the epoch was chosen on test: its AUCs are too good, and no "
-            "verdict on them is worth much."
-            for name in on_test
-        ),
-        "AUC, gAUC and logloss are of the test split, mean ± standard deviation over the seeds; the epoch was chosen "
-        "on validation. Of several tasks they are the mean.",
-        "A gain is the mean difference in test AUC at common seeds, with the 95 % interval of the paired t test, not "
-        "corrected. With one common seed there is no interval. Seeds vary the training, not the data: intervals and "
-        "verdicts hold for this test split, and do not tell how a gain would vary on another one.",
-        f"p is two-sided, of the paired t test, after Holm's correction over the {len(family)} comparisons that "
-        "decide a verdict: each method with plain, and with each of its controls. It stands in the method's row for "
-        f"method against plain, in the control's row for method against control.{needed}",
-        f"{PROVEN}: better than plain and than every control, at {LEVEL * 100:.0f} %, over {FEWEST_SEEDS} seeds or "
-        f"more. {PLACEBO}: better than plain, but not surely than a control. {WORSE}: than plain. {UNPROVEN}: "
-        "everything else; few seeds prove little.",
-        "Over all backbones: the AUC is averaged over the backbones at each seed, and then compared as above. This "
-        "sees smaller gains than the single rows do; its interval is not corrected, and no verdict rests on it.",
-        "relative AUC is AUC / AUC of plain - 1; RelaImpr is (AUC - 0.5) / (AUC of plain - 0.5) - 1.",
-        "Seconds are medians over the seeds. Those of the language model were spent once, for all seeds and backbones, "
-        "and so were those of a gain network, for the arms that share it. Inference "
-        "is the time of a test row as a multiple of plain's. Runs side by side slow each other down: times are rough.",
-    ]
-
-
-def _is_validated_on_test(run: RunResult) -> bool:
-    digests = (run.record.get("data") or {}).get("sha256")
-    return isinstance(digests, Mapping) and "test" in digests and digests.get("valid") == digests["test"]
 
 
 def _facts(results: Sequence[RunResult], facts: Mapping[str, str]) -> dict[str, str]:

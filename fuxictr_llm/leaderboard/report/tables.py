@@ -7,18 +7,22 @@ import base64
 import csv
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from fuxictr_llm.common.files import explain_write_errors, replacing
+from fuxictr_llm.common.files import digest_of_file, explain_write_errors, replacing
 from fuxictr_llm.common.formats import LEFT, RIGHT, escaped, list_of, table_of
 from fuxictr_llm.common.pictures import png_of
+from fuxictr_llm.leaderboard.plan.arms import Repeated
 from fuxictr_llm.leaderboard.report import PairedGain
-from fuxictr_llm.leaderboard.report.evidence import METRICS, VERDICTS, ArmRow
+from fuxictr_llm.leaderboard.report.evidence import METRICS, ArmRow, summarize
+from fuxictr_llm.leaderboard.report.overall import over_backbones
 from fuxictr_llm.leaderboard.report.plots import figures
 from fuxictr_llm.leaderboard.report.report import WORD_COLUMNS, Report, Table, make_report
+from fuxictr_llm.leaderboard.report.users import OverUsers, over_users
+from fuxictr_llm.leaderboard.report.verdicts import VERDICTS
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Failure, RunResult
 
 # For those who do not see the colours of the verdicts.
@@ -71,8 +75,6 @@ def to_html(report: Report, pictures: Mapping[str, bytes] | None = None) -> str:
     parts += ["<h2>How to read this</h2>", _list(report.notes), "<h2>How it was made</h2>"]
     facts = [f"<li>{escape(name)}: <code>{escape(text)}</code></li>" for name, text in report.facts.items()]
     parts.append(f"<ul>{''.join(facts)}</ul>")
-    if report.digests:
-        parts.append(f"<details><summary>Digests of the runs</summary>{_list(report.digests)}</details>")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -111,12 +113,40 @@ def _picture(name: str, content: bytes) -> str:
     return f'<figure><img alt="{alt}" src="data:image/png;base64,{data}"></figure>'
 
 
+class Runs(NamedTuple):
+    """The runs that a table is of: finished, failed, and all that were planned."""
+
+    finished: Sequence[RunResult]
+    failures: Sequence[Failure]
+    planned: Sequence[Repeated]
+
+
+def write_tables_of(
+    folder: Path, runs: Runs, facts: Mapping[str, str], write_archive: Callable[[], Path]
+) -> list[Path]:
+    """`write_all` of the runs in a leaderboard's folder, with the intervals over test users; also the archive's path.
+
+    Args:
+        facts: as of `write_all`; the archive's digest is added.
+        write_archive: writes the runs to a file and returns it.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    rows = summarize(*runs)
+    users = over_users(folder, runs.finished, over_backbones(rows, runs.finished))
+    archive = write_archive()
+    facts = {**facts, "runs": f"{archive.name} (sha256 {digest_of_file(archive)})"}
+    return [*write_all(folder, rows, runs.finished, runs.failures, facts, users), archive]
+
+
 def write_all(
     folder: Path,
     rows: Sequence[ArmRow],
     results: Sequence[RunResult],
     failures: Sequence[Failure],
     facts: Mapping[str, str],
+    users: Mapping[str, OverUsers] | None = None,
 ) -> list[Path]:
     """Write `table.md`, `.csv`, `.tex` and `.html`, and the plots; each file whole or not at all. The paths.
 
@@ -124,12 +154,13 @@ def write_all(
         rows: from `summarize`.
         results, failures: the runs that the rows are of.
         facts: how they were made, name -> text: the command, the plan's digest, ...
+        users: of each data set, intervals that cover the test sample.
 
     Raises:
         UserError: the folder cannot be written to.
     """
     folder = Path(folder)
-    report = make_report(rows, results, failures, facts)
+    report = make_report(rows, results, failures, facts, users)
     pictures = {f"{name}.png": png_of(figure) for name, figure in figures(rows, results).items()}
     files = {
         **pictures,
@@ -160,8 +191,6 @@ def to_markdown(report: Report, pictures: Iterable[str] = ()) -> str:
         parts += ["## Pictures", *(f"![{escaped(Path(name).stem)}](<{name}>)" for name in pictures)]
     parts += ["## How to read this", list_of(report.notes)]
     parts += ["## How it was made", list_of([f"{name}: {text}" for name, text in report.facts.items()])]
-    if report.digests:
-        parts += ["<details><summary>Digests of the runs</summary>", list_of(report.digests), "</details>"]
     return "\n\n".join(parts) + "\n"
 
 
@@ -185,7 +214,8 @@ def to_csv(rows: Iterable[ArmRow]) -> str:
         line |= _gain_in_csv("method_over_control", over_control)
         line |= {f"{stage}_seconds": row.seconds.get(stage) for stage in ("train", "language_model", "test")}
         line |= {f"parameters_{part}": row.parameters.get(part) for part in ("backbone", "method")}
-        lines.append({**line, "inference_ratio": row.inference_ratio, "verdict": row.verdict, "why": row.why})
+        line |= {"p_holm": row.p, "inference_ratio": row.inference_ratio, "verdict": row.verdict, "why": row.why}
+        lines.append(line)
     text = io.StringIO()
     if lines:
         writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
@@ -239,6 +269,6 @@ def _latex_table(table: Table) -> str:
 
 
 def _gain_in_csv(name: str, gain: PairedGain | None) -> dict[str, Any]:
-    parts = ("mean", "low", "high", "p", "corrected", "relative", "rela_impr")
+    parts = ("mean", "low", "high", "p", "relative", "rela_impr")
     numbers = {f"{name}_{part}": gain and getattr(gain, part) for part in parts}
     return {**numbers, f"{name}_seeds": gain and " ".join(map(str, gain.seeds))}

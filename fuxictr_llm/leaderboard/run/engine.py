@@ -27,7 +27,8 @@ from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import TORCH_WRITE_ERRORS, explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.common.processes import Context, Lost, Pool
 from fuxictr_llm.config.resolve import Experiment
-from fuxictr_llm.leaderboard.plan.plan import PlannedRun, Queue
+from fuxictr_llm.leaderboard.plan.plan import PlannedRun
+from fuxictr_llm.leaderboard.plan.queue import Queue
 from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Results
 
@@ -155,6 +156,7 @@ def run_plan(
     jobs: int = 1,
     retry_failed: bool = False,
     keep_weights: bool = False,
+    keep_predictions: bool = False,
     save_plan: bool = True,
     listener: Listener | None = None,
     work: Callable[[Job], None] = work,
@@ -166,6 +168,7 @@ def run_plan(
         jobs: how many runs at the same time.
         retry_failed: whether those that failed, with the same settings, data and version, are tried again.
         keep_weights: whether the trained weights are left beside the records.
+        keep_predictions: whether those of the test rows are, unless an arm's `keep_predictions` says no.
         save_plan: whether the plan becomes the folder's own, in place of the one before.
         listener: hears of what happens.
         work: what a process does.
@@ -178,7 +181,8 @@ def run_plan(
         if save_plan:
             results.write_plan()
         results.read()
-        engine = _Engine(results, retry_failed, keep_weights, listener or Listener(), work)
+        kept = keep_weights, keep_predictions
+        engine = _Engine(results, retry_failed, kept, listener or Listener(), work)
         with Pool[_Task, Outcome](jobs, PRELOADED_FOR_RUNS, context=context) as pool:
             engine.run(pool)
 
@@ -237,10 +241,15 @@ class _Task:
 
 class _Engine:
     def __init__(
-        self, results: Results, retry_failed: bool, keep_weights: bool, listener: Listener, work: Callable[[Job], None]
+        self,
+        results: Results,
+        retry_failed: bool,
+        kept: tuple[bool, bool],
+        listener: Listener,
+        work: Callable[[Job], None],
     ):
-        self.results, self.retry_failed, self.keep_weights = results, retry_failed, keep_weights
-        self.listener, self.work = listener, work
+        self.results, self.retry_failed, self.listener, self.work = results, retry_failed, listener, work
+        self.keep_weights, self.keep_predictions = kept
         self.prepared: set[str] = set()
         done = [run for run in results.plan.runs() if results.record_of(run)]
         self.queue = Queue(results.to_do(retry_failed), {run.language_model for run in done if run.language_model})
@@ -270,6 +279,7 @@ class _Engine:
             self.listener.started(run)
         # A run has a name, a folder and a result file of its own; pictures of 100 runs help nobody.
         params = {**run.experiment.params, "model_root": str(self.results.folder / "runs"), "pictures": False}
+        params["keep_predictions"] = self.keep_predictions and params.get("keep_predictions", True)
         experiment = replace(
             run.experiment, expid=run.name, params={**params, "verbose": 0}, changed=False, config_name=str(files)
         )

@@ -173,14 +173,19 @@ def state_table(results: Results, retry_failed: bool) -> Table:
     for arm, runs in by_arm.items():
         left = [run for run in runs if run.key in to_do]
         seeds = [
-            " ".join(str(run.seed) for run in runs if results.record_of(run)),
-            " ".join(str(run.seed) for run in runs if results.failure_of(run)),
-            " ".join(str(run.seed) for run in left),
+            _repeats(run for run in runs if results.record_of(run)),
+            _repeats(run for run in runs if results.failure_of(run)),
+            _repeats(left),
         ]
         estimate = estimator.seconds_of(arm)
         duration = "" if not left else "?" if estimate is None else f"{len(left)} x {duration_text(estimate)}"
         table.add_row(*map(escape, (arm.dataset, arm.backbone, arm.label, *seeds, duration)))
     return table
+
+
+def _repeats(runs: Iterable[PlannedRun]) -> str:
+    """`1 2 3`: the seeds; of splits `1/1 1/2 2/1`: split and seed."""
+    return " ".join(f"{run.split}/{run.seed}" if run.split else str(run.seed) for run in runs)
 
 
 def metric_text(result: RunResult) -> str:

@@ -3,6 +3,8 @@
     plan.yaml                                what was asked for last
     runs/<data set>/<run>.run.json, .log     of a finished run; `.csv`: FuxiCTR's result line; `.model`: if it is kept
     runs/<data set>/<run>.failure.json       of one that failed, with `.out`: what it said last
+    users.json                               intervals over test users, of the runs' `.predictions.safetensors`
+    table.*, *.png, runs.jsonl.xz            made of these
 
 There is no other list of what is done, so that no run is lost or counted twice. A record or a note on a failure counts
 where it has its form.
@@ -19,16 +21,25 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.files import digest_of, explain_write_errors, read_json, remove_abandoned, replacing, write_json
+from fuxictr_llm.common.files import (
+    digest_of,
+    explain_write_errors,
+    read_json,
+    remove_abandoned,
+    replacing,
+    write_json,
+)
 from fuxictr_llm.common.runs import seconds_by_kind, versions
 from fuxictr_llm.config.keys import Count
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
+from fuxictr_llm.experiment.predictions import PREDICTIONS
 from fuxictr_llm.experiment.record import source_digests
-from fuxictr_llm.leaderboard.plan.arms import data_digests, digest_of_data_keys
+from fuxictr_llm.leaderboard.plan.arms import Repeated, data_digests, digest_of_data_keys
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, PlannedRun, run_key
 
 PACKAGE = "fuxictr-llm"
 OTHER_OUT = "give another folder with --out"
+USERS_FILE = "users.json"
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Contents = dict[str, dict[Path, dict[str, Any]]]  # of JSON files: by the key of the run, and by file
 
@@ -122,11 +133,12 @@ def _other_version(version: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class RunResult:
+class RunResult(Repeated):
     """A finished run of an arm.
 
     Attributes:
         key: digest of what it computed.
+        split: number of the split of its data, from 1 on; 0: the data set's own.
         metrics: `valid` and `test` -> metric -> value; test is empty where the data has none.
         slices: test metrics by item frequency, as in the run record.
         seconds: as `seconds_by_kind` counts them.
@@ -144,16 +156,18 @@ class RunResult:
     rows: Mapping[str, int]
     parameters: Mapping[str, int]
     record: Mapping[str, Any]
+    split: int = 0
 
 
 @dataclass(frozen=True)
-class Failure:
+class Failure(Repeated):
     """A run that failed, and why."""
 
     arm: Arm
     seed: int
     key: str
     reason: str
+    split: int = 0
 
 
 class Results:
@@ -210,12 +224,12 @@ class Results:
     def finished(self) -> list[RunResult]:
         """The runs that are done, in the plan's order; one experiment counts for every arm that names it."""
         records = [(run, self.record_of(run)) for run in self.plan.runs()]
-        return [_result(run, record) for run, record in records if record]
+        return [result_of(run, record) for run, record in records if record]
 
     def failures(self) -> list[Failure]:
         """The runs that failed and would do so again, in the plan's order."""
         failed = [(run, self.failure_of(run)) for run in self.plan.runs()]
-        return [Failure(run.arm, run.seed, run.key, failure["reason"]) for run, failure in failed if failure]
+        return [Failure(run.arm, run.seed, run.key, failure["reason"], run.split) for run, failure in failed if failure]
 
     def to_do(self, retry_failed: bool = False) -> list[PlannedRun]:
         """The runs that are neither done nor failed, identical ones once, in the plan's order."""
@@ -274,7 +288,7 @@ class Results:
         record = Path(f"{files}.run.json")
         if record.exists():
             record.replace(f"{record}.old")
-        for path in (Path(f"{files}.{kind}") for kind in ("model", "out", "csv")):
+        for path in (Path(f"{files}.{kind}") for kind in ("model", "out", "csv", PREDICTIONS.lstrip("."))):
             path.unlink(missing_ok=True)
         self.clear_unfinished(run)
 
@@ -326,7 +340,8 @@ def _own_first(contents: Contents, run: PlannedRun, own: Path) -> list[dict[str,
     return [content for _, content in sorted(with_key, key=lambda item: item[0] != own)]
 
 
-def _result(run: PlannedRun, record: dict[str, Any]) -> RunResult:
+def result_of(run: Repeated, record: dict[str, Any]) -> RunResult:
+    """What a run's record says of it."""
     stages = record["stages"]
     rows = dict(record["data"].get("rows") or {})
     rows |= {"test": stages["test"]["rows"]} if "rows" in stages.get("test", {}) else {}
@@ -340,4 +355,5 @@ def _result(run: PlannedRun, record: dict[str, Any]) -> RunResult:
         rows=rows,
         parameters=record["parameters"],
         record=record,
+        split=run.split,
     )

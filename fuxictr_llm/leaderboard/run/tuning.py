@@ -208,7 +208,7 @@ def trial_plan(plan: Plan, settings: Sequence[Mapping[str, Any]]) -> Plan:
     """The arms at the settings that are tried, without test data."""
     pairs = zip(plan.arms, settings, strict=True)
     tried = [replace(arm, settings={**arm.settings, **trial, "test_data": None}) for arm, trial in pairs]
-    return replace(plan, arms=tried, seeds=())
+    return replace(plan, arms=tried, seeds=(), splits=0, split_by=None)  # on the data set's own split
 
 
 def write_trials(folder: Path, searches: Sequence["_Search"], trials: int) -> None:
