@@ -30,6 +30,7 @@ from fuxictr_llm.data.raw import check_shares_used
 from fuxictr_llm.data.shares import RAY_UNSHARED
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.experiment.cold import add_cold_values, check_cold_values
 from fuxictr_llm.experiment.record import (
     append_result_line,
     code_digests,
@@ -45,6 +46,7 @@ from fuxictr_llm.experiment.record import (
 from fuxictr_llm.host.batches import labels_of, task_settings
 from fuxictr_llm.host.columns import check_embedded, describe_feature_map
 from fuxictr_llm.host.evaluated import check_columns
+from fuxictr_llm.llm.vectors.cold import prepare_cold_values
 from fuxictr_llm.llm.vectors.values import prepare_value_vectors
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT, build
 from fuxictr_llm.training.checkpoints import Checkpoints
@@ -146,6 +148,7 @@ def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = Fa
         prepare = method.model_cls.encode if encode_only else method.model_cls.prepare
         _change(run, prepare(checked(method.config_cls, experiment.params), run))
         _change(run, prepare_value_vectors(run, experiment.params))
+    run.cold = prepare_cold_values(run, experiment.params)
     return run
 
 
@@ -249,7 +252,10 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
     data = describe_data(params, run.data_dir)
     model = build_model(run)
     model.count_parameters()
+    parameters = count_parameters(model)
     model.checkpoint = str(checkpoint)
+    if run.cold is not None:
+        check_cold_values(model, run.cold)
     enhancement = model.enhancement if params["method"] else None
     if enhancement is not None:
         enhancement.on_train_begin(run)
@@ -265,6 +271,10 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
         facts["rows"] = train_rows.num_samples * facts["epochs"]
     if enhancement is not None:
         enhancement.on_train_end(run)
+    cold_facts = None
+    if run.cold is not None:
+        cold_facts, loaders = add_cold_values(model, run.cold, run)
+        valid_rows, test_rows = loaders["valid"], loaders.get("test")
     logging.info("****** Validation evaluation ******")
     metrics = {"valid": evaluate(model, valid_rows, "validation"), "test": {}}
     if test_rows is not None:
@@ -278,11 +288,12 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
         "labels": labels_of(type(model), run.feature_map),
         "metrics": metrics,
         "slices": slices.of_model(model, test_rows) if slices is not None and test_rows is not None else None,
+        "cold_values": cold_facts,
         "networks": run.networks,
         "best_epoch": trained.best_epoch,
         "stages": stages.done,
         "backbone": origin_of(registry.find_backbone(params["model"])).record(),
-        "parameters": count_parameters(model),
+        "parameters": parameters,
         "data": data,
         "feature_map": describe_feature_map(run.feature_map),
         "notes": run.notes,
