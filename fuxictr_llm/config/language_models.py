@@ -113,15 +113,15 @@ class ColdValuesConfig(LanguageModelConfig):
     """Embeddings for values that train never saw, made after training from their words.
 
     Attributes:
-        cold_values: what such a value gets in place of FuxiCTR's `__OOV__`. `words`: a row of its own, which a ridge map
-            from text vectors to the trained rows gives; the map is fitted on train values alone, weighted by their train
-            rows. `mean`: the weighted mean of the trained rows. `shuffled`: as `words`, with the text vectors handed
-            round over these values. null: nothing.
-        cold_fields: the columns whose values get rows; null: those with vectors of their values, and the ids of the
-            field config's entities that have other columns.
+        cold_values: what such a value gets in place of FuxiCTR's `__OOV__`. `words`: an embedding of its own, given by
+            a ridge map from text vectors to trained embeddings, which is fitted on train values alone, weighted by how
+            often they occur. `mean`: the weighted mean of the trained embeddings. `shuffled`: as `words`, with the text
+            vectors handed round over these values. null: nothing.
+        cold_fields: the columns whose unseen values get embeddings; null: those with vectors of their values, and the
+            ids of the field config's entities that have other columns.
         cold_catalog: for columns, a csv or parquet file with values that will come and the columns that describe them,
-            named and written as in the raw files: `{item_id: new_items.csv}`. They get rows too, and an export knows
-            their ids.
+            named and written as in the raw files: `{item_id: new_items.csv}`. They get embeddings too, and an export
+            knows their ids.
         value_texts: for columns, a table of longer texts of their values, which these texts end with: `{item_id: {file:
             items.csv, key: item_id, text: description}}`.
         llm_max_text_tokens: a text of a value that is longer than that is cut, for this purpose.

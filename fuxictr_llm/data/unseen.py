@@ -1,7 +1,7 @@
-"""The values of a data set as they stand in its raw files, and built splits in which unseen values have ids of their own.
+"""Raw values of a data set, and built splits in which values that train never saw have ids of their own.
 
-FuxiCTR gives one id, `__OOV__`, to all values that the vocabulary of train lacks. Which value a row of valid or test had
-is known from the raw files alone: they are read again, and each built id is compared with what its raw value gives.
+FuxiCTR gives one id, `__OOV__`, to all values that the vocabulary of train lacks. Which value a row of valid or test
+had is known from the raw files alone: they are read again, and each built id is compared with what its value gives.
 
 Shape symbols: `N` rows, `L` length of a sequence, `V` ids of a vocabulary.
 """
@@ -140,8 +140,8 @@ def _encoded(
     values = raw.frame(split, [name]).collect()[name].to_list()
     if not _same(before, _ids(values, name, raw, vocabulary, before)):
         raise UserError(
-            f"cold_values: the rows of built data {str(files[0])!r} are not those of {str(raw.files[split][0])!r} (column "
-            f"{name!r} differs), so that nobody knows which values they had; remove the built data set"
+            f"cold_values: the rows of built data {str(files[0])!r} are not those of {str(raw.files[split][0])!r} "
+            f"(column {name!r} differs), so that nobody knows which values they had; remove the built data set"
         )
     return _ids(values, name, raw, {**vocabulary, **cold}, before).astype(before.dtype)
 
@@ -150,9 +150,7 @@ def _same(one: np.ndarray, other: np.ndarray) -> bool:
     return one.shape == other.shape and bool((one == other).all())
 
 
-def _ids(
-    values: list[str], name: str, raw: RawValues, vocabulary: Mapping[str, int], before: np.ndarray
-) -> np.ndarray:
+def _ids(values: list[str], name: str, raw: RawValues, vocabulary: Mapping[str, int], before: np.ndarray) -> np.ndarray:
     """As FuxiCTR's tokenizer gives them."""
     column = raw.columns[name]
     if column["type"] != "sequence":
@@ -160,9 +158,7 @@ def _ids(
         tokenizer.vocab = dict(vocabulary)
         return np.array(tokenizer.encode_category(values))
     padding, missing = column.get("padding", "post"), str(column.get("fill_na", ""))
-    tokenizer = Tokenizer(
-        na_value=missing, splitter=raw.splitters[name], max_len=before.shape[1], padding=padding
-    )
+    tokenizer = Tokenizer(na_value=missing, splitter=raw.splitters[name], max_len=before.shape[1], padding=padding)
     tokenizer.vocab = dict(vocabulary)
     return tokenizer.encode_sequence(values)
 

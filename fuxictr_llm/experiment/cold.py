@@ -5,7 +5,6 @@ Shape symbols: `N` rows, `T` tasks.
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,9 +18,9 @@ from fuxictr_llm.common.runs import Run
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.data.shares import OwnBatches
 from fuxictr_llm.data.slices import metrics_of
-from fuxictr_llm.host.batches import labels_of, predictions_of, truth_of
+from fuxictr_llm.host.batches import columns_of, labels_of, predictions_of, truth_of, with_columns
 from fuxictr_llm.host.tables import add_rows, check_tables, describe_rows, tables_of
-from fuxictr_llm.llm.vectors.cold import ColdValues
+from fuxictr_llm.llm.vectors.cold import ColdColumn, ColdValues
 
 ANY = "any"  # the rows with an unseen value in one column or more
 
@@ -102,7 +101,7 @@ def metrics_of_unseen(model: BaseModel, cold: ColdValues, rows: Any) -> dict[str
 
 
 def _predicted(
-    model: BaseModel, rows: Any, columns: Mapping[str, Any]
+    model: BaseModel, rows: Any, columns: Mapping[str, ColdColumn]
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
     """Column -> the largest unseen id of each row, -1 without one; labels; predictions with such ids, and without.
 
@@ -113,15 +112,11 @@ def _predicted(
     own = OwnBatches(rows)
     with torch.inference_mode():
         for batch in own:
-            ids = {name: batch[name].reshape(len(batch[name]), -1) for name in columns}
-            highest = [
-                torch.where(of > column.first_id - 1, of, -1).amax(dim=1)
-                for of, column in ((ids[name], column) for name, column in columns.items())
-            ]
-            before = {name: _unknown(batch[name], column) for name, column in columns.items()}
-            truth = truth_of(model, batch)
-            both = [predictions_of(model, model.forward(one)) for one in (batch, {**batch, **before})]
-            parts.append([torch.stack(highest, dim=1), truth, *both])
+            ids = {name: columns_of(batch)[name] for name in columns}
+            highest = [_highest(ids[name], column) for name, column in columns.items()]
+            before = {name: _unknown(ids[name], column) for name, column in columns.items()}
+            both = [predictions_of(model, model.forward(one)) for one in (batch, with_columns(batch, before))]
+            parts.append([torch.stack(highest, dim=1), truth_of(model, batch), *both])
     arrays = [torch.cat(of).cpu().numpy() for of in zip(*parts, strict=True)]
     highest_ids, *others = own.gathered(*arrays)
     y_true, with_rows, without = (of[:, 0] if of.shape[1] == 1 else of for of in others)
@@ -129,7 +124,13 @@ def _predicted(
     return unseen, y_true.astype(np.float64), with_rows.astype(np.float64), without.astype(np.float64)
 
 
-def _unknown(ids: Tensor, column: Any) -> Tensor:
+def _highest(ids: Tensor, column: ColdColumn) -> Tensor:
+    """The largest unseen id of each row, -1 without one."""
+    return torch.where(ids >= column.first_id, ids, -1).reshape(len(ids), -1).amax(dim=1)
+
+
+def _unknown(ids: Tensor, column: ColdColumn) -> Tensor:
+    """The ids as they would be without those of unseen values."""
     return torch.where(ids >= column.first_id, column.oov_id, ids)
 
 

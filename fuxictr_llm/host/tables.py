@@ -59,12 +59,14 @@ def tables_of(model: nn.Module, columns: Sequence[str], rows: int) -> list[Table
             if column not in module.embedding_layers:
                 continue
             layer = module.embedding_layers[column]
-            tables = [part for part in layer.modules() if isinstance(part, nn.Embedding) and part.num_embeddings == rows]
+            tables = [
+                part for part in layer.modules() if isinstance(part, nn.Embedding) and part.num_embeddings == rows
+            ]
             if not tables:
                 raise _not_found(model, column, f"{name}.{column} is a {type(layer).__name__} without one")
             for place, table in enumerate(tables):
                 known = found.get(id(table))
-                label = f"{name}.{column}" + (f".{place}" if len(tables) > 1 else "")
+                label = f"{name}.embedding_layers.{column}" + (f".{place}" if len(tables) > 1 else "")
                 readers = (*(known.columns if known else ()), column)
                 found[id(table)] = Table(known.name if known else label, table, layer, readers)
     if not found:
@@ -110,10 +112,7 @@ def check_tables(model: BaseModel, columns: Mapping[str, Sequence[str]], added: 
         UserError: it has no tables for a column, or its forward pass does not take the new ids.
     """
     features = model.feature_map.features
-    tables = {
-        owner: tables_of(model, sharing, features[owner]["vocab_size"])
-        for owner, sharing in columns.items()
-    }
+    tables = {owner: tables_of(model, sharing, features[owner]["vocab_size"]) for owner, sharing in columns.items()}
     batch = synthetic_batch(model.feature_map)
     for owner, sharing in columns.items():
         for column in sharing:

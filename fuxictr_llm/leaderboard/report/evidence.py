@@ -13,11 +13,10 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median, stdev
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.leaderboard.plan.arms import Arm, controls_of
+from fuxictr_llm.leaderboard.plan.arms import Arm, controls_in_use, controls_of
 from fuxictr_llm.leaderboard.plan.plan import PLAIN, PlannedRun
 from fuxictr_llm.leaderboard.report import LEVEL, PairedGain, Spread, compare, holm
 from fuxictr_llm.leaderboard.run.results import Failure, RunResult
-from fuxictr_llm.registry import find_method
 
 PROVEN, PLACEBO, WORSE, UNPROVEN = "proven", "placebo does as well", "worse", "unproven"
 VERDICTS = (PROVEN, PLACEBO, WORSE, UNPROVEN)
@@ -132,8 +131,9 @@ def _in_order(arms: Iterable[ArmKey]) -> list[ArmKey]:
 
 def _declared_controls(row: ArmRow, runs: BySeed) -> Iterable[str]:
     """The controls of the method that ran: a config may call it by another name than the row does."""
-    methods = [(run.record.get("config") or {}).get("method") for run in runs.values()]
-    return find_method(methods[0]).model_cls.controls if methods and methods[0] else controls_of(row.method)
+    settings = [run.record.get("config") or {} for run in runs.values()]
+    method = settings[0].get("method") if settings else None
+    return controls_in_use(method, settings[0]) if method else controls_of(row.method)
 
 
 def _is_judged(row: ArmRow) -> bool:

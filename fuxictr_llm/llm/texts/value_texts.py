@@ -79,8 +79,8 @@ class ValueTexts:
             columns = [column for column in self.of_ids[name] if column in present]
             if name not in present or not columns:
                 continue
-            rows = frame.select(name, *columns).join(wanted, on=name, how="semi")
-            rows = rows.unique(subset=name, keep="first", maintain_order=True).collect()
+            asked = frame.select(name, *columns).join(wanted, on=name, how="semi")
+            rows = asked.unique(subset=name, keep="first", maintain_order=True).collect()
             sentences = [self._sentences(column, rows[column].to_list()) for column in columns]
             for place, value in enumerate(rows[name].to_list()):
                 text = " ".join(filter(None, (of_column[place] for of_column in sentences)))

@@ -1,11 +1,11 @@
-"""Values that train never saw: which they are, ids of their own for them, and embeddings from the vectors of their words.
+"""Values that train never saw: which they are, ids of their own, and embeddings from the vectors of their words.
 
-While a model is trained, nothing of this exists for it: an unseen value has the id `__OOV__`, and early stopping sees it
-so. Afterwards each table of such a column gets a row a value (see ridge.py), and valid and test are read with the ids of
+While a model is trained, nothing of this exists for it: an unseen value has the id `__OOV__`, for early stopping too.
+Afterwards each table of such a column gets a row a value (see ridge.py), and valid and test are read with the ids of
 these rows. Labels of valid and test are used nowhere; of their rows, the words of unseen values are.
 
-Shape symbols: `N` train values of a column that have words, `M` its unseen ones, `S` width of text vectors, `D` width of
-a table, `V` ids in training.
+Shape symbols: `N` train values of a column that have words, `M` its unseen ones, `S` width of text vectors, `D` width
+of a table, `V` ids in training.
 """
 
 import logging
@@ -81,7 +81,9 @@ class ColdValues:
     columns: tuple[ColdColumn, ...]
     data: Mapping[str, str]
 
-    def rows(self, column: ColdColumn, weights: np.ndarray, readers: Sequence[str]) -> tuple[np.ndarray, dict[str, Any]]:
+    def rows(
+        self, column: ColdColumn, weights: np.ndarray, readers: Sequence[str]
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Rows `[M, D]` for a table, and what the record says of them.
 
         Args:
@@ -89,7 +91,7 @@ class ColdValues:
             weights: the trained table, `[V, D]`.
             readers: the columns that read it.
         """
-        counts = sum(column.counts[name] for name in readers)
+        counts = np.sum([column.counts[name] for name in readers], axis=0)
         ridge = fit_ridge(column.train_vectors, weights[column.train_ids], counts)
         if self.kind == "mean":
             return np.tile(ridge.mean, (len(column.values), 1)), {}
