@@ -2,6 +2,7 @@
 
 import copy
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,8 +26,7 @@ def trained(backbone, usage=None, freeze=False, shared=False, **changes):
         vectors = np.random.default_rng(0).normal(size=(18, 4)).astype(np.float32)
         np.savez("vectors.npz", key=np.array(keys), value=vectors)
         vocabulary = {COLUMN: {key: index for index, key in enumerate(keys, 1)}, "other": {"": 1}}
-        with open("feature_vocab.json", "w") as file:
-            json.dump(vocabulary, file)
+        Path("feature_vocab.json").write_text(json.dumps(vocabulary))
         spec |= {"pretrained_emb": "vectors.npz", "pretrain_dim": 4, "pretrain_usage": usage}
         spec |= {"freeze_emb": freeze, "oov_idx": 19}
     if shared:

@@ -119,14 +119,8 @@ def prepare_cold_values(run: Run, params: Mapping[str, Any]) -> ColdValues | Non
     texts = ValueTexts(run, raw, config.value_texts)
     embeddings = _embeddings(config, run, texts)
     catalogs = _catalogs(config, run, raw, embeddings)
-    text_config = RowTextsConfig(
-        language_model=config.language_model,
-        llm_dtype=config.llm_dtype,
-        llm_pooling=config.llm_pooling,
-        llm_max_text_tokens=config.llm_max_text_tokens,
-    )
     with run.stages("encode unseen values") as stage:
-        encoder = TextEncoder(text_config, run.params["gpu"])
+        encoder = TextEncoder(text_config(config), run.params["gpu"])
         made = [_column(run, raw, texts, catalogs, encoder, *embedding) for embedding in embeddings.items()]
         columns = tuple(column for column in made if column is not None)
         stage |= {"rows": encoder.encoded} if encoder.encoded else {"cached": True}
@@ -137,6 +131,16 @@ def prepare_cold_values(run: Run, params: Mapping[str, Any]) -> ColdValues | Non
         data = _rows(run, raw, columns)
     assert config.cold_values is not None
     return ColdValues(config.cold_values, config.control_seed, columns, data)
+
+
+def text_config(config: ColdValuesConfig) -> RowTextsConfig:
+    """How the texts of values are encoded."""
+    return RowTextsConfig(
+        language_model=config.language_model,
+        llm_dtype=config.llm_dtype,
+        llm_pooling=config.llm_pooling,
+        llm_max_text_tokens=config.llm_max_text_tokens,
+    )
 
 
 def _embeddings(config: ColdValuesConfig, run: Run, texts: ValueTexts) -> dict[str, tuple[str, ...]]:
