@@ -148,6 +148,18 @@ def test_a_method_that_a_config_calls_by_another_name_needs_every_control_as_wel
     assert (row.verdict, row.why) == (UNPROVEN, "better than plain; not compared with control shuffled (not run)")
 
 
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [({}, ["shuffled"]), ({"cold_values": "words"}, ["shuffled", "cold_mean", "cold_shuffled"])],
+)
+def test_controls_of_a_part_that_is_left_out_are_not_asked_for(settings, missing):
+    record = {"config": {"method": "LLMEmb", **settings}}
+    results = [*runs(None, None, BASE), *runs("LLMEmb", None, shifted(BASE, 0.01), record=record)]
+    results += runs("LLMEmb", "shuffled", BASE, record=record)
+    (row,) = [row for row in summarize(results) if row.arm == "LLMEmb"]
+    assert list(row.over_controls) == missing
+
+
 def test_the_correction_is_over_every_comparison_that_a_verdict_rests_on():
     aucs = [auc + of for auc, of in zip(BASE, (0.001, 0.003, 0.002, 0.0005, 0.004), strict=True)]
     alone = [*runs(None, None, BASE), *runs("LLaCTR", None, aucs)]

@@ -153,17 +153,12 @@ def cross(
     arms = []
     for dataset, backbone, method in product(datasets, backbones, methods):
         arm = Arm(backbone, dataset, None if method == PLAIN else method)
-        placebos = _placebos(arm, config, overrides or {}) if controls else {}
-        arms += [arm, *(replace(arm, control=name, settings=keys) for name, keys in placebos.items())]
+        placebos = controls_of(arm.method, arm.expid, config)
+        if placebos and controls:
+            params = load_experiment(arm.expid, config, threads=1).params
+            placebos = controls_in_use(params["method"], {**params, **(overrides or {})})
+        arms += [arm, *(replace(arm, control=name, settings=keys) for name, keys in placebos.items() if controls)]
     return arms
-
-
-def _placebos(arm: Arm, config: str | None, overrides: Mapping[str, Any]) -> Mapping[str, Mapping[str, Any]]:
-    declared = controls_of(arm.method, arm.expid, config)
-    if not declared:
-        return {}
-    params = load_experiment(arm.expid, config, threads=1).params
-    return controls_in_use(params["method"], {**params, **overrides})
 
 
 def controls_of(method: str | None, expid: str = "", config: str | None = None) -> Mapping[str, Mapping[str, Any]]:
