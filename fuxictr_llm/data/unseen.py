@@ -6,7 +6,6 @@ had is known from the raw files alone: they are read again, and each built id is
 Shape symbols: `N` rows, `L` length of a sequence, `V` ids of a vocabulary.
 """
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,13 +54,14 @@ class RawValues:
                 f"cold_values needs the raw files of data set {params['dataset_id']!r}: a built one "
                 f"(data_format: {params['data_format']}) does not say which values its valid and test rows had"
             )
-        with tempfile.TemporaryDirectory() as folder:  # a processor may make its folder
-            processor: Any = collecting(find_processor(params))(**{**params, "data_root": folder})
-            self._frames = {}
-            for split in self.files:
-                settings = {"data_format": params["data_format"], "sep": params.get("sep") or ","}
-                frame = processor.read_data(params[f"{split}_data"], n_rows=params.get("n_rows"), **settings)
-                self._frames[split] = processor.preprocess(frame)
+        processor: Any = collecting(find_processor(params))(**params)
+        settings = {
+            "data_format": params["data_format"],
+            "sep": params.get("sep") or ",",
+            "n_rows": params.get("n_rows"),
+        }
+        read = {split: processor.read_data(params[f"{split}_data"], **settings) for split in self.files}
+        self._frames = {split: processor.preprocess(frame) for split, frame in read.items()}
         self.columns = {col["name"]: col for col in processor.feature_cols}
         sequences = {name: col for name, col in self.columns.items() if col["type"] == "sequence"}
         self.splitters = {name: col.get("splitter", "^") for name, col in sequences.items()}

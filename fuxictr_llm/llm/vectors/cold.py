@@ -11,6 +11,7 @@ of a table, `V` ids in training.
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -98,7 +99,8 @@ class ColdValues:
         vectors = column.vectors
         if self.kind == "shuffled":
             vectors = controls.shuffled(torch.from_numpy(vectors), self.seed).numpy()
-        return ridge(vectors), {"penalty": ridge.penalty, "explained": round(ridge.explained, 4)}
+        penalty = None if np.isinf(ridge.penalty) else ridge.penalty  # JSON has no infinity
+        return ridge(vectors), {"penalty": penalty, "explained": round(ridge.explained, 4)}
 
 
 def prepare_cold_values(run: Run, params: Mapping[str, Any]) -> ColdValues | None:
@@ -175,11 +177,8 @@ def _embeddings(config: ColdValuesConfig, run: Run, texts: ValueTexts) -> dict[s
 def _is_given(run: Run, name: str) -> bool:
     """Whether a column has vectors of the user's; those of a language model have a note."""
     given = run.feature_map.features[name].get("pretrained_emb", LLM)
-    return given not in (LLM, *(file["path"] for file in _made(run).values()))
-
-
-def _made(run: Run) -> Mapping[str, Any]:
-    return run.notes.get("value_vectors", {}).get("columns", {})
+    made = run.notes.get("value_vectors", {}).get("columns", {}).values()
+    return given not in (LLM, *(str(Path(file["path"]).absolute()) for file in made))
 
 
 def _catalogs(
