@@ -193,7 +193,7 @@ def log_summary(record: Mapping[str, Any], stages: Stages, files: Path, pictures
         f"  time        {stages}",
         f"  files       {files}" + ", ".join([".model", ".log", ".run.json", *names]),
     ]
-    if record["cold_values"]:
+    if record.get("cold_values"):  # not in records of earlier versions
         lines += [f"  {line}" for line in unseen_table(record["cold_values"])]
     if record["networks"]:
         lines += networks_table(record, files.parent)

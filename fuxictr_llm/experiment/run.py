@@ -252,7 +252,6 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
     data = describe_data(params, run.data_dir)
     model = build_model(run)
     model.count_parameters()
-    parameters = count_parameters(model)
     model.checkpoint = str(checkpoint)
     if run.cold is not None:
         check_cold_values(model, run.cold)
@@ -271,7 +270,7 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
         facts["rows"] = train_rows.num_samples * facts["epochs"]
     if enhancement is not None:
         enhancement.on_train_end(run)
-    cold_facts = None
+    parameters, cold_facts = count_parameters(model), None  # those that were trained
     if run.cold is not None:
         cold_facts, loaders = add_cold_values(model, run.cold, run)
         valid_rows, test_rows = loaders["valid"], loaders.get("test")
