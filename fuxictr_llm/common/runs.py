@@ -61,6 +61,7 @@ class Run:
         notes: what goes into the run record besides its usual entries.
         networks: name -> metrics of a network that was trained for the run, a teacher for example.
         prepared: what a method's `prepare` leaves for its `on_train_begin`.
+        cold: the values that train never saw and that get embeddings after training (llm/vectors/cold.py), or None.
     """
 
     params: dict[str, Any]
@@ -70,6 +71,7 @@ class Run:
     notes: dict[str, Any] = field(default_factory=dict)
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     prepared: Any = None
+    cold: Any = None
 
 
 def seconds_of(stage: Mapping[str, Any]) -> float | None:

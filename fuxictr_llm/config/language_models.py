@@ -95,17 +95,63 @@ class RowTextsConfig(LanguageModelConfig):
     text_vectors: Annotated[str, Field(min_length=1)] | None = None
 
     def __post_init__(self) -> None:
-        for column, table in (self.value_texts or {}).items():
-            where = f"value_texts of {column!r}"
-            for key in table:
-                if key not in SIDE_TABLE:
-                    raise unknown("key", key, SIDE_TABLE, where)
-            if missing := [key for key in SIDE_TABLE if not table.get(key)]:
-                raise UserError(f"{where} lacks {missing[0]!r}; it needs {', '.join(SIDE_TABLE)}")
+        _check_side_tables(self.value_texts or {})
+
+
+def _check_side_tables(tables: Mapping[str, Mapping[str, str]]) -> None:
+    for column, table in tables.items():
+        where = f"value_texts of {column!r}"
+        for key in table:
+            if key not in SIDE_TABLE:
+                raise unknown("key", key, SIDE_TABLE, where)
+        if missing := [key for key in SIDE_TABLE if not table.get(key)]:
+            raise UserError(f"{where} lacks {missing[0]!r}; it needs {', '.join(SIDE_TABLE)}")
 
 
 @dataclass(config=STRICT, kw_only=True)
-class ValueVectorsConfig(LanguageModelConfig):
+class ColdValuesConfig(LanguageModelConfig):
+    """Embeddings for values that train never saw, made after training from their words.
+
+    Attributes:
+        cold_values: what such a value gets in place of FuxiCTR's `__OOV__`. `words`: an embedding of its own, given by
+            a ridge map from text vectors to trained embeddings, which is fitted on train values alone, weighted by how
+            often they occur. `mean`: the weighted mean of the trained embeddings. `shuffled`: as `words`, with the text
+            vectors handed round over these values. null: nothing.
+        cold_fields: the columns whose unseen values get embeddings; null: those with vectors of their values, and the
+            ids of the field config's entities that have other columns.
+        cold_catalog: for columns, a csv or parquet file with values that will come and the columns that describe them,
+            named and written as in the raw files: `{item_id: new_items.csv}`. They get embeddings too, and an export
+            knows their ids.
+        value_texts: for columns, a table of longer texts of their values, which these texts end with: `{item_id: {file:
+            items.csv, key: item_id, text: description}}`.
+        llm_max_text_tokens: a text of a value that is longer than that is cut, for this purpose.
+    """
+
+    of_language_model: ClassVar[bool] = True  # its keys change what a language model computes
+
+    cold_values: Literal["words", "mean", "shuffled"] | None = None
+    cold_fields: Annotated[list[str], Field(min_length=1)] | None = None
+    cold_catalog: Annotated[dict[str, str], Field(min_length=1)] | None = None
+    value_texts: dict[str, dict[str, str]] | None = None
+    llm_max_text_tokens: Annotated[int, Field(ge=1)] = 128
+
+    def __post_init__(self) -> None:
+        _check_side_tables(self.value_texts or {})
+        given = [key for key in ("cold_fields", "cold_catalog") if getattr(self, key)]
+        if given and self.cold_values is None:
+            raise UserError(f"{given[0]} has no effect without cold_values; set cold_values: words, or leave it out")
+
+    def refuse_unread_texts(self) -> None:
+        """
+        Raises:
+            UserError: nothing reads `value_texts`. A method of which they are a key of its own does.
+        """
+        if self.value_texts and self.cold_values is None:
+            raise UserError("value_texts has no effect without cold_values; set cold_values: words, or leave it out")
+
+
+@dataclass(config=STRICT, kw_only=True)
+class ValueVectorsConfig(ColdValuesConfig):
     """How the vectors `[N, D]` of a column's N train values are made and used.
 
     Attributes:
@@ -146,7 +192,10 @@ def value_config(params: Mapping[str, Any]) -> ValueVectorsConfig:
     """
     if params.get("method") and params.get("field_vectors") not in SOURCES:
         params = {**params, "field_vectors": LLM}
-    return checked(ValueVectorsConfig, params)
+    config = checked(ValueVectorsConfig, params)
+    if not params.get("method"):
+        config.refuse_unread_texts()
+    return config
 
 
 def asks_for_vectors(params: Mapping[str, Any]) -> bool:

@@ -102,7 +102,7 @@ class FrequencySlices:
                 "rows": int(rows.sum()),
                 "items": len(np.unique(item_ids[rows])),
             }
-            slices[name] = facts | _metrics(y_true[rows], y_pred[rows], labels)
+            slices[name] = facts | metrics_of(y_true[rows], y_pred[rows], labels)
         return {"by": self.column, "slices": slices}
 
     def _counts_of(self, item_ids: np.ndarray) -> np.ndarray:
@@ -205,7 +205,8 @@ def _count_that_reaches(tenths: int, counts: np.ndarray) -> int:
     return int(counts[np.searchsorted(10 * np.cumsum(counts), tenths * counts.sum())]) if len(counts) else 0
 
 
-def _metrics(y_true: np.ndarray, y_pred: np.ndarray, labels: Sequence[str]) -> dict[str, float | None]:
+def metrics_of(y_true: np.ndarray, y_pred: np.ndarray, labels: Sequence[str]) -> dict[str, float | None]:
+    """AUC (None where one class is absent) and logloss (None without rows) of `[N]`; of `[N, T]`, see above."""
     if y_true.ndim == 1:
         return _metrics_of_task(y_true, y_pred)
     by_task = [_metrics_of_task(*columns) for columns in zip(y_true.T, y_pred.T, strict=True)]

@@ -25,6 +25,7 @@ from fuxictr_llm.data.splits import make_split, split_files
 from fuxictr_llm.host.batches import labels_of, task_settings
 from fuxictr_llm.host.columns import check_embedded
 from fuxictr_llm.host.evaluated import check_columns
+from fuxictr_llm.llm.vectors.cold import prepare_cold_values
 from fuxictr_llm.llm.vectors.values import prepare_value_vectors
 from fuxictr_llm.training.monitoring import check_groups
 
@@ -46,6 +47,7 @@ def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = Fa
             prepare = method.model_cls.encode if encode_only else method.model_cls.prepare
             _change(run, prepare(checked(method.config_cls, experiment.params), run))
             _change(run, prepare_value_vectors(run, experiment.params))
+        run.cold = prepare_cold_values(run, experiment.params)
     return run
 
 

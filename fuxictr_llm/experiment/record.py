@@ -40,6 +40,7 @@ from fuxictr_llm.config.language_models import ValueVectorsConfig, asks_for_vect
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 from fuxictr_llm.data.field_words import read_field_config
 from fuxictr_llm.data.slices import slices_table
+from fuxictr_llm.experiment.cold import unseen_table
 from fuxictr_llm.llm.model_files import digest_of_model
 from fuxictr_llm.registry import method_modules
 from fuxictr_llm.serving.export import RECORD
@@ -193,6 +194,8 @@ def log_summary(record: Mapping[str, Any], stages: Stages, files: Path, pictures
         f"  time        {stages}",
         f"  files       {files}" + ", ".join([".model", ".log", ".run.json", *names]),
     ]
+    if record.get("cold_values"):  # not in records of earlier versions
+        lines += [f"  {line}" for line in unseen_table(record["cold_values"])]
     if record["networks"]:
         lines += networks_table(record, files.parent)
     logging.info("Summary\n%s", "\n".join(lines))

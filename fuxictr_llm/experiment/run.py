@@ -27,6 +27,7 @@ from fuxictr_llm.data.loader import describe_data, make_loaders
 from fuxictr_llm.data.loader_choice import check_shared_before
 from fuxictr_llm.data.slices import FrequencySlices, predict
 from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.experiment.cold import add_cold_values, check_cold_values
 from fuxictr_llm.experiment.predictions import PREDICTIONS, write_predictions
 from fuxictr_llm.experiment.preparation import prepare_run
 from fuxictr_llm.experiment.record import (
@@ -169,6 +170,8 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
     model = build_model(run)
     model.count_parameters()
     model.checkpoint = str(checkpoint)
+    if run.cold is not None:
+        check_cold_values(model, run.cold)
     enhancement = model.enhancement if params["method"] else None
     if enhancement is not None:
         enhancement.on_train_begin(run)
@@ -184,6 +187,10 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
         facts["rows"] = train_rows.num_samples * facts["epochs"]
     if enhancement is not None:
         enhancement.on_train_end(run)
+    parameters, cold_facts = count_parameters(model), None  # those that were trained
+    if run.cold is not None:
+        cold_facts, loaders = add_cold_values(model, run.cold, run)
+        valid_rows, test_rows = loaders["valid"], loaders.get("test")
     logging.info("****** Validation evaluation ******")
     metrics = {"valid": evaluate(model, valid_rows, "validation"), "test": {}}
     if test_rows is not None:
@@ -203,11 +210,12 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
         "labels": labels_of(type(model), run.feature_map),
         "metrics": metrics,
         "slices": slices.of_model(model, test_rows) if slices is not None and test_rows is not None else None,
+        "cold_values": cold_facts,
         "networks": run.networks,
         "best_epoch": trained.best_epoch,
         "stages": stages.done,
         "backbone": origin_of(registry.find_backbone(params["model"])).record(),
-        "parameters": count_parameters(model),
+        "parameters": parameters,
         "data": data,
         "feature_map": describe_feature_map(run.feature_map),
         "notes": run.notes,

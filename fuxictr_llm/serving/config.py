@@ -39,6 +39,7 @@ class ExportedColumn(TypedDict, total=False):
     feature_encoder: str | list[str] | None
     pretrain_usage: Literal["init", "sum", "concat"]
     freeze_emb: bool
+    first_cold_id: Index
 
 
 @with_config(STRICT)
@@ -77,6 +78,20 @@ class Exported(TypedDict, total=False):
     folded: Folded | None
     backbone: ExportedBackbone | None
     data: dict[str, Any] | None
+    cold_values: dict[str, list[str]] | None
+
+
+@with_config(STRICT)
+class ColdColumns(TypedDict, total=False):
+    """What a record says of the values of a column that got embeddings after training; it says more."""
+
+    columns: Required[list[str]]
+    values: Required[list[str]]
+
+
+@with_config(STRICT)
+class TrainedColdValues(TypedDict, total=False):
+    columns: Required[dict[str, ColdColumns]]
 
 
 @with_config(STRICT)
@@ -102,6 +117,7 @@ class Trained(TypedDict, total=False):
     config: Required[TrainedSettings]
     feature_map: Required[ExportedFeatureMap]
     backbone: TrainedBackbone | None
+    cold_values: TrainedColdValues | None
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -132,11 +148,26 @@ def check_content(content: dict[str, Any], hint: type, where: str, way_out: str)
         TypeAdapter(hint).validate_python(content)
     except ValidationError as error:
         raise UserError(f"{where} {_wrong(error.errors()[0])}; {way_out}") from error
+    cold = cold_values_of(content) if hint is Trained else content.get("cold_values") or {}
+    _check_cold_values(cold, content["feature_map"]["features"], where, way_out)
     for name, spec in content["feature_map"]["features"].items():
         missing = [key for key in NEEDED.get(spec["type"], ()) if spec.get(key) is None]
         if missing:
             key = f"feature_map.features.{name}.{missing[0]}"
             raise UserError(f"{where} lacks {key!r}, which a column of type {spec['type']} has; {way_out}")
+
+
+def cold_values_of(record: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Column -> its values that got embeddings after training, in the order of their ids, from a run's record."""
+    columns = (record.get("cold_values") or {}).get("columns", {}).values()
+    return {name: column["values"] for column in columns for name in column["columns"]}
+
+
+def _check_cold_values(cold: Mapping[str, list[str]], features: Mapping[str, Any], where: str, way_out: str) -> None:
+    for name, values in cold.items():
+        spec = features.get(name, {})
+        if "first_cold_id" not in spec or spec["first_cold_id"] + len(values) != spec.get("vocab_size"):
+            raise UserError(f"{where} has {len(values)} cold_values of {name!r}, which are not its last ids; {way_out}")
 
 
 def _wrong(problem: Mapping[str, Any]) -> str:

@@ -30,7 +30,8 @@ from fuxictr_llm.enhancement.anatomy import find_anatomy, tap_keys
 from fuxictr_llm.enhancement.base import Enhancement
 from fuxictr_llm.host.columns import make_feature_map
 from fuxictr_llm.host.evaluated import INITIALIZER
-from fuxictr_llm.serving.config import CONFIG, FORMAT, Trained, check_content
+from fuxictr_llm.host.tables import FIRST_COLD_ID
+from fuxictr_llm.serving.config import CONFIG, FORMAT, Trained, check_content, cold_values_of
 from fuxictr_llm.serving.load import WEIGHTS, AllocatingAtMost, build_backbone, load_model
 
 RECORD = ".run.json"
@@ -174,6 +175,7 @@ def _exported(
         "params": params,
         "feature_map": described,
         "data": record.get("data"),
+        "cold_values": cold_values_of(record) or None,
         "source": {key: record.get(key) for key in ("model_id", "config_sha256", "seed", "time", "metrics")},
     }
     # Fields may share a tensor; safetensors needs each in memory of its own.
@@ -257,10 +259,17 @@ def check_same_data(config: Mapping[str, Any], data: Mapping[str, Any], feature_
             continue
         if name not in specs:
             raise UserError(f"{both}, which lacks its column {name!r}{nearest(name, specs)}")
+        theirs_here = _in_training(spec), _in_training(specs[name])
         for key in ("type", *DATA_KEYS[spec["type"]]):
-            if spec.get(key) != specs[name].get(key):
-                values = f"{key} {spec.get(key)!r} there, {specs[name].get(key)!r} here"
+            there, here = (described.get(key) for described in theirs_here)
+            if there != here:
+                values = f"{key} {there!r} there, {here!r} here"
                 raise UserError(f"{both}, built in another way: column {name!r} has {values}")
+
+
+def _in_training(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A column's description without the ids that came after training."""
+    return {**spec, "vocab_size": spec[FIRST_COLD_ID]} if FIRST_COLD_ID in spec else spec
 
 
 def _named(data: Mapping[str, Any]) -> str:

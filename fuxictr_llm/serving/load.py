@@ -77,6 +77,8 @@ class ServedModel:
         fields: the columns that a batch must have, in feature-map order.
         labels: what is predicted, T of them.
         config: the content of the folder's config.json.
+        cold_ids: column -> value that training never saw and that has an embedding of its own -> id. The ids of train
+            values are in the data set's feature_vocab.json.
     """
 
     def __init__(self, model: BaseModel, config: Mapping[str, Any]):
@@ -84,6 +86,10 @@ class ServedModel:
         self._specs = {name: spec for name, spec in model.feature_map.features.items() if spec["type"] != "meta"}
         self.fields = tuple(self._specs)
         self.labels = tuple(labels_of(type(model), model.feature_map))
+        self.cold_ids = {
+            name: {value: index for index, value in enumerate(values, start=self._specs[name]["first_cold_id"])}
+            for name, values in (config.get("cold_values") or {}).items()
+        }
         self._lock = threading.Lock()  # a model's taps follow one forward pass at a time
 
     def predict(self, batch: Mapping[str, Any]) -> np.ndarray:

@@ -22,6 +22,10 @@ class LLMEmbConfig(ValueVectorsConfig):
     value_fields: Annotated[list[str], Field(min_length=1)] | None = None
     feature_specs: list[dict[str, Any]] | None = None
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.refuse_unread_texts()
+
     @property
     def given_files(self) -> list[str]:
         """The files of vectors that `feature_specs` names."""

@@ -23,6 +23,7 @@ from fuxictr_llm.config.language_models import LLM
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement, NotTried, Trial
 from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.host.tables import check_tables
 from fuxictr_llm.training.build import build
 
 from .config import LLMEmbConfig
@@ -42,7 +43,12 @@ class LLMEmb(Enhancement):
         UserError: they do not. `prepare` sees to it; scripts of FuxiCTR's do not call it.
     """
 
-    controls = {"shuffled": {"field_vectors": "shuffled"}}
+    controls = {
+        "shuffled": {"field_vectors": "shuffled"},
+        # Of cold_values: words. They count only where that is set.
+        "cold_mean": {"cold_values": "mean"},
+        "cold_shuffled": {"cold_values": "shuffled"},
+    }
     reads_embeddings = False
 
     def __init__(self, config: LLMEmbConfig, anatomy: Anatomy):
@@ -68,7 +74,7 @@ class LLMEmb(Enhancement):
 
     @classmethod
     def self_check(cls, trial: Trial) -> Sequence[str]:
-        """The embeddings of a column start from random vectors of its values, and are trained."""
+        """The embeddings of a column start from random vectors of its values, are trained, and get more rows."""
         column = _column_to_try(trial.feature_map)
         with tempfile.TemporaryDirectory() as folder:
             feature_map = with_random_vectors(trial.feature_map, column, Path(folder))
@@ -82,6 +88,10 @@ class LLMEmb(Enhancement):
         trial.trained(model)
         if any(torch.equal(table.weight, weight) for table, weight in zip(tables, before, strict=True)):
             raise UserError(f"{trial.cls.__name__} does not train the vectors that it was given")
+        try:
+            check_tables(model, {column: [column]}, {column: 1})
+        except UserError:
+            return ["embeddings of unseen values (cold_values)"]
         return []
 
 

@@ -335,3 +335,15 @@ def test_an_auc_that_is_not_a_number_costs_its_seed_everywhere():
     aucs = [*shifted(BASE, 0.01)[:4], float("nan")]
     verdict = verdict_of(over_two(aucs))
     assert (verdict.kind, verdict.why.split(";")[0]) == (UNPROVEN, "4 seeds")
+
+
+@pytest.mark.parametrize(
+    ("settings", "missing"),
+    [({}, ["shuffled"]), ({"cold_values": "words"}, ["shuffled", "cold_mean", "cold_shuffled"])],
+)
+def test_controls_of_a_part_that_is_left_out_are_not_asked_for(settings, missing):
+    record = {"config": {"method": "LLMEmb", **settings}}
+    results = [*runs(None, None, BASE), *runs("LLMEmb", None, shifted(BASE, 0.01), record=record)]
+    results += runs("LLMEmb", "shuffled", BASE, record=record)
+    (row,) = [row for row in summarize(results) if row.arm == "LLMEmb"]
+    assert list(row.over_controls) == missing

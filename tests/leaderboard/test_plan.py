@@ -44,6 +44,19 @@ def test_controls_follow_their_method_and_are_drawn_anew_for_each_seed(plan):
     assert all(of["num_threads"] == 1 and of["epochs"] == 1 for of in params.values())
 
 
+def test_controls_of_unseen_values_run_where_these_get_embeddings(plan, configs):
+    made = plan(["FM"], ["plain", "LLMEmb"], controls=True, cold_values="words")
+    labels = ["plain", "LLMEmb", "LLMEmb shuffled", "LLMEmb cold_mean", "LLMEmb cold_shuffled"]
+    assert [arm.label for arm in made.arms] == labels
+    asked = {run.arm.label: run.experiment.params.get("cold_values") for run in made.runs()}
+    assert list(asked.values()) == [None, "words", "words", "mean", "shuffled"]
+    assert len({run.key for run in made.runs()}) == len(made.runs())
+    (configs / "method_config" / "LLMEmb.yaml").write_text("LLMEmb_shop: {cold_values: words}\n")
+    assert [arm.label for arm in plan(["FM"], ["plain", "LLMEmb"], controls=True).arms] == labels
+    with pytest.raises(UserError, match="cold_values: mean makes it the control 'cold_mean'; leave it out"):
+        plan(["FM"], ["LLMEmb"], cold_values="mean")
+
+
 def test_a_setting_goes_to_the_arms_that_have_it(plan):
     made = plan(["FM", "DeepFM"], ["plain", "LLaCTR"], seeds=[1], lambda_fre=0.5, hidden_units=[4], num_threads=2)
     params = {(run.arm.backbone, run.arm.label): run.experiment.params for run in made.runs()}

@@ -51,6 +51,27 @@ def declared_controls(params: Mapping[str, Any]) -> Mapping[str, Mapping[str, An
     return registry.find_method(params["method"]).model_cls.controls if params.get("method") else {}
 
 
+def controls_in_use(method: str, params: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The placebos of a method that take the place of something: not those of a part that its settings leave out.
+
+    Args:
+        method: its name.
+        params: settings of the method itself, in which a part that is left out has null; of keys that are not there the
+            method's default counts.
+
+    Raises:
+        UserError: the method is unknown.
+    """
+    known = registry.find_method(method)
+    defaults = {key: field.default for key, field in getattr(known.config_cls, "__dataclass_fields__", {}).items()}
+    own = {**defaults, **params}
+    return {
+        name: settings
+        for name, settings in known.model_cls.controls.items()
+        if not any(key in own and own[key] is None for key in settings)
+    }
+
+
 def has_settings(params: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
     """Whether a run's params have all of the settings."""
     return all(params.get(key) == value for key, value in settings.items())
@@ -135,8 +156,12 @@ def cross(
     methods: Sequence[str] = (PLAIN,),
     controls: bool = False,
     config: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
 ) -> list[Arm]:
     """The arms of every backbone with every method (and its controls) on every data set.
+
+    Args:
+        overrides: settings of the plan, for all arms that know them.
 
     Raises:
         UserError: a method is unknown, or a name is given twice or not at all.
@@ -149,6 +174,9 @@ def cross(
     for dataset, backbone, method in product(datasets, backbones, methods):
         arm = Arm(backbone, dataset, None if method == PLAIN else method)
         placebos = controls_of(arm.method, arm.expid, config)
+        if placebos and controls:
+            params = load_experiment(arm.expid, config, threads=1).params
+            placebos = controls_in_use(params["method"], {**params, **(overrides or {})})
         arms += [arm, *(replace(arm, control=name, settings=keys) for name, keys in placebos.items() if controls)]
     return arms
 

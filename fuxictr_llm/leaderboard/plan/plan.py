@@ -173,7 +173,9 @@ class Plan:
             UserError: something is unknown, does not fit, or is given twice.
         """
         use_checkout(others.get("zoo"))
-        return cls(cross(backbones, datasets, methods, controls, others.get("config")), **others)
+        return cls(
+            cross(backbones, datasets, methods, controls, others.get("config"), others.get("overrides")), **others
+        )
 
     @classmethod
     def read(cls, path: Path | str, gpu: int = -1) -> "Plan":
@@ -190,7 +192,7 @@ class Plan:
         arms = [arm_from_entry(entry, config, where) for entry in given.get("arms", ())]
         if given.keys() & {"backbones", "methods", "datasets", "controls"}:
             names = (given.get("backbones", []), given.get("datasets", []), given.get("methods", [PLAIN]))
-            arms = [*cross(*names, given.get("controls", False), config), *arms]
+            arms = [*cross(*names, given.get("controls", False), config, given.get("set")), *arms]
         seeds, splits = seeds_of(given.get("seeds", [])), (given.get("splits", 0), given.get("split_by"))
         return cls(arms, seeds, config, given.get("zoo"), given.get("set", {}), gpu, *splits)
 

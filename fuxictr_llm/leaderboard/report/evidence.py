@@ -12,11 +12,10 @@ from dataclasses import dataclass, field, replace
 from statistics import fmean, median, stdev
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.leaderboard.plan.arms import Arm, Repeated, controls_of
+from fuxictr_llm.leaderboard.plan.arms import Arm, Repeated, controls_in_use, controls_of
 from fuxictr_llm.leaderboard.report import PairedGain, Repeat, Spread, compare
 from fuxictr_llm.leaderboard.report.verdicts import UNPROVEN, Claim, Verdict, compared_at, judge
 from fuxictr_llm.leaderboard.run.results import Failure, RunResult
-from fuxictr_llm.registry import find_method
 
 METRICS = ("AUC", "gAUC", "logloss")
 ArmKey = tuple[str, str, str | None, str | None]
@@ -132,8 +131,9 @@ def _in_order(arms: Iterable[ArmKey]) -> list[ArmKey]:
 
 def _declared_controls(row: ArmRow, runs: BySeed) -> Iterable[str]:
     """The controls of the method that ran: a config may call it by another name than the row does."""
-    methods = [(run.record.get("config") or {}).get("method") for run in runs.values()]
-    return find_method(methods[0]).model_cls.controls if methods and methods[0] else controls_of(row.method)
+    settings = [run.record.get("config") or {} for run in runs.values()]
+    method = settings[0].get("method") if settings else None
+    return controls_in_use(method, settings[0]) if method else controls_of(row.method)
 
 
 def _values(runs: Mapping[Repeat, RunResult], split: str, metric: str) -> dict[Repeat, float]:

@@ -130,7 +130,7 @@ def _texts(column: str, table: Mapping[str, str], run: Run) -> dict[int, str]:
     if column not in run.feature_map.features:
         raise unknown("column", column, run.feature_map.features, "'value_texts'")
     ids = train_ids(run, column)[0]
-    by_value = in_words_of(_read(column, table), ids)
+    by_value = in_words_of(side_texts(column, table), ids)
     texts = {ids[key]: text if text.endswith(ENDS) else f"{text}." for key, text in by_value.items() if key in ids}
     without, strange = [value for value in ids if value not in by_value], [key for key in by_value if key not in ids]
     if not texts:
@@ -163,8 +163,12 @@ def _some(values: Sequence[str]) -> str:
     return ", ".join(map(repr, values[:EXAMPLES]))
 
 
-def _read(column: str, table: Mapping[str, str]) -> dict[str, str]:
-    """Key -> text."""
+def side_texts(column: str, table: Mapping[str, str]) -> dict[str, str]:
+    """Key -> text of a column's table in `value_texts`.
+
+    Raises:
+        UserError: the table is missing, cannot be read, lacks a column or has a key twice.
+    """
     path = Path(table["file"])
     where = f"value_texts of {column!r}: {str(path)!r}"
     if path.suffix not in (".csv", ".parquet"):
