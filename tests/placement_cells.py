@@ -131,7 +131,7 @@ def _student(schedule: str) -> Callable[[str], tuple[BaseModel, Any]]:
     def build(backbone: str) -> tuple[BaseModel, Any]:
         case = case_of(find_backbone(backbone))
         changes = _plain(case.settings)
-        gain = case.build(gain_class(case.cls, "top"), inject="top", h_dim=3, **changes)
+        gain = case.build(gain_class(case.cls, "top"), inject="top", vector_width=3, **changes)
         teacher = (JointTeacher if schedule == "joint" else Teacher)(gain, add=with_vectors)
         settings = {"alpha": 0.5, "beta": 0.1, "representation_loss": "hint", "teacher_width": teacher.width or None}
         student = case.build(distilled(case.cls), schedule=schedule, warmup_epochs=0, **settings, **changes)

@@ -31,7 +31,7 @@ def test_encode_makes_the_vectors_and_no_network(run, configs, llm, capsys):
 
 
 def test_a_pca_is_fitted_anew_where_other_rows_are_the_train_rows(run):
-    prepared = run(only_prepare=True, text_units="row", inject_vector="s", epochs=1)
+    prepared = run(only_prepare=True, text_units="row", epochs=1)
     config, found = checked(ELECConfig, prepared.params), []
     for _ in range(2):
         found.append(adapt(config, prepared)[1]["vectors"])
@@ -66,7 +66,7 @@ def test_no_head_of_a_row_has_seen_a_row_with_its_texts(run, monkeypatch):
         return kept
 
     monkeypatch.setattr(network_store.ChangedBatches, "__init__", noting)
-    index = run(h_crossfit=3, only_prepare=True, epochs=1).prepared.add.index
+    index = run(inject_vector="h", h_crossfit=3, only_prepare=True, epochs=1).prepared.add.index
     assert len({tuple(row) for row in index.positions.tolist()}) < len(index) and len(learnt) == 3
     folds = vectors.fold_of(index.positions, 3)
     for fold, batches in enumerate(learnt):
@@ -94,7 +94,7 @@ def test_rows_as_one_text(run):
 
 
 def test_stored_vectors_are_those_of_the_head_on_texts_encoded_now(run, tiny_llm):
-    prepared = run(only_prepare=True)
+    prepared = run(only_prepare=True, inject_vector="h", h_crossfit=0)
     config = checked(ELECConfig, prepared.params)
     row_vectors, _ = adapt(config, prepared)
     index, stores = encode(config, prepared)
@@ -114,9 +114,11 @@ def test_stored_vectors_are_those_of_the_head_on_texts_encoded_now(run, tiny_llm
     assert torch.allclose(row_vectors(batch)["llm_vector"], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{"inject_vector": "s"}, {"h_crossfit": 2}])
-def test_noise_replaces_whatever_is_injected_and_leaves_the_text_head(run, changes):
-    told, noise = run(**changes), run(h="noise", **changes)
-    assert noise.record["stages"]["train text"]["cached"] and "cached" not in noise.record["stages"]["train gain"]
-    gains = [result.record["networks"]["gain"]["metrics"] for result in (told, noise)]
-    assert gains[0] != gains[1] and run(h="noise", **changes).record["metrics"] == noise.record["metrics"]
+@pytest.mark.parametrize("changes", [{}, {"inject_vector": "s"}, {"inject_vector": "h", "h_crossfit": 2}])
+@pytest.mark.parametrize("kind", ["noise", "shuffled"])
+def test_a_placebo_takes_the_place_of_all_vectors_of_texts(run, changes, kind):
+    told, placebo = run(**changes), run(h=kind, **changes)
+    assert placebo.record["stages"]["encode"]["cached"] and placebo.record["stages"]["train plain"]["cached"]
+    for network in ("text", "gain"):
+        metrics = [result.record["networks"][network]["metrics"] for result in (told, placebo)]
+        assert metrics[0] != metrics[1], network
