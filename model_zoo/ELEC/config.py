@@ -6,7 +6,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from fuxictr_llm.common.checks import STRICT
-from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.config.language_models import LoraKeys, RowTextsConfig
 from fuxictr_llm.distillation import DistillationConfig
 
@@ -58,6 +58,11 @@ class ELECConfig(RowTextsConfig, ClickTuningConfig, DistillationConfig):
         h: `llm`, or a placebo: `noise` (a Gaussian vector of the same norm for every text) or `shuffled` (the vectors
             handed round over a unit's texts).
         s_dim: principal components of a unit's vectors that make s.
+        text_history: what the user did before, told by the mean of the items' vectors s and its cosine with the row's own
+            item. `{column: item_history}`: a sequence of item ids, which shares the embedding of the item's id. `{of:
+            item_id, liked: label}`: derived, the train rows of the user with that label, never the row itself: a train
+            row gets those before it where the split is in time (`rows: past`), else those of other folds (`rows:
+            folds`). `user`: the user's id, where the field config has no entity of that name. null: none.
         h_dim: width of the transformation, D_h.
         h_hidden: width of its hidden layer.
         h_dropout: dropout on its input (of the gain network's own) and on its hidden layer.
@@ -76,6 +81,7 @@ class ELECConfig(RowTextsConfig, ClickTuningConfig, DistillationConfig):
     inject_vector: Literal["joint", "h", "s"] = "joint"
     h: Literal["llm", "noise", "shuffled"] = "llm"
     s_dim: Annotated[int, Field(ge=1)] = 32
+    text_history: dict[str, str] | None = None
     h_dim: Annotated[int, Field(ge=1)] = 32
     h_hidden: Annotated[int, Field(ge=1)] = 64
     h_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
@@ -86,6 +92,8 @@ class ELECConfig(RowTextsConfig, ClickTuningConfig, DistillationConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.text_history is not None:
+            self._check_history(self.text_history)
         if self.h_crossfit == 1:
             raise UserError("h_crossfit 1: a head must leave some rows out; take 0, or 2 and more heads")
         if self.h_crossfit and self.inject_vector != "h":
@@ -105,6 +113,22 @@ class ELECConfig(RowTextsConfig, ClickTuningConfig, DistillationConfig):
             raise UserError(
                 "teacher: shuffled is a trained teacher, and schedule: joint trains its own; set schedule: staged"
             )
+
+    def _check_history(self, asked: dict[str, str]) -> None:
+        known = ("column",) if "column" in asked else ("of", "liked", "user", "rows")
+        for key in asked:
+            if key not in known:
+                raise unknown("key", key, known, "text_history")
+        for key in known[:2]:
+            if not asked.get(key):
+                raise UserError(
+                    f"text_history lacks {key!r}; it is {{column: a sequence of item ids}}, or {{of: the item's id, "
+                    "liked: the label}"
+                )
+        if asked.get("rows", "past") not in ("past", "folds"):
+            raise unknown("value", asked["rows"], ("past", "folds"), "rows of text_history")
+        if self.text_units == "row":
+            raise UserError("text_history needs texts of items: set text_units: entity, or text_history: null")
 
     @property
     def folds(self) -> int:

@@ -20,6 +20,7 @@ from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher, Teacher
 from fuxictr_llm.enhancement.anatomy import find_anatomy, tap_keys
 from fuxictr_llm.host.batches import Batch, columns_of
+from fuxictr_llm.llm.texts.histories import find_histories
 from fuxictr_llm.llm.texts.row_texts import RowIndex, index_rows
 from fuxictr_llm.llm.vectors.encoder import unit_vectors
 from fuxictr_llm.llm.vectors.store import VectorStore
@@ -32,9 +33,10 @@ from . import vectors
 from .config import TEACHERS, ELECConfig
 from .gain import decay_apart, gain_class
 from .head import MultiTaskTextHead, TextHead, with_texts
-from .vectors import RawVectors, RowVectors, placebo_of
+from .vectors import RawVectors, RowVectors, SideBySide, placebo_of
 
 Change = Callable[[Batch], Batch]
+VectorsOfRows = RowVectors | SideBySide
 # Of the settings that every experiment has, those that a text head does not follow.
 NOT_OF_HEAD = {"model", "embedding_dim", "embedding_regularizer", "net_regularizer", "feature_specs"}
 
@@ -97,7 +99,7 @@ def _trained(
 
 def _teacher_to_train(
     config: ELECConfig, run: Run
-) -> tuple[Callable[[], BaseModel], RowVectors | None, dict[str, Any]]:
+) -> tuple[Callable[[], BaseModel], VectorsOfRows | None, dict[str, Any]]:
     """What builds the teacher, the vectors that it reads, and what it is made from besides the run's settings."""
     backbone = registry.find_backbone(run.params["model"])
     if config.teacher == "self":
@@ -156,7 +158,7 @@ def _given_teacher(config: ELECConfig, run: Run) -> Teacher:
     return Teacher(model, taps=tap_keys(settings["params"]))
 
 
-def adapt(config: ELECConfig, run: Run) -> tuple[RowVectors, dict[str, Any]]:
+def adapt(config: ELECConfig, run: Run) -> tuple[VectorsOfRows, dict[str, Any]]:
     """The vectors of rows for the gain network, and what they are made from.
 
     A text head is trained in every case: how well it does is what the text alone can do.
@@ -173,8 +175,25 @@ def adapt(config: ELECConfig, run: Run) -> tuple[RowVectors, dict[str, Any]]:
     else:
         fit, vectors_from = partial(vectors.of_s, raw, config.s_dim), {"s_dim": config.s_dim}
     with run.stages("vectors of rows", rows=len(index)):
-        store = vectors.stored(merged(made_from, vectors_from), index, fit)
-    return vectors.in_store(index, store), {"vectors": store.sha256}
+        store = vectors.stored(merged(made_from, vectors_from), len(index), fit)
+        row_vectors = vectors.in_store(index, store)
+        if config.text_history is None:
+            return row_vectors, {"vectors": store.sha256}
+        of_histories = _of_histories(config, config.text_history, run, raw, made_from)
+    both = {"vectors": store.sha256, "history": of_histories[1]}
+    return vectors.SideBySide(row_vectors, of_histories[0]), both
+
+
+def _of_histories(
+    config: ELECConfig, asked: dict[str, str], run: Run, raw: RawVectors, made_from: dict[str, Any]
+) -> tuple[RowVectors, str]:
+    """The vectors of the rows' histories, and a digest of them."""
+    histories = find_histories(asked, run, raw.index)
+    history_from = {"s_dim": config.s_dim, "histories": histories.sha256}
+    fit = partial(vectors.of_histories, histories, raw, config.s_dim)
+    store = vectors.stored(merged(made_from, history_from), len(histories), fit)
+    run.notes["text_history"] = {"rows": len(histories), "sha256": histories.sha256, "vectors": store.sha256}
+    return vectors.in_store(histories, store), store.sha256
 
 
 def _of_heads(

@@ -5,18 +5,20 @@ Shape symbols: `R` distinct rows, `U` units of text a row, `N` texts of a unit, 
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
+from torch.nn import functional
 
 from fuxictr_llm.common.code_digest import digest_of_code
 from fuxictr_llm.common.files import merged
 from fuxictr_llm.host.batches import Batch, columns_of, with_columns
+from fuxictr_llm.llm.texts.histories import Histories
 from fuxictr_llm.llm.texts.row_texts import RowIndex
 from fuxictr_llm.llm.vectors.store import VectorStore, find_or_write, random_like
 
@@ -31,6 +33,12 @@ ODD = -7046029254386353131  # 2^64 by the golden ratio, as a signed number
 VERSION = 2
 
 
+class Indexed(Protocol):
+    """Distinct rows; a batch's rows are found by its own columns."""
+
+    def row_of(self, batch: Mapping[str, Tensor]) -> Tensor: ...
+
+
 @dataclass(frozen=True)
 class RowVectors:
     """Vectors of a batch's rows, looked up by the batch's own columns.
@@ -41,13 +49,28 @@ class RowVectors:
         of_rows: rows of the index, `[n]`, -> their vectors, `[n, width]`, float32.
     """
 
-    index: RowIndex
+    index: Indexed
     width: int
     of_rows: Callable[[Tensor], Tensor]
 
+    def of_batch(self, batch: Batch) -> Tensor:
+        """`[B, width]`."""
+        return self.of_rows(self.index.row_of(columns_of(batch)))
+
     def __call__(self, batch: Batch) -> Batch:
         """The batch with the column `VECTOR`."""
-        return with_columns(batch, {VECTOR: self.of_rows(self.index.row_of(columns_of(batch)))})
+        return with_columns(batch, {VECTOR: self.of_batch(batch)})
+
+
+class SideBySide:
+    """Vectors of several kinds of a batch's rows as one."""
+
+    def __init__(self, *parts: RowVectors):
+        self.parts, self.width = parts, sum(part.width for part in parts)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with the column `VECTOR`."""
+        return with_columns(batch, {VECTOR: torch.cat([part.of_batch(batch) for part in self.parts], dim=1)})
 
 
 def placebo_of(stores: Sequence[VectorStore], kind: str, seed: int) -> list[VectorStore]:
@@ -136,6 +159,7 @@ class Reduced:
 class RawVectors(RowVectors):
     """s: the vectors of a row's units side by side, `width` U * D_llm; a batch gets the distinct texts of its rows."""
 
+    index: RowIndex
     stores: Sequence[Standardized]
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
@@ -163,10 +187,11 @@ def raw_vectors(index: RowIndex, stores: Sequence[VectorStore]) -> RawVectors:
     return RawVectors(index, sum(store.dim for store in units), of_rows, units)
 
 
-def stored(made_from: dict[str, Any], index: RowIndex, fit: Callable[[], Callable[[Tensor], Tensor]]) -> VectorStore:
-    """The vectors of all R rows in a store, from there where they are there.
+def stored(made_from: dict[str, Any], rows: int, fit: Callable[[], Callable[[Tensor], Tensor]]) -> VectorStore:
+    """The vectors of all distinct rows in a store, from there where they are there.
 
     Args:
+        rows: how many.
         fit: gives what makes vectors of rows; asked once, and only where some have to be made.
     """
     fitted = functools.cache(fit)
@@ -175,10 +200,10 @@ def stored(made_from: dict[str, Any], index: RowIndex, fit: Callable[[], Callabl
         return fitted()(torch.arange(start, stop)).numpy()
 
     made_from = merged(made_from, {"version": VERSION, "code": digest_of_code([__name__])})
-    return find_or_write(KIND, made_from, len(index), make)
+    return find_or_write(KIND, made_from, rows, make)
 
 
-def in_store(index: RowIndex, store: VectorStore) -> RowVectors:
+def in_store(index: Indexed, store: VectorStore) -> RowVectors:
     """The vectors of a store of R rows."""
     return RowVectors(index, store.dim, store.gather)
 
@@ -194,6 +219,37 @@ def of_s(raw: RawVectors, width: int) -> Callable[[Tensor], Tensor]:
     return of_rows
 
 
+def of_histories(histories: Histories, raw: RawVectors, width: int) -> Callable[[Tensor], Tensor]:
+    """The mean of a history's items on `width` components, and its cosine with the row's own item: `[P, D_s + 1]`.
+
+    Each column has mean 0 and standard deviation 1 over train rows. A row without a history has zeros.
+    """
+    items = Reduced(raw.stores[histories.unit], width)
+
+    def told(rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors, and which rows have a history."""
+        texts = histories.items_of(rows)
+        distinct, places = torch.cat([texts, histories.own[rows, None]], dim=1).unique(return_inverse=True)
+        vectors = functional.normalize(items.gather(distinct.clamp(min=0)), dim=1)
+        vectors[distinct < 0] = 0
+        counts = (texts >= 0).sum(dim=1, keepdim=True)
+        # A history has few of the distinct texts: their sum is a sparse matrix times the vectors.
+        sums = functional.embedding_bag(places[:, :-1], vectors, mode="sum")
+        mean = sums / counts.clamp(min=1)
+        cosine = functional.cosine_similarity(mean, vectors[places[:, -1]], dim=1)
+        return torch.cat([mean, cosine[:, None]], dim=1), counts[:, 0] > 0
+
+    fitted, known = told(_some(histories.train_rows.nonzero().squeeze(-1)))
+    deviation, mean = torch.std_mean(fitted[known], dim=0, correction=0)
+    scale = torch.where(deviation > 1e-6, 1 / deviation, 0)
+
+    def of_rows(rows: Tensor) -> Tensor:
+        vectors, known = told(rows)
+        return torch.where(known[:, None], (vectors - mean) * scale, 0)
+
+    return of_rows
+
+
 def of_head(head: TextHead, raw: RowVectors) -> Callable[[Tensor], Tensor]:
     """h of rows, from one head."""
 
@@ -204,7 +260,7 @@ def of_head(head: TextHead, raw: RowVectors) -> Callable[[Tensor], Tensor]:
     return of_rows
 
 
-def of_heads(reference: TextHead, heads: Sequence[TextHead], raw: RowVectors) -> Callable[[Tensor], Tensor]:
+def of_heads(reference: TextHead, heads: Sequence[TextHead], raw: RawVectors) -> Callable[[Tensor], Tensor]:
     """h of rows, each from the head of its fold, turned into the reference's space.
 
     Two heads that were trained apart say the same in different directions. The rotation and shift that bring their h
