@@ -58,11 +58,11 @@ class ELECConfig(RowTextsConfig, ClickTuningConfig, DistillationConfig):
         h: `llm`, or a placebo: `noise` (a Gaussian vector of the same norm for every text) or `shuffled` (the vectors
             handed round over a unit's texts).
         s_dim: principal components of a unit's vectors that make s.
-        text_history: what the user did before, told by the mean of the items' vectors s and its cosine with the row's own
-            item. `{column: item_history}`: a sequence of item ids, which shares the embedding of the item's id. `{of:
-            item_id, liked: label}`: derived, the train rows of the user with that label, never the row itself: a train
-            row gets those before it where the split is in time (`rows: past`), else those of other folds (`rows:
-            folds`). `user`: the user's id, where the field config has no entity of that name. null: none.
+        text_history: what the user did before, told by the mean of the items' vectors s and its cosine with the row's
+            own item. `{column: item_history}`: a sequence of item ids, which shares the embedding of the item's id.
+            `{of: item_id, liked: label}`: derived, the train rows of the user with that label, never the row itself: a
+            train row gets those before it (`rows: past`, the default of splits in time), or those of other folds
+            (`rows: folds`). `user`: the user's id, where the field config has no entity of that name. null: none.
         h_dim: width of the transformation, D_h.
         h_hidden: width of its hidden layer.
         h_dropout: dropout on its input (of the gain network's own) and on its hidden layer.
@@ -72,8 +72,8 @@ class ELECConfig(RowTextsConfig, ClickTuningConfig, DistillationConfig):
         inject: where the gain network gets it: `top`, a residual block on the representation in front of the logit
             layer; `logit`, a linear term of the logit; `input`, one more column of the features. Backbones without a
             representation take `logit` for `top`.
-        gain_start: `plain`: the gain network starts from the trained plain backbone; `fresh`: from random weights. null:
-            `plain`, where it can be: `input` changes the backbone's layers, and a joint teacher is not trained before.
+        gain_start: `plain`: the gain network starts from the trained plain backbone; `fresh`: from random weights.
+            null: `plain`, where it can be: `input` changes the backbone, and a joint teacher is not trained before.
     """
 
     teacher: Annotated[str, Field(min_length=1)] = "gain"

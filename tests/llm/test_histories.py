@@ -87,9 +87,7 @@ def test_a_derived_history_is_the_literal_one(shop, past, monkeypatch):
         own, lists = found(told, index, data[split])
         rows = data[split].select("user", "item", "title").iter_rows()
         for (user, item, title), text, line in zip(rows, own, lists, strict=True):
-            mine = [
-                (place, row) for place, row in enumerate(train) if row[0] == user and row[3] == 1 and user in known
-            ]
+            mine = [(place, row) for place, row in enumerate(train) if row[0] == user and row[3] == 1 and user in known]
             if (user, item) in fold:
                 first = pairs.index((user, item))
                 mine = [
@@ -111,7 +109,9 @@ def test_a_given_history_tells_the_items_that_have_rows_of_their_own(shop):
         by_id = dict(zip(rows["item"].to_list(), own, strict=True))
         for ids, line in zip(rows["before"].to_list(), lists, strict=True):
             assert len(line) == sum(index > 0 for index in ids)
-            assert all(text == by_id[index] for index, text in zip([i for i in ids if i], line) if index in by_id)
+            assert all(
+                text == by_id[index] for index, text in zip([i for i in ids if i], line, strict=True) if index in by_id
+            )
 
 
 def test_labels_of_other_splits_are_not_read_and_those_of_train_decide(shop, tmp_path):

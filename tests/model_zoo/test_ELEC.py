@@ -220,7 +220,8 @@ def test_a_class_whose_file_changed_is_another_teacher_and_another_plain_run(run
     Path("my_net.py").write_text(NET.format(name="MyNet"))
     edit(configs / "model_config.yaml", "DeepFM:", "MyNet: {model: my_net.py:MyNet}\nDeepFM:")
     run("MyNet_shop")
-    first, again = run("MyNet_ELEC_shop"), run("MyNet_ELEC_shop")
+    run("MyNet_ELEC_shop")
+    again = run("MyNet_ELEC_shop")
     assert again.record["stages"]["train gain"]["cached"]
     edit(Path("my_net.py"), "hidden_units=[8]", "hidden_units=[9]")
     changed = run("MyNet_ELEC_shop")

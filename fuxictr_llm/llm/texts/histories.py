@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.llm.catalog import load_catalog
-from fuxictr_llm.llm.texts.row_texts import CHUNK, SALTS, RowIndex, places_in, reader_of
+from fuxictr_llm.llm.texts.row_texts import SALTS, RowIndex, places_in, reader_of
 from fuxictr_llm.llm.texts.sentences import owner_of, train_ids
 from fuxictr_llm.llm.texts.units import Distinct, KeyCollision, KeyLookup, RowKeys
 
@@ -89,7 +88,9 @@ def find_histories(asked: Mapping[str, str], run: Run, index: RowIndex) -> Histo
         raise unknown("label", asked["liked"], run.feature_map.labels, "text_history")
     item = asked["of"] if column is None else owner_of(column, features)
     if item == column:
-        raise UserError(f"text_history: column {column!r} shares no embedding with an item's id: give it share_embedding")
+        raise UserError(
+            f"text_history: column {column!r} shares no embedding with an item's id: give it share_embedding"
+        )
     catalog = load_catalog(run.feature_map, run.data_dir, run.params.get("field_config"))
     who = column or asked.get("user") or next((one.id for one in catalog.entities if one.name == "user"), None)
     if who is None or who not in features:
