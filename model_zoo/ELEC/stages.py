@@ -1,5 +1,6 @@
 """ELEC's stages up to the teacher: rows to texts, encode, adapt, train the gain network. Each is cached."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from fuxictr_llm.config.resolve import constructor_hints
 from fuxictr_llm.data.loader import describe_data, make_loaders
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher, Teacher
+from fuxictr_llm.distillation.recovery import recovery_of
 from fuxictr_llm.enhancement.anatomy import find_anatomy, tap_keys
 from fuxictr_llm.host.batches import Batch, columns_of
 from fuxictr_llm.llm.texts.histories import find_histories
@@ -69,9 +71,21 @@ def prepare_teacher(config: ELECConfig, run: Run) -> Teacher:
         step = TrainingStep(model, run.params)
         return JointTeacher(model, row_vectors, taps, max_gradient_norm=clipping, seed=run.params["seed"], step=step)
     network = _trained(run, "gain", build_teacher, made_from, row_vectors or unchanged)
+    _warn_of_loss(run)
     if config.teacher == "shuffled":
         return ShuffledTeacher(network.model, row_vectors, taps, seed=config.control_seed)
     return Teacher(network.model, row_vectors, taps)
+
+
+def _warn_of_loss(run: Run) -> None:
+    recovery = recovery_of(run.networks, "valid", run.params["metrics"])
+    if recovery and recovery.gain < 0:
+        logging.warning(
+            "the gain network is worse than its plain backbone on validation (%+.6f %s): what a student takes from it "
+            "is regularization, not what the vectors say; compare teacher: self",
+            recovery.gain,
+            recovery.metric,
+        )
 
 
 def plain_network(run: Run) -> Network:

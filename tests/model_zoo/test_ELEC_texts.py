@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
 
@@ -122,3 +123,44 @@ def test_a_placebo_takes_the_place_of_all_vectors_of_texts(run, changes, kind):
     for network in ("text", "gain"):
         metrics = [result.record["networks"][network]["metrics"] for result in (told, placebo)]
         assert metrics[0] != metrics[1], network
+
+
+HISTORY = {"of": "color", "liked": "click"}
+
+
+def test_no_label_of_valid_or_test_reaches_what_is_made_of_texts(run, tmp_path):
+    """Every vector and every store of a run whose valid and test have other labels is the same, byte by byte."""
+    found = []
+    for _ in range(2):
+        result = run(text_history=HISTORY, only_prepare=True, epochs=1)
+        batch = next(iter(make_loaders(result.feature_map, result.params, "test")))
+        kinds = ("text_vectors", "row_vectors", "placebo_vectors")
+        stores = {path.name: path.read_bytes() for kind in kinds for path in (cache_dir() / kind).rglob("*.npy")}
+        found.append((stores, result.prepared.add(batch)["llm_vector"], result.notes["text_history"]))
+        for split in ("valid", "test"):
+            path = tmp_path / "raw" / f"{split}.csv"
+            frame = pandas.read_csv(path)
+            frame.assign(click=1 - frame["click"]).to_csv(path, index=False)
+    assert found[0][0] == found[1][0] and len(found[0][0]) >= 2
+    assert torch.equal(found[0][1], found[1][1]) and found[0][2] == found[1][2]
+
+
+def test_a_history_is_part_of_what_the_gain_network_gets(run):
+    without, told = run(only_prepare=True), run(text_history=HISTORY, only_prepare=True)
+    assert told.prepared.add.width == without.prepared.add.width + 33
+    assert told.stages.done["train plain"]["cached"] and told.stages.done["train text"]["cached"]
+    assert "cached" not in told.stages.done["train gain"]
+    assert told.networks["gain"]["metrics"] != without.networks["gain"]["metrics"]
+    noise = run(text_history=HISTORY, h="noise", only_prepare=True)
+    assert noise.notes["text_history"]["sha256"] == told.notes["text_history"]["sha256"]
+    assert noise.notes["text_history"]["vectors"] != told.notes["text_history"]["vectors"]
+
+
+def test_a_gain_network_that_does_not_gain_is_said(run, caplog):
+    result = run(h_decay=0.0, learning_rate=0.5, epochs=1)
+    networks = result.record["networks"]
+    valid = {name: facts["metrics"]["valid"]["AUC"] for name, facts in networks.items()}
+    log = Path(result.model.checkpoint).with_suffix(".log").read_text(encoding="utf-8")
+    assert ("gain network is worse than its plain backbone" in log) == (valid["gain"] < valid["plain"])
+    line = f"valid: gain network over plain {valid['gain'] - valid['plain']:+.6f} AUC, student "
+    assert line in log

@@ -20,6 +20,7 @@ from fuxictr_llm.leaderboard.report.evidence import (
     comparisons,
     over_backbones,
 )
+from fuxictr_llm.leaderboard.report.teachers import HEADS, lines_of_teachers
 from fuxictr_llm.leaderboard.run.results import Failure, RunResult
 
 NOTHING = "-"
@@ -83,6 +84,8 @@ def make_report(
         if any(len(line.backbones) > 1 for line in lines):
             tables.append(_table_over_backbones(dataset, lines))
         tables.append(_table_of_rows(dataset, [row for row in rows if row.dataset == dataset]))
+        if lines_of_nets := lines_of_teachers(dataset, results):
+            tables.append(Table(f"{dataset}, gain networks", [*HEADS], [Line(cells) for cells in lines_of_nets]))
     digests = []
     for name, runs in _by_arm(results).items():
         digests.append(f"{name}: " + ", ".join(f"seed {run.seed} {run.key[:12]}" for run in runs))
