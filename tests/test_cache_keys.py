@@ -267,7 +267,7 @@ OF_TRAINING = {"learning_rate": 0.1, "epochs": 3, "batch_size": 64, "seed": 1, "
 OF_TRAINING |= {"weight_decay": 0.1, "shuffle": False, "early_stop_patience": 3}
 OF_HEAD = {"h_hidden": 7, "h_dim": 5, "h_dropout": 0.5}
 OF_ROWS = {"h_crossfit": 2, "inject_vector": "joint"}
-OF_GAIN = {"inject": "logit", "h_decay": 0.5, "gain_start": "fresh", "s_dim": 5}
+OF_GAIN = {"inject": "logit", "h_decay": 0.5, "gain_backbone": "fresh", "s_dim": 5}
 OF_GAIN |= {"embedding_dim": 8, "regularizer": 0.1, "alpha": 0.5, "teacher": "shuffled"}
 OF_HEADS = {"inject_vector": "h", "h_crossfit": 0}
 
@@ -310,10 +310,10 @@ def test_gain_networks(configs, monkeypatch):
         return digest_of(stages._teacher_to_train(ELECConfig(**changes), run)[2])
 
     before = key()
-    changes = {"inject": "logit", "inject_vector": "s", "h_decay": 0.5, "gain_start": "fresh", **OF_HEAD}
+    changes = {"inject": "logit", "inject_vector": "s", "h_decay": 0.5, "gain_backbone": "fresh", **OF_HEAD}
     for name, value in changes.items():
         assert key(**{name: value}) != before, name
-    assert key(gain_start="plain") == key(alpha=0.1, tau=3.0) == before
+    assert key(gain_backbone="fixed") == key(alpha=0.1, tau=3.0) == before != key(gain_backbone="tuned")
     for name in made:
         made[name] = "other"
         assert key() != before, name

@@ -72,8 +72,9 @@ class ELECConfig(RowTextsConfig, ClickTuningConfig, DistillationConfig):
         inject: where the gain network gets it: `top`, a residual block on the representation in front of the logit
             layer; `logit`, a linear term of the logit; `input`, one more column of the features. Backbones without a
             representation take `logit` for `top`.
-        gain_start: `plain`: the gain network starts from the trained plain backbone; `fresh`: from random weights.
-            null: `plain`, where it can be: `input` changes the backbone, and a joint teacher is not trained before.
+        gain_backbone: `fixed`: the trained plain backbone, and only what the gain network adds is trained; `tuned`: all
+            is trained on from there; `fresh`: all from random weights. null: `fixed`, where it can be: `input` changes
+            the backbone, and a joint teacher is not trained before.
     """
 
     teacher: Annotated[str, Field(min_length=1)] = "gain"
@@ -88,7 +89,7 @@ class ELECConfig(RowTextsConfig, ClickTuningConfig, DistillationConfig):
     h_decay: Annotated[float, Field(ge=0)] = 1e-4
     h_crossfit: Annotated[int, Field(ge=0)] | None = None
     inject: Literal["top", "input", "logit"] = "top"
-    gain_start: Literal["plain", "fresh"] | None = None
+    gain_backbone: Literal["fixed", "tuned", "fresh"] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -103,11 +104,11 @@ class ELECConfig(RowTextsConfig, ClickTuningConfig, DistillationConfig):
             )
         if self.h != "llm" and self.teacher not in ("gain", "shuffled"):
             raise UserError(f"h: {self.h} has no effect on teacher: {self.teacher}, which sees no vectors; set h: llm")
-        if self.gain_start == "plain" and (self.inject == "input" or self.schedule == "joint"):
+        if self.gain_backbone in ("fixed", "tuned") and (self.inject == "input" or self.schedule == "joint"):
             key, value = ("inject", "input") if self.inject == "input" else ("schedule", "joint")
             raise UserError(
-                f"gain_start: plain: a gain network with {key}: {value} cannot start from the trained plain backbone; "
-                "set gain_start: fresh"
+                f"gain_backbone: {self.gain_backbone}: a gain network with {key}: {value} cannot start from the "
+                "trained plain backbone; set gain_backbone: fresh"
             )
         if self.teacher == "shuffled" and self.schedule == "joint":
             raise UserError(
@@ -137,8 +138,10 @@ class ELECConfig(RowTextsConfig, ClickTuningConfig, DistillationConfig):
         return crossfit if self.inject_vector == "h" else 0
 
     @property
-    def starts_from_plain(self) -> bool:
-        return self.gain_start != "fresh" and self.inject != "input" and self.schedule == "staged"
+    def start(self) -> str:
+        """`gain_backbone`, with null decided."""
+        can_be_fixed = self.inject != "input" and self.schedule == "staged"
+        return self.gain_backbone or ("fixed" if can_be_fixed else "fresh")
 
     @property
     def is_on(self) -> bool:

@@ -162,6 +162,18 @@ def added_parameters(model: BaseModel) -> list[nn.Parameter]:
     return [weight for module in _tables(model) for weight in module.feature_encoders[VECTOR].parameters()]
 
 
+def train_only_added(model: BaseModel) -> None:
+    """Leave the backbone as it is: its weights, and the statistics of its BatchNorm layers."""
+    added = {*added_parameters(model)}
+    for weight in model.parameters():
+        weight.requires_grad_(weight in added)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 0.0
+    for group in model.optimizer.param_groups:
+        group["params"] = [weight for weight in group["params"] if weight in added]
+
+
 def decay_apart(model: BaseModel, weight_decay: float) -> None:
     """Give what the gain network adds a weight decay of its own.
 
@@ -175,5 +187,10 @@ def decay_apart(model: BaseModel, weight_decay: float) -> None:
     added = {*added_parameters(model)}
     for group in model.optimizer.param_groups:
         group["params"] = [weight for weight in group["params"] if weight not in added]
-    apart = [weight for weight in model.parameters() if weight in added]
-    model.optimizer.add_param_group({"params": apart, "weight_decay": weight_decay})
+    others = [group for group in model.optimizer.param_groups if group["params"]]
+    model.optimizer.param_groups[:] = others or model.optimizer.param_groups[:1]
+    apart = {"params": [weight for weight in model.parameters() if weight in added], "weight_decay": weight_decay}
+    if others:
+        model.optimizer.add_param_group(apart)
+    else:
+        model.optimizer.param_groups[0] |= apart

@@ -33,7 +33,7 @@ from fuxictr_llm.training.step import TrainingStep
 
 from . import vectors
 from .config import TEACHERS, ELECConfig
-from .gain import decay_apart, gain_class
+from .gain import decay_apart, gain_class, train_only_added
 from .head import MultiTaskTextHead, TextHead, with_texts
 from .vectors import RawVectors, RowVectors, SideBySide, placebo_of
 
@@ -126,14 +126,16 @@ def _teacher_to_train(
     plain: Network | None = None
     if config.schedule == "staged":
         plain = plain_network(run)
-    start = plain if plain and config.starts_from_plain else None
-    made_from["start"] = start and start.sha256
+    start = plain if config.start != "fresh" else None
+    made_from |= {"gain_backbone": config.start, "start": start and start.sha256}
     cls = gain_class(backbone, config.inject)
 
     def make() -> BaseModel:
         model = build(cls, run.feature_map, {**run.params, "vector_width": row_vectors.width})
         if start:
             model.load_state_dict(model.state_dict() | start.model.state_dict())
+            if config.start == "fixed":
+                train_only_added(model)
         decay_apart(model, config.h_decay)
         return model
 

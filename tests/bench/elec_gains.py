@@ -19,20 +19,23 @@ from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.experiment.run import prepare_run, run_experiment
 
 HISTORY = {"of": "item_id", "liked": "label"}
-HEAD = {"inject_vector": "h", "gain_start": "fresh"}
+HEAD = {"inject_vector": "h", "gain_backbone": "fresh"}
 # In words -> what is changed of the defaults; a history, where there is one, is named.
 DESIGNS: dict[str, dict[str, Any]] = {
     "h of one head on the same clicks, fresh": {**HEAD, "h_crossfit": 0, "text_history": None},
     "h of 5 heads, fresh": {**HEAD, "text_history": None},
-    "joint, fresh": {"gain_start": "fresh", "text_history": None},
-    "joint, from plain": {"text_history": None},
-    "joint, from plain, h: noise": {"text_history": None, "h": "noise"},
-    "joint, from plain, history": {"text_history": HISTORY},
-    "joint, from plain, history, h: noise": {"text_history": HISTORY, "h": "noise"},
-    "joint, from plain, into the logit": {"inject": "logit", "text_history": None},
+    "joint, fresh": {"gain_backbone": "fresh", "text_history": None},
+    "joint, from plain": {"gain_backbone": "tuned", "text_history": None},
+    "joint, from plain, history": {"gain_backbone": "tuned", "text_history": HISTORY},
+    "joint, from plain, history, h: noise": {"gain_backbone": "tuned", "text_history": HISTORY, "h": "noise"},
+    "joint, plain fixed": {"text_history": None},
+    "joint, plain fixed, h: noise": {"text_history": None, "h": "noise"},
+    "joint, plain fixed, history": {"text_history": HISTORY},
+    "joint, plain fixed, history, h: noise": {"text_history": HISTORY, "h": "noise"},
+    "joint, plain fixed, into the logit": {"inject": "logit", "text_history": None},
 }
 # Whose vanilla network is asked for, too.
-STUDENTS = ("joint, from plain", "joint, from plain, history", "self")
+STUDENTS = ("joint, plain fixed", "joint, plain fixed, history", "self")
 
 
 def main() -> None:

@@ -26,8 +26,11 @@ from support import as_arguments, edit
         ({"alpha": -1.0}, "config key 'alpha' is -1.0"),
         ({"h_crossfit": 2, "inject_vector": "s"}, "h_crossfit has no effect on inject_vector: s"),
         ({"h_crossfit": 2}, "h_crossfit has no effect on inject_vector: joint"),
-        ({"gain_start": "plain", "inject": "input"}, "with inject: input cannot start .* set gain_start: fresh"),
-        ({"gain_start": "plain", "schedule": "joint"}, "with schedule: joint cannot start .* set gain_start: fresh"),
+        ({"gain_backbone": "fixed", "inject": "input"}, "with inject: input cannot start .* set gain_backbone: fresh"),
+        (
+            {"gain_backbone": "tuned", "schedule": "joint"},
+            "with schedule: joint cannot start .* set gain_backbone: fresh",
+        ),
         ({"optimizer": "Rprop"}, "optimizer Rprop has no weight decay; set h_decay: 0"),
         ({"h": "noise", "teacher": "self"}, "h: noise has no effect on teacher: self"),
         ({"schedule": "joint", "teacher": "runs/x"}, "joint trains its teacher, and 'runs/x' is trained"),

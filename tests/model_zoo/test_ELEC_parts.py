@@ -13,7 +13,7 @@ from fuxictr_llm.distillation import Teacher
 from fuxictr_llm.enhancement.anatomy import find_anatomy
 from fuxictr_llm.llm.vectors.store import find_or_write
 from fuxictr_llm.model_zoo.ELEC import vectors
-from fuxictr_llm.model_zoo.ELEC.gain import added_parameters, decay_apart, gain_class
+from fuxictr_llm.model_zoo.ELEC.gain import added_parameters, decay_apart, gain_class, train_only_added
 from fuxictr_llm.model_zoo.ELEC.head import VECTOR
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.training import build as training
@@ -102,6 +102,25 @@ def test_what_is_added_decays_apart_from_the_backbone(inject):
     assert {id(weight) for weight in groups[-1]["params"]} == {id(weight) for weight in added}
     assert [group["weight_decay"] for group in groups] == [0, 0.25]
     train(model, with_vectors("DeepFM"))
+
+
+@every_backbone
+@pytest.mark.parametrize("decay", [0.0, 0.25])
+def test_a_fixed_backbone_stays_as_it_is(name, decay):
+    model = gain(name, "top")
+    train_only_added(model)
+    decay_apart(model, decay)
+    before = {key: value.clone() for key, value in model.backbone_state_dict().items()}
+    added = {key: value.clone() for key, value in model.enhancement.named_parameters()}
+    train(model, with_vectors(name))
+    assert all(
+        torch.equal(value, before[key])
+        for key, value in model.backbone_state_dict().items()
+        if "num_batches" not in key
+    )
+    moved = dict(model.enhancement.named_parameters())
+    assert all(not torch.equal(value, moved[key]) for key, value in added.items())
+    assert [group["weight_decay"] for group in model.optimizer.param_groups] == [decay]
 
 
 def test_a_column_of_vectors_enters_at_the_scale_of_the_embeddings_beside_it():
