@@ -300,6 +300,15 @@ def test_vectors_of_rows_without_a_head(elec):
         assert elec(**OF_S, **{name: value})[1] == h, name
 
 
+def test_vectors_of_histories(elec):
+    asked = {"of": "color", "liked": "click"}
+    histories = [None, asked, {**asked, "rows": "past"}, {**asked, "user": "city"}]
+    keys = [elec(**OF_S, text_history=one)[1] for one in histories]
+    assert (
+        len({*keys, elec(**OF_S, text_history=asked, s_dim=5)[1], elec(**OF_S, text_history=asked, h="noise")[1]}) == 6
+    )
+
+
 def test_gain_networks(configs, monkeypatch):
     run = prepare_data(load_experiment("DeepFM_ELEC_shop", configs), "unused")
     made = {"vectors": "v", "plain": "p"}

@@ -11,6 +11,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 
 from fuxictr_llm import registry
+from fuxictr_llm.common.code_digest import digest_of_code
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import merged
 from fuxictr_llm.common.runs import Run
@@ -35,6 +36,7 @@ from . import vectors
 from .config import TEACHERS, ELECConfig
 from .gain import decay_apart, gain_class, train_only_added
 from .head import MultiTaskTextHead, TextHead, with_texts
+from .history import of_histories
 from .vectors import RawVectors, RowVectors, SideBySide, placebo_of
 
 Change = Callable[[Batch], Batch]
@@ -120,8 +122,8 @@ def _teacher_to_train(
         return partial(build, backbone, run.feature_map, run.params), None, {}
     _check_widths(config, run, backbone)
     row_vectors, vectors_from = adapt(config, run)
-    keys = ("inject", "inject_vector", "h_decay")
-    keys += ("h_dim", "h_hidden", "h_dropout") if config.inject_vector == "joint" else ()
+    keys = ["inject", "inject_vector", "h_decay"]
+    keys += ["h_dim", "h_hidden", "h_dropout"] if config.inject_vector == "joint" else []
     made_from = merged(vectors_from, {key: getattr(config, key) for key in keys})
     plain: Network | None = None
     if config.schedule == "staged":
@@ -181,7 +183,7 @@ def adapt(config: ELECConfig, run: Run) -> tuple[VectorsOfRows, dict[str, Any]]:
     """
     index, stores = encode(config, run)
     if config.h != "llm":
-        stores = placebo_of(stores, config.h, config.control_seed)
+        stores = tuple(placebo_of(stores, config.h, config.control_seed))
     raw = vectors.raw_vectors(index, stores)
     made_from = made_from_texts(index, stores)
     head = _head(config, run, raw, made_from)
@@ -195,18 +197,18 @@ def adapt(config: ELECConfig, run: Run) -> tuple[VectorsOfRows, dict[str, Any]]:
         row_vectors = vectors.in_store(index, store)
         if config.text_history is None:
             return row_vectors, {"vectors": store.sha256}
-        of_histories = _of_histories(config, config.text_history, run, raw, made_from)
-    both = {"vectors": store.sha256, "history": of_histories[1]}
-    return vectors.SideBySide(row_vectors, of_histories[0]), both
+        told, digest = _history_vectors(config, config.text_history, run, raw, made_from)
+    return vectors.SideBySide(row_vectors, told), {"vectors": store.sha256, "history": digest}
 
 
-def _of_histories(
+def _history_vectors(
     config: ELECConfig, asked: dict[str, str], run: Run, raw: RawVectors, made_from: dict[str, Any]
 ) -> tuple[RowVectors, str]:
     """The vectors of the rows' histories, and a digest of them."""
     histories = find_histories(asked, run, raw.index)
     history_from = {"s_dim": config.s_dim, "histories": histories.sha256}
-    fit = partial(vectors.of_histories, histories, raw, config.s_dim)
+    history_from["history_code"] = digest_of_code([of_histories.__module__])
+    fit = partial(of_histories, histories, raw, config.s_dim)
     store = vectors.stored(merged(made_from, history_from), len(histories), fit)
     run.notes["text_history"] = {"rows": len(histories), "sha256": histories.sha256, "vectors": store.sha256}
     return vectors.in_store(histories, store), store.sha256

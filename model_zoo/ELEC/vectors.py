@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
-from torch.nn import functional
 
 from fuxictr_llm.common.code_digest import digest_of_code
 from fuxictr_llm.common.files import merged
 from fuxictr_llm.host.batches import Batch, columns_of, with_columns
-from fuxictr_llm.llm.texts.histories import Histories
 from fuxictr_llm.llm.texts.row_texts import RowIndex
 from fuxictr_llm.llm.vectors.store import VectorStore, find_or_write, random_like
 
@@ -136,7 +134,7 @@ class Reduced:
         from sklearn.decomposition import PCA
 
         self.unit, self.dim = unit, width
-        vectors = unit.gather(_some(unit.fitted)).numpy()
+        vectors = unit.gather(some_of(unit.fitted)).numpy()
         self._pca, self.scale = None, 0.0
         if components := min(width, len(vectors) - 1, vectors.shape[1]):
             self._pca = PCA(components, svd_solver="covariance_eigh").fit(vectors)
@@ -219,37 +217,6 @@ def of_s(raw: RawVectors, width: int) -> Callable[[Tensor], Tensor]:
     return of_rows
 
 
-def of_histories(histories: Histories, raw: RawVectors, width: int) -> Callable[[Tensor], Tensor]:
-    """The mean of a history's items on `width` components, and its cosine with the row's own item: `[P, D_s + 1]`.
-
-    Each column has mean 0 and standard deviation 1 over train rows. A row without a history has zeros.
-    """
-    items = Reduced(raw.stores[histories.unit], width)
-
-    def told(rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The vectors, and which rows have a history."""
-        texts = histories.items_of(rows)
-        distinct, places = torch.cat([texts, histories.own[rows, None]], dim=1).unique(return_inverse=True)
-        vectors = functional.normalize(items.gather(distinct.clamp(min=0)), dim=1)
-        vectors[distinct < 0] = 0
-        counts = (texts >= 0).sum(dim=1, keepdim=True)
-        # A history has few of the distinct texts: their sum is a sparse matrix times the vectors.
-        sums = functional.embedding_bag(places[:, :-1], vectors, mode="sum")
-        mean = sums / counts.clamp(min=1)
-        cosine = functional.cosine_similarity(mean, vectors[places[:, -1]], dim=1)
-        return torch.cat([mean, cosine[:, None]], dim=1), counts[:, 0] > 0
-
-    fitted, known = told(_some(histories.train_rows.nonzero().squeeze(-1)))
-    deviation, mean = torch.std_mean(fitted[known], dim=0, correction=0)
-    scale = torch.where(deviation > 1e-6, 1 / deviation, 0)
-
-    def of_rows(rows: Tensor) -> Tensor:
-        vectors, known = told(rows)
-        return torch.where(known[:, None], (vectors - mean) * scale, 0)
-
-    return of_rows
-
-
 def of_head(head: TextHead, raw: RowVectors) -> Callable[[Tensor], Tensor]:
     """h of rows, from one head."""
 
@@ -296,10 +263,11 @@ def fold_of(positions: Tensor, folds: int) -> Tensor:
 
 def _sample(index: RowIndex) -> Tensor:
     """Train rows, all or a random sample of them; that of the same rows is the same."""
-    return _some(index.train_rows.nonzero().squeeze(-1))
+    return some_of(index.train_rows.nonzero().squeeze(-1))
 
 
-def _some(rows: Tensor) -> Tensor:
+def some_of(rows: Tensor) -> Tensor:
+    """The rows, or a random sample of them to fit on; that of equally many is the same."""
     if len(rows) > MOST_FITTED:
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:MOST_FITTED]]
     return rows

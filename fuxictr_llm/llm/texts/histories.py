@@ -166,8 +166,8 @@ class _Rows:
         """Of what `items_of` gives, which depends on `content`."""
         arrays = [self.keys, self.own, self.in_train, *content]
         digest = hashlib.sha256("".join(hashlib.sha256(array.tobytes()).hexdigest() for array in arrays).encode())
-        tensors = (torch.from_numpy(array) for array in (self.keys, self.own, self.in_train))
-        return Histories(self.unit, self.row_keys, *tensors, items_of, digest.hexdigest())
+        keys, own, in_train = (torch.from_numpy(array) for array in (self.keys, self.own, self.in_train))
+        return Histories(self.unit, self.row_keys, keys, own, in_train, items_of, digest.hexdigest())
 
 
 def _given(column: str, run: Run, rows: _Rows) -> Histories:
