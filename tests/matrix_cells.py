@@ -115,7 +115,7 @@ def trained(name: str, method: str) -> tuple[BaseModel, dict[str, torch.Tensor],
 def gain_teacher(cls: type[BaseModel]) -> Teacher:
     """A gain network that has been trained an epoch; its vectors are made from the rows' groups."""
     case = case_of(cls)
-    model = case.build(gain_class(cls, "top"), seed=5, inject="top", h_dim=3)
+    model = case.build(gain_class(cls, "top"), seed=5, inject="top", vector_width=3)
     steps = case.batches(rows=64, batch_size=32)
     train(model, [with_vectors(only_columns(batch, columns_of(batch))) for batch in steps])
     return Teacher(model, add=with_vectors)

@@ -131,7 +131,7 @@ def _student(schedule: str) -> Callable[[str], tuple[BaseModel, Any]]:
     def build(backbone: str) -> tuple[BaseModel, Any]:
         case = case_of(find_backbone(backbone))
         changes = _plain(case.settings)
-        gain = case.build(gain_class(case.cls, "top"), inject="top", h_dim=3, **changes)
+        gain = case.build(gain_class(case.cls, "top"), inject="top", vector_width=3, **changes)
         if schedule == "joint":
             teacher = JointTeacher(TrainingStep(gain, {}), add=with_vectors)
         else:

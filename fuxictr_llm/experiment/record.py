@@ -40,6 +40,7 @@ from fuxictr_llm.config.language_models import ValueVectorsConfig, asks_for_vect
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 from fuxictr_llm.data.field_words import read_field_config
 from fuxictr_llm.data.slices import slices_table
+from fuxictr_llm.distillation.recovery import recovery_of
 from fuxictr_llm.experiment.cold import unseen_table
 from fuxictr_llm.llm.model_files import digest_of_model
 from fuxictr_llm.registry import method_modules
@@ -232,6 +233,8 @@ def networks_table(record: Mapping[str, Any], folder: Path) -> list[str]:
     if not plain and "plain" not in networks:
         expid = f"{record['config']['model']}_{record['config']['dataset_id']}"
         lines.append(f"  (the plain backbone with these settings has not run here: --expid {expid})")
+    found = [(split, recovery_of(networks, split, names, record["metrics"])) for split in ("valid", "test")]
+    lines += [f"  {split}: {recovery}" for split, recovery in found if recovery]
     slices = {name: facts["slices"] for name, facts in networks.items() if facts.get("slices")}
     return lines + (["  " + line for line in slices_table(slices).splitlines()] if slices else [])
 

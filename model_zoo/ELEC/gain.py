@@ -1,9 +1,13 @@
 """The gain network: a backbone that also sees a language model's vector of the row (ELEC, arXiv 2509.07594).
 
-Shape symbols: `B` rows, `R` width of the representation, `D_h` width of the vector.
+All that it adds starts at zero, so that it starts as its backbone does and leans on words only as far as they help.
+
+Shape symbols: `B` rows, `R` width of the representation, `S` width of the injected vector, `D_h` width of its
+transformation, `T` tasks.
 """
 
 import logging
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -14,27 +18,42 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from fuxictr_llm.common.checks import STRICT
+from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement
-from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.enhancement.model import EnhancedModel, enhance
 from fuxictr_llm.host.batches import columns_of, moved_to
 
 from .head import VECTOR, with_vector
 
+EMBEDDING_SCALE = 1e-4  # FuxiCTR's, of fresh embeddings
+
 
 @dataclass(config=STRICT, kw_only=True)
 class GainConfig:
-    """Where the vector goes, and its width D_h."""
+    """Where the vector goes, its width S, and, of `inject_vector: joint`, how it is transformed."""
 
     inject: Literal["top", "logit"] = "top"
-    h_dim: int
+    inject_vector: Literal["joint", "h", "s"] = "joint"
+    vector_width: int
+    h_dim: int = 32
+    h_hidden: int = 64
+    h_dropout: float = 0.0
+
+
+class Transformation(nn.Sequential):
+    """`[B, S] -> [B, D_h]`, learnt with the network that it is part of. The vectors are standardized before."""
+
+    def __init__(self, width: int, hidden: int, out: int, dropout: float):
+        super().__init__(
+            nn.Dropout(dropout), nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, out)
+        )
 
 
 class Gain(Enhancement):
-    """`top`: `r_g = relu(W [r ; h] + b)` in front of the logit layer; `logit`: `w h + b` is added to the logit.
+    """`top`: `r_g = r + V relu(W [r ; t(x)] + b) + c` in front of the logit layer; `logit`: `w t(x) + b` is added.
 
-    W starts as the identity on r and zero on h: where r comes out of a ReLU, a gain network starts from what its
-    backbone does; elsewhere (DCNv2's cross layers, FwFM) r loses its negative half.
+    x is the vector, t its transformation, or the identity. V, w, b and c start at zero.
 
     Args:
         config: where the vector goes.
@@ -47,16 +66,16 @@ class Gain(Enhancement):
 
     def __init__(self, config: GainConfig, anatomy: Anatomy):
         super().__init__(config, anatomy)
-        width = sum(anatomy.widths)
+        width, given = sum(anatomy.widths), config.vector_width
         self.inject = config.inject if anatomy.widths else "logit"
-        self.mix: nn.Linear | None = None
-        self.term: nn.Linear | None = None
-        if self.inject == "top":
-            self.mix = nn.Linear(width + config.h_dim, width)
-            nn.init.eye_(self.mix.weight)
-            nn.init.zeros_(self.mix.bias)
-        else:
-            self.term = nn.Linear(config.h_dim, len(anatomy.tasks))
+        self.transformation: nn.Module | None = None
+        if config.inject_vector == "joint":
+            self.transformation = Transformation(given, config.h_hidden, config.h_dim, config.h_dropout)
+            given = config.h_dim
+        self.mix = nn.Linear(width + given, width) if self.inject == "top" else None
+        self.term = nn.Linear(width, width) if self.inject == "top" else nn.Linear(given, len(anatomy.tasks))
+        nn.init.zeros_(self.term.weight)
+        nn.init.zeros_(self.term.bias)
         self._vectors: Tensor | None = None  # of the batch in the forward pass
 
     def active_taps(self) -> frozenset[str]:
@@ -67,21 +86,22 @@ class Gain(Enhancement):
 
     def representation(self, representation: Tensor) -> Tensor:
         assert self.mix is not None  # or this tap is not active
-        return self.mix(torch.cat([representation, self._take(representation)], dim=-1)).relu()
+        mixed = self.mix(torch.cat([representation, self._take(representation)], dim=-1))
+        return representation + self.term(mixed.relu())
 
     def logit(self, embeddings: Any, logit: Tensor) -> Tensor:
-        assert self.term is not None  # or this tap is not active
         return self.term(self._take(logit))
 
     def _take(self, like: Tensor) -> Tensor:
-        """The vectors of the batch in the forward pass, once."""
+        """The vectors of the batch in the forward pass, once, transformed."""
         vectors, self._vectors = self._vectors, None
         assert vectors is not None  # `inputs` is called first
-        return moved_to(like.device, vectors).to(like.dtype)
+        vectors = moved_to(like.device, vectors).to(like.dtype)
+        return vectors if self.transformation is None else self.transformation(vectors)
 
 
 def gain_class(backbone: type[BaseModel], inject: str) -> Any:
-    """What builds a gain network: called with the plain feature map and params, with `h_dim` among them."""
+    """What builds a gain network: called with the plain feature map and params, with `vector_width` among them."""
     return _InputGain(backbone) if inject == "input" else _TappedGain(backbone)
 
 
@@ -91,7 +111,7 @@ class _TappedGain:
         self.__name__ = self.cls.__name__
 
     def __call__(self, feature_map: FeatureMap, **params: Any) -> BaseModel:
-        model = self.cls(with_vector(feature_map, params["h_dim"], "meta"), **params)
+        model = self.cls(with_vector(feature_map, params["vector_width"], "meta"), **params)
         if model.enhancement.inject != params["inject"]:
             logging.warning(
                 "inject: %s: %s has no representation in front of its logit, so the vector goes into the logit",
@@ -107,17 +127,70 @@ class _InputGain:
         self.__name__ = f"{backbone.__name__} with the column {VECTOR}"
 
     def __call__(self, feature_map: FeatureMap, **params: Any) -> BaseModel:
-        model = self.backbone_cls(with_vector(feature_map, params["h_dim"], "embedding"), **params)
-        _give_projections(model, params["h_dim"])
+        model = self.backbone_cls(with_vector(feature_map, params["vector_width"], "embedding"), **params)
+        _give_encoders(model, params)
         model.compile(params["optimizer"], params["loss"], params["learning_rate"])
         return model
 
 
-def _give_projections(model: BaseModel, width: int) -> None:
-    """FuxiCTR's linear layers have no weights for a column of vectors, and fail where there is one."""
+def _give_encoders(model: BaseModel, params: dict[str, Any]) -> None:
+    """The column gets into each table's width, at the scale of the fresh embeddings beside it.
+
+    FuxiCTR's linear layers have no weights for a column of vectors, and fail where there is one.
+    """
+    width = params["vector_width"]
+    for module in _tables(model):
+        given = module.feature_encoders[VECTOR].out_features if VECTOR in module.feature_encoders else 1
+        parts: list[nn.Module] = []
+        if params.get("inject_vector", "joint") == "joint":
+            parts = [Transformation(width, params["h_hidden"], params["h_dim"], params["h_dropout"])]
+        projection = nn.Linear(params["h_dim"] if parts else width, given, bias=False)
+        nn.init.normal_(projection.weight, std=EMBEDDING_SCALE)
+        module.feature_encoders[VECTOR] = nn.Sequential(*parts, projection).to(model.device)
+
+
+def _tables(model: BaseModel) -> Iterator[FeatureEmbeddingDict]:
     for module in model.modules():
-        has_column = type(module) is FeatureEmbeddingDict and VECTOR in module.embedding_layers
-        if has_column and VECTOR not in module.feature_encoders:
-            projection = nn.Linear(width, 1, bias=False).to(model.device)
-            nn.init.zeros_(projection.weight)
-            module.feature_encoders[VECTOR] = projection
+        if type(module) is FeatureEmbeddingDict and VECTOR in module.embedding_layers:
+            yield module
+
+
+def added_parameters(model: BaseModel) -> list[nn.Parameter]:
+    """What a gain network has more than its backbone; the first layers of the backbone may be wider besides."""
+    if isinstance(model, EnhancedModel):
+        return [*model.enhancement.parameters()]
+    return [weight for module in _tables(model) for weight in module.feature_encoders[VECTOR].parameters()]
+
+
+def train_only_added(model: BaseModel) -> None:
+    """Leave the backbone as it is: its weights, and the statistics of its BatchNorm layers."""
+    added = {*added_parameters(model)}
+    for weight in model.parameters():
+        weight.requires_grad_(weight in added)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 0.0
+    for group in model.optimizer.param_groups:
+        group["params"] = [weight for weight in group["params"] if weight in added]
+
+
+def decay_apart(model: BaseModel, weight_decay: float) -> None:
+    """Give what the gain network adds a weight decay of its own.
+
+    Raises:
+        UserError: the optimizer has none.
+    """
+    if not weight_decay:
+        return
+    if "weight_decay" not in model.optimizer.defaults:
+        raise UserError(f"optimizer {type(model.optimizer).__name__} has no weight decay; set h_decay: 0")
+    added = {*added_parameters(model)}
+    for group in model.optimizer.param_groups:
+        group["params"] = [weight for weight in group["params"] if weight not in added]
+    others = [group for group in model.optimizer.param_groups if group["params"]]
+    model.optimizer.param_groups[:] = others or model.optimizer.param_groups[:1]
+    apart = {"params": [weight for weight in model.parameters() if weight in added], "weight_decay": weight_decay}
+    if others:
+        model.optimizer.add_param_group(apart)
+    else:
+        model.optimizer.param_groups[0] |= apart

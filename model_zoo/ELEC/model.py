@@ -55,7 +55,7 @@ class ELEC(Distilled):
     @classmethod
     def self_check(cls, trial: Trial) -> Sequence[str]:
         """A gain network with random vectors trains, and a student learns from it."""
-        gain = trial.build(gain_class(trial.cls, "top"), h_dim=TRIAL_WIDTH, inject="top")
+        gain = trial.build(gain_class(trial.cls, "top"), vector_width=TRIAL_WIDTH, inject="top")
         trial.trained(gain, [_with_vectors(batch) for batch in trial.batches()])
         student = trial.enhanced(cls, alpha=0.5, beta=0.1)
         student.enhancement.learn_from(Teacher(gain, add=_with_vectors, taps=tap_keys(trial.settings)))

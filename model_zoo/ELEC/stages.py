@@ -1,6 +1,7 @@
 """ELEC's stages up to the teacher: rows to texts, encode, adapt, train the gain network. Each is cached."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 
 from fuxictr_llm import registry
+from fuxictr_llm.common.code_digest import digest_of_code
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import merged
 from fuxictr_llm.common.progress import Watched
@@ -19,8 +21,10 @@ from fuxictr_llm.config.resolve import constructor_hints
 from fuxictr_llm.data.loader import describe_data, make_loaders
 from fuxictr_llm.data.slices import FrequencySlices
 from fuxictr_llm.distillation import JointTeacher, ShuffledTeacher, Teacher
+from fuxictr_llm.distillation.recovery import recovery_of
 from fuxictr_llm.enhancement.anatomy import find_anatomy, tap_keys
 from fuxictr_llm.host.batches import Batch, columns_of, rows_of
+from fuxictr_llm.llm.texts.histories import find_histories
 from fuxictr_llm.llm.texts.row_texts import RowIndex, index_rows
 from fuxictr_llm.llm.vectors.encoder import unit_vectors
 from fuxictr_llm.llm.vectors.store import VectorStore
@@ -31,10 +35,13 @@ from fuxictr_llm.training.step import TrainingStep
 
 from . import vectors
 from .config import TEACHERS, ELECConfig
-from .gain import gain_class
+from .gain import decay_apart, gain_class, train_only_added
 from .head import MultiTaskTextHead, TextHead, with_texts
-from .vectors import RawVectors, RowVectors
+from .history import of_histories
+from .vectors import RawVectors, RowVectors, SideBySide, placebo_of
 
+Change = Callable[[Batch], Batch]
+VectorsOfRows = RowVectors | SideBySide
 # Of the settings that every experiment has, those that a text head does not follow.
 NOT_OF_HEAD = {"model", "embedding_dim", "embedding_regularizer", "net_regularizer", "feature_specs"}
 
@@ -57,30 +64,82 @@ def prepare_teacher(config: ELECConfig, run: Run) -> Teacher:
     """
     if config.teacher not in TEACHERS:
         return _given_teacher(config, run)
-    backbone = registry.find_backbone(run.params["model"])
-    name, cls, made_from = "plain", backbone, dict[str, Any]()
-    row_vectors: RowVectors | None = None
-    if config.teacher != "self":
-        name, cls = "gain", gain_class(backbone, config.inject)
-        _check_widths(config, run, backbone)
-        row_vectors, made_from = adapt(config, run)
-        made_from["inject"] = config.inject
-    make, taps = partial(build, cls, run.feature_map, run.params), tap_keys(run.params)
+    if config.teacher == "self" and config.schedule == "staged":
+        return Teacher(plain_network(run).model, taps=tap_keys(run.params))
+    build_teacher, row_vectors, made_from = _teacher_to_train(config, run)
+    taps = tap_keys(run.params)
     if config.schedule == "joint":
-        return JointTeacher(TrainingStep(make(), run.params), row_vectors, taps, seed=run.params["seed"])
+        return JointTeacher(TrainingStep(build_teacher(), run.params), row_vectors, taps, seed=run.params["seed"])
+    network = _trained(run, "gain", build_teacher, made_from, row_vectors or unchanged)
+    _warn_of_loss(run)
+    if config.teacher == "shuffled":
+        return ShuffledTeacher(network.model, row_vectors, taps, seed=config.control_seed)
+    return Teacher(network.model, row_vectors, taps)
+
+
+def _warn_of_loss(run: Run) -> None:
+    recovery = recovery_of(run.networks, "valid", run.params["metrics"])
+    if recovery and recovery.gain < 0:
+        logging.warning(
+            "the gain network is worse than its plain backbone on validation (%+.6f %s): what a student takes from it "
+            "is regularization, not what the vectors say; compare teacher: self",
+            recovery.gain,
+            recovery.metric,
+        )
+
+
+def plain_network(run: Run) -> Network:
+    """The backbone alone, trained with the run's settings: what a gain network is measured against."""
+    cls = registry.find_backbone(run.params["model"])
+    return _trained(run, "plain", partial(build, cls, run.feature_map, run.params), {})
+
+
+def _trained(
+    run: Run, name: str, make: Callable[[], BaseModel], made_from: dict[str, Any], change: Change = unchanged
+) -> Network:
+    backbone = registry.find_backbone(run.params["model"])
     network = find_or_train(
         run,
         name,
         make,
         made_from,
-        change=row_vectors or unchanged,
+        change=change,
         slices=FrequencySlices.from_run(run),
         leave_out=ELECConfig.__dataclass_fields__.keys() - constructor_hints(backbone).keys(),  # one value goes to both
     )
     run.networks[name] = network.facts
-    if config.teacher == "shuffled":
-        return ShuffledTeacher(network.model, row_vectors, taps, seed=config.control_seed)
-    return Teacher(network.model, row_vectors, taps)
+    return network
+
+
+def _teacher_to_train(
+    config: ELECConfig, run: Run
+) -> tuple[Callable[[], BaseModel], VectorsOfRows | None, dict[str, Any]]:
+    """What builds the teacher, the vectors that it reads, and what it is made from besides the run's settings."""
+    backbone = registry.find_backbone(run.params["model"])
+    if config.teacher == "self":
+        return partial(build, backbone, run.feature_map, run.params), None, {}
+    _check_widths(config, run, backbone)
+    row_vectors, vectors_from = adapt(config, run)
+    keys = ["inject", "inject_vector", "h_decay"]
+    keys += ["h_dim", "h_hidden", "h_dropout"] if config.inject_vector == "joint" else []
+    made_from = merged(vectors_from, {key: getattr(config, key) for key in keys})
+    plain: Network | None = None
+    if config.schedule == "staged":
+        plain = plain_network(run)
+    start = plain if config.start != "fresh" else None
+    made_from |= {"gain_backbone": config.start, "start": start and start.sha256}
+    cls = gain_class(backbone, config.inject)
+
+    def make() -> BaseModel:
+        model = build(cls, run.feature_map, {**run.params, "vector_width": row_vectors.width})
+        if start:
+            model.load_state_dict(model.state_dict() | start.model.state_dict())
+            if config.start == "fixed":
+                train_only_added(model)
+        decay_apart(model, config.h_decay)
+        return model
+
+    return make, row_vectors, made_from
 
 
 def _check_widths(config: ELECConfig, run: Run, backbone: type[BaseModel]) -> None:
@@ -88,7 +147,7 @@ def _check_widths(config: ELECConfig, run: Run, backbone: type[BaseModel]) -> No
     if config.inject != "input" or not config.beta or config.representation_loss == "hint":
         return
     vanilla = build(backbone, run.feature_map, run.params)
-    gain = build(gain_class(backbone, config.inject), run.feature_map, run.params)
+    gain = build(gain_class(backbone, config.inject), run.feature_map, {**run.params, "vector_width": config.h_dim})
     taps = tap_keys(run.params)
     widths = [find_anatomy(model, **taps).representation_width for model in (vanilla, gain)]
     if all(widths) and widths[0] != widths[1]:
@@ -115,32 +174,53 @@ def _given_teacher(config: ELECConfig, run: Run) -> Teacher:
     return Teacher(model, taps=tap_keys(settings["params"]))
 
 
-def adapt(config: ELECConfig, run: Run) -> tuple[RowVectors, dict[str, Any]]:
+def adapt(config: ELECConfig, run: Run) -> tuple[VectorsOfRows, dict[str, Any]]:
     """The vectors of rows for the gain network, and what they are made from.
 
     A text head is trained in every case: how well it does is what the text alone can do.
     """
     index, stores = encode(config, run)
+    if config.h != "llm":
+        stores = tuple(placebo_of(stores, config.h, config.control_seed))
     raw = vectors.raw_vectors(index, stores)
     made_from = made_from_texts(index, stores)
     head = _head(config, run, raw, made_from)
     run.networks["text"] = head.facts
-    vectors_from = merged(made_from, {"inject_vector": config.inject_vector, "h_dim": config.h_dim})
-    if config.inject_vector == "s":
-        fit = partial(vectors.of_pca, raw, config.h_dim)
-    elif config.h_crossfit:
-        heads = [_head(config, run, raw, made_from, fold) for fold in range(config.h_crossfit)]
-        vectors_from["heads"] = [network.sha256 for network in (head, *heads)]
-        fit = partial(vectors.of_heads, head.model, [network.model for network in heads], raw)
+    if config.inject_vector == "h":
+        fit, vectors_from = _of_heads(config, run, raw, made_from, head)
     else:
-        vectors_from["heads"] = [head.sha256]
-        fit = partial(vectors.of_head, head.model, raw)
-    if config.h == "noise":
-        vectors_from["noise"] = config.control_seed
-        fit = partial(lambda fit_heads: vectors.noise_like(fit_heads(), config.control_seed), fit)
+        fit, vectors_from = partial(vectors.of_s, raw, config.s_dim), {"s_dim": config.s_dim}
     with run.stages("vectors of rows", rows=len(index)):
-        store = vectors.stored(vectors_from, index, fit)
-    return vectors.in_store(index, store), {"vectors": store.sha256, "h_dim": config.h_dim}
+        store = vectors.stored(merged(made_from, vectors_from), len(index), fit)
+        row_vectors = vectors.in_store(index, store)
+        if config.text_history is None:
+            return row_vectors, {"vectors": store.sha256}
+        told, digest = _history_vectors(config, config.text_history, run, raw, made_from)
+    return vectors.SideBySide(row_vectors, told), {"vectors": store.sha256, "history": digest}
+
+
+def _history_vectors(
+    config: ELECConfig, asked: dict[str, str], run: Run, raw: RawVectors, made_from: dict[str, Any]
+) -> tuple[RowVectors, str]:
+    """The vectors of the rows' histories, and a digest of them."""
+    histories = find_histories(asked, run, raw.index)
+    history_from = {"s_dim": config.s_dim, "histories": histories.sha256}
+    history_from["history_code"] = digest_of_code([of_histories.__module__])
+    fit = partial(of_histories, histories, raw, config.s_dim)
+    store = vectors.stored(merged(made_from, history_from), len(histories), fit)
+    run.notes["text_history"] = {"rows": len(histories), "sha256": histories.sha256, "vectors": store.sha256}
+    return vectors.in_store(histories, store), store.sha256
+
+
+def _of_heads(
+    config: ELECConfig, run: Run, raw: RawVectors, made_from: dict[str, Any], head: Network
+) -> tuple[Callable[[], Callable[[torch.Tensor], torch.Tensor]], dict[str, Any]]:
+    """What gives h of rows, and what it is made from."""
+    folds = [_head(config, run, raw, made_from, fold) for fold in range(config.folds)]
+    vectors_from = {"h_dim": config.h_dim, "heads": [network.sha256 for network in (head, *folds)]}
+    if folds:
+        return partial(vectors.of_heads, head.model, [network.model for network in folds], raw), vectors_from
+    return partial(vectors.of_head, head.model, raw), vectors_from
 
 
 def made_from_texts(index: RowIndex, stores: Sequence[VectorStore]) -> dict[str, Any]:
@@ -160,18 +240,18 @@ def _head(config: ELECConfig, run: Run, raw: RawVectors, made_from: dict[str, An
     head = MultiTaskTextHead if several else TextHead
     keys = ("h_hidden", "h_dim", "h_dropout")
     shape = {key: getattr(config, key) for key in keys}
-    trained_on = {"head": head.__name__, "fold": None if fold is None else [fold, config.h_crossfit]}
+    trained_on = {"head": head.__name__, "fold": None if fold is None else [fold, config.folds]}
 
     def change(batch: Batch) -> Batch:
         return {name: column for name, column in raw(batch).items() if name in read}
 
     def keep(batch: Batch) -> torch.Tensor:
-        folds = vectors.fold_of(raw.index.positions[raw.index.row_of(columns_of(batch))], config.h_crossfit)
+        folds = vectors.fold_of(raw.index.positions[raw.index.row_of(columns_of(batch))], config.folds)
         return torch.ne(folds, cast(int, fold))
 
     return find_or_train(
         run,
-        "text" if fold is None else f"text, fold {fold + 1} of {config.h_crossfit}",
+        "text" if fold is None else f"text, fold {fold + 1} of {config.folds}",
         lambda: build(head, feature_map, {**run.params, **shape, "units": len(raw.stores)}),
         merged(made_from, shape, trained_on),
         change=change,

@@ -1,12 +1,13 @@
-"""What the gain network gets of a row: h, s reduced, or noise, for every distinct row, in a store.
+"""What the gain network gets of a row: h, or s reduced, for every distinct row, in a store; and placebos of both.
 
-Shape symbols: `R` distinct rows, `U` units of text a row, `D_llm` width of the language model, `D_h` width of h.
+Shape symbols: `R` distinct rows, `U` units of text a row, `N` texts of a unit, `D_llm` width of the language model,
+`D_s` components of a unit, `D_h` width of h.
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,16 +18,23 @@ from fuxictr_llm.common.code_digest import digest_of_code
 from fuxictr_llm.common.files import merged
 from fuxictr_llm.host.batches import Batch, columns_of, with_columns
 from fuxictr_llm.llm.texts.row_texts import RowIndex
-from fuxictr_llm.llm.vectors.store import VectorStore, find_or_write
+from fuxictr_llm.llm.vectors.store import VectorStore, find_or_write, random_like
 
 from .head import VECTOR, TextHead, text_columns
 
 KIND = "row_vectors"
+PLACEBOS = "placebo_vectors"
 # Rows on which is fitted (scaling, a PCA, alignment), at most; a random sample where there are more.
 MOST_FITTED = 50_000
 ODD = -7046029254386353131  # 2^64 by the golden ratio, as a signed number
 # Raise it when the same settings would give other vectors.
-VERSION = 1
+VERSION = 2
+
+
+class Indexed(Protocol):
+    """Distinct rows; a batch's rows are found by its own columns."""
+
+    def row_of(self, batch: Mapping[str, Tensor]) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -39,13 +47,49 @@ class RowVectors:
         of_rows: rows of the index, `[n]`, -> their vectors, `[n, width]`, float32.
     """
 
-    index: RowIndex
+    index: Indexed
     width: int
     of_rows: Callable[[Tensor], Tensor]
 
+    def of_batch(self, batch: Batch) -> Tensor:
+        """`[B, width]`."""
+        return self.of_rows(self.index.row_of(columns_of(batch)))
+
     def __call__(self, batch: Batch) -> Batch:
         """The batch with the column `VECTOR`."""
-        return with_columns(batch, {VECTOR: self.of_rows(self.index.row_of(columns_of(batch)))})
+        return with_columns(batch, {VECTOR: self.of_batch(batch)})
+
+
+class SideBySide:
+    """Vectors of several kinds of a batch's rows as one."""
+
+    def __init__(self, *parts: RowVectors):
+        self.parts, self.width = parts, sum(part.width for part in parts)
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with the column `VECTOR`."""
+        return with_columns(batch, {VECTOR: torch.cat([part.of_batch(batch) for part in self.parts], dim=1)})
+
+
+def placebo_of(stores: Sequence[VectorStore], kind: str, seed: int) -> list[VectorStore]:
+    """Stores with other vectors in the place of each text's: `noise`, Gaussian ones of the same norms, or `shuffled`.
+
+    The control comes before all that is learnt from the vectors, so that it has every way of learning that they have.
+    """
+
+    def placebo(store: VectorStore) -> VectorStore:
+        order = torch.randperm(len(store), generator=torch.Generator().manual_seed(seed))
+
+        def make(start: int, stop: int) -> np.ndarray:
+            if kind == "shuffled":
+                return store.gather(order[start:stop]).numpy()
+            return random_like(store.gather(torch.arange(start, stop)), seed + start).nan_to_num().numpy()
+
+        made_from = {"vectors": store.sha256, "placebo": kind, "seed": seed, "version": VERSION}
+        made_from["code"] = digest_of_code([__name__])
+        return find_or_write(PLACEBOS, made_from, len(store), make)
+
+    return [placebo(store) for store in stores]
 
 
 class Standardized:
@@ -62,7 +106,8 @@ class Standardized:
 
     def __init__(self, store: VectorStore, fitted: Tensor, empty: int | None = None):
         self.store, self.dim, self.empty = store, store.dim, empty
-        known = store.gather(fitted[fitted != empty] if empty is not None else fitted)
+        self.fitted = fitted[fitted != empty] if empty is not None else fitted
+        known = store.gather(self.fitted)
         deviation, self.mean = torch.std_mean(known, dim=0, correction=0)
         # What is constant but for rounding says nothing.
         self.scale = torch.where(deviation > 1e-6 * (1 + self.mean.abs()), 1 / deviation, 0)
@@ -75,10 +120,44 @@ class Standardized:
         return vectors
 
 
+class Reduced:
+    """A unit's vectors on their first principal components, at a root mean square of 1; fitted on texts of train rows.
+
+    Components that there are not (fewer texts or dimensions than `width`) are zeros; so is a row without a text.
+
+    Args:
+        unit: the vectors.
+        width: D_s.
+    """
+
+    def __init__(self, unit: Standardized, width: int):
+        from sklearn.decomposition import PCA
+
+        self.unit, self.dim = unit, width
+        vectors = unit.gather(some_of(unit.fitted)).numpy()
+        self._pca, self.scale = None, 0.0
+        if components := min(width, len(vectors) - 1, vectors.shape[1]):
+            self._pca = PCA(components, svd_solver="covariance_eigh").fit(vectors)
+            size = float(np.sqrt(np.mean(np.square(self._pca.transform(vectors)))))
+            self.scale = 1 / size if size > 0 else 0.0
+
+    def gather(self, positions: Tensor) -> Tensor:
+        """float32 `[n, D_s]`."""
+        distinct, places = positions.long().unique(return_inverse=True)
+        vectors = torch.zeros(len(distinct), self.dim)
+        if self._pca is not None:
+            reduced = self._pca.transform(self.unit.gather(distinct).numpy()) * self.scale
+            vectors[:, : reduced.shape[1]] = torch.from_numpy(reduced)
+        if self.unit.empty is not None:
+            vectors[distinct == self.unit.empty] = 0
+        return vectors[places]
+
+
 @dataclass(frozen=True)
 class RawVectors(RowVectors):
     """s: the vectors of a row's units side by side, `width` U * D_llm; a batch gets the distinct texts of its rows."""
 
+    index: RowIndex
     stores: Sequence[Standardized]
 
     def __call__(self, batch: Batch) -> dict[str, Tensor]:
@@ -106,10 +185,11 @@ def raw_vectors(index: RowIndex, stores: Sequence[VectorStore]) -> RawVectors:
     return RawVectors(index, sum(store.dim for store in units), of_rows, units)
 
 
-def stored(made_from: dict[str, Any], index: RowIndex, fit: Callable[[], Callable[[Tensor], Tensor]]) -> VectorStore:
-    """The vectors of all R rows in a store, from there where they are there.
+def stored(made_from: dict[str, Any], rows: int, fit: Callable[[], Callable[[Tensor], Tensor]]) -> VectorStore:
+    """The vectors of all distinct rows in a store, from there where they are there.
 
     Args:
+        rows: how many.
         fit: gives what makes vectors of rows; asked once, and only where some have to be made.
     """
     fitted = functools.cache(fit)
@@ -118,12 +198,23 @@ def stored(made_from: dict[str, Any], index: RowIndex, fit: Callable[[], Callabl
         return fitted()(torch.arange(start, stop)).numpy()
 
     made_from = merged(made_from, {"version": VERSION, "code": digest_of_code([__name__])})
-    return find_or_write(KIND, made_from, len(index), make)
+    return find_or_write(KIND, made_from, rows, make)
 
 
-def in_store(index: RowIndex, store: VectorStore) -> RowVectors:
+def in_store(index: Indexed, store: VectorStore) -> RowVectors:
     """The vectors of a store of R rows."""
     return RowVectors(index, store.dim, store.gather)
+
+
+def of_s(raw: RawVectors, width: int) -> Callable[[Tensor], Tensor]:
+    """s of rows, each unit on `width` components: `[R, U * D_s]`."""
+    units = [Reduced(unit, width) for unit in raw.stores]
+
+    def of_rows(rows: Tensor) -> Tensor:
+        positions = raw.index.positions[rows]
+        return torch.cat([unit.gather(positions[:, number]) for number, unit in enumerate(units)], dim=1)
+
+    return of_rows
 
 
 def of_head(head: TextHead, raw: RowVectors) -> Callable[[Tensor], Tensor]:
@@ -136,7 +227,7 @@ def of_head(head: TextHead, raw: RowVectors) -> Callable[[Tensor], Tensor]:
     return of_rows
 
 
-def of_heads(reference: TextHead, heads: Sequence[TextHead], raw: RowVectors) -> Callable[[Tensor], Tensor]:
+def of_heads(reference: TextHead, heads: Sequence[TextHead], raw: RawVectors) -> Callable[[Tensor], Tensor]:
     """h of rows, each from the head of its fold, turned into the reference's space.
 
     Two heads that were trained apart say the same in different directions. The rotation and shift that bring their h
@@ -170,39 +261,13 @@ def fold_of(positions: Tensor, folds: int) -> Tensor:
     return (mixed >> 32).remainder(folds)  # the high bits depend on all units
 
 
-def of_pca(raw: RowVectors, width: int) -> Callable[[Tensor], Tensor]:
-    """s of rows on the first principal components of the train rows, at a root mean square of 1.
-
-    Components that there are not (fewer rows or dimensions than `width`) are zeros.
-    """
-    from sklearn.decomposition import PCA
-
-    fitted = raw.of_rows(_sample(raw.index)).numpy()
-    components = min(width, len(fitted) - 1, fitted.shape[1])
-    pca = PCA(components, svd_solver="covariance_eigh").fit(fitted)
-    size = float(np.sqrt(np.mean(np.square(pca.transform(fitted)))))
-
-    def of_rows(rows: Tensor) -> Tensor:
-        vectors = torch.zeros(len(rows), width)
-        vectors[:, :components] = torch.from_numpy(pca.transform(raw.of_rows(rows).numpy()) / size)
-        return vectors
-
-    return of_rows
-
-
-def noise_like(of_rows: Callable[[Tensor], Tensor], seed: int) -> Callable[[Tensor], Tensor]:
-    """Gaussian vectors with the norms of those of the rows: the placebo."""
-    from fuxictr_llm.llm.vectors.store import random_like
-
-    def noise(rows: Tensor) -> Tensor:
-        return random_like(of_rows(rows), seed + int(rows[0]))
-
-    return noise
-
-
 def _sample(index: RowIndex) -> Tensor:
     """Train rows, all or a random sample of them; that of the same rows is the same."""
-    rows = index.train_rows.nonzero().squeeze(-1)
+    return some_of(index.train_rows.nonzero().squeeze(-1))
+
+
+def some_of(rows: Tensor) -> Tensor:
+    """The rows, or a random sample of them to fit on; that of equally many is the same."""
     if len(rows) > MOST_FITTED:
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:MOST_FITTED]]
     return rows

@@ -25,6 +25,13 @@ from support import as_arguments, edit
         ({"inject": "bottom"}, "config key 'inject' is 'bottom'"),
         ({"alpha": -1.0}, "config key 'alpha' is -1.0"),
         ({"h_crossfit": 2, "inject_vector": "s"}, "h_crossfit has no effect on inject_vector: s"),
+        ({"h_crossfit": 2}, "h_crossfit has no effect on inject_vector: joint"),
+        ({"gain_backbone": "fixed", "inject": "input"}, "with inject: input cannot start .* set gain_backbone: fresh"),
+        (
+            {"gain_backbone": "tuned", "schedule": "joint"},
+            "with schedule: joint cannot start .* set gain_backbone: fresh",
+        ),
+        ({"optimizer": "Rprop"}, "optimizer Rprop has no weight decay; set h_decay: 0"),
         ({"h": "noise", "teacher": "self"}, "h: noise has no effect on teacher: self"),
         ({"schedule": "joint", "teacher": "runs/x"}, "joint trains its teacher, and 'runs/x' is trained"),
         ({"value_texts": {"color": {"file": "none.csv", "key": "color", "text": "story"}}}, "none.csv"),

@@ -13,7 +13,7 @@ from fuxictr_llm.distillation import Teacher
 from fuxictr_llm.enhancement.anatomy import find_anatomy
 from fuxictr_llm.llm.vectors.store import find_or_write
 from fuxictr_llm.model_zoo.ELEC import vectors
-from fuxictr_llm.model_zoo.ELEC.gain import gain_class
+from fuxictr_llm.model_zoo.ELEC.gain import added_parameters, decay_apart, gain_class, train_only_added
 from fuxictr_llm.model_zoo.ELEC.head import VECTOR
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.training import build as training
@@ -22,6 +22,7 @@ from support import batches, build, params, small_feature_map, train
 
 BACKBONES = ["DeepFM", "DCNv2", "FinalMLP", "FM"]
 WIDTH = 3
+SHAPE = {"vector_width": WIDTH, "h_dim": 4, "h_hidden": 5, "h_dropout": 0.0}
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
 every_place = pytest.mark.parametrize("inject", ["top", "logit", "input"])
 
@@ -29,7 +30,7 @@ every_place = pytest.mark.parametrize("inject", ["top", "logit", "input"])
 def gain(name, inject, **changes):
     make = gain_class(find_backbone(name), inject)
     torch.manual_seed(1)
-    return make(small_feature_map(name), **params(name, inject=inject, h_dim=WIDTH, **changes))
+    return make(small_feature_map(name), **params(name, inject=inject, **SHAPE, **changes))
 
 
 def with_vectors(name, seed=3):
@@ -61,25 +62,72 @@ def test_a_gain_network_starts_from_its_backbones_weights(name):
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in state.items())
     steps, others = with_vectors(name), with_vectors(name, seed=4)
     same = torch.equal(logits(model, steps), logits(model, others))
-    assert same == (model.enhancement.inject == "top")  # a linear term of the logit starts at random
+    assert same  # all that it adds starts at zero
+    plain = build(name, name)
+    assert torch.equal(logits(model, steps), logits(plain, batches(name)))
 
 
-def test_the_mixed_representation_is_what_the_teacher_shows_and_what_the_logit_layer_gets():
-    model = gain("DNN", "top")
+@pytest.mark.parametrize("inject_vector", ["joint", "s"])
+def test_the_mixed_representation_is_what_the_teacher_shows_and_what_the_logit_layer_gets(inject_vector):
+    model = gain("DNN", "top", inject_vector=inject_vector)
     batch = with_vectors("DNN")[0]
+    added = model.enhancement
     with torch.no_grad():
-        model.enhancement.mix.weight.normal_()
+        added.term.weight.normal_()
+        added.term.bias.normal_()
     model.eval()
     plain = build("DNN", "DNN").eval()
     plain.load_state_dict(model.backbone_state_dict())
     columns = {key: value for key, value in batch.items() if key != VECTOR}
     own = Teacher(plain)(columns).representation
-    mix = model.enhancement.mix
-    expected = torch.relu(torch.cat([own, batch[VECTOR]], dim=1) @ mix.weight.T + mix.bias)
+    vectors = batch[VECTOR]
+    if inject_vector == "joint":
+        first, second = added.transformation[1], added.transformation[4]
+        vectors = torch.relu(vectors @ first.weight.T + first.bias) @ second.weight.T + second.bias
+    mixed = torch.relu(torch.cat([own, vectors], dim=1) @ added.mix.weight.T + added.mix.bias)
+    expected = own + mixed @ added.term.weight.T + added.term.bias
     shown = Teacher(model)(batch)
     assert torch.allclose(shown.representation, expected, atol=1e-6)
     head = model.mlp.mlp[-1]
     assert torch.allclose(shown.logit, expected @ head.weight.T + head.bias, atol=1e-5)
+
+
+@every_place
+def test_what_is_added_decays_apart_from_the_backbone(inject):
+    model = gain("DeepFM", inject)
+    added = added_parameters(model)
+    decay_apart(model, 0.25)
+    groups = model.optimizer.param_groups
+    assert sum(len(group["params"]) for group in groups) == len([*model.parameters()])
+    assert {id(weight) for weight in groups[-1]["params"]} == {id(weight) for weight in added}
+    assert [group["weight_decay"] for group in groups] == [0, 0.25]
+    train(model, with_vectors("DeepFM"))
+
+
+@every_backbone
+@pytest.mark.parametrize("decay", [0.0, 0.25])
+def test_a_fixed_backbone_stays_as_it_is(name, decay):
+    model = gain(name, "top")
+    train_only_added(model)
+    decay_apart(model, decay)
+    before = {key: value.clone() for key, value in model.backbone_state_dict().items()}
+    added = {key: value.clone() for key, value in model.enhancement.named_parameters()}
+    train(model, with_vectors(name))
+    assert all(
+        torch.equal(value, before[key])
+        for key, value in model.backbone_state_dict().items()
+        if "num_batches" not in key
+    )
+    moved = dict(model.enhancement.named_parameters())
+    assert all(not torch.equal(value, moved[key]) for key, value in added.items())
+    assert [group["weight_decay"] for group in model.optimizer.param_groups] == [decay]
+
+
+def test_a_column_of_vectors_enters_at_the_scale_of_the_embeddings_beside_it():
+    model = gain("DeepFM", "input", inject_vector="s")
+    table = model.embedding_layer.embedding_layer
+    embedded = table.feature_encoders[VECTOR](with_vectors("DeepFM")[0][VECTOR])
+    assert embedded.shape[1] == 4 and 0.2 < embedded.std() / table.embedding_layers["item"].weight[1:].std() < 5
 
 
 def test_a_backbone_without_a_representation_says_that_it_takes_the_logit(caplog):
@@ -107,7 +155,7 @@ def test_a_gain_network_of_several_tasks_has_as_many_as_its_backbone(inject):
     settings = {**params("DeepFM"), "num_threads": 1, "seed": 1}
     settings |= {"task": ["binary_classification"] * 2, "loss": ["binary_crossentropy"] * 2}
     make = gain_class(find_backbone("ShareBottom"), inject)
-    model = training.build(make, feature_map, {**settings, "inject": inject, "h_dim": WIDTH})
+    model = training.build(make, feature_map, {**settings, **SHAPE, "inject": inject})
     steps = [{**batch, "like": 1 - batch["click"]} for batch in with_vectors("DeepFM")]
     train(model, steps)
     assert Teacher(model)(steps[0]).logit.shape == (len(steps[0]["click"]), 2)
@@ -165,29 +213,52 @@ def test_folds_are_of_even_size_and_each_unit_decides():
     assert all(len(line.unique()) > 1 for line in (*of_pairs, *of_pairs.T))
 
 
-def test_components_are_fitted_on_train_rows_alone(raw):
-    rows = torch.arange(40)
-    found = vectors.of_pca(raw, WIDTH)(rows).numpy()
-    train = raw.of_rows(torch.arange(30)).numpy()
-    pca = PCA(WIDTH, svd_solver="full").fit(train)
-    scores = pca.transform(raw.of_rows(rows).numpy())
+class Unit:
+    """Stands for a unit's standardized vectors, fitted on the first thirty."""
+
+    dim = 6
+
+    def __init__(self, empty=None):
+        self.vectors = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+        self.fitted, self.empty = torch.arange(30), empty
+
+    def gather(self, positions):
+        return self.vectors[positions]
+
+
+def test_components_are_fitted_on_texts_of_train_rows_alone():
+    unit, rows = Unit(), torch.arange(40)
+    found = vectors.Reduced(unit, WIDTH).gather(rows).numpy()
+    scores = PCA(WIDTH, svd_solver="full").fit(unit.vectors[:30].numpy()).transform(unit.vectors.numpy())
     expected = scores / np.sqrt(np.mean(scores[:30] ** 2))
     for column in range(WIDTH):
         sign = np.sign((found[:, column] * expected[:, column]).sum())
         assert np.allclose(found[:, column], sign * expected[:, column], atol=1e-4)
-    wider = vectors.of_pca(raw, 8)(rows)
+    wider = vectors.Reduced(unit, 8).gather(rows)
     assert wider.shape == (40, 8)
     assert not wider[:, 6:].any()
     assert wider[:, :6].any(dim=0).all()
 
 
-def test_noise_has_the_norms_and_nothing_else(raw):
+def test_a_text_that_is_not_there_has_no_components_and_texts_are_found_in_any_order():
+    reduced = vectors.Reduced(Unit(empty=35), WIDTH)
+    found = reduced.gather(torch.tensor([35, 3, 35, 0, 3]))
+    assert not found[[0, 2]].any() and torch.equal(found[1], found[4])
+    assert torch.allclose(found[[1, 3]], reduced.gather(torch.tensor([3, 0])))
+
+
+def test_placebos_have_the_norms_of_the_vectors_and_nothing_of_which_text_has_which():
+    told = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    told[7] = 0
+    store = find_or_write("test", {"placebo": "told"}, 40, lambda start, stop: told[start:stop].numpy())
     rows = torch.arange(40)
-    of_rows = vectors.of_head(LinearHead(torch.randn(6, WIDTH)), raw)
-    noise = vectors.noise_like(of_rows, seed=5)
-    assert torch.equal(noise(rows), noise(rows)) and not torch.equal(noise(rows), vectors.noise_like(of_rows, 6)(rows))
-    assert torch.allclose(noise(rows).norm(dim=1), of_rows(rows).norm(dim=1), rtol=1e-4)
-    assert abs(torch.nn.functional.cosine_similarity(noise(rows), of_rows(rows)).mean()) < 0.4
+    noise, shuffled = (vectors.placebo_of([store], kind, 5)[0] for kind in ("noise", "shuffled"))
+    assert torch.allclose(noise.gather(rows).norm(dim=1), told.norm(dim=1), rtol=1e-4)
+    assert abs(torch.nn.functional.cosine_similarity(noise.gather(rows), told).mean()) < 0.4
+    handed = shuffled.gather(rows)
+    assert (handed == told).all(dim=1).sum() < 5
+    assert torch.equal(handed.sort(dim=0).values, told.sort(dim=0).values)
+    assert len({store.sha256, noise.sha256, shuffled.sha256, vectors.placebo_of([store], "noise", 6)[0].sha256}) == 4
 
 
 def test_stored_vectors_are_those_computed_online(raw):

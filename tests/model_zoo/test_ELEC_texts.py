@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+import pandas
 import pytest
 import torch
 
@@ -31,7 +32,7 @@ def test_encode_makes_the_vectors_and_no_network(run, configs, llm, capsys):
 
 
 def test_a_pca_is_fitted_anew_where_other_rows_are_the_train_rows(run):
-    prepared = run(only_prepare=True, text_units="row", inject_vector="s", epochs=1)
+    prepared = run(only_prepare=True, text_units="row", epochs=1)
     config, found = checked(ELECConfig, prepared.params), []
     for _ in range(2):
         found.append(adapt(config, prepared)[1]["vectors"])
@@ -66,7 +67,7 @@ def test_no_head_of_a_row_has_seen_a_row_with_its_texts(run, monkeypatch):
         return kept
 
     monkeypatch.setattr(network_store.ChangedBatches, "__init__", noting)
-    index = run(h_crossfit=3, only_prepare=True, epochs=1).prepared.add.index
+    index = run(inject_vector="h", h_crossfit=3, only_prepare=True, epochs=1).prepared.add.index
     assert len({tuple(row) for row in index.positions.tolist()}) < len(index) and len(learnt) == 3
     folds = vectors.fold_of(index.positions, 3)
     for fold, batches in enumerate(learnt):
@@ -94,7 +95,7 @@ def test_rows_as_one_text(run):
 
 
 def test_stored_vectors_are_those_of_the_head_on_texts_encoded_now(run, tiny_llm):
-    prepared = run(only_prepare=True)
+    prepared = run(only_prepare=True, inject_vector="h", h_crossfit=0)
     config = checked(ELECConfig, prepared.params)
     row_vectors, _ = adapt(config, prepared)
     index, stores = encode(config, prepared)
@@ -114,9 +115,52 @@ def test_stored_vectors_are_those_of_the_head_on_texts_encoded_now(run, tiny_llm
     assert torch.allclose(row_vectors(batch)["llm_vector"], expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("changes", [{"inject_vector": "s"}, {"h_crossfit": 2}])
-def test_noise_replaces_whatever_is_injected_and_leaves_the_text_head(run, changes):
-    told, noise = run(**changes), run(h="noise", **changes)
-    assert noise.record["stages"]["train text"]["cached"] and "cached" not in noise.record["stages"]["train gain"]
-    gains = [result.record["networks"]["gain"]["metrics"] for result in (told, noise)]
-    assert gains[0] != gains[1] and run(h="noise", **changes).record["metrics"] == noise.record["metrics"]
+@pytest.mark.parametrize("changes", [{}, {"inject_vector": "s"}, {"inject_vector": "h", "h_crossfit": 2}])
+@pytest.mark.parametrize("kind", ["noise", "shuffled"])
+def test_a_placebo_takes_the_place_of_all_vectors_of_texts(run, changes, kind):
+    told, placebo = run(**changes), run(h=kind, **changes)
+    assert placebo.record["stages"]["encode"]["cached"] and placebo.record["stages"]["train plain"]["cached"]
+    for network in ("text", "gain"):
+        metrics = [result.record["networks"][network]["metrics"] for result in (told, placebo)]
+        assert metrics[0] != metrics[1], network
+
+
+HISTORY = {"of": "color", "liked": "click"}
+
+
+def test_no_label_of_valid_or_test_reaches_what_is_made_of_texts(run, tmp_path):
+    """Every vector and every store of a run whose valid and test have other labels is the same, byte by byte."""
+    found = []
+    for _ in range(2):
+        result = run(text_history=HISTORY, only_prepare=True, epochs=1)
+        batch = next(iter(make_loaders(result.feature_map, result.params, "test")))
+        kinds = ("text_vectors", "row_vectors", "placebo_vectors")
+        stores = {path.name: path.read_bytes() for kind in kinds for path in (cache_dir() / kind).rglob("*.npy")}
+        found.append((stores, result.prepared.add(batch)["llm_vector"], result.notes["text_history"]))
+        for split in ("valid", "test"):
+            path = tmp_path / "raw" / f"{split}.csv"
+            frame = pandas.read_csv(path)
+            frame.assign(click=1 - frame["click"]).to_csv(path, index=False)
+    assert found[0][0] == found[1][0] and len(found[0][0]) >= 2
+    assert torch.equal(found[0][1], found[1][1]) and found[0][2] == found[1][2]
+
+
+def test_a_history_is_part_of_what_the_gain_network_gets(run):
+    without, told = run(only_prepare=True), run(text_history=HISTORY, only_prepare=True)
+    assert told.prepared.add.width == without.prepared.add.width + 33
+    assert told.stages.done["train plain"]["cached"] and told.stages.done["train text"]["cached"]
+    assert "cached" not in told.stages.done["train gain"]
+    assert told.networks["gain"]["metrics"] != without.networks["gain"]["metrics"]
+    noise = run(text_history=HISTORY, h="noise", only_prepare=True)
+    assert noise.notes["text_history"]["sha256"] == told.notes["text_history"]["sha256"]
+    assert noise.notes["text_history"]["vectors"] != told.notes["text_history"]["vectors"]
+
+
+def test_a_gain_network_that_does_not_gain_is_said(run, caplog):
+    result = run(h_decay=0.0, learning_rate=0.5, epochs=1)
+    networks = result.record["networks"]
+    valid = {name: facts["metrics"]["valid"]["AUC"] for name, facts in networks.items()}
+    log = Path(result.model.checkpoint).with_suffix(".log").read_text(encoding="utf-8")
+    assert ("gain network is worse than its plain backbone" in log) == (valid["gain"] < valid["plain"])
+    line = f"valid: gain network over plain {valid['gain'] - valid['plain']:+.6f} AUC, student "
+    assert line in log

@@ -92,7 +92,7 @@ def test_the_terms_of_elec_are_those_of_float32(backbone, schedule):
     method, teacher = model.enhancement, model.enhancement.teacher
     if schedule == "joint":
         gain = cell(backbone, "ELEC").case.build(
-            gain_class(type(teacher.model).backbone_cls, "top"), h_dim=3, inject="top"
+            gain_class(type(teacher.model).backbone_cls, "top"), vector_width=3, inject="top"
         )
         method.teacher = JointTeacher(TrainingStep(gain, {}), add=with_vectors)
     trace, config = Precision("bf16").forward(model, batch)["trace"], method.config

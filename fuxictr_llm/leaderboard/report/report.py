@@ -11,6 +11,7 @@ from fuxictr_llm.leaderboard.report.evidence import ArmRow
 from fuxictr_llm.leaderboard.report.notes import notes_on
 from fuxictr_llm.leaderboard.report.overall import Overall, over_backbones
 from fuxictr_llm.leaderboard.report.power import Pilot, pilot_of, pilots_of_rows
+from fuxictr_llm.leaderboard.report.teachers import HEADS, lines_of_teachers
 from fuxictr_llm.leaderboard.report.users import NO_USERS, Interval, OverUsers
 from fuxictr_llm.leaderboard.report.verdicts import FEWEST_SEEDS
 from fuxictr_llm.leaderboard.run.results import Failure, RunResult
@@ -81,6 +82,8 @@ def make_report(
         if several:
             tables.append(_table_over_backbones(dataset, lines, intervals))
         tables.append(_table_of_rows(dataset, own, {} if several else intervals))
+        if lines_of_nets := lines_of_teachers(dataset, results):
+            tables.append(Table(f"{dataset}, gain networks", [*HEADS], [Line(cells) for cells in lines_of_nets]))
     return Report(tables, _troubles(rows, failures), notes, _facts(results, facts or {}))
 
 

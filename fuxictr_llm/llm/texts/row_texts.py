@@ -143,13 +143,22 @@ class RowIndex:
         Raises:
             UserError: a row has ids that no row of the data set had when the index was made.
         """
-        rows = torch.from_numpy(self._lookup(self.key_of(batch).cpu().numpy()))
-        if (missing := int((rows < 0).sum())) > 0:
-            raise UserError(
-                f"{missing} of {len(rows)} rows of a batch are not in the index of texts: the built data changed since "
-                "it was read; start the run again"
-            )
-        return rows
+        return places_in(self._lookup, self.key_of(batch))
+
+
+def places_in(lookup: KeyLookup, keys: Tensor) -> Tensor:
+    """int64 `[B]` on the CPU: where the keys are.
+
+    Raises:
+        UserError: one is not there.
+    """
+    rows = torch.from_numpy(lookup(keys.cpu().numpy()))
+    if (missing := int((rows < 0).sum())) > 0:
+        raise UserError(
+            f"{missing} of {len(rows)} rows of a batch are not in the index of texts: the built data changed since "
+            "it was read; start the run again"
+        )
+    return rows
 
 
 def index_rows(config: RowTextsConfig, run: Run) -> RowIndex:
@@ -178,7 +187,7 @@ def _index(plan: Sequence[UnitPlan], row_keys: RowKeys, run: Run) -> RowIndex:
     entities = EntityTexts(plan, run)
     read = list(dict.fromkeys(name for unit in plan for name in unit.columns))
     columns = list(dict.fromkeys([*read, *entities.columns.values()]))
-    slices_of = _reader(run)
+    slices_of = reader_of(run)
     rows = Distinct(len(plan), np.int64)
     units: dict[str, Distinct] = {}
     widths: dict[str, int] = {}
@@ -220,7 +229,7 @@ def _index(plan: Sequence[UnitPlan], row_keys: RowKeys, run: Run) -> RowIndex:
     )
 
 
-def _reader(run: Run) -> Callable[[str, list[str]], Iterator[dict[str, np.ndarray]]]:
+def reader_of(run: Run) -> Callable[[str, list[str]], Iterator[dict[str, np.ndarray]]]:
     """Reads columns of a split in slices; of long sequences, a row has the columns of its target item."""
     item_info = run.params.get("item_info")
     if not item_info:
