@@ -124,10 +124,12 @@ def test_the_networks_are_set_side_by_side_and_a_missing_plain_run_is_named(run)
     plain = run("DeepFM_shop", epochs=3)
     run("DeepFM_shop", seed=8, epochs=3)
     joint = run(schedule="joint", epochs=3)
-    lines = log_of(joint).rpartition("network ")[2].splitlines()
+    lines = log_of(joint).rpartition("network  ")[2].splitlines()
     assert lines[1].split()[0] == "plain" and f"{plain.record['metrics']['test']['AUC']:.6f}" in lines[1]
     assert [line.split()[0] for line in lines[2:5]] == ["text", "gain", "vanilla"]
-    assert lines[5].split()[-3:] == ["plain", "gain", "vanilla"]
+    assert [line.split(":")[0].strip() for line in lines[5:7]] == ["valid", "test"]
+    assert all("gain network over plain" in line for line in lines[5:7])
+    assert lines[7].split()[-3:] == ["plain", "gain", "vanilla"]
 
 
 @pytest.mark.parametrize("teacher", ["gain", "self"])

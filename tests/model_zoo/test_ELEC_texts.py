@@ -129,20 +129,22 @@ HISTORY = {"of": "color", "liked": "click"}
 
 
 def test_no_label_of_valid_or_test_reaches_what_is_made_of_texts(run, tmp_path):
-    """Every vector and every store of a run whose valid and test have other labels is the same, byte by byte."""
+    """Every file of vectors and every weight is the same where valid and test have other labels."""
     found = []
     for _ in range(2):
         result = run(text_history=HISTORY, only_prepare=True, epochs=1)
         batch = next(iter(make_loaders(result.feature_map, result.params, "test")))
         kinds = ("text_vectors", "row_vectors", "placebo_vectors")
-        stores = {path.name: path.read_bytes() for kind in kinds for path in (cache_dir() / kind).rglob("*.npy")}
-        found.append((stores, result.prepared.add(batch)["llm_vector"], result.notes["text_history"]))
+        stores = {str(path): path.read_bytes() for kind in kinds for path in (cache_dir() / kind).rglob("*.npy")}
+        weights = result.prepared.model.state_dict()
+        found.append((stores, result.prepared.add(batch)["llm_vector"], result.notes["text_history"], weights))
         for split in ("valid", "test"):
             path = tmp_path / "raw" / f"{split}.csv"
             frame = pandas.read_csv(path)
             frame.assign(click=1 - frame["click"]).to_csv(path, index=False)
-    assert found[0][0] == found[1][0] and len(found[0][0]) >= 2
+    assert found[0][0] == found[1][0] and len(found[0][0]) == 4  # of two units, of rows, and of their histories
     assert torch.equal(found[0][1], found[1][1]) and found[0][2] == found[1][2]
+    assert all(torch.equal(value, found[1][3][name]) for name, value in found[0][3].items())
 
 
 def test_a_history_is_part_of_what_the_gain_network_gets(run):
