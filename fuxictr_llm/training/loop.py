@@ -53,7 +53,7 @@ class Trained(NamedTuple):
     """How a training went.
 
     Attributes:
-        best_epoch: whose weights the model has; the first is 1.
+        best_epoch: whose weights the model has; the first is 1, and 0 the start.
         seconds: that it took, those of interrupted processes included.
         seconds_before: those of interrupted processes alone; 0 where it ran in one go.
     """
@@ -69,6 +69,8 @@ def fit(
     valid_rows: Any,
     params: Mapping[str, Any],
     checkpoints: Checkpoints | None = None,
+    *,
+    start_counts: bool = False,
 ) -> Trained:
     """Train until early stopping; the model ends with the weights of the best epoch.
 
@@ -77,6 +79,7 @@ def fit(
         train_rows, valid_rows: loaders of FuxiCTR's form.
         params: the settings.
         checkpoints: where training goes on from, and what it leaves; None: it starts anew and leaves none.
+        start_counts: the model's weights are trained already, and stay where no epoch is better (best epoch 0).
 
     Raises:
         UserError: no weights would be saved, the first step fails, training diverged, or the disk is full.
@@ -87,6 +90,7 @@ def fit(
             f"eval_steps {params['eval_steps']} is more than all {steps} steps of training: nothing is kept"
         )
     training = Training(model, train_rows, valid_rows, params, checkpoints)
+    training.start_counts = start_counts
     try:
         with training.saving_whole_files():
             if has_own_loop(model):
@@ -110,7 +114,8 @@ class Training:
     """A model in training.
 
     Attributes:
-        best_epoch: whose weights were saved last; the first is 1.
+        best_epoch: whose weights were saved last; the first is 1, and 0 the start.
+        start_counts: whether the weights at the start are measured, too.
         seconds_before: that training took before it was interrupted.
     """
 
@@ -126,6 +131,7 @@ class Training:
         keep_freed_memory(model.device)
         self.step = TrainingStep(model, params)
         self.best_epoch, self.seconds_before, self._started = 0, 0.0, time.monotonic()
+        self.start_counts = False
         # The first batch to train on, and the losses since the last evaluation. They are added up on the device:
         # reading each of them would wait for it.
         self._next_batch, self._losses = 0, _zero_on(model.device)
@@ -148,6 +154,10 @@ class Training:
         else:
             seed_apart(self.params.get("seed", 0))
             logging.info("Start training: %d batches/epoch", model._steps_per_epoch)
+            if self.start_counts:
+                model._batch_index = -1  # "epoch 1 - batch 0" in the log
+                model.eval_step()
+                self.best_epoch = 0
             logging.info("************ Epoch=1 start ************")
         while model._epoch_index < epochs and not model._stop_training:
             self._train_epoch()

@@ -121,6 +121,7 @@ def find_or_train(
     keep: Callable[[Batch], Tensor] | None = None,
     slices: FrequencySlices | None = None,
     leave_out: Iterable[str] = (),
+    start_counts: bool = False,
 ) -> Network:
     """A network trained with the run's settings, or taken from the cache; timed as the stage `train <name>`.
 
@@ -133,6 +134,7 @@ def find_or_train(
         keep: batch -> the rows that it is trained on, bool `[B]`; None: all.
         slices: of the test split, to measure it on.
         leave_out: settings of the run that it does not depend on.
+        start_counts: as for `training.loop.fit`; it follows from `made_from`.
 
     Raises:
         UserError: as for `training.loop.fit`.
@@ -143,7 +145,7 @@ def find_or_train(
 
         def make() -> tuple[Path, dict[str, Any]]:
             trained_here.append(True)
-            return _train(run, build(), identity, (change, keep), slices)
+            return _train(run, build(), identity, (change, keep), slices, start_counts)
 
         path, manifest = store.find_or_make(KIND, identity, FILE, make, together=True)
         done = {"epochs": manifest["epochs"], "rows": manifest["rows"] * manifest["epochs"]}
@@ -195,6 +197,7 @@ def _train(
     identity: Mapping[str, Any],
     batches: tuple[Callable[[Batch], Batch], Callable[[Batch], Tensor] | None],
     slices: FrequencySlices | None,
+    start_counts: bool,
 ) -> tuple[Path, dict[str, Any]]:
     (change, keep), params, started = batches, run.params, time.perf_counter()
     train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
@@ -204,7 +207,7 @@ def _train(
     with own_folder(place) as folder, checkpoints:
         model.checkpoint = str((folder / FILE).absolute())
         rows = ChangedBatches(train_rows, change, keep), ChangedBatches(valid_rows, change)
-        done = fit(model, *rows, params, checkpoints)
+        done = fit(model, *rows, params, checkpoints, start_counts=start_counts)
         facts = {"rows": train_rows.num_samples, "epochs": model._epoch_index + 1, "best_epoch": done.best_epoch}
         del train_rows, rows
         facts |= measure(run, model, valid_rows, change, slices)

@@ -70,7 +70,8 @@ def prepare_teacher(config: ELECConfig, run: Run) -> Teacher:
     taps = tap_keys(run.params)
     if config.schedule == "joint":
         return JointTeacher(TrainingStep(build_teacher(), run.params), row_vectors, taps, seed=run.params["seed"])
-    network = _trained(run, "gain", build_teacher, made_from, row_vectors or unchanged)
+    starts_trained = config.start != "fresh"  # then it never ends worse than the plain backbone on validation
+    network = _trained(run, "gain", build_teacher, made_from, row_vectors or unchanged, starts_trained)
     _warn_of_loss(run)
     if config.teacher == "shuffled":
         return ShuffledTeacher(network.model, row_vectors, taps, seed=config.control_seed)
@@ -86,6 +87,12 @@ def _warn_of_loss(run: Run) -> None:
             recovery.gain,
             recovery.metric,
         )
+    elif recovery and run.networks["gain"]["best_epoch"] == 0:
+        logging.warning(
+            "the gain network stays its plain backbone: with the vectors, no epoch was better on validation (%s); its "
+            "student learns as with teacher: self",
+            recovery.metric,
+        )
 
 
 def plain_network(run: Run) -> Network:
@@ -95,7 +102,12 @@ def plain_network(run: Run) -> Network:
 
 
 def _trained(
-    run: Run, name: str, make: Callable[[], BaseModel], made_from: dict[str, Any], change: Change = unchanged
+    run: Run,
+    name: str,
+    make: Callable[[], BaseModel],
+    made_from: dict[str, Any],
+    change: Change = unchanged,
+    start_counts: bool = False,
 ) -> Network:
     backbone = registry.find_backbone(run.params["model"])
     network = find_or_train(
@@ -106,6 +118,7 @@ def _trained(
         change=change,
         slices=FrequencySlices.from_run(run),
         leave_out=ELECConfig.__dataclass_fields__.keys() - constructor_hints(backbone).keys(),  # one value goes to both
+        start_counts=start_counts,
     )
     run.networks[name] = network.facts
     return network

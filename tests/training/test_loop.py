@@ -4,6 +4,7 @@ import logging
 import re
 
 import pytest
+import torch
 
 from fuxictr_llm.registry import own_backbone_names
 from fuxictr_llm.training.loop import fit
@@ -57,3 +58,19 @@ def test_it_is_fuxictrs_fit(name, method, tmp_path, caplog):
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_it_is_fuxictrs_fit_with_these_settings(changes, tmp_path, caplog):
     assert_equals_fuxictrs_fit("DeepFM", "LLaCTR", tmp_path, caplog, **changes)
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_a_start_that_counts_stays_where_no_epoch_is_better(counts, tmp_path):
+    model, rows, params = make("DeepFM", "LLaCTR", tmp_path)
+    fit(model, rows, rows.batches, params)
+    trained = {name: value.clone() for name, value in model.state_dict().items()}
+    with torch.no_grad():
+        metrics = model.evaluate(rows.batches)
+    for group in model.optimizer.param_groups:
+        group["lr"] = 10.0  # nothing is learnt any more
+    done = fit(model, rows, rows.batches, params, start_counts=counts)
+    is_start = all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
+    assert (done.best_epoch == 0) == is_start == counts
+    if counts:
+        assert model.evaluate(rows.batches) == metrics
