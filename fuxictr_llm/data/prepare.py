@@ -5,9 +5,7 @@ to their digests (null: none is known).
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,61 +22,16 @@ from fuxictr_llm.common.files import (
     write_json,
 )
 from fuxictr_llm.data import SPLITS
+from fuxictr_llm.data.downloads import downloaded
 from fuxictr_llm.data.raw import about_rows
-from fuxictr_llm.data.sets import amazon, find_originals, movielens
+from fuxictr_llm.data.sets import find_originals
+from fuxictr_llm.data.sets.preparers import PREPARERS
 from fuxictr_llm.data.watched import watched
 from fuxictr_llm.host.columns import feature_columns
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
 VERSION = 1
-
-Tables = Mapping[str, Iterable[pl.DataFrame]]
-BY_TIME = {"timestamp": "bucketed"}
-MOVIELENS = {"movielens100k": None, "movielens100k_seq": "item_history", "movielens100k_mtl": "label_5"}
-
-
-@dataclass(frozen=True)
-class Preparer:
-    """How the csv files of a data set are made.
-
-    Attributes:
-        originals: the names of the files that it reads from `raw_data`.
-        keys: the config keys that it follows, and their defaults.
-        tables: settings and original files -> the rows of each split, in tables that follow each other.
-        downloads: whether it gets the originals itself where `raw_data` is null.
-    """
-
-    originals: tuple[str, ...]
-    keys: Mapping[str, Any]
-    tables: Callable[[Mapping[str, Any], Mapping[str, Path]], Tables]
-    downloads: bool = False
-
-
-def _movielens100k(params: Mapping[str, Any], _: Mapping[str, Path], adds: str | None = None) -> Tables:
-    tables = movielens.prepare_100k(params.get("prepare_split", "random"), params.get("raw_data"), adds)
-    return {split: [pl.from_pandas(table)] for split, table in tables.items()}
-
-
-def _movielens1m(params: Mapping[str, Any], files: Mapping[str, Path]) -> Tables:
-    return movielens.prepare_1m(files, params.get("timestamp", "bucketed"))
-
-
-def _amazon(params: Mapping[str, Any], files: Mapping[str, Path]) -> Tables:
-    reviews, items = files.values()
-    return amazon.prepare(reviews, items, params.get("timestamp", "bucketed"))
-
-
-PREPARERS = {
-    **{
-        name: Preparer(
-            movielens.ORIGINALS_100K, {"prepare_split": "random"}, partial(_movielens100k, adds=adds), downloads=True
-        )
-        for name, adds in MOVIELENS.items()
-    },
-    "movielens1m": Preparer(tuple(movielens.COLUMNS_1M), BY_TIME, _movielens1m),
-    **{name: Preparer(amazon.originals(name), BY_TIME, _amazon) for name in amazon.CATEGORIES},
-}
 
 
 def prepare_raw_data(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -106,7 +59,7 @@ def prepare_raw_data(params: Mapping[str, Any]) -> dict[str, Any]:
     if manifest and _is_made(manifest, made_from, paths, params):
         for path in _changed(paths, manifest):
             logging.warning("%s was changed since it was prepared; it is used as it is", path)
-        return {}
+        return _not_published(name, manifest["made_from"])
     in_the_way = _changed(paths, manifest)
     if in_the_way and not (manifest and manifest.get("made_from") is None):
         raise UserError(
@@ -114,7 +67,16 @@ def prepare_raw_data(params: Mapping[str, Any]) -> dict[str, Any]:
             "move it away, or set prepare: null to use it as it is"
         )
     _write(params, paths, manifest_file, made_from, manifest.get("sha256", {}))
-    return {}
+    return _not_published(name, made_from)
+
+
+def _not_published(name: str, made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """For the run record: `not_published`, the originals that are others than the published ones."""
+    published, digests = PREPARERS[name].published, made_from["raw_data"] or {}
+    others = [file for file, digest in digests.items() if file in published and digest != published[file].sha256]
+    if others:
+        logging.warning("not the published file (another sha256), used as it is: %s", ", ".join(others))
+    return {"not_published": others} if others else {}
 
 
 def _made_from(name: str, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,16 +134,21 @@ def _write_csv(tables: Iterable[pl.DataFrame], path: Path) -> int:
 
 
 def _originals(params: Mapping[str, Any]) -> dict[str, Path]:
-    """The files in `raw_data` that the data set is made from, in their order.
+    """The files that the data set is made from, in their order: those in `raw_data`, or downloaded.
 
     Raises:
         UserError: some are not there, or the split is another one than in the order of time.
     """
     preparer, raw_data = PREPARERS[params["prepare"]], params.get("raw_data")
-    if params.get("prepare_split", "time") != "time":
+    if "prepare_split" not in preparer.keys and params.get("prepare_split", "time") != "time":
         raise UserError(f"'prepare: {params['prepare']}' splits in the order of time; leave out prepare_split")
+    if preparer.published and not raw_data:
+        return {name: downloaded(file) for name, file in preparer.published.items()}
     files = find_originals(raw_data, preparer.originals) if raw_data else {}
     missing = [name for name in preparer.originals if name not in files]
+    if missing and preparer.published:
+        urls = " and ".join(preparer.published[name].url for name in missing)
+        raise UserError(f"raw_data folder {str(raw_data)!r} lacks {', '.join(missing)}; download from {urls}")
     if missing:
         place = f"raw_data folder {str(raw_data)!r} lacks" if raw_data else "its original files are needed:"
         raise how_to_get(params, missing, f"{place} {', '.join(missing)} (or packed, .gz)")

@@ -5,10 +5,11 @@ Here is what they share: the files are found in a folder, read line by line, and
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NoReturn
 
+import numpy as np
 import polars as pl
 
 from fuxictr_llm.common.errors import UserError, reason_of
@@ -17,6 +18,7 @@ from fuxictr_llm.common.progress import BYTES, Progress
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
 LINES = 1000  # between two looks at how far a file is read
+SPLIT_SEED = 2024
 
 
 def find_originals(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:
@@ -55,6 +57,27 @@ def damaged_line(path: Path, number: int, problem: str) -> NoReturn:
     raise UserError(f"{str(path)!r}, line {number}: {problem}; download the file again, or put the line right")
 
 
+def read_double_colons(
+    path: Path, columns: Sequence[str], numbers: Collection[str], encoding: str = "utf-8"
+) -> pl.DataFrame:
+    """The lines of a file, parted by `::`; the columns in `numbers` become whole numbers, the others text.
+
+    Raises:
+        UserError: a line has other parts, or the file is damaged.
+    """
+    values: list[list] = [[] for _ in columns]
+    for number, line in numbered_lines(path, encoding):
+        parts = line.split("::")
+        if len(parts) != len(columns):
+            damaged_line(path, number, f"it must be {'::'.join(columns)}")
+        for name, part, column in zip(columns, parts, values, strict=True):
+            if name in numbers and not (part.isdecimal() and len(part) <= 15):
+                damaged_line(path, number, f"{name} must be a whole number (got {part!r})")
+            column.append(int(part) if name in numbers else part)
+    schema = {name: pl.Int64 if name in numbers else pl.String for name in columns}
+    return pl.DataFrame(dict(zip(columns, values, strict=True)), schema)
+
+
 def time_words(column: str, unit: Literal["s", "ms"], how: str) -> pl.Expr:
     """A time as a field: its weekday (`bucketed`), or the number itself (`raw`).
 
@@ -67,6 +90,13 @@ def time_words(column: str, unit: Literal["s", "ms"], how: str) -> pl.Expr:
         how: `bucketed` or `raw`.
     """
     return pl.col(column).cast(pl.String) if how == "raw" else pl.from_epoch(column, unit).dt.strftime("%A")
+
+
+def split_order(split: str, times: np.ndarray) -> np.ndarray:
+    """The rows in the order in which `tenths` cuts them: `time` (stable), or `random` with a fixed seed."""
+    if split == "time":
+        return np.argsort(times, kind="stable")
+    return np.random.default_rng(SPLIT_SEED).permutation(len(times))
 
 
 def tenths(rows: int, what: str) -> dict[str, slice]:

@@ -14,9 +14,8 @@ import polars as pl
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.data.assets import asset_dir
-from fuxictr_llm.data.sets import damaged_line, numbered_lines, tenths, time_words
+from fuxictr_llm.data.sets import read_double_colons, split_order, tenths, time_words
 
-SPLIT_SEED = 2024
 # So many movies are in a history at most.
 HISTORY = 50
 # GroupLens's own files, as they may stand in `raw_data`; of 1M with the columns of each.
@@ -46,10 +45,7 @@ def prepare_100k(split: str, raw_data: str | None, adds: str | None = None) -> d
     """
     ratings, items, users = _packaged() if raw_data is None else _original(Path(raw_data))
     rows = ratings.merge(users, on="user_id", how="left").merge(items, on="item_id", how="left")
-    if split == "time":
-        order = np.argsort(rows["timestamp"].to_numpy(), kind="stable")
-    else:
-        order = np.random.default_rng(SPLIT_SEED).permutation(len(rows))
+    order = split_order(split, rows["timestamp"].to_numpy())
     columns = _columns(rows)
     if adds:
         columns[adds] = ADDED[adds](rows)
@@ -142,7 +138,9 @@ def prepare_1m(files: Mapping[str, Path], timestamp: str) -> dict[str, list[pl.D
     Raises:
         UserError: a line of a file is damaged, or there are less than ten ratings.
     """
-    ratings, users, movies = (_read_lines(files[name], columns) for name, columns in COLUMNS_1M.items())
+    ratings, users, movies = (
+        read_double_colons(files[name], columns, NUMBERS_1M, "latin-1") for name, columns in COLUMNS_1M.items()
+    )
     rows = ratings.filter(pl.col("Rating") != 3).sort("Timestamp", maintain_order=True)
     for others, key in ((users, "UserID"), (movies, "MovieID")):  # of a key that stands twice the first line counts
         others = others.unique(key, keep="first", maintain_order=True)
@@ -153,18 +151,3 @@ def prepare_1m(files: Mapping[str, Path], timestamp: str) -> dict[str, list[pl.D
         label=(pl.col("Rating") > 3).cast(pl.Int8),
     ).select("label", *FIELDS_1M)
     return {split: [table[part]] for split, part in tenths(len(table), str(files["ratings.dat"])).items()}
-
-
-def _read_lines(path: Path, columns: list[str]) -> pl.DataFrame:
-    """The lines of a file in Latin-1, their parts separated by `::`."""
-    values: list[list] = [[] for _ in columns]
-    for number, line in numbered_lines(path, "latin-1"):
-        parts = line.split("::")
-        if len(parts) != len(columns):
-            damaged_line(path, number, f"it must be {'::'.join(columns)}")
-        for name, part, column in zip(columns, parts, values, strict=True):
-            if name in NUMBERS_1M and not (part.isdecimal() and len(part) <= 15):
-                damaged_line(path, number, f"{name} must be a whole number (got {part!r})")
-            column.append(int(part) if name in NUMBERS_1M else part)
-    schema = {name: pl.Int64 if name in NUMBERS_1M else pl.String for name in columns}
-    return pl.DataFrame(dict(zip(columns, values, strict=True)), schema)
