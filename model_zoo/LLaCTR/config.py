@@ -106,7 +106,8 @@ class LLaCTRConfig(FieldVectorsConfig):
         lambda_fre: weight of the feature representation enhancement in the loss; 0 leaves it out.
         lambda_fie: weight of the feature interaction enhancement in the logit; 0 leaves it out.
         fie_map: `full` maps all P pair cosines to all P pair weights (P x P parameters), `diagonal` each to its own;
-            `bounded` is `full` with weights that stay within `fie_bound` of the cosines.
+            `bounded` is `full` with weights that stay within `fie_bound` of the cosines. `corrected` has `bounded`,
+            `reference` has `full`.
         fie_bound: how far a weight of the map `bounded` may be from its pair's cosine.
     """
 
