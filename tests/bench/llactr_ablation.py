@@ -29,6 +29,7 @@ BOUNDED = {**BOTH, "fie_map": "bounded", "fie_bound": 10.0}
 ARMS: dict[str, dict[str, Any] | None] = {
     "plain": None,
     "full": {**BOTH, "fie_map": "full"},
+    "bounded by 30": {**BOUNDED, "fie_bound": 30.0},
     "bounded by 10": BOUNDED,
     "bounded by 3": {**BOUNDED, "fie_bound": 3.0},
     "bounded by 1": {**BOUNDED, "fie_bound": 1.0},
