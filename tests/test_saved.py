@@ -49,8 +49,9 @@ def test_a_leaderboards_runs_are_those_of_other_code_and_come_out_the_same():
     results = Results(Path("board"))
     assert len(results.plan.runs()) == len(results.to_do()) == 4 and not results.ignored
     before, plan = pd.read_csv("board/table.csv"), Path("board/plan.yaml")
-    # FuxiCTR's own kernels, which were the default then.
-    plan.write_text(plan.read_text().replace("set: {", "set: {optimizer_impl: fuxictr, "))
+    # FuxiCTR's own kernels and a map without bounds, which were the defaults then.
+    text = plan.read_text().replace("set: {", "set: {optimizer_impl: fuxictr, ")
+    plan.write_text(text.replace("method: LLaCTR", "method: LLaCTR, settings: {fie_map: full}"))
     assert main(["leaderboard", "--from", "board/plan.yaml", "--out", "board", "--jobs", "1"]) == 0
     after = pd.read_csv("board/table.csv")
     same = ["test_AUC_mean", "test_logloss_mean", "valid_AUC_mean", "parameters_backbone", "parameters_method"]

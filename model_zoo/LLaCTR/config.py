@@ -96,7 +96,7 @@ class LLaCTRConfig(FieldVectorsConfig):
     """What LLaCTR adds to training, on top of how its field vectors are made.
 
     Attributes:
-        variant: `corrected`, or `reference`: what the published code does. It gives the values of the three keys
+        variant: `corrected`, or `reference`: what the published code does. It gives the values of the four keys
             below that are null.
         train_maps: whether W, b, A, a are trained. In the published code they never are: its optimizer is made
             before they are. Their gradients are then never cleared either, and count in the norm clipping.
@@ -105,7 +105,10 @@ class LLaCTRConfig(FieldVectorsConfig):
         fie_init: A and a start as `identity` and zero, or `random` as torch's Linear does.
         lambda_fre: weight of the feature representation enhancement in the loss; 0 leaves it out.
         lambda_fie: weight of the feature interaction enhancement in the logit; 0 leaves it out.
-        fie_map: `full` maps all P pair cosines to all P pair weights (P x P parameters), `diagonal` each to its own.
+        fie_map: `full` maps all P pair cosines to all P pair weights (P x P parameters), `diagonal` each to its own;
+            `bounded` is `full` with weights that stay within `fie_bound` of the cosines. `corrected` has `bounded`,
+            `reference` has `full`.
+        fie_bound: how far a weight of the map `bounded` may be from its pair's cosine.
     """
 
     variant: Literal["corrected", "reference"] = "corrected"
@@ -114,7 +117,8 @@ class LLaCTRConfig(FieldVectorsConfig):
     fie_init: Literal["identity", "random"] | None = None
     lambda_fre: Annotated[float, Field(ge=0)] = 0.05
     lambda_fie: Annotated[float, Field(ge=0)] = 0.1
-    fie_map: Literal["full", "diagonal"] = "full"
+    fie_map: Literal["bounded", "full", "diagonal"] | None = None
+    fie_bound: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 10.0
 
     def for_backbone(self, backbone: str) -> "LLaCTRConfig":
         """The same settings; the keys that are null get the values of `variant` on this backbone."""
@@ -125,7 +129,13 @@ class LLaCTRConfig(FieldVectorsConfig):
             train_maps=not reference if self.train_maps is None else self.train_maps,
             fie_form=self.fie_form or ("scalar" if scalar else "pairwise"),
             fie_init=self.fie_init or ("random" if reference else "identity"),
+            fie_map=self.fie_map or ("full" if reference else "bounded"),
         )
+
+    @property
+    def bound(self) -> float | None:
+        """How far a pair's weight may be from its cosine, of the settings for a backbone; None: unbounded."""
+        return self.fie_bound if self.fie_map == "bounded" else None
 
     @property
     def is_on(self) -> bool:

@@ -63,10 +63,11 @@ class LLaCTR(Enhancement):
         if config.lambda_fie > 0 and len(anatomy.fields) > 1:
             self.fie = FeatureInteractionEnhancement(
                 vectors,
-                config.fie_map,
+                cast(str, config.fie_map),
                 cast(str, config.fie_form),
                 cast(str, config.fie_init),
                 tasks=len(anatomy.tasks),
+                bound=config.bound,
             )
 
     @classmethod
@@ -84,8 +85,11 @@ class LLaCTR(Enhancement):
         """`lambda_fie * g`, which is the same for every row; FRE is a term of the loss alone."""
         if "fie.map" not in state:
             return None
-        weights = config.lambda_fie * pair_weights(state["fie.map"], state["fie.cosines"], state["fie.bias"])
-        if config.for_backbone(anatomy.backbone).fie_form == "scalar":
+        config = config.for_backbone(anatomy.backbone)
+        weights = config.lambda_fie * pair_weights(
+            state["fie.map"], state["fie.cosines"], state["fie.bias"], config.bound
+        )
+        if config.fie_form == "scalar":
             return Shift(None, anatomy, weights.sum(dim=-1))
         return PairWeights(None, anatomy, weights)
 
@@ -146,9 +150,20 @@ class FeatureRepresentationEnhancement(nn.Module):
         return (log_p.exp() * (log_p - mean_log_softmax(embeddings))).sum()
 
 
-def pair_weights(pair_map: Tensor, cosines: Tensor, bias: Tensor) -> Tensor:
-    """`g = A c + a`, `[P]` or `[T, P]`, with A `[P, P]` (`[T, P, P]`), or in the form of `a` where it is diagonal."""
-    return (pair_map @ cosines if pair_map.dim() > bias.dim() else pair_map * cosines) + bias
+def pair_weights(pair_map: Tensor, cosines: Tensor, bias: Tensor, bound: float | None = None) -> Tensor:
+    """`g = A c + a`, or bounded: `g = c + r tanh((A c + a - c) / r)`, which is nowhere further than r from c.
+
+    Args:
+        pair_map: A, `[P, P]` (`[T, P, P]`), or in the form of `a` where it is diagonal.
+        cosines: c, `[P]`.
+        bias: a, `[P]` or `[T, P]`.
+        bound: r; None: unbounded.
+
+    Returns:
+        In the form of `a`.
+    """
+    weights = (pair_map @ cosines if pair_map.dim() > bias.dim() else pair_map * cosines) + bias
+    return weights if bound is None else cosines + bound * ((weights - cosines) / bound).tanh()
 
 
 class FeatureInteractionEnhancement(nn.Module):
@@ -159,10 +174,11 @@ class FeatureInteractionEnhancement(nn.Module):
 
     Args:
         field_vectors: H, `[K, D_llm]`.
-        fie_map: `full` (A is `[P, P]`) or `diagonal` (A is diagonal).
+        fie_map: `bounded` and `full` (A is `[P, P]`), or `diagonal` (A is diagonal).
         form: `pairwise`, or `scalar`: `sum_{i<j} g_ij`, the same for every row.
         init: `identity`: training starts from the cosines themselves; `random`: as torch's Linear.
         tasks: T.
+        bound: how far a weight may be from its cosine; None: unbounded.
 
     Raises:
         UserError: a full map over more than 64 fields.
@@ -172,14 +188,20 @@ class FeatureInteractionEnhancement(nn.Module):
     folded: Tensor
 
     def __init__(
-        self, field_vectors: Tensor, fie_map: str, form: str = "pairwise", init: str = "identity", tasks: int = 1
+        self,
+        field_vectors: Tensor,
+        fie_map: str,
+        form: str = "pairwise",
+        init: str = "identity",
+        tasks: int = 1,
+        bound: float | None = None,
     ):
         super().__init__()
         num_fields = len(field_vectors)
         num_pairs = num_fields * (num_fields - 1) // 2
-        if fie_map == "full" and num_fields > MOST_FIELDS_OF_FULL_MAP:
+        if fie_map != "diagonal" and num_fields > MOST_FIELDS_OF_FULL_MAP:
             raise UserError(
-                f"fie_map 'full' over {num_fields} fields would have {num_pairs**2:,} weights "
+                f"fie_map {fie_map!r} over {num_fields} fields would have {num_pairs**2:,} weights "
                 f"({num_pairs**2 * 4 / 2**30:.1f} GiB); set fie_map: diagonal"
             )
         left, right = torch.triu_indices(num_fields, num_fields, offset=1)
@@ -187,8 +209,8 @@ class FeatureInteractionEnhancement(nn.Module):
         self.register_buffer("cosines", (normed[left] * normed[right]).sum(dim=-1))
         each = () if tasks == 1 else (tasks,)
         self.register_buffer("folded", torch.zeros(*each, num_fields, num_fields), persistent=False)
-        self.form = form
-        start = torch.eye(num_pairs) if fie_map == "full" else torch.ones(num_pairs)
+        self.form, self.bound = form, bound
+        start = torch.ones(num_pairs) if fie_map == "diagonal" else torch.eye(num_pairs)
         self.map = nn.Parameter(start.repeat(*each, *[1] * start.dim()))
         self.bias = nn.Parameter(torch.zeros(*each, num_pairs))
         if init == "random":
@@ -206,7 +228,7 @@ class FeatureInteractionEnhancement(nn.Module):
 
     def pair_weights(self) -> Tensor:
         """The symmetric `[K, K]` matrix of `g` (`[T, K, K]`), with zeros on its diagonal."""
-        return pair_matrix(pair_weights(self.map, self.cosines, self.bias), self.folded.shape[-1])
+        return pair_matrix(pair_weights(self.map, self.cosines, self.bias, self.bound), self.folded.shape[-1])
 
     def train(self, mode: bool = True) -> Self:
         if not mode:

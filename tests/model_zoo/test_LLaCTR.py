@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.leaderboard.plan.arms import run_key
 from fuxictr_llm.model_zoo.LLaCTR.config import LLaCTRConfig
 from fuxictr_llm.model_zoo.LLaCTR.model import FeatureInteractionEnhancement, FeatureRepresentationEnhancement
 from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors
@@ -15,6 +17,8 @@ from fuxictr_llm.registry import find_backbone, find_method
 from support import BACKBONES, SETTINGS, batches, build, train
 
 FIELDS = ["user", "item", "price", "tags", "image"]
+BOUNDS = {"full": None, "diagonal": None, "bounded": 0.8}
+every_map = pytest.mark.parametrize("fie_map", BOUNDS)
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
 
 
@@ -49,12 +53,14 @@ def literal_fre(W, b, H, e):
     return total / B
 
 
-def literal_fie(A, a, H, e):
-    """g = A c + a over i < j, then the weighted inner products of every row."""
+def literal_fie(fie_map, A, a, H, e):
+    """g = A c + a over i < j, bounded or not, then the weighted inner products of every row."""
     K = len(H)
     pairs = [(i, j) for i in range(K) for j in range(i + 1, K)]
     c = [float(torch.dot(H[i], H[j]) / (H[i].norm() * H[j].norm())) for i, j in pairs]
     g = [sum(A[p][q] * c[q] for q in range(len(pairs))) + a[p] for p in range(len(pairs))]
+    if fie_map == "bounded":
+        g = [c[p] + 0.8 * math.tanh((g[p] - c[p]) / 0.8) for p in range(len(pairs))]
     return [sum(g[p] * float(torch.dot(row[i], row[j])) for p, (i, j) in enumerate(pairs)) for row in e]
 
 
@@ -74,36 +80,74 @@ def test_fre_is_zero_when_embeddings_agree_with_the_projection():
 
 @pytest.mark.parametrize("tasks", [1, 3])
 @pytest.mark.parametrize("form", ["pairwise", "scalar"])
-@pytest.mark.parametrize("fie_map", ["full", "diagonal"])
+@every_map
 def test_fie_and_what_serving_has_of_it_equal_the_literal_equation(fie_map, form, tasks):
     torch.manual_seed(0)
     H, e = torch.randn(5, 7), torch.randn(3, 5, 4)
-    fie = FeatureInteractionEnhancement(H, fie_map, form, tasks=tasks)
+    fie = FeatureInteractionEnhancement(H, fie_map, form, tasks=tasks, bound=BOUNDS[fie_map])
     with torch.no_grad():
         fie.map.copy_(torch.randn_like(fie.map))
         fie.bias.copy_(torch.randn_like(fie.bias))
-    maps, biases = fie.map.detach().view(tasks, *fie.map.shape[-2 if fie_map == "full" else -1 :]), fie.bias.detach()
-    maps = maps if fie_map == "full" else torch.diag_embed(maps)
+    maps, biases = fie.map.detach() if tasks > 1 else fie.map.detach().unsqueeze(0), fie.bias.detach()
+    maps = torch.diag_embed(maps) if fie_map == "diagonal" else maps
     # Where every pair's inner product is 1, the sum is that of the weights alone.
     shown = e if form == "pairwise" else torch.eye(4)[0].expand(3, 5, 4)
-    literal = [literal_fie(A, a, H, shown) for A, a in zip(maps, biases.view(tasks, -1), strict=True)]
+    literal = [literal_fie(fie_map, A, a, H, shown) for A, a in zip(maps, biases.view(tasks, -1), strict=True)]
     expected = torch.tensor(literal).T
     assert torch.allclose(fie(e), expected, atol=1e-4)
     fie.eval()
     with torch.no_grad():
         assert torch.allclose(fie(e), expected, atol=1e-4)
     anatomy = Anatomy("FM", tuple("abc"[:tasks]), (), (), tuple("fghij"), (4,) * 5, {}, None, None, ())
-    config = LLaCTRConfig(lambda_fie=0.5, fie_map=fie_map, fie_form=form)
+    config = LLaCTRConfig(lambda_fie=0.5, fie_map=fie_map, fie_form=form, fie_bound=0.8)
     state = {f"fie.{name}": value for name, value in fie.state_dict().items()}
     folded = find_method("LLaCTR").model_cls.fold(config, anatomy, state)
     assert torch.allclose(folded.logit(e, None).expand(3, tasks), 0.5 * expected, atol=1e-4)
 
 
-def test_fie_starts_from_the_cosines():
+@every_map
+def test_fie_starts_from_the_cosines(fie_map):
     H = torch.randn(4, 6)
-    fie = FeatureInteractionEnhancement(H, "full")
+    fie = FeatureInteractionEnhancement(H, fie_map, bound=BOUNDS[fie_map])
     expected = torch.nn.functional.cosine_similarity(H.unsqueeze(0), H.unsqueeze(1), dim=-1)
     assert torch.allclose(fie.pair_weights(), expected.fill_diagonal_(0), atol=1e-6)
+
+
+@every_map
+@pytest.mark.parametrize("tasks", [1, 2])
+def test_no_gradient_pushes_bounded_weights_further_from_the_cosines_than_the_bound(fie_map, tasks):
+    torch.manual_seed(0)
+    fie = FeatureInteractionEnhancement(torch.randn(5, 7), fie_map, tasks=tasks, bound=BOUNDS[fie_map])
+    optimizer = torch.optim.SGD(fie.parameters(), lr=1e6)
+    start, e = fie.pair_weights().detach(), torch.randn(8, 5, 4)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (-1e3 * fie(e).sum()).backward()
+        optimizer.step()
+    moved = (fie.pair_weights() - start).detach().abs()
+    assert torch.isfinite(moved).all() and moved.sum() > 1
+    assert (moved.max() <= 0.8 + 1e-6) == (fie_map == "bounded")
+
+
+@every_map
+@pytest.mark.parametrize("init", ["identity", "random"])
+def test_gradients_reach_every_weight_of_the_map(fie_map, init):
+    torch.manual_seed(0)
+    fie = FeatureInteractionEnhancement(torch.randn(5, 7), fie_map, init=init, tasks=2, bound=BOUNDS[fie_map])
+    (fie(torch.randn(8, 5, 4)) * torch.tensor([1.0, -2.0])).sum().backward()
+    for parameter in fie.parameters():
+        assert parameter.grad.abs().min() > 0
+
+
+def test_near_the_cosines_a_bound_changes_nothing():
+    torch.manual_seed(0)
+    H = torch.randn(5, 7)
+    bounded, full = (FeatureInteractionEnhancement(H, "full", bound=bound) for bound in (3.0, None))
+    with torch.no_grad():
+        full.map.add_(0.01 * torch.randn(10, 10))
+        full.bias.add_(0.01 * torch.randn(10))
+    bounded.load_state_dict(full.state_dict())
+    torch.testing.assert_close(bounded.pair_weights(), full.pair_weights(), rtol=0, atol=1e-4)
 
 
 def test_the_fold_follows_training_and_loading():
@@ -199,7 +243,8 @@ def test_vectors_follow_the_fields_by_name_not_by_order(tmp_path, vector_file):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("lambda_fre", -1.0), ("lambda_fie", "x"), ("fie_map", "dense"), ("variant", "Corrected"), ("fie_form", "pairs")],
+    [("lambda_fre", -1.0), ("lambda_fie", "x"), ("fie_map", "dense"), ("variant", "Corrected"), ("fie_form", "pairs")]
+    + [("fie_bound", bound) for bound in (0, -1.0, math.inf, math.nan, "3")],
 )
 def test_wrong_settings_name_key_and_value(key, value):
     with pytest.raises(UserError, match=f"config key '{key}' is {value!r}"):
@@ -208,7 +253,16 @@ def test_wrong_settings_name_key_and_value(key, value):
 
 def test_defaults_are_the_documented_ones():
     config = LLaCTRConfig()
-    assert (config.lambda_fre, config.lambda_fie, config.variant, config.fie_map) == (0.05, 0.1, "corrected", "full")
+    assert (config.lambda_fre, config.lambda_fie, config.variant) == (0.05, 0.1, "corrected")
+    maps = [config.for_backbone("FM"), LLaCTRConfig(variant="reference").for_backbone("FM")]
+    maps += [LLaCTRConfig(fie_map="full").for_backbone("FM")]
+    assert [one.fie_map for one in maps] == ["bounded", "full", "full"]
+
+
+def test_the_map_and_its_bound_are_part_of_a_runs_identity(configs):
+    settings = [{"fie_map": name} for name in (None, "full", "diagonal")] + [{"fie_bound": 2.0}]
+    runs = [load_experiment("FM_LLaCTR_shop", configs, overrides=changes) for changes in settings]
+    assert len({run_key(run.params) for run in runs}) == len({run.full_id for run in runs}) == 4
 
 
 def literal_reference_step(model, W, b, A, a, H, batch, optimizer, lambda_fre, lambda_fie, max_norm):

@@ -36,6 +36,7 @@ from support import (
 every_backbone = pytest.mark.parametrize("name", BACKBONES)
 LLACTR = {
     "default": {},
+    "full": {"fie_map": "full"},
     "diagonal": {"fie_map": "diagonal"},
     "scalar": {"fie_form": "scalar"},
     "fre only": {"lambda_fie": 0.0},
