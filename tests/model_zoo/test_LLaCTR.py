@@ -163,8 +163,10 @@ def test_the_fold_follows_training_and_loading():
 
 
 def test_a_full_map_over_many_fields_is_refused_with_its_size():
-    with pytest.raises(UserError, match=r"over 65 fields would have 4,326,400 weights .* fie_map: diagonal"):
-        FeatureInteractionEnhancement(torch.randn(65, 3), "full")
+    for fie_map in ("full", "bounded"):
+        problem = rf"fie_map '{fie_map}' over 65 fields would have 4,326,400 weights .* fie_map: diagonal"
+        with pytest.raises(UserError, match=problem):
+            FeatureInteractionEnhancement(torch.randn(65, 3), fie_map)
     assert FeatureInteractionEnhancement(torch.randn(65, 3), "diagonal").map.numel() == 2080
 
 
