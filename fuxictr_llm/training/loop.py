@@ -43,6 +43,7 @@ from fuxictr_llm.training.devices import (
 )
 from fuxictr_llm.training.failures import explain
 from fuxictr_llm.training.monitoring import Diverged, check_evaluation
+from fuxictr_llm.training.row_updates import RowUpdates
 from fuxictr_llm.training.step import TrainingStep
 
 # Attributes in which FuxiCTR's models keep how far training is.
@@ -95,7 +96,10 @@ def fit(
         with training.saving_whole_files():
             if has_own_loop(model):
                 refuse(model, "has a training loop")
-                logging.info("%s has a training loop of its own: it leaves no checkpoints", type(model).__name__)
+                start = ", and its start does not count as an epoch" if start_counts else ""
+                logging.info(
+                    "%s has a training loop of its own: it leaves no checkpoints%s", type(model).__name__, start
+                )
                 model._verbose = training.verbose  # its loop has no progress of ours
                 model.fit(train_rows, validation_data=valid_rows, **params)
             else:
@@ -172,6 +176,8 @@ class Training:
         if is_main():
             model.load_weights(model.checkpoint)
         copy_from_main(model)
+        if isinstance(model.optimizer, RowUpdates):
+            model.optimizer.dissolve_blocks()
 
     @property
     def seconds(self) -> float:

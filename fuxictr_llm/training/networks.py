@@ -112,6 +112,9 @@ class ChangedBatches:
                 yield batch
 
 
+AFTER_TRAINING = ("cold_values", "cold_fields", "cold_catalog")  # what is made for the run's own model alone
+
+
 def find_or_train(
     run: Run,
     name: str,
@@ -187,7 +190,7 @@ def _digests_of_vectors(run: Run) -> dict[str, str]:
 
 
 def _settings(params: Mapping[str, Any], leave_out: Iterable[str]) -> dict[str, Any]:
-    without = {*NOT_IN_IDENTITY, *PLACES, *leave_out, "method"}
+    without = {*NOT_IN_IDENTITY, *PLACES, *AFTER_TRAINING, *leave_out, "method"}
     return {key: value for key, value in params.items() if key not in without}
 
 

@@ -28,6 +28,9 @@ else:
     Optimizer = object
 
 
+ALONE_FROM = 2**26  # bytes: a table as large is not moved together with others, which would take its memory twice
+
+
 class RowUpdates(Optimizer):
     """Makes an optimizer of torch update tables by rows.
 
@@ -86,6 +89,14 @@ class RowUpdates(Optimizer):
             self.tables[table][1].add_to(table.grad, table.detach())
         return [rows.weight for rows in self._rows]
 
+    @torch.no_grad()
+    def dissolve_blocks(self) -> None:
+        """Give each table memory of its own: a pickle would have the whole block with each of its tables."""
+        for block in self._blocks:
+            if len(block.starts) > 1:
+                block.dissolve(self.state)
+        self._blocks.clear()
+
     def _make_blocks(self, dense: set[Tensor]) -> None:
         """Put the tables into blocks, where they are not, as after a state was loaded."""
         if self._blocks and dense <= self._alone and all(block.is_whole(self.state) for block in self._blocks):
@@ -97,7 +108,7 @@ class RowUpdates(Optimizer):
                 padding, penalty = self.tables[table]
                 state = self.state.get(table, {})
                 steps = float(state["step"]) if "step" in state else None
-                alone = id(table) if table in self._alone else None
+                alone = id(table) if table in self._alone or table.nbytes > ALONE_FROM else None
                 key = (index, table.shape[1], table.dtype, table.device, penalty, tuple(state), steps, alone)
                 alike.setdefault(key, {})[table] = padding
         self._blocks = [

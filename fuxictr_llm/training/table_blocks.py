@@ -55,6 +55,8 @@ class Block:
     ) -> "Block":
         """Move tables with their state into a block; the tables stay the same parameters.
 
+        A single table stays where it is.
+
         Args:
             tables: table -> its padding id or None.
             state: of the optimizer, by table.
@@ -63,23 +65,39 @@ class Block:
         starts, size = {}, 0
         for table in tables:
             starts[table], size = size, size + len(table)
-        block = cls(starts, first.new_empty(size, first.shape[1]), {}, None, penalty)
-        for table in tables:
-            block._part(block.weight, table).copy_(table.detach())
-            table.data = block._part(block.weight, table)
+        block = cls(starts, first.detach(), {}, None, penalty)
+        if len(tables) > 1:
+            block.weight = block._joined({table: table.detach() for table in tables})
+            for table in tables:
+                table.data = block._part(block.weight, table)
         paddings = [starts[table] + padding for table, padding in tables.items() if padding is not None]
         if paddings:
             block.padding = torch.zeros(size, dtype=torch.bool, device=first.device)
             block.padding[paddings] = True
         for key, value in state.get(first, {}).items():
-            if not is_like(value, first):
-                block.share(key, value, state)
-                continue
-            whole = torch.empty_like(block.weight)
-            for table in tables:
-                block._part(whole, table).copy_(state[table][key])
-            block.share(key, whole, state)
+            if is_like(value, first):
+                value = block._joined({table: state[table][key] for table in tables})
+            elif isinstance(value, Tensor):
+                value = value.clone()  # another block may have counted its steps with the same tensor
+            block.share(key, value, state)
         return block
+
+    def _joined(self, parts: Mapping[Tensor, Tensor]) -> Tensor:
+        """What belongs to each table, `[S, D]`."""
+        first = next(iter(parts.values()))
+        if len(parts) == 1:
+            return first
+        whole = first.new_empty(sum(map(len, parts)), first.shape[1])
+        for table, part in parts.items():
+            self._part(whole, table).copy_(part)
+        return whole
+
+    def dissolve(self, state: Mapping[Tensor, dict[str, Any]]) -> None:
+        """Give each table, and each of its states, memory of its own again."""
+        for table in self.starts:
+            table.data = table.data.clone()
+            for key, value in state.get(table, {}).items():
+                state[table][key] = value.clone() if isinstance(value, Tensor) else value
 
     def _part(self, whole: Tensor, table: Tensor) -> Tensor:
         return whole[self.starts[table] : self.starts[table] + len(table)]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm.common.formats import LEFT, RIGHT, table_of
-from fuxictr_llm.config.resolve import load_experiment
+from fuxictr_llm.config.resolve import Experiment, load_experiment
 from fuxictr_llm.experiment.run import prepare_run, run_experiment
 
 HISTORY = {"of": "item_id", "liked": "label"}
@@ -56,7 +56,7 @@ def main() -> None:
         for dataset in asked.sets:
             for design in [*designs, *(["self"] if asked.students else [])]:
                 student = asked.students and design in STUDENTS
-                key = f"{asked.backbone}|{asked.language_model}|{dataset}|{design}|{seed}"
+                key = key_of(asked, dataset, design, seed)
                 if key in done and not (student and "vanilla" not in done[key]):
                     continue
                 done[key] = measured(asked, dataset, design, seed, student)
@@ -72,11 +72,20 @@ def read(log: Path) -> dict[str, dict[str, float]]:
     return {key: found for line in lines for key, found in json.loads(line).items()}
 
 
-def measured(asked: argparse.Namespace, dataset: str, design: str, seed: int, student: bool) -> dict[str, float]:
-    """Network -> validation AUC."""
+def experiment_of(asked: argparse.Namespace, dataset: str, design: str, seed: int) -> Experiment:
     changes = {"teacher": "self"} if design == "self" else DESIGNS[design]
     settings = {"language_model": asked.language_model, "num_threads": 1, "verbose": 0, "pictures": False, **changes}
-    experiment = load_experiment(f"{asked.backbone}_ELEC_{dataset}", None, seed=seed, overrides=settings)
+    return load_experiment(f"{asked.backbone}_ELEC_{dataset}", None, seed=seed, overrides=settings)
+
+
+def key_of(asked: argparse.Namespace, dataset: str, design: str, seed: int) -> str:
+    """Of a line in --log: a design with other settings is another."""
+    return f"{dataset}|{design}|{seed}|{experiment_of(asked, dataset, design, seed).sha256[:12]}"
+
+
+def measured(asked: argparse.Namespace, dataset: str, design: str, seed: int, student: bool) -> dict[str, float]:
+    """Network -> validation AUC."""
+    experiment = experiment_of(asked, dataset, design, seed)
     if student:
         record = run_experiment(experiment).record
         networks = {**record["networks"], "vanilla": record}
@@ -93,7 +102,7 @@ def table(
     for design in designs:
         cells = []
         for dataset in asked.sets:
-            keys = [f"{asked.backbone}|{asked.language_model}|{dataset}|{design}|{seed}" for seed in asked.seeds]
+            keys = [key_of(asked, dataset, design, seed) for seed in asked.seeds]
             found = [done[key] for key in keys if network in done.get(key, ())]
             cells.append(_cell([one[network] - one["plain"] for one in found]))
         lines.append([design, *cells])

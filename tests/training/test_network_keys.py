@@ -8,7 +8,7 @@ from fuxictr_llm.common.files import digest_of
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, load_experiment
 from fuxictr_llm.experiment.preparation import prepare_data
 from fuxictr_llm.training import networks as network_store
-from fuxictr_llm.training.networks import PLACES, find_or_train
+from fuxictr_llm.training.networks import AFTER_TRAINING, PLACES, find_or_train
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_networks(network):
         assert key(params={name: f"other {run.params[name]}"}) != before, name
     for name, value in {"optimizer_impl": "fuxictr", "embedding_update": "rows", "precision": "bf16"}.items():
         assert key(params={name: value}) != before, name
-    assert key(params={"checkpoint_minutes": 1}) == before
+    assert key(params={"checkpoint_minutes": 1, **dict.fromkeys(AFTER_TRAINING, "other")}) == before
     assert key(leave_out=["epochs"], params={"epochs": 1}) == key(leave_out=["epochs"]) != before
     others = [{}, {"name": "plain"}, {"params": {"gpu": 0}}, {"params": {"model": "LR"}}, {"params": {"method": None}}]
     others += [{"vectors": "a"}, {"vectors": "b"}]

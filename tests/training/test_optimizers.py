@@ -14,12 +14,14 @@ from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.host.batches import synthetic_batch
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.training import build as building
-from fuxictr_llm.training import table_blocks
+from fuxictr_llm.training import row_updates, table_blocks
 from fuxictr_llm.training.checkpoints import _packed, _unpacked
+from fuxictr_llm.training.loop import fit
 from fuxictr_llm.training.optimizers import configure_optimizer
 from fuxictr_llm.training.step import TrainingStep
 from matrix_cells import case_of, cell
 from support import params, small_feature_map
+from support_loop import make
 
 ROW_OPTIMIZERS = ("adam", "AdamW", "Adagrad", "SGD")
 PENALTIES = {"embedding_regularizer": "l1_l2(0.001, 0.03)", "net_regularizer": 0.02}
@@ -238,6 +240,35 @@ def test_groups_of_parameters_and_their_options_stay():
     assert not any(parameter is untrained for parameter in group["params"])
     assert model.lr_decay() == pytest.approx(0.005)
     assert group["lr"] == pytest.approx(0.005)
+
+
+def test_tables_that_part_later_count_their_own_steps():
+    model, steps = with_rows(model_of()), batches_of()
+    train(model, steps[:2])
+    tables = [*model.optimizer.tables]
+    model.loss_fn = Tied(model, tables[0])
+    train(model, steps)
+    assert {float(model.optimizer.state[table]["step"]) for table in tables} == {5}
+
+
+def test_after_training_each_table_has_memory_of_its_own(tmp_path):
+    model, rows, params = make("DeepFM", None, tmp_path, embedding_update="rows")
+    assert model.optimizer.tables
+    fit(model, rows, rows.batches, params)
+    states = [value for state in model.optimizer.state.values() for value in state.values()]
+    for tensor in [*model.optimizer.tables, *states]:
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes
+    expected = train(copy.deepcopy(model), rows.batches)
+    assert_close(train(model, rows.batches), expected, atol=0)
+
+
+def test_large_tables_stay_where_they_are(monkeypatch):
+    both = [with_rows(model_of()) for _ in range(2)]
+    together = train(both[0], batches_of())
+    monkeypatch.setattr(row_updates, "ALONE_FROM", 0)
+    places = [table.data_ptr() for table in both[1].optimizer.tables]
+    assert_close(train(both[1], batches_of()), together, atol=0)
+    assert [table.data_ptr() for table in both[1].optimizer.tables] == places
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
