@@ -16,7 +16,8 @@ from typing import Any
 
 from fuxictr_llm.common.formats import LEFT, RIGHT, table_of
 from fuxictr_llm.config.resolve import Experiment, load_experiment
-from fuxictr_llm.experiment.run import prepare_run, run_experiment
+from fuxictr_llm.experiment.preparation import prepare_run
+from fuxictr_llm.experiment.run import run_experiment
 
 HISTORY = {"of": "item_id", "liked": "label"}
 HEAD = {"inject_vector": "h", "gain_backbone": "fresh"}

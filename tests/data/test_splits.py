@@ -9,7 +9,7 @@ from fuxictr_llm.common.runs import Stages
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.loader import describe_data
 from fuxictr_llm.data.splits import cut, is_outdated, make_split, split_files, split_params
-from fuxictr_llm.experiment.run import make_data
+from fuxictr_llm.experiment.preparation import make_data
 from fuxictr_llm.leaderboard.plan.arms import data_digests
 from support import edit
 

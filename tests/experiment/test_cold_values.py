@@ -17,7 +17,8 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import read_json
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.loader import make_loaders
-from fuxictr_llm.experiment.run import prepare_run, run_experiment
+from fuxictr_llm.experiment.preparation import prepare_run
+from fuxictr_llm.experiment.run import run_experiment
 from fuxictr_llm.serving.export import check_same_data, export_run
 from fuxictr_llm.serving.load import load_model
 from support import as_arguments, edit

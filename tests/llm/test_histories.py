@@ -10,7 +10,7 @@ import torch
 from fuxictr_llm.common.checks import checked
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.experiment.run import prepare_data
+from fuxictr_llm.experiment.preparation import prepare_data
 from fuxictr_llm.llm.texts import histories
 from fuxictr_llm.llm.texts.histories import find_histories
 from fuxictr_llm.llm.texts.row_texts import index_rows
