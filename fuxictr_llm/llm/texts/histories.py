@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,8 +106,14 @@ def find_histories(asked: Mapping[str, str], run: Run, index: RowIndex) -> Histo
     read = _Rows(run, index, units.index(name), who, item, asked.get("liked"))
     if column is not None:
         return _given(column, run, read)
-    past = asked.get("rows", "past" if run.params.get("prepare_split") == "time" else "folds") == "past"
-    return _derived(run, read, past)
+    rows = asked.get("rows", "past" if _in_time(run.params) else "folds")
+    return _derived(run, read, past=rows == "past")
+
+
+def _in_time(params: Mapping[str, Any]) -> bool:
+    """Whether train's rows are in the order of time: a random split of rows that were in it is not."""
+    resplit = params.get("resplit")
+    return (resplit["by"] if resplit else params.get("prepare_split")) == "time"
 
 
 class _Rows:
