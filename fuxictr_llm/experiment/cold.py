@@ -59,7 +59,7 @@ def _with_rows(model: BaseModel, cold: ColdValues, run: Run) -> dict[str, Any]:
     for column in cold.columns:
         tables = {}
         for table in tables_of(model, column.columns, column.first_id):
-            rows, facts = cold.rows(column, table.embedding.weight.detach().cpu().numpy(), table.columns)
+            rows, facts = cold.rows(column, table.weight.detach().cpu().numpy(), table.columns)
             add_rows(table, torch.from_numpy(rows))
             tables[table.name] = facts
         for feature_map in {id(each): each for each in (model.feature_map, run.feature_map)}.values():
