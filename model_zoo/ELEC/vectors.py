@@ -28,7 +28,7 @@ PLACEBOS = "placebo_vectors"
 MOST_FITTED = 50_000
 ODD = -7046029254386353131  # 2^64 by the golden ratio, as a signed number
 # Raise it when the same settings would give other vectors.
-VERSION = 2
+VERSION = 3
 
 
 class Indexed(Protocol):
@@ -77,19 +77,24 @@ def placebo_of(stores: Sequence[VectorStore], kind: str, seed: int) -> list[Vect
     The control comes before all that is learnt from the vectors, so that it has every way of learning that they have.
     """
 
-    def placebo(store: VectorStore) -> VectorStore:
-        order = torch.randperm(len(store), generator=torch.Generator().manual_seed(seed))
+    def placebo(unit: int, store: VectorStore) -> VectorStore:
+        order = torch.randperm(len(store), generator=torch.Generator().manual_seed(_mixed(seed, unit)))
 
         def make(start: int, stop: int) -> np.ndarray:
             if kind == "shuffled":
                 return store.gather(order[start:stop]).numpy()
-            return random_like(store.gather(torch.arange(start, stop)), seed + start).nan_to_num().numpy()
+            return random_like(store.gather(torch.arange(start, stop)), _mixed(seed, unit, start)).nan_to_num().numpy()
 
-        made_from = {"vectors": store.sha256, "placebo": kind, "seed": seed, "version": VERSION}
+        made_from = {"vectors": store.sha256, "placebo": kind, "seed": seed, "unit": unit, "version": VERSION}
         made_from["code"] = digest_of_code([__name__])
         return find_or_write(PLACEBOS, made_from, len(store), make)
 
-    return [placebo(store) for store in stores]
+    return [placebo(unit, store) for unit, store in enumerate(stores)]
+
+
+def _mixed(*numbers: int) -> int:
+    """A seed that no other numbers give: units that shared one would have the same directions in the same places."""
+    return int(np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)[0] >> 1)
 
 
 class Standardized:
