@@ -1,4 +1,4 @@
-"""Embeddings of values that train never saw, put into a trained model; what they do on the rows with such values.
+"""Embeddings of values outside train's vocabulary, put into a trained model; what they do on the rows that have them.
 
 Shape symbols: `N` rows, `B` of a batch, `L` ids of a row in a column, `T` tasks.
 """

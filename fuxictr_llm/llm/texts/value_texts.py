@@ -1,4 +1,4 @@
-"""The texts of single values, of values that train never saw too: from the words of raw rows, not from ids.
+"""The texts of single values, of values outside train's vocabulary too: from the words of raw rows, not from ids.
 
 The id of an entity is told by the entity's other columns (`title of the movie is Toy Story. genre of the movie is
 Comedy.`), any other value by itself (`title of the movie is Toy Story.`). What `value_texts` says of it comes last.
