@@ -17,6 +17,7 @@ from torch import Tensor
 from fuxictr_llm.common.code_digest import digest_of_code
 from fuxictr_llm.common.files import merged
 from fuxictr_llm.host.batches import Batch, columns_of, with_columns
+from fuxictr_llm.llm.texts.folds import mixed_fold
 from fuxictr_llm.llm.texts.row_texts import RowIndex
 from fuxictr_llm.llm.vectors.store import VectorStore, find_or_write, random_like
 
@@ -26,7 +27,6 @@ KIND = "row_vectors"
 PLACEBOS = "placebo_vectors"
 # Rows on which is fitted (scaling, a PCA, alignment), at most; a random sample where there are more.
 MOST_FITTED = 50_000
-ODD = -7046029254386353131  # 2^64 by the golden ratio, as a signed number
 # Raise it when the same settings would give other vectors.
 VERSION = 3
 
@@ -259,11 +259,7 @@ def of_heads(reference: TextHead, heads: Sequence[TextHead], raw: RawVectors) ->
 
 def fold_of(positions: Tensor, folds: int) -> Tensor:
     """The fold of each row, by the positions of its texts: rows with equal texts share one. `[n, U] -> [n]`."""
-    mixed = torch.zeros(len(positions), dtype=torch.int64)
-    for unit in positions.long().unbind(dim=1):
-        mixed = (mixed + unit + 1) * ODD  # modulo 2^64
-        mixed ^= mixed >> 32
-    return (mixed >> 32).remainder(folds)  # the high bits depend on all units
+    return mixed_fold(positions.unbind(dim=1), folds)
 
 
 def _sample(index: RowIndex) -> Tensor:

@@ -20,6 +20,7 @@ from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.llm.catalog import load_catalog
+from fuxictr_llm.llm.texts.folds import mixed_fold
 from fuxictr_llm.llm.texts.row_texts import SALTS, RowIndex, places_in, reader_of
 from fuxictr_llm.llm.texts.sentences import owner_of, train_ids
 from fuxictr_llm.llm.texts.units import Distinct, KeyCollision, KeyLookup, RowKeys
@@ -27,7 +28,6 @@ from fuxictr_llm.llm.texts.units import Distinct, KeyCollision, KeyLookup, RowKe
 # So many items are in a derived history at most, the latest.
 MOST = 50
 FOLDS = 5
-ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 by the golden ratio
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,6 +237,4 @@ def _paired(users: np.ndarray, items: np.ndarray) -> np.ndarray:
 
 def fold_of(users: np.ndarray, items: np.ndarray) -> np.ndarray:
     """The fold of each pair of ids, `[n]`: all rows of a pair share one."""
-    mixed = (users.astype(np.uint64) * ODD + items.astype(np.uint64) + np.uint64(1)) * ODD
-    mixed ^= mixed >> np.uint64(32)
-    return ((mixed * ODD) >> np.uint64(40)).astype(np.int64) % FOLDS
+    return mixed_fold(map(torch.from_numpy, (users, items)), FOLDS).numpy()
