@@ -61,7 +61,7 @@ class Run:
         notes: what goes into the run record besides its usual entries.
         networks: name -> metrics of a network that was trained for the run, a teacher for example.
         prepared: what a method's `prepare` leaves for its `on_train_begin`.
-        cold: the values that train never saw and that get embeddings after training (llm/vectors/cold.py), or None.
+        cold: the values outside train's vocabulary that get embeddings after training (llm/vectors/cold.py), or None.
     """
 
     params: dict[str, Any]

@@ -110,7 +110,7 @@ def _check_side_tables(tables: Mapping[str, Mapping[str, str]]) -> None:
 
 @dataclass(config=STRICT, kw_only=True)
 class ColdValuesConfig(LanguageModelConfig):
-    """Embeddings for values that train never saw, made after training from their words.
+    """Embeddings for values outside train's vocabulary, made after training from their words.
 
     Attributes:
         cold_values: what such a value gets in place of FuxiCTR's `__OOV__`. `words`: an embedding of its own, given by

@@ -1,4 +1,4 @@
-"""Raw values of a data set, and built splits in which values that train never saw have ids of their own.
+"""Raw values of a data set, and built splits in which values outside train's vocabulary have ids of their own.
 
 FuxiCTR gives one id, `__OOV__`, to all values that the vocabulary of train lacks. Which value a row of valid or test
 had is known from the raw files alone: they are read again, and each built id is compared with what its value gives.

@@ -1,6 +1,6 @@
-"""Embeddings of values that train never saw, put into a trained model; what they do on the rows with such values.
+"""Embeddings of values outside train's vocabulary, put into a trained model; what they do on the rows that have them.
 
-Shape symbols: `N` rows, `T` tasks.
+Shape symbols: `N` rows, `B` of a batch, `L` ids of a row in a column, `T` tasks.
 """
 
 import logging
@@ -59,7 +59,7 @@ def _with_rows(model: BaseModel, cold: ColdValues, run: Run) -> dict[str, Any]:
     for column in cold.columns:
         tables = {}
         for table in tables_of(model, column.columns, column.first_id):
-            rows, facts = cold.rows(column, table.embedding.weight.detach().cpu().numpy(), table.columns)
+            rows, facts = cold.rows(column, table.weight.detach().cpu().numpy(), table.columns)
             add_rows(table, torch.from_numpy(rows))
             tables[table.name] = facts
         for feature_map in {id(each): each for each in (model.feature_map, run.feature_map)}.values():
@@ -91,9 +91,9 @@ def metrics_of_unseen(model: BaseModel, cold: ColdValues, rows: Any) -> dict[str
     unseen, y_true, with_rows, without = _predicted(model, rows, columns)
     labels = labels_of(type(model), model.feature_map)
     measured = {}
-    for name, ids in {ANY: np.stack([*unseen.values()]).max(axis=0), **unseen}.items():
-        chosen = ids >= 0
-        facts = {"rows": int(chosen.sum())} | ({} if name == ANY else {"values": len(np.unique(ids[chosen]))})
+    for name, ids in {ANY: np.concatenate([*unseen.values()], axis=1), **unseen}.items():
+        chosen = (ids >= 0).any(axis=1)
+        facts = {"rows": int(chosen.sum())} | ({} if name == ANY else {"values": len(np.unique(ids[ids >= 0]))})
         of_both = (metrics_of(y_true[chosen], y_pred[chosen], labels) for y_pred in (with_rows, without))
         own, others = of_both
         measured[name] = facts | own | {"without": others}
@@ -103,9 +103,9 @@ def metrics_of_unseen(model: BaseModel, cold: ColdValues, rows: Any) -> dict[str
 def _predicted(
     model: BaseModel, rows: Any, columns: Mapping[str, ColdColumn]
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
-    """Column -> the largest unseen id of each row, -1 without one; labels; predictions with such ids, and without.
+    """Column -> its ids of unseen values, -1 in the place of others; labels; predictions with such ids, and without.
 
-    Each has N values, or `[N, T]`.
+    Ids are `[N, L]`, 1 for L but of a sequence; each other array has N values, or `[N, T]`.
     """
     model.eval()
     parts: list[list[Tensor]] = []
@@ -113,20 +113,19 @@ def _predicted(
     with torch.inference_mode():
         for batch in own:
             ids = {name: columns_of(batch)[name] for name in columns}
-            highest = [_highest(ids[name], column) for name, column in columns.items()]
+            unseen = [_unseen(ids[name], column) for name, column in columns.items()]
             before = {name: _unknown(ids[name], column) for name, column in columns.items()}
             both = [predictions_of(model, model.forward(one)) for one in (batch, with_columns(batch, before))]
-            parts.append([torch.stack(highest, dim=1), truth_of(model, batch), *both])
-    arrays = [torch.cat(of).cpu().numpy() for of in zip(*parts, strict=True)]
-    highest_ids, *others = own.gathered(*arrays)
-    y_true, with_rows, without = (of[:, 0] if of.shape[1] == 1 else of for of in others)
-    unseen = dict(zip(columns, highest_ids.T, strict=True))
-    return unseen, y_true.astype(np.float64), with_rows.astype(np.float64), without.astype(np.float64)
+            parts.append([*unseen, truth_of(model, batch), *both])
+    arrays = own.gathered(*(torch.cat(of).cpu().numpy() for of in zip(*parts, strict=True)))
+    y_true, with_rows, without = (of[:, 0] if of.shape[1] == 1 else of for of in arrays[len(columns) :])
+    ids_of = dict(zip(columns, arrays, strict=False))
+    return ids_of, y_true.astype(np.float64), with_rows.astype(np.float64), without.astype(np.float64)
 
 
-def _highest(ids: Tensor, column: ColdColumn) -> Tensor:
-    """The largest unseen id of each row, -1 without one."""
-    return torch.where(ids >= column.first_id, ids, -1).reshape(len(ids), -1).amax(dim=1)
+def _unseen(ids: Tensor, column: ColdColumn) -> Tensor:
+    """The ids of unseen values, -1 in the place of others, `[B, L]`."""
+    return torch.where(ids >= column.first_id, ids, -1).reshape(len(ids), -1)
 
 
 def _unknown(ids: Tensor, column: ColdColumn) -> Tensor:

@@ -31,15 +31,25 @@ class Table:
 
     Attributes:
         name: where it is in the model.
-        embedding: its module.
-        layer: the layer of a FeatureEmbeddingDict that it belongs to; itself, or one that has vectors of values.
+        embeddings: all modules of the model that have it as their weight.
+        layers: those of FeatureEmbeddingDicts that it belongs to; itself, or one that has vectors of values.
         columns: those that read it.
     """
 
     name: str
-    embedding: nn.Embedding
-    layer: nn.Module
+    embeddings: tuple[nn.Embedding, ...]
+    layers: tuple[nn.Module, ...]
     columns: tuple[str, ...]
+
+    @property
+    def weight(self) -> nn.Parameter:
+        """`[V, D]`."""
+        return self.embeddings[0].weight
+
+    def set_weight(self, weight: nn.Parameter) -> None:
+        """Give all modules the same other weight."""
+        for embedding in self.embeddings:
+            embedding.weight, embedding.num_embeddings = weight, len(weight)
 
 
 def tables_of(model: nn.Module, columns: Sequence[str], rows: int) -> list[Table]:
@@ -52,6 +62,7 @@ def tables_of(model: nn.Module, columns: Sequence[str], rows: int) -> list[Table
         UserError: there is none, or a layer of these columns has no table of V rows.
     """
     found: dict[int, Table] = {}
+    modules = [module for module in model.modules() if isinstance(module, nn.Embedding)]
     for name, module in model.named_modules():
         if not isinstance(module, FeatureEmbeddingDict):
             continue
@@ -65,10 +76,13 @@ def tables_of(model: nn.Module, columns: Sequence[str], rows: int) -> list[Table
             if not tables:
                 raise _not_found(model, column, f"{name}.{column} is a {type(layer).__name__} without one")
             for place, table in enumerate(tables):
-                known = found.get(id(table))
-                label = f"{name}.embedding_layers.{column}" + (f".{place}" if len(tables) > 1 else "")
-                readers = (*(known.columns if known else ()), column)
-                found[id(table)] = Table(known.name if known else label, table, layer, readers)
+                known = found.get(id(table.weight))
+                label = known.name if known else f"{name}.embedding_layers.{column}"
+                label += f".{place}" if len(tables) > 1 and not known else ""
+                tied = tuple(each for each in modules if each.weight is table.weight)
+                layers = dict.fromkeys([*(known.layers if known else ()), layer])
+                readers = dict.fromkeys([*(known.columns if known else ()), column])
+                found[id(table.weight)] = Table(label, tied, tuple(layers), tuple(readers))
     if not found:
         raise _not_found(model, columns[0], "it has no FeatureEmbeddingDict with that column")
     return list(found.values())
@@ -84,12 +98,11 @@ def _not_found(model: nn.Module, column: str, why: str) -> UserError:
 @torch.no_grad()
 def add_rows(table: Table, rows: Tensor) -> None:
     """Put rows `[M, D]` behind those of a table; an optimizer knows nothing of them."""
-    weight = table.embedding.weight
-    longer = torch.cat([weight.detach(), rows.to(weight)])
-    table.embedding.weight = nn.Parameter(longer, requires_grad=weight.requires_grad)
-    table.embedding.num_embeddings = len(longer)
-    if isinstance(table.layer, PretrainedEmbedding):
-        table.layer.oov_idx = len(longer) - 1  # FuxiCTR takes all ids beyond it for zero
+    longer = torch.cat([table.weight.detach(), rows.to(table.weight)])
+    table.set_weight(nn.Parameter(longer, requires_grad=table.weight.requires_grad))
+    for layer in table.layers:
+        if isinstance(layer, PretrainedEmbedding):
+            layer.oov_idx = len(longer) - 1  # FuxiCTR takes all ids beyond it for zero
 
 
 def describe_rows(feature_map: FeatureMap, columns: Iterable[str], first: int, count: int) -> None:
@@ -121,7 +134,7 @@ def check_tables(model: BaseModel, columns: Mapping[str, Sequence[str]], added: 
     with _restored([table for of_column in tables.values() for table in of_column]), torch.random.fork_rng(devices=[]):
         for owner, of_column in tables.items():
             for table in of_column:
-                add_rows(table, table.embedding.weight.new_zeros(added[owner], table.embedding.embedding_dim))
+                add_rows(table, table.weight.new_zeros(added[owner], table.weight.shape[1]))
         try:
             with torch.no_grad():
                 predictions_of(model, model.eval().forward(batch))
@@ -138,12 +151,13 @@ def check_tables(model: BaseModel, columns: Mapping[str, Sequence[str]], added: 
 @contextmanager
 def _restored(tables: Sequence[Table]) -> Iterator[None]:
     """After the block, tables have the very parameters that they had before."""
-    before = [(table, table.embedding.weight, getattr(table.layer, "oov_idx", None)) for table in tables]
+    weights = [(table, table.weight) for table in tables]
+    layers = [layer for table in tables for layer in table.layers if isinstance(layer, PretrainedEmbedding)]
+    oov_ids = [(layer, layer.oov_idx) for layer in layers]
     try:
         yield
     finally:
-        for table, weight, oov_idx in before:
-            table.embedding.weight = weight
-            table.embedding.num_embeddings = len(weight)
-            if oov_idx is not None:
-                table.layer.oov_idx = oov_idx
+        for table, weight in weights:
+            table.set_weight(weight)
+        for layer, oov_id in oov_ids:
+            layer.oov_idx = oov_id

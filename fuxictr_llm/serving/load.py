@@ -77,7 +77,7 @@ class ServedModel:
         fields: the columns that a batch must have, in feature-map order.
         labels: what is predicted, T of them.
         config: the content of the folder's config.json.
-        cold_ids: column -> value that training never saw and that has an embedding of its own -> id. The ids of train
+        cold_ids: column -> value outside train's vocabulary that has an embedding of its own -> id. The ids of train
             values are in the data set's feature_vocab.json.
     """
 

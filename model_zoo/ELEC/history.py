@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.llm.texts.histories import Histories
 
 from .vectors import RawVectors, Reduced, some_of
@@ -18,6 +19,9 @@ def of_histories(histories: Histories, raw: RawVectors, width: int) -> Callable[
     """The mean of a history's items on `width` components, and its cosine with the row's own item: `[P, D_s + 1]`.
 
     Each column has mean 0 and standard deviation 1 over train rows. A row without a history has zeros.
+
+    Raises:
+        UserError: no train row has a history.
     """
     items = Reduced(raw.stores[histories.unit], width)
 
@@ -35,6 +39,11 @@ def of_histories(histories: Histories, raw: RawVectors, width: int) -> Callable[
         return torch.cat([mean, cosine[:, None]], dim=1), counts[:, 0] > 0
 
     fitted, known = told(some_of(histories.train_rows.nonzero().squeeze(-1)))
+    if not known.any():
+        raise UserError(
+            "text_history: no train row has a history; name another column, label or rows (past or folds), or leave "
+            "text_history out"
+        )
     deviation, mean = torch.std_mean(fitted[known], dim=0, correction=0)
     scale = torch.where(deviation > 1e-6, 1 / deviation, 0)
 

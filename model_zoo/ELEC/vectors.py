@@ -17,6 +17,7 @@ from torch import Tensor
 from fuxictr_llm.common.code_digest import digest_of_code
 from fuxictr_llm.common.files import merged
 from fuxictr_llm.host.batches import Batch, columns_of, with_columns
+from fuxictr_llm.llm.texts.folds import mixed_fold
 from fuxictr_llm.llm.texts.row_texts import RowIndex
 from fuxictr_llm.llm.vectors.store import VectorStore, find_or_write, random_like
 
@@ -26,9 +27,8 @@ KIND = "row_vectors"
 PLACEBOS = "placebo_vectors"
 # Rows on which is fitted (scaling, a PCA, alignment), at most; a random sample where there are more.
 MOST_FITTED = 50_000
-ODD = -7046029254386353131  # 2^64 by the golden ratio, as a signed number
 # Raise it when the same settings would give other vectors.
-VERSION = 2
+VERSION = 3
 
 
 class Indexed(Protocol):
@@ -77,19 +77,24 @@ def placebo_of(stores: Sequence[VectorStore], kind: str, seed: int) -> list[Vect
     The control comes before all that is learnt from the vectors, so that it has every way of learning that they have.
     """
 
-    def placebo(store: VectorStore) -> VectorStore:
-        order = torch.randperm(len(store), generator=torch.Generator().manual_seed(seed))
+    def placebo(unit: int, store: VectorStore) -> VectorStore:
+        order = torch.randperm(len(store), generator=torch.Generator().manual_seed(_mixed(seed, unit)))
 
         def make(start: int, stop: int) -> np.ndarray:
             if kind == "shuffled":
                 return store.gather(order[start:stop]).numpy()
-            return random_like(store.gather(torch.arange(start, stop)), seed + start).nan_to_num().numpy()
+            return random_like(store.gather(torch.arange(start, stop)), _mixed(seed, unit, start)).nan_to_num().numpy()
 
-        made_from = {"vectors": store.sha256, "placebo": kind, "seed": seed, "version": VERSION}
+        made_from = {"vectors": store.sha256, "placebo": kind, "seed": seed, "unit": unit, "version": VERSION}
         made_from["code"] = digest_of_code([__name__])
         return find_or_write(PLACEBOS, made_from, len(store), make)
 
-    return [placebo(store) for store in stores]
+    return [placebo(unit, store) for unit, store in enumerate(stores)]
+
+
+def _mixed(*numbers: int) -> int:
+    """A seed that no other numbers give: units that shared one would have the same directions in the same places."""
+    return int(np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)[0] >> 1)
 
 
 class Standardized:
@@ -254,11 +259,7 @@ def of_heads(reference: TextHead, heads: Sequence[TextHead], raw: RawVectors) ->
 
 def fold_of(positions: Tensor, folds: int) -> Tensor:
     """The fold of each row, by the positions of its texts: rows with equal texts share one. `[n, U] -> [n]`."""
-    mixed = torch.zeros(len(positions), dtype=torch.int64)
-    for unit in positions.long().unbind(dim=1):
-        mixed = (mixed + unit + 1) * ODD  # modulo 2^64
-        mixed ^= mixed >> 32
-    return (mixed >> 32).remainder(folds)  # the high bits depend on all units
+    return mixed_fold(positions.unbind(dim=1), folds)
 
 
 def _sample(index: RowIndex) -> Tensor:

@@ -191,6 +191,10 @@ def spoil(dataset_id, folder, how):
         write_wines(folder, [*wine_ratings(), "41,U1,100001,2014"])
     elif what == "no list":
         write_wines(folder, wines=[line.replace("['Pizza']", "[Pizza") for line in WINE_LINES])
+    elif what == "too deep":
+        write_wines(folder, wines=[line.replace("['Pizza']", "-" * 100_000 + "1") for line in WINE_LINES])
+    elif what == "deep":
+        write_wines(folder, wines=[line.replace("['Pizza']", "-" * 3000 + "1") for line in WINE_LINES])
     elif what == "less wines":
         write_wines(folder, wines=WINE_LINES[:1])
 
@@ -224,6 +228,8 @@ def spoil(dataset_id, folder, how):
         ("xwines", f"{xwines.ARCHIVE}: no date", "has the Date '5th of April 10:00:00'; download it again from"),
         ("xwines", f"{xwines.ARCHIVE}: no rating", "has rows without 'Rating'"),
         ("xwines", f"{xwines.ARCHIVE}: no list", "has the Harmonize '[Pizza'"),
+        ("xwines", f"{xwines.ARCHIVE}: deep", "has the Harmonize '-----"),
+        ("xwines", f"{xwines.ARCHIVE}: too deep", "has the Harmonize '-----"),
         ("xwines", f"{xwines.ARCHIVE}: less wines", "lacks the wine '100002' of XWines_Slim_150K_ratings.csv"),
     ],
 )

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,11 +18,13 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import read_json
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.loader import make_loaders
+from fuxictr_llm.experiment.cold import metrics_of_unseen
 from fuxictr_llm.experiment.preparation import prepare_run
 from fuxictr_llm.experiment.run import run_experiment
+from fuxictr_llm.llm.texts.value_texts import read_catalog
 from fuxictr_llm.serving.export import check_same_data, export_run
 from fuxictr_llm.serving.load import load_model
-from support import as_arguments, edit
+from support import as_arguments, batches, build, edit
 
 FILMS, UNSEEN = 160, 40
 SETTINGS = {"epochs": 3, "learning_rate": 0.05, "batch_size": 64}
@@ -125,6 +128,22 @@ def test_words_that_decide_are_used_and_training_is_as_without(run):
         assert unseen(other)["item"]["without"] == unseen(words)["item"]["without"]
         assert unseen(other)["item"]["AUC"] < unseen(words)["item"]["AUC"] - 0.2, control
     assert plain.record["cold_values"] is None
+
+
+def test_every_unseen_value_of_a_sequence_is_counted():
+    rows = batches()
+    for batch in rows:
+        batch["tags"] = torch.where(batch["tags"] > 0, 1, 0)
+    rows[0]["tags"][0] = torch.tensor([3, 4, 5])  # 3 and 4 are the largest of no row
+    rows[1]["tags"][2] = torch.tensor([0, 1, 5])
+    tags = SimpleNamespace(columns=("tags",), first_id=3, oov_id=2)
+    item = SimpleNamespace(columns=("item",), first_id=18, oov_id=1)
+    measured = metrics_of_unseen(build("DeepFM"), SimpleNamespace(columns=[tags, item]), rows)
+    items = torch.cat([batch["item"] for batch in rows]).reshape(-1)
+    assert {key: measured["tags"][key] for key in ("rows", "values")} == {"rows": 2, "values": 3}
+    assert measured["item"]["rows"] == (items >= 18).sum() and measured["item"]["values"] == 2
+    either = (items >= 18) | (torch.cat([batch["tags"] for batch in rows]) >= 3).any(dim=1)
+    assert measured["any"]["rows"] == either.sum()
 
 
 def test_saved_loaded_and_exported_models_answer_alike(run, films, tmp_path):
@@ -243,6 +262,23 @@ def test_bad_settings_are_one_line(films, llm, changes, message, capsys):
     assert main(args) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(message, last), last
+
+
+def test_cells_of_a_catalog_that_are_no_text_or_no_numbers_are_named(tmp_path):
+    columns = {
+        name: {"type": kind} for name, kind in {"item": "categorical", "year": "numeric", "tags": "meta"}.items()
+    }
+    numbers, lists = str(tmp_path / "numbers.csv"), str(tmp_path / "lists.parquet")
+    Path(numbers).write_text("item,year,other\nx1,1e3,a\nx2,,b\nx3,NaN,c\nx4,about 2001,d\n")
+    with pytest.raises(UserError, match=r"numbers.csv' has 'about 2001' in row 4 of the numeric column 'year'"):
+        read_catalog(numbers, "item", columns, [])
+    edit(Path(numbers), "about 2001", "-2001.5")
+    assert read_catalog(numbers, "item", columns, [])["year"].to_list() == ["1e3", "", "NaN", "-2001.5"]
+    pl.DataFrame({"item": ["x1"], "tags": [["a", "b"]]}).write_parquet(lists)
+    with pytest.raises(
+        UserError, match=r"lists.parquet' has List\(String\) in column 'tags'; write its values as text"
+    ):
+        read_catalog(lists, "item", columns, [])
 
 
 def test_built_data_sets_and_other_rows_are_refused(run, films, tmp_path):

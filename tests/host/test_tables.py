@@ -41,8 +41,8 @@ def add_copy_of(model, row, columns, count=3):
     """More rows, the last of which is a copy of one."""
     size = model.feature_map.features[COLUMN]["vocab_size"]
     for table in tables_of(model, columns, size):
-        rows = torch.zeros(count, table.embedding.embedding_dim)
-        rows[-1] = table.embedding.weight[row].detach()
+        rows = torch.zeros(count, table.weight.shape[1])
+        rows[-1] = table.weight[row].detach()
         add_rows(table, rows)
     describe_rows(model.feature_map, columns, size, count)
     return size + count - 1
@@ -101,6 +101,22 @@ def test_columns_that_share_an_embedding():
     ]
     assert torch.equal(predictions(model, moved), before)
     assert {model.feature_map.features[name]["vocab_size"] for name in (COLUMN, "tags")} == {23}
+
+
+def test_modules_that_share_a_weight_go_on_sharing_it():
+    model = trained("DeepFM")
+    layers = model.embedding_layer.embedding_layer.embedding_layers
+    layers["tags"] = torch.nn.Embedding(20, layers[COLUMN].embedding_dim, padding_idx=0)
+    layers["tags"].weight = layers[COLUMN].weight
+    model.output = torch.nn.Embedding(20, layers[COLUMN].embedding_dim)  # of no column
+    model.output.weight = layers[COLUMN].weight
+    check_tables(model, {COLUMN: [COLUMN]}, {COLUMN: 3})
+    assert layers["tags"].weight is layers[COLUMN].weight is model.output.weight and len(model.output.weight) == 20
+    assert sorted(len(table.embeddings) for table in tables_of(model, [COLUMN], 20)) == [1, 3]
+    new = add_copy_of(model, 5, [COLUMN])
+    assert layers["tags"].weight is layers[COLUMN].weight is model.output.weight
+    assert torch.equal(layers["tags"].weight[new], layers["tags"].weight[5])
+    assert layers["tags"].num_embeddings == model.output.num_embeddings == len(model.output.weight) == new + 1
 
 
 @pytest.mark.parametrize("usage", [None, "sum"])

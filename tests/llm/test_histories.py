@@ -128,8 +128,25 @@ def test_other_ways_of_deriving_are_other_histories(shop):
     run, index = shop()
     asked = [ASKED, {**ASKED, "rows": "past"}, {"column": "before"}, {**ASKED, "user": "title"}]
     assert len({find_histories(one, run, index).sha256 for one in asked}) == 4
-    run.params["prepare_split"] = "time"
-    assert find_histories(ASKED, run, index).sha256 == find_histories(asked[1], run, index).sha256
+
+
+@pytest.mark.parametrize(
+    ("split", "rows"),
+    [
+        ({}, "folds"),
+        ({"time_column": "before"}, "folds"),
+        ({"prepare_split": "random"}, "folds"),
+        ({"prepare_split": "time"}, "past"),
+        ({"prepare_split": "time", "resplit": {"by": "random", "number": 1, "of": 2}}, "folds"),
+        ({"prepare_split": "time", "resplit": {"by": "time", "number": 1, "of": 2}}, "past"),
+        ({"time_column": "before", "resplit": {"by": "time", "number": 1, "of": 2}}, "past"),
+    ],
+)
+def test_train_rows_before_are_the_default_only_where_rows_are_in_the_order_of_time(shop, split, rows):
+    run, index = shop()
+    run.params |= split
+    expected = find_histories({**ASKED, "rows": rows}, run, index)
+    assert find_histories(ASKED, run, index).sha256 == expected.sha256
 
 
 @pytest.mark.parametrize(

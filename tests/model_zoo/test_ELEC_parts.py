@@ -15,6 +15,7 @@ from fuxictr_llm.llm.vectors.store import find_or_write
 from fuxictr_llm.model_zoo.ELEC import vectors
 from fuxictr_llm.model_zoo.ELEC.gain import added_parameters, decay_apart, gain_class, train_only_added
 from fuxictr_llm.model_zoo.ELEC.head import VECTOR
+from fuxictr_llm.model_zoo.ELEC.history import of_histories
 from fuxictr_llm.registry import find_backbone
 from fuxictr_llm.training import build as training
 from fuxictr_llm.training.networks import ChangedBatches
@@ -259,6 +260,28 @@ def test_placebos_have_the_norms_of_the_vectors_and_nothing_of_which_text_has_wh
     assert (handed == told).all(dim=1).sum() < 5
     assert torch.equal(handed.sort(dim=0).values, told.sort(dim=0).values)
     assert len({store.sha256, noise.sha256, shuffled.sha256, vectors.placebo_of([store], "noise", 6)[0].sha256}) == 4
+
+
+@pytest.mark.parametrize("kind", ["noise", "shuffled"])
+def test_placebos_of_two_units_have_nothing_in_common(kind):
+    told = torch.randn(400, 6, generator=torch.Generator().manual_seed(0))
+    store = find_or_write("test", {"placebo": "units"}, 400, lambda start, stop: told[start:stop].numpy())
+    user, item = (placebo.gather(torch.arange(400)) for placebo in vectors.placebo_of([store, store], kind, 5))
+    assert abs(torch.nn.functional.cosine_similarity(user, item).mean()) < 0.1
+    assert (user == item).all(dim=1).sum() < 10
+
+
+def test_histories_of_test_rows_alone_are_refused():
+    own, train_rows = torch.arange(4), torch.tensor([True, True, False, False])
+
+    def fitted(*with_history):
+        texts = torch.where(torch.isin(own, torch.tensor(with_history)), own + 4, -1)[:, None]
+        told = SimpleNamespace(unit=0, own=own, train_rows=train_rows, items_of=lambda rows: texts[rows])
+        return of_histories(told, SimpleNamespace(stores=[Unit()]), WIDTH)(own)
+
+    assert fitted(1, 2, 3).isfinite().all()
+    with pytest.raises(UserError, match="text_history: no train row has a history; name another column"):
+        fitted(2, 3)
 
 
 def test_stored_vectors_are_those_computed_online(raw):

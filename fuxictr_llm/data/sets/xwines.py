@@ -105,8 +105,9 @@ def _joined(archive: Path, wines: pl.DataFrame, name: str) -> pl.Series:
     for text in wines[name]:
         try:
             parts = ast.literal_eval(text)
-        except (ValueError, SyntaxError) as error:
-            raise _other_file(archive, f"{WINES} has the {name} {text!r}") from error
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:  # the last two: nested too deeply
+            shown = f"{text[:60]}..." if len(text) > 60 else text
+            raise _other_file(archive, f"{WINES} has the {name} {shown!r}") from error
         joined.append("^".join(map(str, parts)) if isinstance(parts, list) else str(parts))
     return pl.Series(name, joined)
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.llm.catalog import load_catalog
+from fuxictr_llm.llm.texts.folds import mixed_fold
 from fuxictr_llm.llm.texts.row_texts import SALTS, RowIndex, places_in, reader_of
 from fuxictr_llm.llm.texts.sentences import owner_of, train_ids
 from fuxictr_llm.llm.texts.units import Distinct, KeyCollision, KeyLookup, RowKeys
@@ -26,7 +28,6 @@ from fuxictr_llm.llm.texts.units import Distinct, KeyCollision, KeyLookup, RowKe
 # So many items are in a derived history at most, the latest.
 MOST = 50
 FOLDS = 5
-ODD = np.uint64(0x9E3779B97F4A7C15)  # 2^64 by the golden ratio
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,8 +106,14 @@ def find_histories(asked: Mapping[str, str], run: Run, index: RowIndex) -> Histo
     read = _Rows(run, index, units.index(name), who, item, asked.get("liked"))
     if column is not None:
         return _given(column, run, read)
-    past = asked.get("rows", "past" if run.params.get("prepare_split") == "time" else "folds") == "past"
-    return _derived(run, read, past)
+    rows = asked.get("rows", "past" if _in_time(run.params) else "folds")
+    return _derived(run, read, past=rows == "past")
+
+
+def _in_time(params: Mapping[str, Any]) -> bool:
+    """Whether train's rows are in the order of time: a random split of rows that were in it is not."""
+    resplit = params.get("resplit")
+    return (resplit["by"] if resplit else params.get("prepare_split")) == "time"
 
 
 class _Rows:
@@ -230,6 +237,4 @@ def _paired(users: np.ndarray, items: np.ndarray) -> np.ndarray:
 
 def fold_of(users: np.ndarray, items: np.ndarray) -> np.ndarray:
     """The fold of each pair of ids, `[n]`: all rows of a pair share one."""
-    mixed = (users.astype(np.uint64) * ODD + items.astype(np.uint64) + np.uint64(1)) * ODD
-    mixed ^= mixed >> np.uint64(32)
-    return ((mixed * ODD) >> np.uint64(40)).astype(np.int64) % FOLDS
+    return mixed_fold(map(torch.from_numpy, (users, items)), FOLDS).numpy()

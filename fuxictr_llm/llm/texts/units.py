@@ -21,9 +21,9 @@ from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.config.language_models import RowTextsConfig
 from fuxictr_llm.llm.catalog import FieldCatalog, load_catalog
+from fuxictr_llm.llm.texts.folds import ODD
 from fuxictr_llm.llm.texts.sentences import Sentence, sentence_of, side_sentences, train_ids
 
-ODD = -7046029254386353131  # 2^64 by the golden ratio, as a signed number
 ROW = "row"
 # The unit of columns that belong to no entity.
 CONTEXT = "context"

@@ -1,4 +1,4 @@
-"""The texts of single values, of values that train never saw too: from the words of raw rows, not from ids.
+"""The texts of single values, of values outside train's vocabulary too: from the words of raw rows, not from ids.
 
 The id of an entity is told by the entity's other columns (`title of the movie is Toy Story. genre of the movie is
 Comedy.`), any other value by itself (`title of the movie is Toy Story.`). What `value_texts` says of it comes last.
@@ -125,14 +125,17 @@ def read_catalog(file: str, column: str, columns: Mapping[str, Any], vocabulary:
         vocabulary: the values that train has.
 
     Raises:
-        UserError: the file is missing or cannot be read, lacks the column, or has a value twice, an empty one, or one
-            that train has.
+        UserError: the file is missing or cannot be read, lacks the column, has text in a numeric one, or has a value
+            twice, an empty one, or one that train has.
     """
     where = f"cold_catalog of {column!r}: {file!r}"
     frame = _read(file, where)
     if column not in frame.columns:
         raise unknown("column", column, frame.columns, where)
-    frame = frame.select(pl.col(name).cast(pl.String).fill_null("") for name in frame.columns if name in columns)
+    frame = pl.DataFrame([_as_text(frame[name], where) for name in frame.columns if name in columns])
+    for name in frame.columns:
+        if columns[name]["type"] == "numeric":
+            _refuse_text(frame[name], where)
     values = frame[column]
     if (values == "").any():
         row = int((values == "").arg_max() or 0)
@@ -148,6 +151,25 @@ def read_catalog(file: str, column: str, columns: Mapping[str, Any], vocabulary:
             "for values that will come: leave these rows out"
         )
     return frame
+
+
+def _as_text(cells: pl.Series, where: str) -> pl.Series:
+    try:
+        return cells.cast(pl.String).fill_null("")
+    except pl.exceptions.PolarsError as error:
+        raise UserError(
+            f"{where} has {cells.dtype} in column {cells.name!r}; write its values as text, as in the raw files"
+        ) from error
+
+
+def _refuse_text(cells: pl.Series, where: str) -> None:
+    wrong = (cells != "") & cells.cast(pl.Float64, strict=False).is_null()
+    if wrong.any():
+        row = int(wrong.arg_max() or 0)
+        raise UserError(
+            f"{where} has {cells[row]!r} in row {row + 1} of the numeric column {cells.name!r}; give it a number, or "
+            "leave the cell empty"
+        )
 
 
 def _read(file: str, where: str) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""Values that train never saw: which they are, ids of their own, and embeddings from the vectors of their words.
+"""Values outside train's vocabulary: which they are, ids of their own, and embeddings from the vectors of their words.
 
 While a model is trained, nothing of this exists for it: an unseen value has the id `__OOV__`, for early stopping too.
 Afterwards each table of such a column gets a row a value (see ridge.py), and valid and test are read with the ids of

@@ -1,4 +1,4 @@
-"""A ridge map: what trained embeddings would be for values that training never saw, from the vectors of their words.
+"""A ridge map: what trained embeddings would be for values outside train's vocabulary, from the vectors of their words.
 
 Of N train values with text vectors s_v, trained rows e_v and n_v train rows (w_v: the shares that n_v have of all):
 
