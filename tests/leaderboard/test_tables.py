@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -194,6 +195,15 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch
         write_all(tmp_path, summarize([], FAILED), [], FAILED, FACTS)
     assert (tmp_path / "table.md").read_bytes() == before
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "text"),
+    [((2, 3), "not run at seed 2; seed 3"), (((1, 2), (2, 1)), "not run at split 1, seed 2; split 2, seed 1")],
+)
+def test_what_has_not_run_is_named_as_it_is_repeated(missing, text):
+    (row,) = summarize(runs(None, None, [0.7]))
+    assert make_report([replace(row, missing=missing)]).troubles == [f"shop DeepFM plain: {text}"]
 
 
 def test_facts_name_every_version_and_every_state_of_the_data():
