@@ -206,6 +206,24 @@ def test_what_has_not_run_is_named_as_it_is_repeated(missing, text):
     assert make_report([replace(row, missing=missing)]).troubles == [f"shop DeepFM plain: {text}"]
 
 
+@pytest.mark.parametrize(
+    ("by", "of", "tuning", "leans"),
+    [
+        ("random", 1, "3 trials", True),
+        ("time", 2, "3 trials", True),
+        ("time", 1, "3 trials", False),
+        ("random", 2, "", False),
+        (None, 1, "3 trials", False),
+    ],
+)
+def test_a_search_that_saw_the_test_rows_of_the_splits_is_told(by, of, tuning, leans):
+    resplit = {"by": by, "number": 1, "of": of} if by else None
+    changes = {"split": int(bool(by)), "rows": {"train": 900, "test": 100}, "record": {"config": {"resplit": resplit}}}
+    results = runs(None, None, [0.7], **changes)
+    notes = make_report(summarize(results), results, facts={"tuning": tuning}).notes
+    assert any("the AUCs of all arms lean upwards" in note for note in notes) == leans
+
+
 def test_facts_name_every_version_and_every_state_of_the_data():
     results = runs(None, None, [0.7, 0.8])
     results += runs("ELEC", None, [0.7], record={"versions": {"torch": "2.14.0"}, "data": {"sha256": "ef56"}})

@@ -74,7 +74,7 @@ def make_report(
         users: of each data set, intervals that cover the test sample.
     """
     tables, overall = [], over_backbones(rows, results)
-    notes = notes_on(rows, results, overall, users or {})
+    notes = notes_on(rows, results, overall, users or {}, tuned=bool((facts or {}).get("tuning")))
     for dataset in dict.fromkeys(row.dataset for row in rows):
         lines = [line for line in overall if line.dataset == dataset]
         own = [row for row in rows if row.dataset == dataset]
