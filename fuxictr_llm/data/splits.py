@@ -10,7 +10,7 @@ says from what they were made.
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -78,7 +78,7 @@ def has_time(params: Mapping[str, Any]) -> bool:
 
 
 def split_files(params: Mapping[str, Any]) -> dict[str, str]:
-    """`train_data`, `valid_data` and `test_data` of a split (test only where it is asked for); none of other data."""
+    """`train_data`, `valid_data` and `test_data` of a split; none of other data."""
     if not params.get("resplit"):
         return {}
     folder = Path(params["data_root"]) / params["dataset_id"] / "raw"
@@ -87,9 +87,10 @@ def split_files(params: Mapping[str, Any]) -> dict[str, str]:
 
 def is_outdated(params: Mapping[str, Any]) -> bool:
     """Whether a split's files were made from other files than those that are there now."""
-    manifest = read_json(_manifest_file(params))
+    if not _manifest_file(params).exists():
+        return False
     try:
-        return manifest is not None and manifest["made_from"] != _made_from(params)
+        return _manifest(params).get("made_from") != _made_from(params)
     except UserError:  # the originals are not there, and cannot be compared
         return False
 
@@ -102,7 +103,8 @@ def make_split(params: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         UserError: the settings are none that `split_params` makes, a file cannot be read, the time column is not there
-            or holds no times, or there are too few rows for so many splits.
+            or holds no times, two files have other columns, a split has no rows, or there are too few rows for so many
+            splits.
     """
     _check(params)
     files = split_files(params)
@@ -110,7 +112,7 @@ def make_split(params: Mapping[str, Any]) -> dict[str, Any]:
     with locked(f"split-{digest_of(folder)[:16]}"):  # whose files all splits need
         facts = prepare_raw_data(params)
         made_from, manifest_file = _made_from(params), _manifest_file(params)
-        manifest = read_json(manifest_file) or {}
+        manifest = _manifest(params)
         if manifest.get("made_from") != made_from or manifest.get("sha256") != _digests(files):
             with explain_write_errors(manifest_file, "name another folder with --set data_root=DIR"):
                 manifest_file.parent.mkdir(parents=True, exist_ok=True)
@@ -126,12 +128,20 @@ def _check(params: Mapping[str, Any]) -> None:
             f"resplit {resplit} needs a data set of its own, called NAME{split_id('', resplit)} (got "
             f"{params['dataset_id']!r}); leaderboard --splits makes one"
         )
+    if lacking := [f"{split}_data" for split in SPLITS if not params.get(f"{split}_data")]:
+        raise UserError(f"data set {params['dataset_id']!r} cannot be split anew: resplit needs {lacking[0]}")
     if not 1 <= resplit["number"] <= resplit["of"]:
         raise UserError(f"resplit: number must be from 1 to {resplit['of']} (got {resplit['number']})")
 
 
 def _manifest_file(params: Mapping[str, Any]) -> Path:
     return Path(params["data_root"]) / params["dataset_id"] / "raw" / "split.json"
+
+
+def _manifest(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of `split.json`; empty where it is absent or damaged."""
+    manifest = read_json(_manifest_file(params))
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def _made_from(params: Mapping[str, Any]) -> dict[str, Any]:
@@ -146,7 +156,9 @@ def _digests(files: Mapping[str, str]) -> dict[str, str]:
 
 
 def _write(params: Mapping[str, Any], files: Mapping[str, str]) -> None:
-    parts = {split: _read(params, split) for split in SPLITS if params.get(f"{split}_data")}
+    parts: dict[str, pl.DataFrame] = {}
+    for split in SPLITS:
+        parts[split] = _read(params, split, parts["train"].columns if parts else None)
     rows = pl.concat(parts.values())
     positions = cut({split: len(part) for split, part in parts.items()}, params["resplit"], params["dataset_id"])
     if params["resplit"]["by"] == "time" and params.get("time_column"):
@@ -156,14 +168,27 @@ def _write(params: Mapping[str, Any], files: Mapping[str, str]) -> None:
             rows[positions[key.removesuffix("_data")]].write_csv(temporary, separator=params.get("sep") or ",")
 
 
-def _read(params: Mapping[str, Any], split: str) -> pl.DataFrame:
-    """The rows of a split of the whole data, all as text."""
-    paths = raw_files(params[f"{split}_data"], "csv")
-    try:
-        separator = params.get("sep") or ","
-        return pl.concat([pl.read_csv(path, separator=separator, infer_schema=False) for path in paths])
-    except pl.exceptions.PolarsError as error:
-        raise UserError(f"{params[f'{split}_data']!r} cannot be read as csv: {reason_of(error)}") from error
+def _read(params: Mapping[str, Any], split: str, columns: Sequence[str] | None) -> pl.DataFrame:
+    """The rows of a split of the whole data, all as text.
+
+    Args:
+        columns: those of the first file of train, in its order; None: this is train.
+    """
+    parts = []
+    for path in raw_files(params[f"{split}_data"], "csv"):
+        try:
+            part = pl.read_csv(path, separator=params.get("sep") or ",", infer_schema=False)
+        except pl.exceptions.PolarsError as error:
+            raise UserError(f"{str(path)!r} cannot be read as csv: {reason_of(error)}") from error
+        columns = columns or part.columns
+        if odd := sorted({*columns} ^ {*part.columns}):
+            has = "has" if odd[0] in part.columns else "lacks"
+            raise UserError(
+                f"{str(path)!r} {has} the column {odd[0]!r}, other than the first file of train: a resplit needs the "
+                "same columns in all files"
+            )
+        parts.append(part.select(columns))
+    return pl.concat(parts)
 
 
 def cut(sizes: Mapping[str, int], resplit: Mapping[str, Any], name: str = "the data set") -> dict[str, np.ndarray]:
@@ -174,8 +199,10 @@ def cut(sizes: Mapping[str, int], resplit: Mapping[str, Any], name: str = "the d
         name: of the data set, for an error.
 
     Raises:
-        UserError: the first of the rolling splits would have less than half of the train rows.
+        UserError: a split has no rows, or the first of the rolling splits would have less than half of the train rows.
     """
+    if lacking := [split for split in SPLITS if not sizes[split]]:
+        raise UserError(f"data set {name!r} cannot be split anew: its {lacking[0]} file has no rows")
     total, valid, test = sum(sizes.values()), sizes["valid"], sizes["test"]
     end, order = total, np.arange(total)
     if resplit["by"] == "random":

@@ -118,6 +118,48 @@ def test_what_cannot_be_split_is_told(configs):
         make_split({**params_of(configs), "dataset_id": "shop"})
 
 
+@pytest.mark.parametrize("by", ["random", "time"])
+def test_a_split_without_rows_or_without_its_file_is_told(configs, by):
+    params = params_of(configs, by, time_column="user")
+    path = configs.parent / "raw" / "test.csv"
+    path.write_text(path.read_text().partition("\n")[0] + "\n")
+    with pytest.raises(UserError, match=f"'shop_{by}1of2' cannot be split anew: its test file has no rows"):
+        make_split(params)
+    with pytest.raises(UserError, match=f"'shop_{by}1of2' cannot be split anew: resplit needs test_data"):
+        make_split({**params, "test_data": None})
+    make_split(params_of(configs, "random", test_data="raw/valid.csv"))
+    assert is_outdated({**params_of(configs, "random"), "test_data": None})
+
+
+def test_files_with_their_columns_in_another_order_are_split_and_other_columns_are_told(configs):
+    params, path = params_of(configs), configs.parent / "raw" / "test.csv"
+    make_split(params)
+    before, table = read(params), pd.read_csv(path, dtype=str, keep_default_na=False)
+    table[table.columns[::-1]].to_csv(path, index=False)
+    make_split(params)
+    after = read(params)
+    assert all(after[split].equals(rows) for split, rows in before.items())
+    table.drop(columns="color").to_csv(path, index=False)
+    with pytest.raises(UserError, match="test.csv' lacks the column 'color', other than the first file of train"):
+        make_split(params)
+    table.assign(more="1").to_csv(path, index=False)
+    with pytest.raises(UserError, match="test.csv' has the column 'more', other than the first file of train"):
+        make_split(params)
+    assert all(after[split].equals(rows) for split, rows in read(params).items())  # nothing is lost
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "1", "{", '{"made_from": 1}'])
+def test_a_manifest_of_another_form_is_that_of_an_outdated_split(configs, content):
+    params = params_of(configs)
+    make_split(params)
+    manifest = configs.parent / "data" / "shop_random1of2" / "raw" / "split.json"
+    whole = manifest.read_text()
+    manifest.write_text(content)
+    assert is_outdated(params)
+    make_split(params)
+    assert manifest.read_text() == whole and not is_outdated(params)
+
+
 def test_movielens_in_the_order_of_time_needs_no_column():
     params = load_experiment("FM_movielens100k_time").params
     assert split_params(params, None, 1, 3)["dataset_id"] == "movielens100k_time_time1of3"

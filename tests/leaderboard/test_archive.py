@@ -88,6 +88,22 @@ def test_a_file_that_cannot_be_used_is_named_and_nothing_is_lost(board, capsys):
     assert not list(Path().rglob("outside*"))
 
 
+@pytest.mark.parametrize("kind", ["record", "failure"])
+def test_a_record_that_is_not_whole_makes_the_file_a_damaged_one(board, capsys, kind):
+    head, *lines = [json.loads(line) for line in lzma.decompress(Path(ARCHIVE).read_bytes()).splitlines()]
+    index = next(index for index, line in enumerate(lines) if kind in line)
+    whole = lines[index][kind]
+    contents = [{}, None, [], {**whole, "config": {}}, {**whole, "metrics": {}}] if kind == "record" else [{}, None]
+    contents += [{key: value for key, value in whole.items() if key != lost} for lost in ("config", "key", "reason")]
+    for content in [each for each in contents if each != whole]:
+        damaged = [{**line, kind: content} if line is lines[index] else line for line in lines]
+        text = "\n".join(map(json.dumps, [head, *damaged]))
+        Path("bad.jsonl.xz").write_bytes(lzma.compress(text.encode()))
+        assert main(["leaderboard", "--from", "bad.jsonl.xz", "--out", "again"]) == 2
+        assert f"is damaged (the record of run {index} is not whole)" in capsys.readouterr().err
+        assert not Path("again").exists()
+
+
 def test_power_takes_a_pilot_from_the_file_or_the_folder_and_needs_one(board, capsys):
     for source in (ARCHIVE, "board/plan.yaml"):
         assert main(["leaderboard", "--from", source, "--power", "0.002"]) == 0

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -194,6 +195,33 @@ def test_a_table_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch
         write_all(tmp_path, summarize([], FAILED), [], FAILED, FACTS)
     assert (tmp_path / "table.md").read_bytes() == before
     assert not [path for path in tmp_path.iterdir() if path.suffix == ".tmp"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "text"),
+    [((2, 3), "not run at seed 2; seed 3"), (((1, 2), (2, 1)), "not run at split 1, seed 2; split 2, seed 1")],
+)
+def test_what_has_not_run_is_named_as_it_is_repeated(missing, text):
+    (row,) = summarize(runs(None, None, [0.7]))
+    assert make_report([replace(row, missing=missing)]).troubles == [f"shop DeepFM plain: {text}"]
+
+
+@pytest.mark.parametrize(
+    ("by", "of", "tuning", "leans"),
+    [
+        ("random", 1, "3 trials", True),
+        ("time", 2, "3 trials", True),
+        ("time", 1, "3 trials", False),
+        ("random", 2, "", False),
+        (None, 1, "3 trials", False),
+    ],
+)
+def test_a_search_that_saw_the_test_rows_of_the_splits_is_told(by, of, tuning, leans):
+    resplit = {"by": by, "number": 1, "of": of} if by else None
+    changes = {"split": int(bool(by)), "rows": {"train": 900, "test": 100}, "record": {"config": {"resplit": resplit}}}
+    results = runs(None, None, [0.7], **changes)
+    notes = make_report(summarize(results), results, facts={"tuning": tuning}).notes
+    assert any("the AUCs of all arms lean upwards" in note for note in notes) == leans
 
 
 def test_facts_name_every_version_and_every_state_of_the_data():

@@ -6,11 +6,11 @@ from fuxictr_llm.leaderboard.report.tables import to_markdown
 from support_tables import runs
 
 
-def elec_runs(gains, students, backbone="DeepFM", plain=0.7):
+def elec_runs(gains, students, backbone="DeepFM", plain=0.7, **changes):
     found = []
     for seed, (gain, student) in enumerate(zip(gains, students, strict=True), 1):
         networks = {"plain": {"metrics": {"test": {"AUC": plain}}}, "gain": {"metrics": {"test": {"AUC": gain}}}}
-        found += runs("ELEC", None, {seed: student}, backbone, record={"networks": networks})
+        found += runs("ELEC", None, {seed: student}, backbone, record={"networks": networks}, **changes)
     return found
 
 
@@ -24,6 +24,17 @@ def test_means_over_seeds_and_the_recovery_of_the_means():
         ["FM", "ELEC", "-0.01000 ± 0.00000", "0 of 2 seeds", "+0.01000 ± 0.00000", "-"],
     ]
     assert "| DeepFM | ELEC | +0.03000 ± 0.02828 |" in to_markdown(report)
+
+
+def test_splits_are_counted_once_and_their_seeds_averaged():
+    first, second = ({"split": split, "rows": {"train": 900, "test": 100}} for split in (1, 2))
+    results = [*runs(None, None, [0.7, 0.7], **first), *runs(None, None, [0.7, 0.7], **second)]
+    results += elec_runs([0.76, 0.70], [0.71, 0.71], **first)  # in the mean +0.03 and +0.01
+    results += elec_runs([0.72, 0.66], [0.70, 0.70], **second)  # -0.01 and 0
+    report = make_report(summarize(results), results)
+    (table,) = [table for table in report.tables if table.title == "shop, gain networks"]
+    cells = ["DeepFM", "ELEC", "+0.01000 ± 0.02828", "1 of 2 splits", "+0.00500 ± 0.00707", "50%"]
+    assert [line.cells for line in table.lines] == [cells]
 
 
 def test_runs_without_a_gain_network_have_no_such_table():

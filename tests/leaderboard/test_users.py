@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from fuxictr_llm.common.files import digest_of_file, read_json
+from fuxictr_llm.common.files import digest_of_file, read_json, write_json
 from fuxictr_llm.experiment.predictions import PREDICTIONS, read_predictions, write_predictions
 from fuxictr_llm.leaderboard.report.evidence import summarize
 from fuxictr_llm.leaderboard.report.overall import over_backbones
@@ -98,17 +98,66 @@ def test_intervals_are_kept_and_made_anew_for_other_runs():
     assert len(read_json("board/users.json")["shop"]["intervals"]) == 3
 
 
+def test_intervals_over_rows_do_not_outlast_the_absence_of_the_test_file():
+    found = board(1.0)
+    Path("test.csv").rename("away.csv")
+    narrow = intervals_of(found)
+    assert narrow.words == "400 test rows (their users could not be read)" and not Path("board/users.json").exists()
+    Path("away.csv").rename("test.csv")
+    made = intervals_of(found)
+    assert made.words == "40 test users (who)"
+    Path("test.csv").rename("away.csv")
+    assert intervals_of(found) == made  # which are still true
+    low, high = made.intervals["LLaCTR", "plain"]
+    narrow_low, narrow_high = narrow.intervals["LLaCTR", "plain"]
+    assert high - low > 1.5 * (narrow_high - narrow_low)
+
+
+def test_intervals_are_made_anew_for_another_test_file_and_another_column_of_users():
+    found = board(1.0)
+    config = found[0].record["config"]
+    config["cluster_by"] = None
+    config["field_config"] = "words.yaml"
+    for run in found:
+        run.record["config"] = config
+    Path("words.yaml").write_text("entities: {user: {id: who}}")
+    made = intervals_of(found)
+    assert made.words == "40 test users (who)"
+    Path("words.yaml").rename("words_away.yaml")
+    assert intervals_of(found) == made
+    Path("words.yaml").write_text("entities: {user: {id: y}}")
+    assert intervals_of(found).words == "2 test users (y)"
+    text = Path("test.csv").read_text()
+    Path("test.csv").write_text(text.replace("u1,", "u0,"))
+    for run in found:
+        run.record["data"]["sha256"]["test"] = [digest_of_file(Path("test.csv"))]
+    Path("words.yaml").write_text("entities: {user: {id: who}}")
+    assert intervals_of(found).words == "39 test users (who)"
+
+
+def test_a_file_of_intervals_of_another_form_is_made_anew():
+    found = board(1.0)
+    made = intervals_of(found)
+    whole = read_json("board/users.json")
+    parts = whole["shop"]
+    damaged = [{**parts, "intervals": [["LLaCTR", 1.0]]}, {**parts, "words": None}, {"made_from": parts["made_from"]}]
+    damaged += [{key: value for key, value in parts.items() if key != lost} for lost in parts]
+    for content in ([], "text", {"shop": []}, *({"shop": each} for each in damaged)):
+        write_json(Path("board/users.json"), content)
+        assert intervals_of(found) == made and read_json("board/users.json") == whole
+
+
 def test_what_users_cannot_be_told_by_is_said():
     found = board(1.0)
     config, digests = found[0].record["config"], found[0].record["data"]["sha256"]["test"]
-    codes, words = users_of_test(config, digests, 400)
-    assert (np.unique(codes).size, words) == (40, "40 test users (who)") and codes[0] == codes[9] != codes[10]
-    for changes, why in (
-        ({"cluster_by": None}, "400 test rows (no column of users: cluster_by names one)"),
-        ({"cluster_by": "whom"}, "400 test rows (their users could not be read)"),
-        ({"test_data": "gone.csv"}, "400 test rows (their users could not be read)"),
+    codes, words, known = users_of_test(config, digests, 400)
+    assert known and (np.unique(codes).size, words) == (40, "40 test users (who)") and codes[0] == codes[9] != codes[10]
+    for changes, why, is_known in (
+        ({"cluster_by": None}, "400 test rows (no column of users: cluster_by names one)", True),
+        ({"cluster_by": "whom"}, "400 test rows (their users could not be read)", False),
+        ({"test_data": "gone.csv"}, "400 test rows (their users could not be read)", False),
     ):
-        each, words = users_of_test({**config, **changes}, digests, 400)
-        assert words == why and np.unique(each).size == 400
-    assert users_of_test(config, digests, 399)[1] == "399 test rows (the file of their users has 400)"
-    assert users_of_test(config, ["other"], 400)[1] == "400 test rows (the file of their users has changed)"
+        each, words, known = users_of_test({**config, **changes}, digests, 400)
+        assert (words, known) == (why, is_known) and np.unique(each).size == 400
+    assert users_of_test(config, digests, 399)[1:] == ("399 test rows (the file of their users has 400)", False)
+    assert users_of_test(config, ["other"], 400)[1:] == ("400 test rows (the file of their users has changed)", False)

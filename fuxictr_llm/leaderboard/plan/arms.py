@@ -105,8 +105,13 @@ class Repeated:
 
     @property
     def repeat_text(self) -> str:
-        """`seed 3`, or `split 2, seed 3`."""
-        return f"split {self.split}, seed {self.seed}" if self.split else f"seed {self.seed}"
+        """As `text_of_repeat`."""
+        return text_of_repeat(self.repeat)
+
+
+def text_of_repeat(repeat: int | tuple[int, int]) -> str:
+    """`seed 3`, or `split 2, seed 3`."""
+    return "split {}, seed {}".format(*repeat) if isinstance(repeat, tuple) else f"seed {repeat}"
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,18 @@ PERCENT = f"{LEVEL * 100:.0f} %"
 
 
 def notes_on(
-    rows: Sequence[ArmRow], results: Iterable[RunResult], overall: Sequence[Overall], users: Mapping[str, OverUsers]
+    rows: Sequence[ArmRow],
+    results: Iterable[RunResult],
+    overall: Sequence[Overall],
+    users: Mapping[str, OverUsers],
+    *,
+    tuned: bool = False,
 ) -> list[str]:
-    """The notes on a table: warnings first, then what it could have shown."""
+    """The notes on a table: warnings first, then what it could have shown.
+
+    Args:
+        tuned: the settings of the arms were searched.
+    """
     results = list(results)
     splits = any(run.split for run in results)
     unit = "split" if splits else "seed"
@@ -29,6 +38,7 @@ def notes_on(
             "verdict on them is worth much."
             for name in on_test
         ),
+        *([_OF_TUNING] if tuned and any(map(_has_rows_of_the_search, results)) else []),
         *([f"{few_seeds(most, unit)}."] if 0 < most < FEWEST_SEEDS else []),
         *shown,
         *(f"{name}: intervals over test users: {of.words}." for name, of in users.items()),
@@ -54,6 +64,10 @@ def notes_on(
     ]
 
 
+_OF_TUNING = (
+    "The settings were searched on the data set's own split, in which test rows of these further splits were train or "
+    "validation rows: the AUCs of all arms lean upwards."
+)
 _OF_USERS = (
     "by test users: the 95 % interval of a bootstrap over test users (all rows of a user together), with the runs as "
     "they are: in a method's line of its gain over plain, in a control's of the method over the control."
@@ -92,6 +106,15 @@ def _could_have_shown(rows: Sequence[ArmRow], overall: Sequence[Overall]) -> lis
 def few_seeds(count: int, unit: str = "seed") -> str:
     """What cannot be shown with less seeds than a verdict needs."""
     return f"With {count} {unit}{'s' if count > 1 else ''} nothing can be proven: a verdict needs {FEWEST_SEEDS}"
+
+
+def _has_rows_of_the_search(run: RunResult) -> bool:
+    """Whether test rows of its split were train or validation rows of the data set's own split."""
+    resplit = run.record.get("config", {}).get("resplit") or {}
+    is_own = (
+        resplit.get("by") == "time" and resplit["number"] == resplit["of"]
+    )  # the last rolling one has its test rows
+    return bool(resplit) and not is_own
 
 
 def _is_validated_on_test(run: RunResult) -> bool:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
+from fuxictr_llm.leaderboard.plan.arms import text_of_repeat
 from fuxictr_llm.leaderboard.plan.plan import PLAIN
 from fuxictr_llm.leaderboard.report import LEVEL, PairedGain, Spread
 from fuxictr_llm.leaderboard.report.evidence import ArmRow
@@ -73,7 +74,7 @@ def make_report(
         users: of each data set, intervals that cover the test sample.
     """
     tables, overall = [], over_backbones(rows, results)
-    notes = notes_on(rows, results, overall, users or {})
+    notes = notes_on(rows, results, overall, users or {}, tuned=bool((facts or {}).get("tuning")))
     for dataset in dict.fromkeys(row.dataset for row in rows):
         lines = [line for line in overall if line.dataset == dataset]
         own = [row for row in rows if row.dataset == dataset]
@@ -224,7 +225,7 @@ def _troubles(rows: Iterable[ArmRow], failures: Iterable[Failure]) -> list[str]:
             failure = failed[row.dataset, row.backbone, row.arm, repeat]
             lines.append(f"{name}, {failure.repeat_text}: failed: {' '.join(failure.reason.split())}")
         if row.missing:
-            lines.append(f"{name}: not run at seed {', '.join(map(str, row.missing))}")
+            lines.append(f"{name}: not run at {'; '.join(map(text_of_repeat, row.missing))}")
     return lines
 
 

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of, digest_of_file, read_json, write_json
@@ -40,33 +42,60 @@ class OverUsers(NamedTuple):
 NO_USERS = OverUsers({}, "")
 
 
+class UsersOfRows(NamedTuple):
+    """A number for the user of each test row, `[N]`, and in words what is sampled.
+
+    `known` is False where a column of users is declared, but could not be read: each row then has its own number.
+    """
+
+    codes: np.ndarray
+    words: str
+    known: bool
+
+
+class Kept(TypedDict):
+    """What `users.json` has of a data set."""
+
+    made_from: str
+    column: str | None
+    intervals: list[tuple[str, str, float, float]]
+    words: str
+
+
+KEPT = TypeAdapter(Kept)
+
+
 def over_users(folder: Path, finished: Sequence[RunResult], lines: Sequence[Overall]) -> dict[str, OverUsers]:
     """The intervals of each data set: of the methods' and controls' gains over all backbones.
 
-    They are kept in the folder's `users.json`, and taken from there as long as the runs are the same.
+    They are kept in the folder's `users.json`, and taken from there as long as the runs, the test file and the column
+    of users are the same. Those over rows whose users could not be read are not kept: the file may come back.
 
     Args:
         folder: of the leaderboard.
         lines: from `over_backbones`, of the finished runs.
     """
     runs, found = runs_by_row(finished), {}
-    kept = read_json(folder / USERS_FILE) or {}
+    kept = read_json(folder / USERS_FILE)
+    kept = kept if isinstance(kept, dict) else {}
     for dataset in dict.fromkeys(line.dataset for line in lines):
         pairs = _pairs([line for line in lines if line.dataset == dataset], runs)
         used = list({id(run): run for pair in pairs.values() for side in pair for run in side}.values())
-        made_from = _made_from(pairs)
         if not used:
             continue
+        made_from = _made_from(pairs, used[0])
         if any(run.split for run in used):
             found[dataset] = OverUsers({}, "none: the splits cover the test sample")
-        elif (old := kept.get(dataset) or {}).get("made_from") == made_from:
-            intervals = {(ours, others): (low, high) for ours, others, low, high in old["intervals"]}
-            found[dataset] = OverUsers(intervals, old["words"])
+        elif old := _still_true(kept.get(dataset), made_from, used[0].record["config"]):
+            found[dataset] = OverUsers(
+                {(ours, other): (low, high) for ours, other, low, high in old["intervals"]}, old["words"]
+            )
         else:
-            found[dataset] = made = _intervals(folder, pairs, used)
-            if made.intervals:
-                listed = [[*pair, *interval] for pair, interval in made.intervals.items()]
-                kept[dataset] = {"made_from": made_from, "intervals": listed, "words": made.words}
+            found[dataset], users = _intervals(folder, pairs, used)
+            if users and users.known:
+                listed = [(*pair, *interval) for pair, interval in found[dataset].intervals.items()]
+                column = user_column(used[0].record["config"])
+                kept[dataset] = Kept(made_from=made_from, column=column, intervals=listed, words=users.words)
                 write_json(folder / USERS_FILE, kept)
     return found
 
@@ -91,37 +120,52 @@ def _pairs(lines: Iterable[Overall], runs: Runs) -> dict[tuple[str, str], Pair]:
     return pairs
 
 
-def _made_from(pairs: Mapping[tuple[str, str], Pair]) -> str:
-    """Digest of what the intervals depend on."""
+def _still_true(entry: Any, made_from: str, config: Mapping[str, Any]) -> Kept | None:
+    """An entry of `users.json`, if it has its form and is of the same runs, test file and column of users."""
+    try:
+        old = KEPT.validate_python(entry)
+    except ValidationError:  # not there, or of another version: it is made anew
+        return None
+    if old["made_from"] != made_from:
+        return None
+    try:
+        return old if old["column"] == user_column(config) else None
+    except UserError:  # an archive is read where its field config is not
+        return old
+
+
+def _made_from(pairs: Mapping[tuple[str, str], Pair], first: RunResult) -> str:
+    """Digest of what the intervals depend on, except for the column of users, which the field config may name."""
     predictions = {
         f"{ours} {others}": [[(run.key, run.record.get("predictions_sha256")) for run in side] for side in pair]
         for (ours, others), pair in pairs.items()
     }
-    settings = [run.record.get("config", {}) for pair in pairs.values() for run in pair[0][:1]]
-    columns = [[config.get(key) for key in ("cluster_by", "field_config")] for config in settings]
-    return digest_of([predictions, columns, SAMPLES, SEED])
+    return digest_of([predictions, first.record["data"]["sha256"].get("test"), SAMPLES, SEED])
 
 
-def _intervals(folder: Path, pairs: Mapping[tuple[str, str], Pair], used: Sequence[RunResult]) -> OverUsers:
+def _intervals(
+    folder: Path, pairs: Mapping[tuple[str, str], Pair], used: Sequence[RunResult]
+) -> tuple[OverUsers, UsersOfRows | None]:
+    """The intervals, and the users that they are over; None: there are no intervals."""
     paths = {id(run): _predictions_of(folder, run) for run in used}
     if lacking := sum(path is None for path in paths.values()):
-        return OverUsers({}, f"none: {lacking} of {len(used)} runs have kept no predictions of the test rows")
+        return OverUsers({}, f"none: {lacking} of {len(used)} runs have kept no predictions of the test rows"), None
     files = {key: path for key, path in paths.items() if path is not None}
     y_true, _ = read_predictions(next(iter(files.values())))
     if len(y_true) > MOST_ROWS:
-        return OverUsers({}, f"none: the {len(y_true):,} test rows are more than {MOST_ROWS:,}")
-    users, words = users_of_test(used[0].record["config"], used[0].record["data"]["sha256"].get("test"), len(y_true))
+        return OverUsers({}, f"none: the {len(y_true):,} test rows are more than {MOST_ROWS:,}"), None
+    users = users_of_test(used[0].record["config"], used[0].record["data"]["sha256"].get("test"), len(y_true))
     sampled: dict[int, list[np.ndarray]] = {key: [] for key in files}
-    for weights in samples(int(users.max()) + 1, SAMPLES, SEED, rows=len(users)):
+    for weights in samples(int(users.codes.max()) + 1, SAMPLES, SEED, rows=len(y_true)):
         for key, path in files.items():
-            sampled[key].append(mean_aucs(*read_predictions(path), users, weights))
+            sampled[key].append(mean_aucs(*read_predictions(path), users.codes, weights))
     aucs = {key: np.concatenate(parts) for key, parts in sampled.items()}
     intervals = {}
     for pair, sides in pairs.items():
         ours, others = (np.mean([aucs[id(run)] for run in side], axis=0) for side in sides)
         low, high = np.nanquantile(ours - others, [LEVEL / 2, 1 - LEVEL / 2])
         intervals[pair] = (float(low), float(high))
-    return OverUsers(intervals, words)
+    return OverUsers(intervals, users.words), users
 
 
 def _predictions_of(folder: Path, run: RunResult) -> Path | None:
@@ -131,8 +175,8 @@ def _predictions_of(folder: Path, run: RunResult) -> Path | None:
     return path if path and path.is_file() and digest_of_file(path) == noted else None
 
 
-def users_of_test(config: Mapping[str, Any], digests: Sequence[str] | None, rows: int) -> tuple[np.ndarray, str]:
-    """A number for the user of each test row, `[N]`, and in words what is sampled; without a column each row's own.
+def users_of_test(config: Mapping[str, Any], digests: Sequence[str] | None, rows: int) -> UsersOfRows:
+    """The users of the test rows; without a column of them each row is one.
 
     Args:
         config: of a run: `cluster_by`, else the id of the field config's entity `user`, names the column.
@@ -141,23 +185,30 @@ def users_of_test(config: Mapping[str, Any], digests: Sequence[str] | None, rows
     """
     each = np.arange(rows)
     try:
-        column = config.get("cluster_by") or _user_column(config)
+        column = user_column(config)
         if not column:
-            return each, f"{rows:,} test rows (no column of users: cluster_by names one)"
+            return UsersOfRows(each, f"{rows:,} test rows (no column of users: cluster_by names one)", True)
         paths = raw_files(str(config.get("test_data")), config["data_format"])
         if [digest_of_file(path) for path in paths] != list(digests or ()):
-            return each, f"{rows:,} test rows (the file of their users has changed)"
+            return UsersOfRows(each, f"{rows:,} test rows (the file of their users has changed)", False)
         parts = [_scan(path, config).select(pl.col(column).cast(pl.String)).collect() for path in paths]
         values = pl.concat(parts)[column]
     except (UserError, OSError, pl.exceptions.PolarsError):
-        return each, f"{rows:,} test rows (their users could not be read)"
+        return UsersOfRows(each, f"{rows:,} test rows (their users could not be read)", False)
     if len(values) != rows:
-        return each, f"{rows:,} test rows (the file of their users has {len(values):,})"
+        return UsersOfRows(each, f"{rows:,} test rows (the file of their users has {len(values):,})", False)
     codes = values.fill_null("").cast(pl.Categorical).to_physical().rank("dense").to_numpy().astype(np.int64) - 1
-    return codes, f"{int(codes.max()) + 1:,} test users ({column})"
+    return UsersOfRows(codes, f"{int(codes.max()) + 1:,} test users ({column})", True)
 
 
-def _user_column(config: Mapping[str, Any]) -> str | None:
+def user_column(config: Mapping[str, Any]) -> str | None:
+    """The column of users that a run's settings name; None: they name none.
+
+    Raises:
+        UserError: the field config cannot be read.
+    """
+    if config.get("cluster_by"):
+        return str(config["cluster_by"])
     entities = read_field_config(config.get("field_config")).get("entities") or {}
     return (entities.get("user") or {}).get("id")
 

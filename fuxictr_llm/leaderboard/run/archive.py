@@ -15,6 +15,7 @@ from typing import Any
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import explain_write_errors, read_json, replacing, write_json
 from fuxictr_llm.leaderboard.plan.arms import Arm, Repeated
+from fuxictr_llm.leaderboard.run.forms import FAILURE_FORM, RECORD_FORM, has_form
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, USERS_FILE, Failure, Results, RunResult, result_of
 
 ARCHIVE, ENDING = "runs.jsonl.xz", ".jsonl.xz"
@@ -114,6 +115,9 @@ def read_archive(path: Path | str) -> Archive:
         records, notes = (
             {index: line[kind] for index, line in enumerate(lines) if kind in line} for kind in ("record", "failure")
         )
+        for form, found in ((RECORD_FORM, records), (FAILURE_FORM, notes)):
+            if damaged := [index for index, content in found.items() if not has_form(form, content)]:
+                raise ValueError(f"the record of run {damaged[0]} is not whole")
         archive = Archive(head["plan"], head["facts"], head["users"], planned, records, notes)
         archive.finished(), archive.failures()  # whose parts are there
         return archive

@@ -15,14 +15,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired, Required
-
-from pydantic import Field, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing import Any
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import (
-    digest_of,
     explain_write_errors,
     read_json,
     remove_abandoned,
@@ -30,106 +26,15 @@ from fuxictr_llm.common.files import (
     write_json,
 )
 from fuxictr_llm.common.runs import seconds_by_kind, versions
-from fuxictr_llm.config.keys import Count
-from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 from fuxictr_llm.experiment.predictions import PREDICTIONS
 from fuxictr_llm.experiment.record import source_digests
 from fuxictr_llm.leaderboard.plan.arms import Repeated, data_digests, digest_of_data_keys
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, PlannedRun, run_key
+from fuxictr_llm.leaderboard.run.forms import PACKAGE, failure_problem, record_problem
 
-PACKAGE = "fuxictr-llm"
 OTHER_OUT = "give another folder with --out"
 USERS_FILE = "users.json"
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Contents = dict[str, dict[Path, dict[str, Any]]]  # of JSON files: by the key of the run, and by file
-
-
-class Stage(TypedDict, total=False):
-    seconds: Required[Seconds]
-    made_in: Seconds | None
-    rows: Count
-
-
-class Metrics(TypedDict):
-    valid: Annotated[dict[str, float], Field(min_length=1)]
-    test: dict[str, float]
-
-
-class Slice(TypedDict):
-    train_rows: Annotated[list[Count], Field(min_length=2, max_length=2)] | None
-    rows: Count
-    AUC: Annotated[float, Field(ge=0, le=1)] | None
-
-
-class Slices(TypedDict):
-    by: str
-    slices: dict[str, Slice]
-
-
-class Parameters(TypedDict):
-    backbone: Count
-    method: Count
-
-
-class Data(TypedDict, total=False):
-    sha256: Required[dict[str, list[str]]]
-    rows: dict[str, Count | None] | None
-
-
-class Record(TypedDict):
-    """What is read of a run record."""
-
-    metrics: Metrics
-    slices: NotRequired[Slices | None]
-    config: dict[str, Any]
-    config_sha256: str
-    data: Data
-    stages: dict[str, Stage]
-    parameters: Parameters
-    versions: dict[str, str]
-    seed: Count
-    labels: list[str]
-
-
-class Failed(TypedDict):
-    """What is read of a note on a failure."""
-
-    key: str
-    reason: str
-    data: dict[str, Any] | None
-    sources: dict[str, Any]
-    version: str | None
-
-
-RECORD_FORM, FAILURE_FORM = TypeAdapter(Record), TypeAdapter(Failed)
-
-
-def record_problem(record: Any) -> str:
-    """Why a run record does not count; empty where it does."""
-    if not _has_form(RECORD_FORM, record):
-        return "is damaged"
-    settings = {key: value for key, value in record["config"].items() if key not in NOT_IN_IDENTITY}
-    if digest_of(settings) != record["config_sha256"] or "train" not in record["stages"]:
-        return "is damaged"
-    return _other_version(record["versions"].get(PACKAGE))
-
-
-def failure_problem(failure: Any) -> str:
-    """Why a note on a failure does not count; empty where it does."""
-    return _other_version(failure["version"]) if _has_form(FAILURE_FORM, failure) else "is damaged"
-
-
-def _has_form(form: TypeAdapter, content: Any) -> bool:
-    try:
-        form.validate_python(content, strict=True)
-    except ValidationError:
-        return False
-    return True
-
-
-def _other_version(version: str | None) -> str:
-    ours = versions().get(PACKAGE)
-    return "" if version == ours else f"is of {PACKAGE} {version}, and this is {ours}"
 
 
 @dataclass(frozen=True)
