@@ -35,13 +35,13 @@ from fuxictr_llm.experiment.record import (
     code_digests,
     count_parameters,
     hardware,
-    log_summary,
     peak_memory,
     put_in_place,
     source_digests,
     typed_command,
     weights_kept,
 )
+from fuxictr_llm.experiment.summary import log_summary
 from fuxictr_llm.host.batches import labels_of
 from fuxictr_llm.host.columns import describe_feature_map
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT, build
