@@ -42,12 +42,12 @@ class Table:
     columns: tuple[str, ...]
 
     @property
-    def weight(self) -> nn.Parameter:
+    def weight(self) -> Tensor:
         """`[V, D]`."""
         return self.embeddings[0].weight
 
-    def set_weight(self, weight: nn.Parameter) -> None:
-        """Give all modules the same other weight."""
+    def set_weight(self, weight: Tensor) -> None:
+        """Give all modules the same other parameter."""
         for embedding in self.embeddings:
             embedding.weight, embedding.num_embeddings = weight, len(weight)
 

@@ -21,7 +21,6 @@ from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.experiment.cold import metrics_of_unseen
 from fuxictr_llm.experiment.preparation import prepare_run
 from fuxictr_llm.experiment.run import run_experiment
-from fuxictr_llm.llm.texts.value_texts import read_catalog
 from fuxictr_llm.serving.export import check_same_data, export_run
 from fuxictr_llm.serving.load import load_model
 from support import as_arguments, batches, build, edit
@@ -262,23 +261,6 @@ def test_bad_settings_are_one_line(films, llm, changes, message, capsys):
     assert main(args) == 2
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert re.search(message, last), last
-
-
-def test_cells_of_a_catalog_that_are_no_text_or_no_numbers_are_named(tmp_path):
-    columns = {
-        name: {"type": kind} for name, kind in {"item": "categorical", "year": "numeric", "tags": "meta"}.items()
-    }
-    numbers, lists = str(tmp_path / "numbers.csv"), str(tmp_path / "lists.parquet")
-    Path(numbers).write_text("item,year,other\nx1,1e3,a\nx2,,b\nx3,NaN,c\nx4,about 2001,d\n")
-    with pytest.raises(UserError, match=r"numbers.csv' has 'about 2001' in row 4 of the numeric column 'year'"):
-        read_catalog(numbers, "item", columns, [])
-    edit(Path(numbers), "about 2001", "-2001.5")
-    assert read_catalog(numbers, "item", columns, [])["year"].to_list() == ["1e3", "", "NaN", "-2001.5"]
-    pl.DataFrame({"item": ["x1"], "tags": [["a", "b"]]}).write_parquet(lists)
-    with pytest.raises(
-        UserError, match=r"lists.parquet' has List\(String\) in column 'tags'; write its values as text"
-    ):
-        read_catalog(lists, "item", columns, [])
 
 
 def test_built_data_sets_and_other_rows_are_refused(run, films, tmp_path):
