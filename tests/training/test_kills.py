@@ -41,10 +41,10 @@ def run_until(seconds, expid, configs, settings, folder):
     from fuxictr_llm.experiment import run
     from fuxictr_llm.training import networks
 
-    def fit_until(*args):
+    def fit_until(*args, **options):
         if seconds is not None and not signal.getitimer(signal.ITIMER_REAL)[0]:
             signal.setitimer(signal.ITIMER_REAL, seconds)
-        return loop_fit(*args)
+        return loop_fit(*args, **options)
 
     loop_fit, run.fit = run.fit, fit_until
     networks.fit = fit_until
