@@ -114,10 +114,9 @@ class _MeanLogSoftmax(torch.autograd.Function):
         gradient = gradient / len(exponentials)
         factors = gradient.sum(dim=-1, keepdim=True) / sums
         by_embeddings = torch.empty_like(exponentials)
-        in_slices = zip(
-            _slices(exponentials), factors.split(_slice_rows(exponentials)), _slices(by_embeddings), strict=True
-        )
-        for exponential, factor, target in in_slices:
+        size = _slice_rows(exponentials)
+        tensors = exponentials, factors, by_embeddings
+        for exponential, factor, target in zip(*(tensor.split(size) for tensor in tensors), strict=True):
             torch.mul(exponential, factor, out=target)
             torch.sub(gradient, target, out=target)
         return by_embeddings

@@ -7,12 +7,12 @@ was killed goes on. Test AUC is neither computed for a choice nor shown.
 """
 
 import argparse
-import json
 import logging
-import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from run_log import RunLog, mean_and_deviation
 
 from fuxictr_llm.common.formats import LEFT, RIGHT, table_of
 from fuxictr_llm.config.resolve import Experiment, load_experiment
@@ -52,7 +52,7 @@ def main() -> None:
     asked = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     designs = [[*DESIGNS][number] for number in asked.designs]
-    done = read(asked.log)
+    done = RunLog(asked.log)
     for seed in () if asked.table else asked.seeds:
         for dataset in asked.sets:
             for design in [*designs, *(["self"] if asked.students else [])]:
@@ -60,17 +60,10 @@ def main() -> None:
                 key = key_of(asked, dataset, design, seed)
                 if key in done and not (student and "vanilla" not in done[key]):
                     continue
-                done[key] = measured(asked, dataset, design, seed, student)
-                with asked.log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({key: done[key]}) + "\n")
+                done.add(key, measured(asked, dataset, design, seed, student))
     print(table(asked, done, designs, "gain"))
     if students := [design for design in STUDENTS if design in (*designs, "self")]:
         print("\n" + table(asked, done, students, "vanilla"))
-
-
-def read(log: Path) -> dict[str, dict[str, float]]:
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    return {key: found for line in lines for key, found in json.loads(line).items()}
 
 
 def experiment_of(asked: argparse.Namespace, dataset: str, design: str, seed: int) -> Experiment:
@@ -105,16 +98,10 @@ def table(
         for dataset in asked.sets:
             keys = [key_of(asked, dataset, design, seed) for seed in asked.seeds]
             found = [done[key] for key in keys if network in done.get(key, ())]
-            cells.append(_cell([one[network] - one["plain"] for one in found]))
+            cell = mean_and_deviation([one[network] - one["plain"] for one in found])
+            cells.append(f"{cell} ({len(found)})" if found else cell)
         lines.append([design, *cells])
     return table_of([network, *asked.sets], lines, [LEFT, *[RIGHT] * len(asked.sets)])
-
-
-def _cell(differences: Sequence[float]) -> str:
-    if not differences:
-        return "-"
-    deviation = f" ± {statistics.stdev(differences):.4f}" if len(differences) > 1 else ""
-    return f"{statistics.mean(differences):+.4f}{deviation} ({len(differences)})"
 
 
 if __name__ == "__main__":

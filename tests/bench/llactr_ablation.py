@@ -11,12 +11,13 @@ import json
 import logging
 import shutil
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from run_log import RunLog, mean_and_deviation
 
 from fuxictr_llm import load_experiment, run_experiment
 from fuxictr_llm.common.formats import LEFT, RIGHT, table_of
@@ -57,24 +58,17 @@ def main() -> None:
     asked = parser.parse_args()
     asked.set = {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in asked.set)}
     logging.basicConfig(level=logging.WARNING)
-    done = read(asked.log)
+    done = RunLog(asked.log)
     for seed in () if asked.table else asked.seeds:
         for dataset in asked.sets:
             for arm in asked.arms:
                 key = key_of(asked, dataset, arm, seed)
                 if key in done:
                     continue
-                done[key] = measured(asked, dataset, ARMS[arm], seed)
-                with asked.log.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({key: done[key]}) + "\n")
+                done.add(key, measured(asked, dataset, ARMS[arm], seed))
     for dataset in asked.sets:
         print(f"\n{asked.backbone} on {dataset}, seeds {' '.join(map(str, asked.seeds))} {asked.set or ''}\n")
         print(table(asked, done, dataset))
-
-
-def read(log: Path) -> dict[str, dict[str, float]]:
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
-    return {key: found for line in lines for key, found in json.loads(line).items()}
 
 
 def key_of(asked: argparse.Namespace, dataset: str, arm: str, seed: int) -> str:
@@ -111,19 +105,14 @@ def table(asked: argparse.Namespace, done: Mapping[str, Mapping[str, float]], da
         pairs = [(runs[seed], plain[seed]) for seed in asked.seeds if runs[seed] and plain[seed]]
         of_plain = arm == "plain"
         cells = [
-            _cell([one[measure] - (0 if of_plain else other[measure]) for one, other in pairs], "" if of_plain else "+")
+            mean_and_deviation(
+                [one[measure] - (0 if of_plain else other[measure]) for one, other in pairs], "" if of_plain else "+"
+            )
             for measure in MEASURES
         ]
         ratios = [one["|g| / |c|"] for one, _ in pairs if "|g| / |c|" in one]
         lines.append([arm, *cells, f"{statistics.mean(ratios):.1f}" if ratios else "", str(len(pairs))])
     return table_of(["arm", *MEASURES, "|g| / |c|", "seeds"], lines, [LEFT, *[RIGHT] * 5])
-
-
-def _cell(values: Sequence[float], sign: str) -> str:
-    if not values:
-        return "-"
-    deviation = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):{sign}.4f}{deviation}"
 
 
 if __name__ == "__main__":
