@@ -90,8 +90,7 @@ def fit(
         raise UserError(
             f"eval_steps {params['eval_steps']} is more than all {steps} steps of training: nothing is kept"
         )
-    training = Training(model, train_rows, valid_rows, params, checkpoints)
-    training.start_counts = start_counts
+    training = Training(model, train_rows, valid_rows, params, checkpoints, start_counts)
     try:
         with training.saving_whole_files():
             if has_own_loop(model):
@@ -130,12 +129,13 @@ class Training:
         valid_rows: Any,
         params: Mapping[str, Any],
         checkpoints: Checkpoints | None = None,
+        start_counts: bool = False,
     ):
         self.model, self.rows, self.params, self.checkpoints = model, train_rows, params, checkpoints
         keep_freed_memory(model.device)
         self.step = TrainingStep(model, params)
         self.best_epoch, self.seconds_before, self._started = 0, 0.0, time.monotonic()
-        self.start_counts = False
+        self.start_counts = start_counts
         # The first batch to train on, and the losses since the last evaluation. They are added up on the device:
         # reading each of them would wait for it.
         self._next_batch, self._losses = 0, _zero_on(model.device)

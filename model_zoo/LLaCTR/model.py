@@ -214,9 +214,9 @@ class FeatureInteractionEnhancement(nn.Module):
         self.map = nn.Parameter(start.repeat(*each, *[1] * start.dim()))
         self.bias = nn.Parameter(torch.zeros(*each, num_pairs))
         if init == "random":
-            bound = num_pairs**-0.5
-            nn.init.uniform_(self.map, -bound, bound)
-            nn.init.uniform_(self.bias, -bound, bound)
+            spread = num_pairs**-0.5
+            nn.init.uniform_(self.map, -spread, spread)
+            nn.init.uniform_(self.bias, -spread, spread)
         self._fold()
 
     def forward(self, embeddings: Tensor) -> Tensor:
