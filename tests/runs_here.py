@@ -42,6 +42,6 @@ def pretended(
                 continue
             metrics = {"valid": {"AUC": value}, "test": {}}
             finished.append(RunResult(planned.arm, planned.seed, planned.key, metrics, None, {}, {}, {}, {}))
-        return SimpleNamespace(finished=lambda: finished, failures=lambda: failures)
+        return SimpleNamespace(plan=plan, finished=lambda: finished, failures=lambda: failures)
 
     return run

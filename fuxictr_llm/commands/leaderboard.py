@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fuxictr_llm.commands import Commands, add_zoo, chosen_gpu, default_jobs, new_command
 from fuxictr_llm.common.errors import UserError
@@ -64,6 +64,10 @@ def add(commands: Commands) -> None:
     text = "so many trials on validation AUC for every arm, plain and controls included; then the seeds at its best"
     tuning.add_argument("--tune", type=int, metavar="N", help=text)
     tuning.add_argument("--space", type=Path, metavar="FILE.yaml", help="what may be tried; FuxiCTR's tuner files too")
+    text = "the seeds 1 to N of every trial, whose AUC is their mean (default: the config's seed alone)"
+    tuning.add_argument("--tune-seeds", type=int, metavar="N", help=text)
+    text = "tune this backbone's arms; those of the others take their settings (default: each is tuned)"
+    tuning.add_argument("--tune-on", metavar="BACKBONE", help=text)
 
 
 def execute(args: argparse.Namespace) -> None:
@@ -95,7 +99,7 @@ def execute(args: argparse.Namespace) -> None:
         return
     plan = _plan(args, gpu)
     folder = args.out or _default_folder(args, plan)
-    if args.power is None and (args.tune is not None or args.space):
+    if args.power is None and any(_tuning_options(args).values()):
         plan = _tuned(args, plan, folder, jobs, console)
     results = Results(folder, plan)
     for line in results.ignored:
@@ -154,7 +158,7 @@ def _rebuild(args: argparse.Namespace, console: "Console") -> None:
     from fuxictr_llm.leaderboard.report.tables import Runs, write_tables_of
     from fuxictr_llm.leaderboard.run.archive import ARCHIVE, read_archive, unpack
 
-    others = {"--dry-run": args.dry_run, "--tune": args.tune, "--space": args.space}
+    others = {"--dry-run": args.dry_run, **_tuning_options(args)}
     others |= {"--retry-failed": args.retry_failed, "--keep-weights": args.keep_weights}
     if given := [name for name, value in others.items() if value]:
         raise UserError(f"--from {args.plan_file} runs nothing, so that {given[0]} does not go with it")
@@ -228,19 +232,28 @@ def _refuse_options(args: argparse.Namespace) -> None:
         raise UserError(f"--{given[0].replace('_', '-')} is part of the plan that --from names; change it there")
 
 
+def _tuning_options(args: argparse.Namespace) -> dict[str, Any]:
+    given = {"--tune": args.tune, "--space": args.space, "--tune-seeds": args.tune_seeds, "--tune-on": args.tune_on}
+    return {name: value is not None for name, value in given.items()}
+
+
 def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: "Console") -> "Plan":
     """The plan with each arm at its best settings."""
     from fuxictr_llm.leaderboard.run.engine import locked_folder, run_plan
     from fuxictr_llm.leaderboard.run.progress import Display
     from fuxictr_llm.leaderboard.run.results import Results
-    from fuxictr_llm.leaderboard.run.tuning import TUNING_FOLDER, read_space, tune_arms
+    from fuxictr_llm.leaderboard.run.tuning import TUNING_FOLDER, Tuning, read_space, tune_arms
 
     if args.tune is None or not args.space or args.tune < 1:
         raise UserError("--tune N, with N of 1 or more, and --space FILE.yaml go together")
-    space, place = read_space(args.space, plan), folder / TUNING_FOLDER
+    if args.tune_seeds is not None and args.tune_seeds < 1:
+        raise UserError(f"--tune-seeds {args.tune_seeds}: a trial needs 1 seed or more")
+    tuning = Tuning(args.tune, tuple(range(1, (args.tune_seeds or 0) + 1)), args.tune_on)
+    space, place = read_space(args.space, plan, tuning), folder / TUNING_FOLDER
     if args.dry_run:
-        first = f"first {args.tune} trials on validation AUC for each arm, over {args.space}"
-        console.print(f"{first}: {args.tune * len(plan.arms)} runs; then the plan at the best settings", markup=False)
+        runs = args.tune * max(len(tuning.seeds), 1) * len(tuning.searched(plan).arms)
+        first = f"first {tuning}, over {args.space}: {runs} runs"
+        console.print(f"{first}; then the plan at the best settings", markup=False)
         return plan
 
     def run(trials: "Plan") -> Results:
@@ -254,7 +267,7 @@ def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, cons
         return results
 
     with locked_folder(folder):  # each round locks its own
-        return tune_arms(plan, space, args.tune, place, run)
+        return tune_arms(plan, space, tuning, place, run)
 
 
 def _default_folder(args: argparse.Namespace, plan: "Plan") -> Path:

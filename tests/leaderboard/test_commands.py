@@ -56,7 +56,7 @@ def test_a_dry_run_tells_the_trials(configs, capsys):
     Path("space.yaml").write_text("learning_rate: [0.1, 0.2]")
     args = ["--backbones", "FM", "LR", "--datasets", "shop", "--config", str(configs), "--seeds", "2", "--dry-run"]
     assert main(["leaderboard", *args, "--tune", "3", "--space", "space.yaml"]) == 0
-    assert "first 3 trials on validation AUC for each arm, over space.yaml: 6 runs" in capsys.readouterr().out
+    assert "first 3 trials on validation AUC, for each arm, over space.yaml: 6 runs" in capsys.readouterr().out
 
 
 def test_too_few_seeds_or_splits_for_a_verdict_are_told_before_anything_runs(configs, capsys):

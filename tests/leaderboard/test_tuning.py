@@ -11,7 +11,7 @@ from fuxictr_llm.commands.leaderboard import write_tables
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import read_json
 from fuxictr_llm.leaderboard.run.results import Results
-from fuxictr_llm.leaderboard.run.tuning import Range, Space, trial_plan, tune_arms
+from fuxictr_llm.leaderboard.run.tuning import Range, Space, Tuning, trial_plan, tune_arms, tuned_by
 from runs_here import pretended, run_here
 
 pytest.importorskip("optuna")
@@ -37,7 +37,7 @@ def test_no_setting_of_an_arm_brings_test_data_into_a_trial(plan, tmp_path):
 
 def test_every_arm_gets_the_same_trials_without_test_data_and_then_its_best(plan):
     asked, seen = plan(["FM"], ["plain", "LLaCTR"], controls=True, seeds=(5,)), []
-    tuned = tune_arms(asked, SPACE, 3, "tuning", pretended(closeness, seen))
+    tuned = tune_arms(asked, SPACE, Tuning(3), "tuning", pretended(closeness, seen))
     assert set(Counter(str(run.arm) for run in seen).values()) == {3}
     assert len(asked.arms) == 4 and {run.seed for run in seen} == {7}  # that of the config, and none of the plan's
     assert all(run.experiment.params["test_data"] is None for run in seen)
@@ -50,12 +50,55 @@ def test_every_arm_gets_the_same_trials_without_test_data_and_then_its_best(plan
         assert ("lambda_fre" in facts["best"]) == (arm.method == "LLaCTR")
 
 
+def test_a_trial_of_several_seeds_has_their_mean_and_fails_with_one_of_them(plan):
+    asked, space = plan(["FM"]), Space({"learning_rate": (0.01, 0.02)})
+
+    def lucky_once(run) -> float:
+        return {1: 0.9, 2: 0.5, 3: 0.4}[run.seed] if run.experiment.params["learning_rate"] == 0.01 else 0.65
+
+    tuned = tune_arms(asked, space, Tuning(4, seeds=(1, 2, 3)), "tuning", pretended(lucky_once, seen := []))
+    assert {run.seed for run in seen} == {1, 2, 3}
+    assert tuned.arms[0].settings["learning_rate"] == 0.02  # .65 each; the other has .6
+    trials = read_json("tuning/tuning.json")["arms"][0]["trials"]
+    assert all(len(trial["runs"]) == 3 for trial in trials)
+    assert sorted({round(trial["valid_auc"], 6) for trial in trials}) == [0.6, 0.65]
+    with pytest.raises(UserError, match="all 1 trials of FM plain on shop failed"):
+        measure = pretended(lambda run: 0.7 if run.seed < 3 else "killed by SIGKILL", [])
+        tune_arms(asked, space, Tuning(1, seeds=(1, 2, 3)), "other", measure)
+
+
+def test_what_is_best_on_one_backbone_is_for_the_others_too(plan):
+    asked, seen = plan(["FM", "DeepFM"], ["plain", "LLaCTR"], controls=True), []
+    tuning = Tuning(3, on="DeepFM")
+    tuned = tune_arms(asked, SPACE, tuning, "tuning", pretended(closeness, seen))
+    assert {run.arm.backbone for run in seen} == {"DeepFM"}
+    by_name = {str(arm): arm.settings for arm in tuned.arms}
+    best = {arm["arm"]: arm["best"] for arm in read_json("tuning/tuning.json")["arms"]}
+    assert len(by_name) == 8 and len(best) == 4
+    for name, settings in best.items():
+        assert by_name[name].items() >= settings.items()
+        assert by_name[name.replace("DeepFM", "FM")].items() >= settings.items()
+    assert len({json.dumps(settings) for settings in best.values()}) > 1
+    assert tuned_by(Path("tuning"), tuned) == "3 trials on validation AUC, for each arm of DeepFM"
+    assert tuned_by(Path("tuning"), asked) == ""
+
+
+def test_tuning_on_a_backbone_needs_its_arms_and_keys_of_all(plan):
+    asked = plan(["FM", "DeepFM"], ["plain", "LLaCTR"])
+    with pytest.raises(UserError, match="unknown backbone 'FwFM'"):
+        SPACE.check(asked, Tuning(1, on="FwFM"))
+    with pytest.raises(UserError, match="FM LLaCTR on shop has no counterpart of DeepFM"):
+        SPACE.check(replace(asked, arms=[*asked.arms[:2], asked.arms[2]]), Tuning(1, on="DeepFM"))
+    with pytest.raises(UserError, match="hidden_units"):
+        Space({"hidden_units": ((8,), (4,))}).check(asked, Tuning(1, on="DeepFM"))
+
+
 def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(plan):
     """With runs that are kept, as the folder keeps them."""
     asked, known, most = plan(["FM"]), {}, 3
     space = Space({"learning_rate": (0.001, 0.01, 0.1), "batch_size": Range(32, 256)})
     tune_arms(
-        asked, space, 12, "whole", pretended(closeness, [])
+        asked, space, Tuning(12), "whole", pretended(closeness, [])
     )  # from the eleventh on, TPE follows what was measured
 
     def measure(run):
@@ -64,9 +107,9 @@ def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(plan):
         return known.setdefault(run.key, closeness(run))
 
     with pytest.raises(KeyboardInterrupt):
-        tune_arms(asked, space, 12, "ended", pretended(measure, []))
+        tune_arms(asked, space, Tuning(12), "ended", pretended(measure, []))
     before, most = set(known), 12
-    tune_arms(asked, space, 12, "ended", pretended(measure, []))
+    tune_arms(asked, space, Tuning(12), "ended", pretended(measure, []))
     assert trials_of("ended") == trials_of("whole") and before < known.keys()
 
 
@@ -74,7 +117,7 @@ def test_trials_of_other_data_do_not_count_and_failed_ones_can_be_tried_again(pl
     asked, space = plan(["FM"]), Space({"learning_rate": (0.05,)})
 
     def valid_auc() -> float:
-        tune_arms(asked, space, 1, "tuning", run_here("tuning"))
+        tune_arms(asked, space, Tuning(1), "tuning", run_here("tuning"))
         return read_json("tuning/tuning.json")["arms"][0]["trials"][0]["valid_auc"]
 
     before = valid_auc()
@@ -82,8 +125,8 @@ def test_trials_of_other_data_do_not_count_and_failed_ones_can_be_tried_again(pl
     valid.write_text("\n".join(valid.read_text().splitlines()[:100]) + "\n")
     assert valid_auc() != before
     with pytest.raises(UserError, match="all 1 trials of FM plain on shop failed; the last: killed"):
-        tune_arms(asked, space, 1, "other", pretended(lambda run: "killed", []))
-    tune_arms(asked, space, 1, "other", pretended(closeness, []))
+        tune_arms(asked, space, Tuning(1), "other", pretended(lambda run: "killed", []))
+    tune_arms(asked, space, Tuning(1), "other", pretended(closeness, []))
 
 
 def test_failed_trials_count_and_an_arm_without_a_good_one_is_an_error(plan):
@@ -94,7 +137,7 @@ def test_failed_trials_count_and_an_arm_without_a_good_one_is_an_error(plan):
         return "killed by SIGKILL" if run.experiment.params["learning_rate"] == 0.1 else float("nan")
 
     with pytest.raises(UserError, match="all 4 trials of FM plain on shop failed"):
-        tune_arms(asked, space, 4, "tuning", pretended(measure, []))
+        tune_arms(asked, space, Tuning(4), "tuning", pretended(measure, []))
     trials = read_json("tuning/tuning.json")["arms"][0]["trials"]
     assert {trial["failed"] for trial in trials} == {"killed by SIGKILL", "no validation AUC"}
 
@@ -106,20 +149,20 @@ def test_another_space_or_another_config_is_another_search(plan, caplog):
         (plan(["FM"]), Space({"learning_rate": (0.01,)})),
         (plan(["FM"], batch_size=64), space),
     ):
-        tune_arms(asked, of, 1, "tuning", pretended(closeness, seen))
+        tune_arms(asked, of, Tuning(1), "tuning", pretended(closeness, seen))
     assert len(seen) == 3 and "test file" not in caplog.text
 
 
 def test_a_search_on_the_test_file_says_so(plan, tmp_path, caplog):
     asked = plan(["FM"], valid_data=f"{tmp_path}/raw/test.csv")
-    tune_arms(asked, Space({"learning_rate": (0.1,)}), 1, "tuning", pretended(closeness, []))
+    tune_arms(asked, Space({"learning_rate": (0.1,)}), Tuning(1), "tuning", pretended(closeness, []))
     assert "shop: valid_data is the test file" in caplog.text
 
 
 def test_a_real_trial_tests_nothing_and_the_data_is_not_built_again(plan, caplog):
     asked = plan(["FM"], seeds=(1,))
     (whole,) = run_here("board")(asked).finished()
-    tuned = tune_arms(asked, Space({"learning_rate": (0.05,)}), 1, "board/tuning", run_here("board/tuning"))
+    tuned = tune_arms(asked, Space({"learning_rate": (0.05,)}), Tuning(1), "board/tuning", run_here("board/tuning"))
     (record,) = map(json.loads, (path.read_text() for path in Path("board/tuning/runs").glob("*/*.run.json")))
     assert record["metrics"]["test"] == {} and record["config"]["test_data"] is None
     assert set(record["data"]["sha256"]) == set(record["data"]["rows"]) == {"train", "valid"}
@@ -133,5 +176,5 @@ def test_a_real_trial_tests_nothing_and_the_data_is_not_built_again(plan, caplog
     Path("board/plan.yaml").write_text(tuned.to_yaml(), encoding="utf-8")
     write_tables(Results("board"))  # as a command that goes on from there, and was not asked to tune
     page = Path("board/table.md").read_text()
-    assert "- tuning: 1 trials on validation AUC for each arm" in page
+    assert "- tuning: 1 trials on validation AUC, for each arm" in page
     assert "- settings of FM plain on shop: learning\\_rate: 0.05" in page

@@ -17,8 +17,10 @@ takes from the folder the runs that are there. Nothing else keeps track of how f
 import json
 import logging
 import math
+import statistics
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
@@ -81,18 +83,23 @@ class Space:
             values |= self.sections.get(name, {})
         return values
 
-    def check(self, plan: Plan) -> None:
+    def check(self, plan: Plan, tuning: "Tuning | None" = None) -> None:
         """Check that every arm has its keys, and that they take the values.
+
+        Args:
+            tuning: which arms are searched; None: all.
 
         Raises:
             UserError: a key is unknown for an arm, is one of the arm's own settings, is given by `--set` too, or takes
                 no such value; a section belongs to no arm.
         """
-        names = {name for arm in plan.arms for name in (arm.backbone, arm.method) if name}
+        tuning = tuning or Tuning(0)
+        arms = tuning.searched(plan).arms
+        names = {name for arm in arms for name in (arm.backbone, arm.method) if name}
         for name in self.sections:
             if name not in names:
                 raise unknown("section", name, names, where="the search space")
-        for arm in plan.arms:
+        for arm in arms:
             if not self.for_arm(arm):
                 raise UserError(f"the search space has nothing for {arm}; every arm is tuned, or none")
             for key in self.for_arm(arm):
@@ -100,14 +107,13 @@ class Space:
                     raise UserError(f"the search space has {key!r}, which is what makes {arm}")
                 if key in plan.overrides:
                     raise UserError(f"{key!r} is given with --set and in the search space; leave it out of one")
-        for settings in zip_longest(*(_tried(self.for_arm(arm)) for arm in plan.arms)):
-            pairs = zip(plan.arms, settings, strict=True)
-            arms = [replace(arm, settings={**arm.settings, **tried}) for arm, tried in pairs if tried]
-            replace(plan, arms=arms, seeds=())  # a plan says what does not fit
+        for settings in zip_longest(*(_tried(self.for_arm(arm)) for arm in arms), fillvalue={}):
+            # A plan says what does not fit.
+            tuning.spread(replace(plan, seeds=()), dict(zip(arms, settings, strict=True)))
 
 
-def read_space(path: Path | str, plan: Plan) -> Space:
-    """The space in a YAML file, checked against the arms of a plan.
+def read_space(path: Path | str, plan: Plan, tuning: "Tuning | None" = None) -> Space:
+    """The space in a YAML file, checked against the arms of a plan, or those of them that are tuned.
 
     Raises:
         UserError: the file cannot be read, has another form, or does not fit an arm.
@@ -121,7 +127,7 @@ def read_space(path: Path | str, plan: Plan) -> Space:
         space = Space(_entries(common, where), {name: _entries(section, where) for name, section in sections.items()})
     if not space.common and not any(space.sections.values()):
         raise UserError(f"{where} names nothing to tune; for example: learning_rate: [1e-3, 5e-4]")
-    space.check(plan)
+    space.check(plan, tuning)
     return space
 
 
@@ -172,8 +178,58 @@ def _tried(values: Mapping[str, Values]) -> Iterable[dict[str, Any]]:
         yield {key: each[min(index, len(each) - 1)] for key, each in zip(values, choices, strict=True)}
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """How settings are searched.
+
+    Attributes:
+        trials: for each arm.
+        seeds: of every trial, whose validation AUC is their mean; empty: that of the config.
+        on: a backbone; what is best on it is for the arms of the others, too. None: each arm has a search of its own.
+    """
+
+    trials: int
+    seeds: tuple[int, ...] = ()
+    on: str | None = None
+
+    def searched(self, plan: Plan) -> Plan:
+        """The part of a plan whose arms are tuned.
+
+        Raises:
+            UserError: the plan has no such backbone, or an arm of another one has no counterpart on it.
+        """
+        if self.on is None:
+            return plan
+        arms = [arm for arm in plan.arms if arm.backbone == self.on]
+        if not arms:
+            raise unknown("backbone", self.on, {arm.backbone for arm in plan.arms}, where="the plan's arms")
+        known = {_counterpart(arm) for arm in arms}
+        if alone := [arm for arm in plan.arms if _counterpart(arm) not in known]:
+            raise UserError(f"{alone[0]} has no counterpart of {self.on}, on which settings are searched")
+        return replace(plan, arms=arms)
+
+    def spread(self, plan: Plan, settings: Mapping[Arm, Mapping[str, Any]]) -> Plan:
+        """The plan with the settings of the arms that were searched."""
+        if self.on is None:
+            return replace(plan, arms=[_with(arm, settings[arm]) for arm in plan.arms])
+        found = {_counterpart(arm): each for arm, each in settings.items()}
+        return replace(plan, arms=[_with(arm, found[_counterpart(arm)]) for arm in plan.arms])
+
+    def __str__(self) -> str:
+        over = f", the mean over {len(self.seeds)} seeds" if self.seeds else ""
+        return f"{self.trials} trials on validation {METRIC}{over}, for each arm" + (f" of {self.on}" * bool(self.on))
+
+
+def _counterpart(arm: Arm) -> tuple[str, str]:
+    return arm.dataset, arm.label
+
+
+def _with(arm: Arm, settings: Mapping[str, Any]) -> Arm:
+    return replace(arm, settings={**arm.settings, **settings})
+
+
 def tune_arms(
-    plan: Plan, space: Space, trials: int, folder: Path | str, run: Callable[[Plan], Results], seed: int = 0
+    plan: Plan, space: Space, tuning: Tuning, folder: Path | str, run: Callable[[Plan], Results], seed: int = 0
 ) -> Plan:
     """Search the best settings of each arm on validation; the plan with them.
 
@@ -181,37 +237,38 @@ def tune_arms(
 
     Args:
         space: has been checked against the plan.
-        trials: for each arm.
         folder: of `tuning.json`, which says what was tried.
         run: runs what of a plan is not done yet.
-        seed: of the search; the trials themselves have the seeds of the configs.
+        seed: of the search.
 
     Raises:
         UserError: Optuna is not installed, the folder cannot be written, or all trials of an arm failed.
     """
     folder = writable_dir(folder, OTHER_OUT)
     _warn_of_test_files(plan)
-    searches = [_Search(arm, space.for_arm(arm), seed) for arm in plan.arms]
-    for _ in range(trials):
+    searched = tuning.searched(plan)
+    searches = [_Search(arm, space.for_arm(arm), seed) for arm in searched.arms]
+    for _ in range(tuning.trials):
         asked = [(search, *search.ask()) for search in searches]
-        _note_results(asked, run(trial_plan(plan, [settings for *_, settings in asked])))
-        write_trials(folder, searches, trials)
-    arms = []
+        _note_results(asked, run(trial_plan(searched, [settings for *_, settings in asked], tuning.seeds)))
+        write_trials(folder, searches, tuning)
+    best = {}
     for search in searches:
-        if (best := search.best()) is None:
-            raise UserError(f"all {trials} trials of {search.arm} failed; the last: {search.tried()[-1]['failed']}")
-        arms.append(replace(search.arm, settings={**search.arm.settings, **best}))
-    return replace(plan, arms=arms)
+        if (settings := search.best()) is None:
+            last = search.tried()[-1]["failed"]
+            raise UserError(f"all {tuning.trials} trials of {search.arm} failed; the last: {last}")
+        best[search.arm] = settings
+    return tuning.spread(plan, best)
 
 
-def trial_plan(plan: Plan, settings: Sequence[Mapping[str, Any]]) -> Plan:
+def trial_plan(plan: Plan, settings: Sequence[Mapping[str, Any]], seeds: Sequence[int] = ()) -> Plan:
     """The arms at the settings that are tried, without test data."""
     pairs = zip(plan.arms, settings, strict=True)
-    tried = [replace(arm, settings={**arm.settings, **trial, "test_data": None}) for arm, trial in pairs]
-    return replace(plan, arms=tried, seeds=(), splits=0, split_by=None)  # on the data set's own split
+    tried = [_with(arm, {**trial, "test_data": None}) for arm, trial in pairs]
+    return replace(plan, arms=tried, seeds=seeds, splits=0, split_by=None)  # on the data set's own split
 
 
-def write_trials(folder: Path, searches: Sequence["_Search"], trials: int) -> None:
+def write_trials(folder: Path, searches: Sequence["_Search"], tuning: Tuning) -> None:
     """Write `tuning.json`: the space, the trials and the best one of each arm."""
     arms = [
         {
@@ -223,17 +280,19 @@ def write_trials(folder: Path, searches: Sequence["_Search"], trials: int) -> No
         for search in searches
     ]
     with explain_write_errors(folder, OTHER_OUT):
-        write_json(folder / TRIALS_FILE, {"metric": f"validation {METRIC}", "trials": trials, "arms": arms})
+        write_json(folder / TRIALS_FILE, {"metric": f"validation {METRIC}", **asdict(tuning), "arms": arms})
 
 
 def tuned_by(folder: Path, plan: Plan) -> str:
     """How the plan's settings were searched, by the file of a search's folder; empty: they are not from there."""
     try:
         search = read_json(folder / TRIALS_FILE) or {}
+        tuning = Tuning(search["trials"], tuple(search["seeds"]), search["on"])
         best = {arm["arm"]: arm["best"] for arm in search["arms"]}
-        is_best = all(arm.settings.items() >= best[str(arm)].items() for arm in plan.arms)
-        return f"{search['trials']} trials on {search['metric']} for each arm" if is_best else ""
-    except (AttributeError, KeyError, TypeError):  # not there, damaged, or of other arms
+        found = {arm: best[str(arm)] for arm in tuning.searched(plan).arms}
+        is_best = tuning.spread(plan, found).arms == plan.arms
+        return str(tuning) if is_best else ""
+    except (AttributeError, KeyError, TypeError, UserError):  # not there, damaged, or of other arms
         return ""
 
 
@@ -275,20 +334,25 @@ def _warn_of_test_files(plan: Plan) -> None:
 def _note_results(asked: Sequence[tuple[_Search, "Trial", dict[str, Any]]], results: Results) -> None:
     """Tell the studies how the trials did."""
     optuna = _optuna()
-    finished = {str(result.arm): result for result in results.finished()}
+    finished = defaultdict(list)
+    for result in results.finished():
+        finished[str(result.arm)].append(result)
     failed = {str(failure.arm): failure.reason for failure in results.failures()}
+    planned = Counter(str(run.arm) for run in results.plan.runs())
     for search, trial, _ in asked:
-        result = finished.get(str(search.arm))
-        value = result.metrics["valid"].get(METRIC, math.nan) if result else math.nan
-        if result:
-            trial.set_user_attr("test_metrics", dict(result.metrics["test"]))
-            trial.set_user_attr("run", result.key)
+        name = str(search.arm)
+        runs, reason = finished[name], failed.get(name)
+        if reason is None and len(runs) < planned[name]:
+            raise UserError(f"a trial of {search.arm} did not end; the same command goes on from there")
+        trial.set_user_attr("test_metrics", {key: value for run in runs for key, value in run.metrics["test"].items()})
+        trial.set_user_attr("runs", [run.key for run in runs])
+        value = math.nan
+        if reason is None:
+            value = statistics.fmean(run.metrics["valid"].get(METRIC, math.nan) for run in runs)
         if math.isfinite(value):
             search.study.tell(trial, value)
             continue
-        if not result and str(search.arm) not in failed:
-            raise UserError(f"a trial of {search.arm} did not end; the same command goes on from there")
-        trial.set_user_attr("failed", failed.get(str(search.arm), f"no validation {METRIC}"))
+        trial.set_user_attr("failed", reason or f"no validation {METRIC}")
         search.study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
 
