@@ -10,6 +10,7 @@ import pytest
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.commands.leaderboard import write_tables
 from fuxictr_llm.leaderboard.run.results import Results
+from fuxictr_llm.registry import find_backbone
 from support import edit
 from support_leaderboard import write_record
 
@@ -43,6 +44,26 @@ def test_the_table_comes_out_of_the_file_without_the_data_and_the_config(board, 
     assert "leaderboard --from again/plan.yaml goes on with it" in capsys.readouterr().out
     assert main(["leaderboard", "--from", "again/runs.jsonl.xz"]) == 0  # its own folder
     assert {path.name for path in Path().glob("leaderboards/*")} == set()
+
+
+def test_the_file_names_no_folder_of_the_machine(board, tmp_path, monkeypatch):
+    cache = tmp_path / "some cache"
+    monkeypatch.setenv("FUXICTR_LLM_CACHE", str(cache))
+    run = board.plan.runs()[0]
+    (path,) = Path("board/runs").rglob(f"{run.name}*.run.json")
+    notes = {
+        "field_vectors": {"path": f"{cache}/field_vectors/1f/vectors.safetensors"},
+        "value_vectors": ["/elsewhere"],
+    }
+    record = {**json.loads(path.read_text()), "notes": notes, "backbone": {"file": find_backbone.__code__.co_filename}}
+    path.write_text(json.dumps(record))
+    board.read()
+    write_tables(board)
+    _, line, *_ = [json.loads(line) for line in lzma.decompress(Path(ARCHIVE).read_bytes()).splitlines()]
+    assert line["record"]["notes"]["field_vectors"] == {"path": "<cache>/field_vectors/1f/vectors.safetensors"}
+    assert line["record"]["notes"]["value_vectors"] == ["/elsewhere"]
+    assert line["record"]["backbone"]["file"] == "<code>/fuxictr_llm/registry.py"
+    assert json.loads(path.read_text()) == record
 
 
 def test_a_leaderboard_goes_on_from_the_file_with_what_still_holds(board):

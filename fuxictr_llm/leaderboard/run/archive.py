@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import fuxictr_llm
 from fuxictr_llm.common.errors import UserError, reason_of
-from fuxictr_llm.common.files import explain_write_errors, read_json, replacing, write_json
+from fuxictr_llm.common.files import cache_dir, explain_write_errors, read_json, replacing, write_json
 from fuxictr_llm.leaderboard.plan.arms import Arm, Repeated
 from fuxictr_llm.leaderboard.run.forms import FAILURE_FORM, RECORD_FORM, has_form
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, USERS_FILE, Failure, Results, RunResult, result_of
@@ -21,6 +22,7 @@ from fuxictr_llm.leaderboard.run.results import OTHER_OUT, USERS_FILE, Failure, 
 ARCHIVE, ENDING = "runs.jsonl.xz", ".jsonl.xz"
 FORM = 1
 MOST_BYTES = 1_000_000  # of a file that is committed
+PLACES = {"<cache>": cache_dir, "<code>": lambda: Path(fuxictr_llm.__file__).parents[1], "~": Path.home}
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def write_archive(results: Results, facts: Mapping[str, str]) -> Path:
         UserError: it cannot be written.
     """
     path = results.folder / ARCHIVE
-    lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _lines(results, facts))
+    lines = "".join(json.dumps(_without_places(line), ensure_ascii=False) + "\n" for line in _lines(results, facts))
     if (here := str(Path.cwd())) in lines:
         logging.warning("%s names this machine's folder %s; with relative paths it would not", path, here)
     content = lzma.compress(lines.encode(), preset=9)
@@ -98,6 +100,19 @@ def _lines(results: Results, facts: Mapping[str, str]) -> Iterator[dict[str, Any
         elif failure := results.failure_of(run):
             line["failure"] = failure
         yield line
+
+
+def _without_places(value: Any) -> Any:
+    """The same with names in place of this machine's folders, on which no part of a table depends."""
+    if isinstance(value, dict):
+        return {key: _without_places(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_places(each) for each in value]
+    if isinstance(value, str) and Path(value).is_absolute():
+        for name, place in PLACES.items():
+            if Path(value).is_relative_to(place()):
+                return f"{name}/{Path(value).relative_to(place()).as_posix()}"
+    return value
 
 
 def read_archive(path: Path | str) -> Archive:
