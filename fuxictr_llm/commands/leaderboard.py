@@ -142,9 +142,12 @@ def write_tables(results: "Results") -> list[Path]:
     plan = results.plan
     facts = {"command": typed_command(), "plan": plan.sha256, "tuning": tuned_by(results.folder / TUNING_FOLDER, plan)}
     facts["date"] = f"{datetime.now():%Y-%m-%d %H:%M}"
+    backbones: dict[tuple[str, str], list[str]] = {}  # of arms with the same settings
     for arm in plan.arms:
-        settings = own_settings(arm, plan.config)
-        facts[f"settings of {arm}"] = ", ".join(f"{key}: {value}" for key, value in settings.items())
+        settings = ", ".join(f"{key}: {value}" for key, value in own_settings(arm, plan.config).items())
+        backbones.setdefault((f"{arm.label} on {arm.dataset}", settings), []).append(arm.backbone)
+    for (arms, settings), names in backbones.items():
+        facts[f"settings of {', '.join(names)} {arms}"] = settings
     runs = Runs(results.finished(), results.failures(), plan.runs())
     return write_tables_of(results.folder, runs, facts, lambda: write_archive(results, facts))
 

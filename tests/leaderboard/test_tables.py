@@ -94,6 +94,22 @@ def test_a_board_whose_validation_is_its_test_split_says_so(report):
     assert not any("chosen on test" in note for note in report.notes)
 
 
+def test_a_control_that_gives_the_same_models_is_named():
+    plain, same, other = [0.70, 0.71, 0.72], [0.71, 0.72, 0.71], [0.71, 0.72, 0.72]
+    results = [
+        *runs(None, None, plain),
+        *runs("ELEC", None, same),
+        *runs("ELEC", "self", same),
+        *runs("ELEC", "noise", same),
+        *runs("LLaCTR", None, same),
+        *runs("LLaCTR", "random", other),
+    ]
+    notes = [note for note in make_report(summarize(results), results).notes if "digit for digit" in note]
+    assert len(notes) == 1 and notes[0].startswith(
+        "shop: the runs of ELEC equal those of its control self and of noise,"
+    )
+
+
 def test_columns_in_which_nothing_would_stand_are_left_out(report):
     assert "gAUC" not in report.tables[0].heads and "validation AUC" not in report.tables[0].heads
     no_test = runs(None, None, BASE, metrics={"valid": {"AUC": 0.7, "logloss": 0.6}, "test": {}})

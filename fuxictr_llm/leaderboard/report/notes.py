@@ -41,6 +41,7 @@ def notes_on(
         *([_OF_TUNING] if tuned and any(map(_has_rows_of_the_search, results)) else []),
         *([f"{few_seeds(most, unit)}."] if 0 < most < FEWEST_SEEDS else []),
         *shown,
+        *_same_as_a_control(overall),
         *(f"{name}: intervals over test users: {of.words}." for name, of in users.items()),
         "AUC, gAUC and logloss are of the test split, mean ± standard deviation over the seeds; the epoch was chosen "
         "on validation. Of several tasks they are the mean.",
@@ -101,6 +102,20 @@ def _could_have_shown(rows: Sequence[ArmRow], overall: Sequence[Overall]) -> lis
         if words := ", ".join(f"{of} AUC {where}" for where, of in gains.items() if of):
             notes.append(f"{dataset}: the smallest gain that this table could have shown ({POWER:.0%} power): {words}.")
     return notes
+
+
+def _same_as_a_control(overall: Sequence[Overall]) -> list[str]:
+    """Where a method's runs equal those of a control, digit for digit."""
+    same: dict[tuple[str, str], list[str]] = {}
+    for line in overall:
+        gain = line.over_control
+        if line.control and gain and gain.differences and not any(gain.differences.values()):
+            same.setdefault((line.dataset, line.method), []).append(line.control)
+    return [
+        f"{dataset}: the runs of {method} equal those of its control {' and of '.join(controls)}, digit for digit: "
+        "what the control takes away changed nothing."
+        for (dataset, method), controls in same.items()
+    ]
 
 
 def few_seeds(count: int, unit: str = "seed") -> str:
