@@ -63,6 +63,7 @@ setup(
             "setuptools>=77",
             "optuna>=5",
             "tensorboard",
+            "playwright",  # drives a Chromium, where there is one
         ],
     },
 )
