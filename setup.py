@@ -52,6 +52,7 @@ setup(
     ],
     extras_require={
         "tune": ["optuna>=5"],
+        "tensorboard": ["tensorboard"],
         "test": [
             "pytest",
             "pytest-xdist",
@@ -61,6 +62,8 @@ setup(
             "import-linter",
             "setuptools>=77",
             "optuna>=5",
+            "tensorboard",
+            "playwright",  # drives a Chromium, where there is one
         ],
     },
 )

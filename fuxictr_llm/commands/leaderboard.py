@@ -87,6 +87,7 @@ def execute(args: argparse.Namespace) -> None:
 
     from rich.console import Console
 
+    from fuxictr_llm.leaderboard.report.live import LivePage
     from fuxictr_llm.leaderboard.report.tables import Runs
     from fuxictr_llm.leaderboard.run.engine import run_plan
     from fuxictr_llm.leaderboard.run.progress import Display
@@ -112,7 +113,7 @@ def execute(args: argparse.Namespace) -> None:
     if args.dry_run:
         _list(results, jobs, args.retry_failed, console)
         return
-    display = Display(results, jobs, console)
+    display = LivePage(Display(results, jobs, console))
     with display.shown():
         kept = {"keep_weights": args.keep_weights, "keep_predictions": True}
         run_plan(results, jobs=jobs, retry_failed=args.retry_failed, listener=display, **kept)

@@ -82,6 +82,7 @@ class ModelKeys(TypedDict, total=False):
     verbose: Annotated[int, Field(ge=0)]
     debug_mode: bool  # FuxiCTR's tuner asks for it
     checkpoint_minutes: Annotated[float, Field(ge=0)] | None  # between two checkpoints of training; null: none
+    trackers: list[str]  # names that accelerate knows (tensorboard, wandb, ...); they get the curves of training
     pictures: bool  # whether a run draws what its method learnt
     keep_predictions: bool  # whether those of the test rows are kept beside the record; a leaderboard keeps them
 

@@ -27,6 +27,7 @@ from fuxictr_llm.config.keys import (
 from fuxictr_llm.config.language_models import ValueVectorsConfig, asks_for_vectors, moved_to_specs, value_config
 from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.config.sources import Source, read_source
+from fuxictr_llm.config.trackers import check_trackers
 from fuxictr_llm.host.batches import chosen_mode, monitored, warn_of_mode
 from fuxictr_llm.host.columns import as_lists, as_tuples, check_declared
 from fuxictr_llm.host.evaluated import check_settings
@@ -34,7 +35,7 @@ from fuxictr_llm.host.evaluated import check_settings
 # Keys that do not change what a run computes: its device and name, how much it reports, who publishes its data.
 OF_THE_CALL = ("gpu", "model_id")
 OF_THE_REPORT = ("verbose", "pictures", "keep_predictions", "cluster_by", "slice_by")
-NOT_IN_IDENTITY = (*OF_THE_CALL, *OF_THE_REPORT, "checkpoint_minutes", "download", "md5")
+NOT_IN_IDENTITY = (*OF_THE_CALL, *OF_THE_REPORT, "checkpoint_minutes", "trackers", "download", "md5")
 # A constructor with the key `regularizer` passes it on as these two, and takes neither of them itself.
 OF_REGULARIZER = frozenset({"embedding_regularizer", "net_regularizer"})
 NOT_SET = dict.fromkeys(("model", "method", "dataset_id", "model_id"), "name another --expid") | {"gpu": "use --gpu"}
@@ -213,6 +214,8 @@ def _check(params: dict[str, Any], source: Source, given: Mapping[str, Any]) -> 
         if own_hints.get(key) is not None:  # a constructor may allow less than the key does
             check_value(key, value if fits(value, own_hints[key]) else as_given[key], own_hints[key])
     check_settings(params, backbone, source.where)
+    if params.get("trackers"):
+        check_trackers(params["trackers"])
     own_processor = ":" in (params.get("feature_processor") or "")
     own_model = origin_of(backbone).kind in ("file", "module")
     # A class of the user's may read keys that are not known here.

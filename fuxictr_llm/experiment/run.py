@@ -47,8 +47,10 @@ from fuxictr_llm.host.columns import describe_feature_map
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT, build
 from fuxictr_llm.training.checkpoints import Checkpoints
 from fuxictr_llm.training.devices import check_together, evaluate
+from fuxictr_llm.training.listener import Listener
 from fuxictr_llm.training.loop import fit
 from fuxictr_llm.training.precision import check_precision
+from fuxictr_llm.training.trackers import Trackers
 
 CHANGED = {"backbone": "changed while it ran"}  # in a record, in place of the code's digests
 
@@ -106,8 +108,10 @@ def _run(experiment: Experiment, fresh: bool) -> Result:
         checkpoints = checkpoints_of(run, folder, experiment, sources)
         if fresh:
             checkpoints.remove()
-        with checkpoints, weights_kept(unfinished, kept, run.stages):
-            model, record = _train(run, unfinished, checkpoints)
+        trackers = Trackers(run.params.get("trackers") or (), folder, experiment.full_id, run.params["gpu"])
+        with checkpoints, weights_kept(unfinished, kept, run.stages), trackers:
+            model, record = _train(run, unfinished, checkpoints, trackers)
+            trackers.tested(record["metrics"]["test"])
             record["model_id"] = model_id = choose_model_id(experiment, folder)  # another may have ended meanwhile
             record |= {"time": started.isoformat(timespec="seconds"), "command": typed_command()}
             if code_digests(experiment.params) != sources["code"]:
@@ -163,7 +167,9 @@ def checkpoints_of(run: Run, folder: Path, experiment: Experiment, sources: Mapp
     return Checkpoints.of_training(place, made_from, run.params)
 
 
-def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseModel, dict[str, Any]]:
+def _train(
+    run: Run, checkpoint: Path, checkpoints: Checkpoints, listener: Listener | None = None
+) -> tuple[BaseModel, dict[str, Any]]:
     """Train, evaluate, and write the weights to `checkpoint`; the model and the record."""
     params, stages = run.params, run.stages
     data = describe_data(params, run.data_dir)
@@ -180,7 +186,7 @@ def _train(run: Run, checkpoint: Path, checkpoints: Checkpoints) -> tuple[BaseMo
         # Opened now: another run may build the data set anew while this one trains.
         test_rows = make_loaders(run.feature_map, params, "test") if params.get("test_data") else None
         slices = FrequencySlices.from_run(run) if test_rows is not None else None
-        trained = fit(model, train_rows, valid_rows, params, checkpoints)
+        trained = fit(model, train_rows, valid_rows, params, checkpoints, listener=listener)
         if trained.seconds_before:
             facts["made_in"] = trained.seconds
         facts["epochs"] = model._epoch_index + 1

@@ -42,6 +42,7 @@ from fuxictr_llm.training.devices import (
     seed_apart,
 )
 from fuxictr_llm.training.failures import explain
+from fuxictr_llm.training.listener import Evaluation, Listener
 from fuxictr_llm.training.monitoring import Diverged, check_evaluation
 from fuxictr_llm.training.row_updates import RowUpdates
 from fuxictr_llm.training.step import TrainingStep
@@ -72,6 +73,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     *,
     start_counts: bool = False,
+    listener: Listener | None = None,
 ) -> Trained:
     """Train until early stopping; the model ends with the weights of the best epoch.
 
@@ -81,6 +83,7 @@ def fit(
         params: the settings.
         checkpoints: where training goes on from, and what it leaves; None: it starts anew and leaves none.
         start_counts: the model's weights are trained already, and stay where no epoch is better (best epoch 0).
+        listener: hears how it goes; of a loop of the model's own, what that tells FuxiCTR's early stopping.
 
     Raises:
         UserError: no weights would be saved, the first step fails, training diverged, or the disk is full.
@@ -90,7 +93,7 @@ def fit(
         raise UserError(
             f"eval_steps {params['eval_steps']} is more than all {steps} steps of training: nothing is kept"
         )
-    training = Training(model, train_rows, valid_rows, params, checkpoints, start_counts)
+    training = Training(model, train_rows, valid_rows, params, checkpoints, start_counts, listener or Listener())
     try:
         with training.saving_whole_files():
             if has_own_loop(model):
@@ -99,6 +102,7 @@ def fit(
                 logging.info(
                     "%s has a training loop of its own: it leaves no checkpoints%s", type(model).__name__, start
                 )
+                training.listener.begins(0)
                 model._verbose = training.verbose  # its loop has no progress of ours
                 model.fit(train_rows, validation_data=valid_rows, **params)
             else:
@@ -130,12 +134,14 @@ class Training:
         params: Mapping[str, Any],
         checkpoints: Checkpoints | None = None,
         start_counts: bool = False,
+        listener: Listener | None = None,
     ):
         self.model, self.rows, self.params, self.checkpoints = model, train_rows, params, checkpoints
         keep_freed_memory(model.device)
         self.step = TrainingStep(model, params)
         self.best_epoch, self.seconds_before, self._started = 0, 0.0, time.monotonic()
-        self.start_counts = start_counts
+        self.start_counts, self.listener = start_counts, listener or Listener()
+        self._train_loss: float | None = None  # since the evaluation before the last one
         # The first batch to train on, and the losses since the last evaluation. They are added up on the device:
         # reading each of them would wait for it.
         self._next_batch, self._losses = 0, _zero_on(model.device)
@@ -155,7 +161,8 @@ class Training:
         saved = from_main(lambda: checkpoints.load(Path(model.checkpoint))) if checkpoints else None
         if saved is not None:
             self._go_on_from(saved)
-        else:
+        self.listener.begins(model._total_steps // model._eval_steps)
+        if saved is None:
             seed_apart(self.params.get("seed", 0))
             logging.info("Start training: %d batches/epoch", model._steps_per_epoch)
             if self.start_counts:
@@ -195,8 +202,8 @@ class Training:
             model._total_steps += 1
             self._losses += self.step(batch, index)
             if model._total_steps % model._eval_steps == 0:
-                losses = mean_over_processes(self._losses).item()
-                logging.info("Train loss: %.6f", losses / model._eval_steps)
+                self._train_loss = mean_over_processes(self._losses).item() / model._eval_steps
+                logging.info("Train loss: %.6f", self._train_loss)
                 self._losses = _zero_on(model.device)
                 model.eval_step()
             if model._stop_training:
@@ -243,8 +250,11 @@ class Training:
         self.best_epoch = self.model._epoch_index + 1
 
     def _evaluated(self, metrics: Mapping[str, float], *args: Any, **kwargs: Any) -> None:
-        check_evaluation(self.model, metrics, self.params)
-        type(self.model).checkpoint_and_earlystop(self.model, metrics, *args, **kwargs)
+        model = self.model
+        check_evaluation(model, metrics, self.params)
+        rate = model.optimizer.param_groups[0]["lr"]
+        self.listener.evaluated(Evaluation(model._total_steps // model._eval_steps, self._train_loss, metrics, rate))
+        type(model).checkpoint_and_earlystop(model, metrics, *args, **kwargs)
 
     def _save(self) -> None:
         """Write a checkpoint."""

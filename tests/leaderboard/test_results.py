@@ -13,7 +13,8 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.runs import seconds_by_kind
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
 from fuxictr_llm.leaderboard.plan.queue import Queue
-from fuxictr_llm.leaderboard.run.progress import Display, Estimator, best_so_far, metric_text
+from fuxictr_llm.leaderboard.run import progress
+from fuxictr_llm.leaderboard.run.progress import Display, Estimator, best_so_far, metric_text, standings
 from fuxictr_llm.leaderboard.run.results import Results
 from support import edit
 from support_leaderboard import write_record
@@ -253,10 +254,45 @@ def test_the_live_table_shows_what_runs_and_what_is_best(board, plan):
         display.failed(results.to_do()[1], "too [wide]")
     console.print(display._render())
     shown = console.file.getvalue()
-    assert "LR plain on shop, seed 2: FAILED: too [wide]" in shown and "2 of 4 runs done; left: about 2 s" in shown
+    assert (
+        "LR plain on shop, seed 2: FAILED: too [wide]" in shown
+        and "2 of 4 runs done, 1 failed; left: about 2 s" in shown
+    )
     assert "  LR plain on shop, seed 1, 0 s" in shown
     mean = sum(result.metrics["test"]["AUC"] for result in results.finished()) / 2
     assert re.search(rf"FM plain on shop +2 +{mean:.5f}", shown)
+
+
+def test_a_log_gets_one_line_for_all_that_happened_since_the_last(board, plan, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 3600.0)
+    results = Results("board", plan(["FM", "LR"]))
+    display = Display(results, jobs=2, console=Console(file=io.StringIO(), width=40))
+    first, second = results.to_do()
+    with display.shown():
+        display.started(first)
+        display._print_line()
+        display._print_line()  # nothing is new
+        done(results, [first])
+        results.read_run(first)
+        display.finished(first)
+        display.started(second)
+        display.failed(second, "too [wide]")
+    lines = display.console.file.getvalue().splitlines()
+    assert lines[0] == "LR plain on shop, seed 1: started; 2 of 4 runs done; left: about 2 s"
+    assert lines[1:] == ["LR plain on shop, seed 2: FAILED: too [wide]; 3 of 4 runs done, 1 failed; left: nothing"]
+
+
+def test_the_table_fits_the_screen_and_has_the_best_of_each_data_set(board):
+    results = [replace(run, arm=replace(run.arm, dataset=f"shop{part}")) for run in board.finished() for part in "abc"]
+    shown = standings(results)
+    assert [*shown] == ["shopa", "shopb", "shopc"] and all(len(arms) == 1 for arms in shown.values())
+    display = Display(board, jobs=1, console=Console(file=io.StringIO(), width=60, height=8, force_terminal=True))
+    display.finished_runs = [
+        replace(run, arm=replace(run.arm, backbone=f"B{part}")) for run in results for part in "abcde"
+    ]
+    with display.console.capture() as capture:
+        display.console.print(display._render())
+    assert len(capture.get().splitlines()) <= 8 and "more" in capture.get()
 
 
 def test_without_auc_no_auc_is_shown(board):

@@ -1,6 +1,7 @@
 """The progress of a leaderboard on the screen: what runs, what is best so far, and an estimate of the time left."""
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from statistics import mean
@@ -10,7 +11,9 @@ from rich import box
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from fuxictr_llm.leaderboard.plan.plan import Arm, PlannedRun
 from fuxictr_llm.leaderboard.run.engine import Listener
@@ -25,6 +28,8 @@ LEVELS: tuple[Callable[[Arm], Any], ...] = (
     lambda arm: arm.backbone,
 )
 MOST_ROWS = 15  # of the live table
+LINE_SECONDS = 5.0  # between two lines of a log
+STARTED, PREPARING, FINISHED, FAILED = range(4)  # of the news since the last line, the latest of the highest is told
 
 
 class Estimate(NamedTuple):
@@ -72,8 +77,53 @@ def duration_text(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
 
 
+@contextlib.contextmanager
+def every(seconds: float, do: Callable[[], None]) -> Iterator[None]:
+    """In the block, a thread of its own calls `do` again and again; once more at the end."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            do()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        do()
+
+
+class Snapshot(NamedTuple):
+    """How far a leaderboard is.
+
+    Attributes:
+        total, done, failed, to_do: counts of runs; those that run now are none of the last three.
+        running: with their seconds so far.
+        left: for what runs and what is to do.
+        per_hour: finished runs an hour, of this command; None before the first one.
+    """
+
+    total: int
+    done: int
+    failed: int
+    to_do: int
+    running: list[tuple[PlannedRun, float]]
+    left: Estimate
+    per_hour: float | None
+
+    def __str__(self) -> str:
+        state = f"{self.done} of {self.total} runs done" + (f", {self.failed} failed" if self.failed else "")
+        if not (self.to_do or self.running):
+            return f"{state}; left: nothing"
+        rate = f" ({self.per_hour:.3g} runs an hour)" if self.per_hour else ""
+        return f"{state}; left: {self.left}{rate}"
+
+
 class Display(Listener):
-    """A live table on a terminal; elsewhere a line for each thing that happens.
+    """A live table on a terminal; elsewhere lines, one in `LINE_SECONDS` at most.
 
     Args:
         results: of the plan that runs.
@@ -84,74 +134,119 @@ class Display(Listener):
         self.results, self.jobs, self.console = results, jobs, console
         self.runs = {run.key: run for run in results.plan.runs()}
         self.running: dict[str, tuple[PlannedRun, float]] = {}
+        self.failed_keys = {failure.key for failure in results.failures()}
+        self._since, self._finished_here = time.monotonic(), 0
+        self._news: list[tuple[int, str]] = []  # since the last line: how much it matters, and the words
         self._read_finished()
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """The table is on the screen for the block."""
+        """The table is on the screen for the block, or lines are printed."""
         if not self.console.is_terminal:
-            yield
+            with every(LINE_SECONDS, self._print_line):
+                yield
             return
         with Live(console=self.console, get_renderable=self._render, refresh_per_second=2, transient=True):
             yield
 
     def preparing(self, data_set: str) -> None:
-        self._say(f"data set {data_set}: preparing it")
+        self._say(PREPARING, f"data set {data_set}: preparing it")
 
     def started(self, run: PlannedRun) -> None:
         self.running[run.key] = (run, time.monotonic())
-        self._say(f"{run}: started", only_lines=True)
+        self.failed_keys.discard(run.key)
+        self._say(STARTED, f"{run}: started")
 
     def finished(self, run: PlannedRun) -> None:
         _, since = self.running.pop(run.key)
+        self._finished_here += 1
         self._read_finished()
         result = next(result for result in self.finished_runs if result.key == run.key)
-        self._say(
-            f"{run}: {metric_text(result)}, {duration_text(time.monotonic() - since)}; {self._left()}", only_lines=True
-        )
+        self._say(FINISHED, f"{run}: {metric_text(result)}, {duration_text(time.monotonic() - since)}")
 
     def failed(self, run: PlannedRun, reason: str) -> None:
         self.running.pop(run.key, None)
-        self._say(f"{run}: FAILED: {reason}")
+        self.failed_keys.add(run.key)
+        self._say(FAILED, f"{run}: FAILED: {reason}")
+
+    def snapshot(self) -> Snapshot:
+        """How far it is now."""
+        now, running = time.monotonic(), list(self.running.values())
+        done, failed = {result.key for result in self.finished_runs}, set(self.failed_keys)
+        left = [run for key, run in self.runs.items() if key not in done | failed]
+        estimate = self.estimator.estimate(left, self.jobs)
+        passed = sum(now - since for _, since in running) / self.jobs
+        return Snapshot(
+            total=len(self.runs),
+            done=len(done & self.runs.keys()),
+            failed=len(failed - done),
+            to_do=sum(run.key not in self.running for run in left),
+            running=[(run, now - since) for run, since in running],
+            left=estimate._replace(seconds=max(estimate.seconds - passed, 0.0)),
+            per_hour=3600 * self._finished_here / max(now - self._since, 1.0) or None,
+        )
 
     def _read_finished(self) -> None:
         self.finished_runs = self.results.finished()
         self.estimator = Estimator(self.finished_runs)
 
-    def _say(self, line: str, only_lines: bool = False) -> None:
-        if not (only_lines and self.console.is_terminal):
-            self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+    def _say(self, weight: int, line: str) -> None:
+        if not self.console.is_terminal:
+            self._news.append((weight, line))
+        elif weight in (PREPARING, FAILED):  # what the table does not show
+            self._print(line)
 
-    def _left(self) -> str:
-        done = {result.key for result in self.finished_runs}
-        failed = {failure.key for failure in self.results.failures()} - done - self.running.keys()
-        left = [run for key, run in self.runs.items() if key not in done | failed]
-        passed = sum(time.monotonic() - since for _, since in list(self.running.values())) / self.jobs
-        estimate = self.estimator.estimate(left, self.jobs)
-        estimate = estimate._replace(seconds=max(estimate.seconds - passed, 0.0))
-        state = f"{len(done)} of {len(self.runs)} runs done" + (f", {len(failed)} failed" if failed else "")
-        return f"{state}; left: {estimate if left else 'nothing'}"
+    def _print_line(self) -> None:
+        news, self._news = self._news, []
+        if news:
+            most = max(weight for weight, _ in news)
+            self._print(f"{[line for weight, line in news if weight == most][-1]}; {self.snapshot()}")
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _render(self) -> Group:
-        now = time.monotonic()
-        running = [f"  {run}, {duration_text(now - since)}" for run, since in list(self.running.values())]
-        return Group(escape(self._left()), *map(escape, running), best_so_far(self.finished_runs))
+        """What fits the screen: a table that does not would flicker."""
+        state = self.snapshot()
+        bar = ProgressBar(total=max(state.total, 1), completed=state.done + state.failed, width=40)
+        rows = max(self.console.height - len(state.running) - 7, 3)
+        running = [f"  {run}, {duration_text(seconds)}" for run, seconds in state.running]
+        best = best_so_far(self.finished_runs, min(rows, MOST_ROWS))
+        return Group(bar, *(Text(line, no_wrap=True, overflow="ellipsis") for line in (str(state), *running)), best)
 
 
-def best_so_far(finished: list[RunResult]) -> Table:
-    """The arms by mean AUC, the best first."""
-    by_arm: dict[str, list[float]] = {}
+class Standing(NamedTuple):
+    """An arm's mean AUC so far, over so many runs."""
+
+    arm: Arm
+    auc: float
+    runs: int
+
+
+def standings(finished: Iterable[RunResult]) -> dict[str, list[Standing]]:
+    """The arms of each data set by mean AUC, the best first."""
+    by_arm: dict[Arm, list[float]] = {}
     for result in finished:
         if (auc := auc_of(result)) is not None:
-            by_arm.setdefault(str(result.arm), []).append(auc)
-    rows = [(mean(aucs), arm, len(aucs)) for arm, aucs in by_arm.items()]
+            by_arm.setdefault(result.arm, []).append(auc)
+    by_data: dict[str, list[Standing]] = {}
+    for arm, aucs in by_arm.items():
+        by_data.setdefault(arm.dataset, []).append(Standing(arm, mean(aucs), len(aucs)))
+    return {name: sorted(each, key=lambda one: -one.auc) for name, each in by_data.items()}
+
+
+def best_so_far(finished: Iterable[RunResult], most: int = MOST_ROWS) -> Table:
+    """The best arms of each data set, in at most so many rows (but one a data set)."""
+    by_data = standings(finished)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, title="best so far", title_justify="left")
-    for column in ("arm", "seeds", "mean AUC"):
-        table.add_column(column, justify="left" if column == "arm" else "right")
-    for auc, arm, seeds in sorted(rows, reverse=True)[:MOST_ROWS]:
-        table.add_row(escape(arm), str(seeds), f"{auc:.5f}")
-    if len(rows) > MOST_ROWS:
-        table.add_row(f"and {len(rows) - MOST_ROWS} more", "", "")
+    for column in ("arm", "runs", "mean AUC"):
+        table.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
+    each = max((most - 1) // max(len(by_data), 1), 1)
+    for arms in by_data.values():
+        for arm, auc, runs in arms[:each]:
+            table.add_row(escape(str(arm)), str(runs), f"{auc:.5f}")
+    if left_out := sum(len(arms[each:]) for arms in by_data.values()):
+        table.add_row(f"and {left_out} more", "", "")
     return table
 
 
