@@ -6,7 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from fuxictr_llm.leaderboard.plan.plan import Plan, PlannedRun
-from fuxictr_llm.leaderboard.run.engine import Job, work
+from fuxictr_llm.leaderboard.run.jobs import Job, work
 from fuxictr_llm.leaderboard.run.results import Failure, Results, RunResult
 
 

@@ -13,7 +13,9 @@ from fuxictr_llm.common.runs import versions
 from fuxictr_llm.experiment.record import source_digests
 from fuxictr_llm.leaderboard.plan.arms import run_key
 from fuxictr_llm.leaderboard.plan.plan import Plan
-from fuxictr_llm.leaderboard.run.engine import Listener, run_plan, work
+from fuxictr_llm.leaderboard.run.engine import Listener, run_plan
+from fuxictr_llm.leaderboard.run.jobs import work
+from fuxictr_llm.leaderboard.run.local import LocalExecutor
 from fuxictr_llm.leaderboard.run.results import Results
 
 
@@ -144,4 +146,4 @@ class Heard(Listener):
 
 def run_board(plan, context, work, jobs):
     """A leaderboard in a process of its own, which a test may kill."""
-    run_plan(Results("board", Plan.read(plan)), jobs=jobs, work=work, context=context)
+    run_plan(Results("board", Plan.read(plan)), executor=LocalExecutor(jobs, context=context), work=work)

@@ -239,7 +239,8 @@ def _tuning_options(args: argparse.Namespace) -> dict[str, Any]:
 
 def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: "Console") -> "Plan":
     """The plan with each arm at its best settings."""
-    from fuxictr_llm.leaderboard.run.engine import locked_folder, run_plan
+    from fuxictr_llm.leaderboard.run.engine import run_plan
+    from fuxictr_llm.leaderboard.run.lock import locked_folder
     from fuxictr_llm.leaderboard.run.progress import Display
     from fuxictr_llm.leaderboard.run.results import Results
     from fuxictr_llm.leaderboard.run.tuning import TUNING_FOLDER, Tuning, read_space, tune_arms

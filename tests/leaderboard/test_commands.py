@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.leaderboard.run.engine import locked_folder
+from fuxictr_llm.leaderboard.run.lock import locked_folder
 
 MOVIELENS = ["leaderboard", "--backbones", "FM", "--datasets", "movielens100k"]
 

@@ -18,7 +18,9 @@ from fuxictr_llm.common.processes import serve, start_server
 from fuxictr_llm.experiment.run import run_experiment
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
 from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
-from fuxictr_llm.leaderboard.run.engine import Job, locked_folder, run_job, run_plan
+from fuxictr_llm.leaderboard.run.engine import run_plan
+from fuxictr_llm.leaderboard.run.jobs import Job, run_job
+from fuxictr_llm.leaderboard.run.lock import locked_folder
 from fuxictr_llm.leaderboard.run.results import Results
 from support_leaderboard import (
     Heard,
