@@ -8,6 +8,7 @@ run_plan(results, jobs=2)
 """
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -36,9 +37,6 @@ class Listener:
 
     def preparing(self, data_set: str) -> None:
         """A data set is made ready."""
-
-    def told(self, line: str) -> None:
-        """Something else that a reader may want to know, as how a trial did."""
 
 
 class Agenda(Protocol):
@@ -87,7 +85,7 @@ def run_plan(
 
     Args:
         jobs: how many runs at the same time on this machine, where no executor is given.
-        executor: where the runs are done.
+        executor: where the runs are done; it has been entered, and is not left.
         agenda: the runs to do; None: those of the plan.
         retry_failed: whether those of the plan that failed, with the same settings, data and version, are tried again.
         keep_weights: whether the trained weights are left beside the records.
@@ -104,8 +102,9 @@ def run_plan(
             results.write_plan()
         results.read()
         kept = keep_weights, keep_predictions
-        with executor or LocalExecutor(jobs) as place:
-            _Engine(results, agenda or WholePlan(retry_failed), kept, listener or Listener(), place, work).run()
+        agenda, listener = agenda or WholePlan(retry_failed), listener or Listener()
+        with nullcontext(executor) if executor else LocalExecutor(jobs) as place:
+            _Engine(results, agenda, kept, listener, place, work).run()
 
 
 class _Engine:
@@ -132,12 +131,15 @@ class _Engine:
         unsure = [run for run in without_data if self.results.record_of(run)]
         unprepared = list({run.data_set: run for run in reversed([*self.queue.waiting, *unsure])}.values())
         while self.queue.waiting or len(self.executor):
-            while unprepared and self.executor.has_room():
+            while unprepared and self._has_room():
                 self._start(unprepared.pop(), data_only=True)
-            while self.executor.has_room() and (run := self.queue.take(self._is_prepared)):
+            while self._has_room() and (run := self.queue.take(self._is_prepared)):
                 self._start(run, data_only=False)
             for task, outcome in self.executor.wait():
                 self._end(task, outcome)
+
+    def _has_room(self) -> bool:
+        return len(self.executor) < self.executor.slots()
 
     def _is_prepared(self, run: PlannedRun) -> bool:
         return run.data_set in self.prepared

@@ -16,6 +16,10 @@ class Task:
     run: PlannedRun
     data_only: bool
 
+    @property
+    def name(self) -> str:
+        return self.run.data_set if self.data_only else self.run.key
+
 
 class Executor(Protocol):
     """Does jobs, each in a process of its own; all that work are stopped when it is left.
@@ -36,8 +40,8 @@ class Executor(Protocol):
         """How many jobs work."""
         ...
 
-    def has_room(self) -> bool:
-        """Whether a job that is submitted now would start."""
+    def slots(self) -> int:
+        """How many jobs can work at the same time, as things are now."""
         ...
 
     def submit(self, task: Task, job: Job, work: Callable[[Job], None]) -> None:

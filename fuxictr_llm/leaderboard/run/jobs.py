@@ -2,18 +2,22 @@
 
 import contextlib
 import errno
+import json
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fuxictr_llm.common.code_digest import digest_of_code
 from fuxictr_llm.common.errors import UserError, reason_of
-from fuxictr_llm.common.files import TORCH_WRITE_ERRORS
+from fuxictr_llm.common.files import TORCH_WRITE_ERRORS, explain_write_errors, replacing, write_json
 from fuxictr_llm.common.processes import Lost
 from fuxictr_llm.config.resolve import Experiment
+from fuxictr_llm.experiment.record import typed_command
+from fuxictr_llm.leaderboard.run.results import OTHER_OUT
 
+RECORD = ".run.json"
 DONE, FAILED, DISK_FULL = "done", "failed", "disk full"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # torch does not say why it cannot write.
@@ -130,3 +134,26 @@ def outcome_of_lost(lost: Lost, output: Path, advice: str) -> Outcome:
         lines = output.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         text += f"; its last words: {lines[-1].strip()[:300]}" if lines else ""
     return Outcome(FAILED, text)
+
+
+def write_files(job: Job, files: Mapping[str, bytes]) -> None:
+    """Write the files of a job that was done elsewhere, the record last, as if it had been here.
+
+    Args:
+        files: by the ends of their names.
+
+    Raises:
+        UserError: they cannot be written.
+    """
+    params, name = job.experiment.params, job.experiment.expid
+    folder = Path(params["model_root"]) / params["dataset_id"]
+    for end in sorted(files, key=lambda end: end == RECORD):
+        path = folder / f"{name}{end}"
+        with explain_write_errors(path, OTHER_OUT):
+            if end == RECORD:
+                record = json.loads(files[end])
+                record["config"]["model_root"], record["command"] = params["model_root"], typed_command()
+                write_json(path, record)
+                continue
+            with replacing(path) as temporary:
+                temporary.write_bytes(files[end])

@@ -55,8 +55,8 @@ class LocalExecutor:
     def __len__(self) -> int:
         return len(self._pool)
 
-    def has_room(self) -> bool:
-        return self._pool.has_room
+    def slots(self) -> int:
+        return self._pool.jobs
 
     def submit(self, task: Task, job: Job, work: Callable[[Job], None]) -> None:
         device = min(self.devices, key=lambda name: self._busy[name], default="")

@@ -82,7 +82,6 @@ class Display(Listener):
 
     def __init__(self, results: Results, jobs: int, console: Console):
         self.results, self.jobs, self.console = results, jobs, console
-        self.runs = {run.key: run for run in results.plan.runs()}
         self.running: dict[str, tuple[PlannedRun, float]] = {}
         self._read_finished()
 
@@ -125,11 +124,12 @@ class Display(Listener):
     def _left(self) -> str:
         done = {result.key for result in self.finished_runs}
         failed = {failure.key for failure in self.results.failures()} - done - self.running.keys()
-        left = [run for key, run in self.runs.items() if key not in done | failed]
+        runs = {run.key: run for run in self.results.plan.runs()}  # a search changes its plan
+        left = [run for key, run in runs.items() if key not in done | failed]
         passed = sum(time.monotonic() - since for _, since in list(self.running.values())) / self.jobs
         estimate = self.estimator.estimate(left, self.jobs)
         estimate = estimate._replace(seconds=max(estimate.seconds - passed, 0.0))
-        state = f"{len(done)} of {len(self.runs)} runs done" + (f", {len(failed)} failed" if failed else "")
+        state = f"{len(done)} of {len(runs)} runs done" + (f", {len(failed)} failed" if failed else "")
         return f"{state}; left: {estimate if left else 'nothing'}"
 
     def _render(self) -> Group:
