@@ -29,8 +29,8 @@ def main(plan, folder):
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     node = cluster.add_node(num_cpus=1)
     try:
-        with RayExecutor(cluster.address, gpus=0.5) as executor:
-            executor.submit(None, None, None)
+        with RayExecutor(cluster.address, gpus=0.5):
+            pass
     except UserError as error:
         print(error)
     with RayExecutor(cluster.address) as executor:
