@@ -62,6 +62,11 @@ def live_nodes() -> list[Mapping[str, Any]]:
     return [node for node in ray.nodes() if node["Alive"]]
 
 
+def name_of(node: Mapping[str, Any]) -> str:
+    """What messages call a node; several may have one address."""
+    return f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
+
+
 def check_nodes() -> bool:
     """Check that each node has what this machine has; whether all see this machine's cache.
 
@@ -72,20 +77,20 @@ def check_nodes() -> bool:
 
     strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
     with NamedTemporaryFile(dir=writable_dir(cache_dir() / "locks", OTHER_CACHE), prefix="ray-") as mark:
-        probe = ray.remote(_probe()).options(num_cpus=0)
-        asked = {
-            node["NodeManagerAddress"]: probe.options(scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(
+        probe, nodes = ray.remote(_probe()), live_nodes()
+        asked = [
+            probe.options(num_cpus=0, scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(
                 str(Path(mark.name).absolute()), PACKAGES
             )
-            for node in live_nodes()
-        }
+            for node in nodes
+        ]
         try:
-            answers = dict(zip(asked, ray.get([*asked.values()], timeout=SECONDS_TO_START), strict=True))
+            answers = ray.get(asked, timeout=SECONDS_TO_START)
         except ray.exceptions.RayError as error:
             raise UserError(f"a node of the Ray cluster does not answer: {reason_of(error)}") from error
-    for node, facts in answers.items():
-        check_facts(node, facts)
-    return all(facts["sees_cache"] for facts in answers.values())
+    for node, facts in zip(nodes, answers, strict=True):
+        check_facts(name_of(node), facts)
+    return all(facts["sees_cache"] for facts in answers)
 
 
 def check_facts(node: str, facts: Mapping[str, Any]) -> None:

@@ -7,9 +7,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from fuxictr_llm.common.errors import UserError, reason_of
-from fuxictr_llm.leaderboard.run.cluster import check_nodes, connect, live_nodes
+from fuxictr_llm.leaderboard.run.cluster import check_nodes, connect, live_nodes, name_of
 from fuxictr_llm.leaderboard.run.executor import Task
-from fuxictr_llm.leaderboard.run.jobs import DONE, FAILED, Job, Outcome, write_files
+from fuxictr_llm.leaderboard.run.jobs import DONE, FAILED, Job, Outcome, outcome_of, write_files
 from fuxictr_llm.leaderboard.run.node import Answer, Order, do_job, variables
 
 RETRIES = 3  # of a job whose worker or node is lost
@@ -89,7 +89,7 @@ class RayExecutor:
             return
         for node in live_nodes():  # it takes no CPU: a job that has them may wait for it
             affinity = self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            self._start(task, order, node["NodeManagerAddress"], num_cpus=0, scheduling_strategy=affinity)
+            self._start(task, order, name_of(node), num_cpus=0, scheduling_strategy=affinity)
 
     def _start(self, task: Task, order: Order, node: str, **options: Any) -> None:
         remote = self.ray.remote(do_job).options(num_returns=2, max_retries=RETRIES, **options)
@@ -121,6 +121,8 @@ class RayExecutor:
         except self.ray.exceptions.OutOfMemoryError as error:
             more = "try more --cpus-per-run, so that fewer runs share a node"
             return Outcome(FAILED, f"Ray's memory monitor killed it, as its node ran out of memory; {more}", str(error))
+        except self.ray.exceptions.RayTaskError as error:  # the node could not even begin
+            return outcome_of(error.cause or error)
         except self.ray.exceptions.RayError as error:
             lost = f"Ray lost its worker {RETRIES + 1} times: {reason_of(error)}"
             return Outcome(FAILED, LOST_NODE if sent.task.data_only else lost, str(error))
