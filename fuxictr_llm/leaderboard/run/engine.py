@@ -103,7 +103,7 @@ def run_plan(
         results.read()
         kept = keep_weights, keep_predictions
         agenda, listener = agenda or WholePlan(retry_failed), listener or Listener()
-        with nullcontext(executor) if executor else LocalExecutor(jobs) as place:
+        with LocalExecutor(jobs) if executor is None else nullcontext(executor) as place:
             _Engine(results, agenda, kept, listener, place, work).run()
 
 
