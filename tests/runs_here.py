@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 from fuxictr_llm.leaderboard.plan.plan import Plan, PlannedRun
-from fuxictr_llm.leaderboard.run.engine import Job, work
+from fuxictr_llm.leaderboard.run.jobs import Job, work
 from fuxictr_llm.leaderboard.run.results import Failure, Results, RunResult
+from fuxictr_llm.leaderboard.run.tuning import Trials
 
 
 def run_here(folder: str) -> Callable[[Plan], Results]:
@@ -16,32 +16,74 @@ def run_here(folder: str) -> Callable[[Plan], Results]:
     def run(plan: Plan) -> Results:
         results = Results(folder, plan)
         for planned in results.to_do():
-            params = {**planned.experiment.params, "model_root": f"{folder}/runs", "pictures": False}
-            files = results.files_of(planned)
-            experiment = replace(planned.experiment, expid=planned.name, params=params, config_name=str(files))
-            output = Path(f"{files}.out")
-            work(Job(experiment, output, False, False))
+            _run_one(results, planned)
         results.read()
         return results
 
     return run
 
 
-def pretended(
-    measure: Callable[[PlannedRun], float | str], seen: list[PlannedRun]
-) -> Callable[[Plan], SimpleNamespace]:
-    """Gives each run the validation AUC that `measure` says, or the reason why it failed, and notes it in `seen`."""
+def trials_here(folder: str) -> Callable[[Trials], None]:
+    """The same for a search."""
 
-    def run(plan: Plan) -> SimpleNamespace:
-        finished, failures = [], []
-        for planned in plan.runs():
-            value = measure(planned)
+    def run(trials: Trials) -> None:
+        results = Results(folder, trials.plan)
+        waiting = trials.to_do(results)
+        while waiting:
+            _run_one(results, planned := waiting.pop(0))
+            results.forget_data()
+            results.read_run(planned)
+            waiting += trials.after(results, planned)
+
+    return run
+
+
+def _run_one(results: Results, planned: PlannedRun) -> None:
+    params = {**planned.experiment.params, "model_root": f"{results.folder}/runs", "pictures": False}
+    files = results.files_of(planned)
+    experiment = replace(planned.experiment, expid=planned.name, params=params, changed=False, config_name=str(files))
+    work(Job(experiment, Path(f"{files}.out"), False, False))
+
+
+class Pretended:
+    """What a search asks of `Results`, of runs that nobody runs."""
+
+    def __init__(self, plan: Plan):
+        self.plan, self.by_key = plan, {}
+
+    def to_do(self, retry_failed: bool = False) -> list[PlannedRun]:
+        return [run for run in self.plan.runs() if run.key not in self.by_key]
+
+    def finished(self) -> list[RunResult]:
+        return [self._result(run) for run in self.plan.runs() if isinstance(self.by_key.get(run.key), float)]
+
+    def failures(self) -> list[Failure]:
+        failed = [(run, self.by_key.get(run.key)) for run in self.plan.runs()]
+        return [Failure(run.arm, run.seed, run.key, reason) for run, reason in failed if isinstance(reason, str)]
+
+    def _result(self, run: PlannedRun) -> RunResult:
+        metrics = {"valid": {"AUC": self.by_key[run.key]}, "test": {}}
+        return RunResult(run.arm, run.seed, run.key, metrics, None, {}, {}, {}, {})
+
+
+def pretended(
+    measure: Callable[[PlannedRun], float | str],
+    seen: list[PlannedRun],
+    draw: Callable[[int], int] = lambda waiting: 0,
+) -> Callable[[Trials], None]:
+    """Gives each run the validation AUC that `measure` says, or the reason why it failed, and notes it in `seen`.
+
+    Args:
+        draw: which of so many waiting runs is the next to end.
+    """
+
+    def run(trials: Trials) -> None:
+        results = Pretended(trials.plan)
+        waiting = trials.to_do(results)
+        while waiting:
+            planned = waiting.pop(draw(len(waiting)))
+            results.by_key[planned.key] = measure(planned)
             seen.append(planned)
-            if isinstance(value, str):
-                failures.append(Failure(planned.arm, planned.seed, planned.key, value))
-                continue
-            metrics = {"valid": {"AUC": value}, "test": {}}
-            finished.append(RunResult(planned.arm, planned.seed, planned.key, metrics, None, {}, {}, {}, {}))
-        return SimpleNamespace(plan=plan, finished=lambda: finished, failures=lambda: failures)
+            waiting += trials.after(results, planned)
 
     return run

@@ -7,7 +7,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -104,6 +104,39 @@ def default_jobs() -> int:
     """How many processes work at the same time where nothing is said: one a core, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(8, cores)
+
+
+def chosen_gpus(indexes: Sequence[int]) -> list[str]:
+    """The GPUs of `--gpu 0 1 2`, as `CUDA_VISIBLE_DEVICES` names them; none for -1, the CPU.
+
+    This process goes on seeing all of them.
+
+    Raises:
+        UserError: one is given twice, or torch cannot use one.
+    """
+    if list(indexes) == [-1]:
+        return []
+    for place, index in enumerate(indexes):
+        if index < 0:
+            raise UserError(f"--gpu {index} is neither the index of a GPU nor, given alone, -1 for the CPU")
+        if index in indexes[:place]:
+            raise UserError(f"--gpu {index} is given twice; --jobs-per-gpu has several runs share a GPU")
+    if under_torchrun():
+        raise UserError("a leaderboard spreads its runs over GPUs itself; start it without torchrun")
+    import torch
+
+    count = torch.cuda.device_count()
+    if missing := [index for index in indexes if index >= count]:
+        raise UserError(f"--gpu {missing[0]}: {_no_such_gpu(count)}; --gpu -1 takes the CPU")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(count)] if visible is None else visible.split(",")
+    return [names[index].strip() for index in indexes]
+
+
+def _no_such_gpu(count: int) -> str:
+    """That there are fewer GPUs than that."""
+    have = f" (it has {count})" if count else ""
+    return f"this machine has no such GPU that torch can use{have}"
 
 
 def chosen_gpu(index: int) -> int:

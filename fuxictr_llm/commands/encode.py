@@ -10,6 +10,7 @@ from fuxictr_llm.common.processes import process_state, under_torchrun
 
 if TYPE_CHECKING:
     from fuxictr_llm.common.runs import Run
+    from fuxictr_llm.config.resolve import Experiment
 
 
 def add(commands: Commands) -> None:
@@ -17,6 +18,7 @@ def add(commands: Commands) -> None:
     text = "make what an experiment needs from a language model, and print where it is"
     parser = add_command(commands, "encode", execute, text)
     parser.add_argument("--values", nargs="+", metavar="COLUMN", help="vectors of the values of these columns instead")
+    parser.add_argument("--dry-run", action="store_true", help="print what it would use, and stop")
     parser.add_argument("--format", choices=("npz", "h5"), help="with --values: kind of file (default: npz)")
 
 
@@ -43,6 +45,9 @@ def execute(args: argparse.Namespace) -> None:
         method = experiment.params["method"]
         if method is None or not find_method(method).model_cls.encodes_together:
             raise _unshared(f"encode of {method or 'columns'}")
+    if args.dry_run:
+        _print_needs(experiment)
+        return
     run = prepare_run(experiment, experiment.expid, encode_only=True)
     _print_files(run)
 
@@ -59,6 +64,9 @@ def _encode_values(args: argparse.Namespace) -> None:
         "value_scale": None,
     }
     experiment = experiment_of(args, asked)
+    if args.dry_run:
+        _print_needs(experiment)
+        return
     from fuxictr_llm.config.language_models import value_config
     from fuxictr_llm.experiment.preparation import prepare_data
     from fuxictr_llm.llm.vectors.values import make_value_vectors
@@ -68,6 +76,12 @@ def _encode_values(args: argparse.Namespace) -> None:
     run = prepare_data(experiment, experiment.expid)
     make_value_vectors(value_config(run.params), run, args.values, args.format or "npz")
     _print_files(run)
+
+
+def _print_needs(experiment: "Experiment") -> None:
+    from fuxictr_llm.commands.needs import needs_of
+
+    print(*needs_of(experiment, encode_only=True), sep="\n")
 
 
 def _print_files(run: "Run") -> None:

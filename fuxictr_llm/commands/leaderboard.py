@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fuxictr_llm.commands import Commands, add_zoo, chosen_gpu, default_jobs, new_command
+from fuxictr_llm.commands import Commands, add_zoo, new_command
+from fuxictr_llm.commands.places import Place, add_places, place_of
 from fuxictr_llm.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,7 +14,9 @@ if TYPE_CHECKING:
 
     from fuxictr_llm.leaderboard.plan.plan import Plan
     from fuxictr_llm.leaderboard.report.tables import Runs
+    from fuxictr_llm.leaderboard.run.executor import Executor
     from fuxictr_llm.leaderboard.run.results import Results
+    from fuxictr_llm.leaderboard.run.space import Space, Tuning
 
 OF_RUNS = ("seeds", "seed", "splits", "split_by", "set")
 PLAN_OPTIONS = ("backbones", "methods", "datasets", "controls", "config", "zoo", *OF_RUNS)
@@ -53,8 +56,7 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="its folder (default: that of a saved plan, or leaderboards/<data sets>)",
     )
-    how.add_argument("--jobs", type=int, help="runs at the same time (default: one a core, at most 8; on a GPU 1)")
-    how.add_argument("--gpu", type=int, default=-1, help="index of the GPU, -1 for the CPU")
+    add_places(how)
     how.add_argument("--retry-failed", action="store_true", help="try again what failed with this very plan")
     how.add_argument("--keep-weights", action="store_true", help="keep the trained weights beside the records")
     how.add_argument("--dry-run", action="store_true", help="list what is done, failed and to do, and stop")
@@ -79,10 +81,9 @@ def execute(args: argparse.Namespace) -> None:
     from fuxictr_llm.common.processes import start_server
     from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
 
-    jobs = _jobs(args)
-    gpu = chosen_gpu(args.gpu)
+    place = place_of(args)
     from_archive = bool(args.plan_file) and args.plan_file.endswith(".jsonl.xz")
-    if not (args.dry_run or from_archive or args.power is not None):
+    if not (args.dry_run or from_archive or args.power is not None or place.ray is not None):
         start_server(PRELOADED_FOR_RUNS)  # imports while this process does the same
 
     from rich.console import Console
@@ -98,25 +99,27 @@ def execute(args: argparse.Namespace) -> None:
         _refuse_options(args)
         _rebuild(args, console)
         return
-    plan = _plan(args, gpu)
+    plan = _plan(args, place.gpu)
     folder = args.out or _default_folder(args, plan)
-    if args.power is None and any(_tuning_options(args).values()):
-        plan = _tuned(args, plan, folder, jobs, console)
-    results = Results(folder, plan)
-    for line in results.ignored:
-        console.print(line, markup=False, soft_wrap=True)
-    if (few := _few_seeds(plan)) and args.power is None:
-        console.print(few, markup=False, soft_wrap=True)
     if args.power is not None:
+        results = Results(folder, plan)
         _print_power(args.power, Runs(results.finished(), results.failures(), plan.runs()), console)
         return
+    if few := _few_seeds(plan):
+        console.print(few, markup=False, soft_wrap=True)
     if args.dry_run:
-        _list(results, jobs, args.retry_failed, console)
+        _list(args, plan, folder, place, console)
         return
-    display = LivePage(Display(results, jobs, console))
-    with display.shown():
-        kept = {"keep_weights": args.keep_weights, "keep_predictions": True}
-        run_plan(results, jobs=jobs, retry_failed=args.retry_failed, listener=display, **kept)
+    with place.executor() as executor:
+        if any(_tuning_options(args).values()):
+            plan = _tuned(args, plan, folder, executor, console)
+        results = Results(folder, plan)
+        for line in results.ignored:
+            console.print(line, markup=False, soft_wrap=True)
+        display = LivePage(Display(results, executor.slots(), console))
+        with display.shown():
+            kept = {"keep_weights": args.keep_weights, "keep_predictions": True}
+            run_plan(results, executor=executor, retry_failed=args.retry_failed, listener=display, **kept)
     failures = results.failures()
     console.print(*write_tables(results), sep="\n", markup=False, soft_wrap=True)
     for failure in failures:
@@ -241,37 +244,39 @@ def _tuning_options(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value is not None for name, value in given.items()}
 
 
-def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, jobs: int, console: "Console") -> "Plan":
-    """The plan with each arm at its best settings."""
-    from fuxictr_llm.leaderboard.run.engine import locked_folder, run_plan
-    from fuxictr_llm.leaderboard.run.progress import Display
-    from fuxictr_llm.leaderboard.run.results import Results
-    from fuxictr_llm.leaderboard.run.tuning import TUNING_FOLDER, Tuning, read_space, tune_arms
+def _tuning(args: argparse.Namespace, plan: "Plan") -> tuple["Tuning", "Space"]:
+    """How settings are searched, and which."""
+    from fuxictr_llm.leaderboard.run.space import Tuning, read_space
 
     if args.tune is None or not args.space or args.tune < 1:
         raise UserError("--tune N, with N of 1 or more, and --space FILE.yaml go together")
     if args.tune_seeds is not None and args.tune_seeds < 1:
         raise UserError(f"--tune-seeds {args.tune_seeds}: a trial needs 1 seed or more")
     tuning = Tuning(args.tune, tuple(range(1, (args.tune_seeds or 0) + 1)), args.tune_on)
-    space, place = read_space(args.space, plan, tuning), folder / TUNING_FOLDER
-    if args.dry_run:
-        runs = args.tune * max(len(tuning.seeds), 1) * len(tuning.searched(plan).arms)
-        first = f"first {tuning}, over {args.space}: {runs} runs"
-        console.print(f"{first}; then the plan at the best settings", markup=False)
-        return plan
+    return tuning, read_space(args.space, plan, tuning)
 
-    def run(trials: "Plan") -> Results:
-        results = Results(place, trials)
-        if not results.to_do(args.retry_failed):
-            return results
-        display = Display(results, jobs, console)
+
+def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, executor: "Executor", console: "Console") -> "Plan":
+    """The plan with each arm at its best settings."""
+    from fuxictr_llm.leaderboard.run.engine import run_plan
+    from fuxictr_llm.leaderboard.run.lock import locked_folder
+    from fuxictr_llm.leaderboard.run.progress import Display
+    from fuxictr_llm.leaderboard.run.results import Results
+    from fuxictr_llm.leaderboard.run.tuning import TUNING_FOLDER, Trials, tune_arms
+
+    tuning, space = _tuning(args, plan)
+    place = folder / TUNING_FOLDER
+
+    def run(trials: Trials) -> None:
+        results = Results(place, trials.plan)
+        if not trials.to_do(results):
+            return
+        display = Display(results, executor.slots(), console)
         with display.shown():
-            run_plan(results, jobs=jobs, retry_failed=args.retry_failed, listener=display)
-        results.read()
-        return results
+            run_plan(results, executor=executor, agenda=trials, listener=display)
 
-    with locked_folder(folder):  # each round locks its own
-        return tune_arms(plan, space, tuning, place, run)
+    with locked_folder(folder):
+        return tune_arms(plan, space, tuning, place, run, retry_failed=args.retry_failed)
 
 
 def _default_folder(args: argparse.Namespace, plan: "Plan") -> Path:
@@ -285,20 +290,14 @@ def _folder_of(names: Iterable[str]) -> Path:
     return Path("leaderboards") / "-".join(dict.fromkeys(names)).replace("/", "-")
 
 
-def _list(results: "Results", jobs: int, retry_failed: bool, console: "Console") -> None:
-    from fuxictr_llm.leaderboard.run.progress import Estimator, state_table
+def _list(args: argparse.Namespace, plan: "Plan", folder: Path, place: Place, console: "Console") -> None:
+    """Say what is done and to do, and what it would take."""
+    from fuxictr_llm.commands.needs import print_plan
+    from fuxictr_llm.leaderboard.run.results import Results
 
-    console.print(state_table(results, retry_failed))
-    for failure in results.failures():
-        console.print(f"failed: {failure.arm}, {failure.repeat_text}: {failure.reason}", markup=False, soft_wrap=True)
-    to_do = results.to_do(retry_failed)
-    estimate = Estimator(results.finished()).estimate(to_do, jobs)
-    console.print(f"{len(to_do)} runs to do, {jobs} at the same time: {estimate}; in {results.folder}", markup=False)
-
-
-def _jobs(args: argparse.Namespace) -> int:
-    if args.jobs is not None and args.jobs < 1:
-        raise UserError(f"--jobs {args.jobs} is less than 1")
-    if args.jobs is not None or args.gpu >= 0:
-        return args.jobs or 1
-    return default_jobs()
+    if any(_tuning_options(args).values()):
+        tuning, _ = _tuning(args, plan)
+        runs = args.tune * max(len(tuning.seeds), 1) * len(tuning.searched(plan).arms)
+        first = f"first {tuning}, over {args.space}: {runs} runs"
+        console.print(f"{first}; then the plan at the best settings", markup=False)
+    print_plan(Results(folder, plan), place, args.retry_failed, console)

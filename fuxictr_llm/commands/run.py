@@ -14,6 +14,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--print-config", action="store_true", help="print the resolved settings and stop")
     parser.add_argument("--to", type=Path, metavar="DIR", help="with --print-config: write a FuxiCTR config directory")
     parser.add_argument("--fresh", action="store_true", help="train anew, not from an interrupted run's checkpoint")
+    parser.add_argument("--dry-run", action="store_true", help="print what the run would use, and stop")
     parser.add_argument("--list", action="store_true", help="list backbones, methods and data sets, and stop")
 
 
@@ -24,11 +25,17 @@ def execute(args: argparse.Namespace) -> None:
         return
     if args.to and not args.print_config:
         raise UserError("--to goes with --print-config")
+    if args.dry_run and args.print_config:
+        raise UserError("--dry-run and --print-config: give one of them")
     experiment = experiment_of(args)
     if args.print_config and args.to:
         experiment.write_directory(args.to)
     elif args.print_config:
         print(experiment.to_yaml(), end="")
+    elif args.dry_run:
+        from fuxictr_llm.commands.needs import needs_of
+
+        print(*needs_of(experiment), sep="\n")
     else:
         from fuxictr_llm.experiment.run import run_experiment
 

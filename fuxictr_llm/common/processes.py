@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import forkserver, get_context
@@ -179,18 +179,26 @@ class Pool(Generic[TaskT, ValueT]):
     def has_room(self) -> bool:
         return len(self._workers) < self.jobs
 
-    def start(self, task: TaskT, function: Callable[..., ValueT], *arguments: Any, threads: int = 1) -> None:
+    def start(
+        self,
+        task: TaskT,
+        function: Callable[..., ValueT],
+        *arguments: Any,
+        threads: int = 1,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """Call the function in a process of its own, in this working directory and environment.
 
         Args:
             task: what `wait` gives back beside the result.
             threads: of each library in the process.
+            environment: variables that are others for this process.
         """
         # Asked each time: multiprocessing alone would start a killed server with other settings.
         context = self.context or start_server(self.preload)
-        environment = {**os.environ, **dict.fromkeys(THREADS, str(threads))}
+        own = {**os.environ, **dict.fromkeys(THREADS, str(threads)), **(environment or {})}
         ours, theirs = context.Pipe()
-        process = context.Process(target=serve, args=(theirs, str(Path.cwd()), environment, function, arguments))
+        process = context.Process(target=serve, args=(theirs, str(Path.cwd()), own, function, arguments))
         process.start()
         theirs.close()
         self._workers.append(_Worker(task, process, ours))

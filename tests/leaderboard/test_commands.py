@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fuxictr_llm.__main__ import main
-from fuxictr_llm.leaderboard.run.engine import locked_folder
+from fuxictr_llm.leaderboard.run.lock import locked_folder
 
 MOVIELENS = ["leaderboard", "--backbones", "FM", "--datasets", "movielens100k"]
 
@@ -15,7 +15,7 @@ MOVIELENS = ["leaderboard", "--backbones", "FM", "--datasets", "movielens100k"]
     [
         (["verify", "--board", "frape_x1"], "unknown board 'frape_x1'; did you mean 'frappe_x1'?"),
         (["verify", "--board", "frappe_x1", "--models", "DeepFM"], "lacks train.csv, valid.csv, test.csv"),
-        (["verify", "--board", "frappe_x1", "--seeds", "0"], "--jobs must be 1 or more"),
+        (["verify", "--board", "frappe_x1", "--seeds", "0"], "--seeds 0: give a number of seeds"),
         (["bars", "--run", "checkpoints/shop/FM_shop", "--out", "x"], "unknown run"),
         (["leaderboard", "verify", "--board", "frappe_x1"], "'leaderboard verify' is now a command of its own: python"),
         (

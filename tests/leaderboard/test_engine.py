@@ -1,5 +1,6 @@
 """Plans run in processes: what is skipped, what fails alone, and what a kill leaves behind."""
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -7,21 +8,27 @@ import random
 import resource
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from fuxictr_llm.__main__ import main
+from fuxictr_llm.commands.places import Place, add_places, place_of
 from fuxictr_llm.common import processes
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import serve, start_server
 from fuxictr_llm.experiment.run import run_experiment
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
 from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
-from fuxictr_llm.leaderboard.run.engine import Job, locked_folder, run_job, run_plan
+from fuxictr_llm.leaderboard.run.engine import run_plan
+from fuxictr_llm.leaderboard.run.jobs import Job, run_job
+from fuxictr_llm.leaderboard.run.local import LocalExecutor
+from fuxictr_llm.leaderboard.run.lock import locked_folder
 from fuxictr_llm.leaderboard.run.results import Results
 from support_leaderboard import (
     Heard,
+    crowded,
     endless,
     full_disk,
     full_disk_of_weights,
@@ -93,6 +100,53 @@ def test_what_fails_is_noted_with_its_reason_and_the_others_go_on(plan):
     assert not results.failures()
     assert len(results.finished()) == 6
     assert not list(Path("board").rglob("*.failure.json"))
+
+
+def test_jobs_spread_evenly_over_gpus_and_each_sees_one_alone(plan, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    with LocalExecutor(8, ["4", "5", "6", "7"]) as executor:
+        results, _ = run(plan(["FM"], seeds=range(8)), work=crowded, executor=executor)
+    seen = Counter(path.read_text() for path in Path("seen").iterdir())  # all eight at the same time
+    assert seen == {"4": 2, "5": 2, "6": 2, "7": 2} and len(results.finished()) == 8
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--gpu", "0", "1", "0"], "--gpu 0 is given twice"),
+        (["--gpu", "0", "-1"], "--gpu -1 is neither"),
+        (["--gpu", "1", "3"], "--gpu 3: this machine has no such GPU that torch can use (it has 3)"),
+        (["--gpu", "0", "--jobs-per-gpu", "0"], "--jobs-per-gpu 0 is less than 1"),
+        (["--gpu", "0", "--jobs-per-gpu", "2", "--jobs", "2"], "--jobs and --jobs-per-gpu are two ways"),
+        (["--jobs-per-gpu", "2"], "--jobs-per-gpu 2 needs --gpu"),
+        (["--gpus-per-run", "1"], "--gpus-per-run 1 goes with --ray"),
+        (["--ray", "--gpu", "0"], "--ray hands out the GPUs of its nodes"),
+        (["--ray", "--gpus-per-run", "2"], "--gpus-per-run 2: a run takes one GPU at most"),
+        (["--ray", "--cpus-per-run", "0"], "--cpus-per-run 0 must be above 0"),
+    ],
+)
+def test_bad_places_are_a_line(args, message, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    with pytest.raises(UserError) as error:
+        asked_place(args)
+    assert str(error.value).startswith(message)
+
+
+def asked_place(args):
+    parser = argparse.ArgumentParser()
+    add_places(parser)
+    return place_of(parser.parse_args(args))
+
+
+def test_gpus_are_those_that_this_process_may_see(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert asked_place(["--gpu", "2", "0", "--jobs-per-gpu", "2"]) == Place(4, ("2", "0"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7,GPU-5a,3")
+    place = asked_place(["--gpu", "0", "1"])
+    assert (place, place.gpu) == (Place(2, ("7", "GPU-5a")), 0)
+    assert asked_place(["--jobs", "3"]) == Place(3) and Place(3).gpu == -1
+    assert asked_place(["--ray", "--gpus-per-run", "0.5"]) == Place(None, (), "auto", None, 0.5)
 
 
 def test_without_its_data_all_runs_on_a_data_set_fail_for_one_reason(plan):

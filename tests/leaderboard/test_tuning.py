@@ -1,6 +1,7 @@
 """The search: equally many trials for every arm, on validation, the same however often it is ended."""
 
 import json
+import random
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,14 @@ from fuxictr_llm.commands.leaderboard import write_tables
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import read_json
 from fuxictr_llm.leaderboard.run.results import Results
-from fuxictr_llm.leaderboard.run.tuning import Range, Space, Tuning, trial_plan, tune_arms, tuned_by
-from runs_here import pretended, run_here
+from fuxictr_llm.leaderboard.run.space import Range, Space, Tuning
+from fuxictr_llm.leaderboard.run.tuning import trial_plan, tune_arms, tuned_by
+from runs_here import pretended, run_here, trials_here
 
 pytest.importorskip("optuna")
 SPACE = Space({"learning_rate": Range(1e-3, 1e-1, log=True)}, {"LLaCTR": {"lambda_fre": (0.01, 0.1)}})
+
+SPACE_OF_ALL = Space({"learning_rate": Range(1e-3, 1e-1, log=True)})
 
 
 def closeness(run) -> float:
@@ -113,11 +117,30 @@ def test_a_search_that_is_killed_goes_on_as_if_it_had_not_been(plan):
     assert trials_of("ended") == trials_of("whole") and before < known.keys()
 
 
+def test_no_arm_waits_for_another_and_the_order_in_which_runs_end_changes_nothing(plan):
+    asked, tuning, seen = plan(["FM", "DeepFM"]), Tuning(12, seeds=(1, 2)), []
+    tune_arms(asked, SPACE_OF_ALL, tuning, "in turn", pretended(closeness, []))
+    draw = random.Random(3)
+    tune_arms(asked, SPACE_OF_ALL, tuning, "at random", pretended(closeness, [], draw.randrange))
+    tune_arms(asked, SPACE_OF_ALL, tuning, "last first", pretended(closeness, seen, lambda waiting: waiting - 1))
+    assert trials_of("in turn") == trials_of("at random") == trials_of("last first")
+    assert {run.arm.backbone for run in seen[:24]} == {"DeepFM"}  # an arm's whole search, while the others wait
+
+
+def test_a_plan_changes_one_arm_as_if_made_anew(plan):
+    asked = plan(["FM", "DeepFM"], ["plain", "LLaCTR"], controls=True, lambda_fre=0.5)
+    for index, arm in enumerate(asked.arms):
+        changed = replace(arm, settings={**arm.settings, "learning_rate": 0.02})
+        arms = [*asked.arms[:index], changed, *asked.arms[index + 1 :]]
+        new, whole = asked.with_arm(index, changed), replace(asked, arms=arms)
+        assert [run.key for run in new.runs()] == [run.key for run in whole.runs()] and new.sha256 == whole.sha256
+
+
 def test_trials_of_other_data_do_not_count_and_failed_ones_can_be_tried_again(plan):
     asked, space = plan(["FM"]), Space({"learning_rate": (0.05,)})
 
     def valid_auc() -> float:
-        tune_arms(asked, space, Tuning(1), "tuning", run_here("tuning"))
+        tune_arms(asked, space, Tuning(1), "tuning", trials_here("tuning"))
         return read_json("tuning/tuning.json")["arms"][0]["trials"][0]["valid_auc"]
 
     before = valid_auc()
@@ -162,7 +185,7 @@ def test_a_search_on_the_test_file_says_so(plan, tmp_path, caplog):
 def test_a_real_trial_tests_nothing_and_the_data_is_not_built_again(plan, caplog):
     asked = plan(["FM"], seeds=(1,))
     (whole,) = run_here("board")(asked).finished()
-    tuned = tune_arms(asked, Space({"learning_rate": (0.05,)}), Tuning(1), "board/tuning", run_here("board/tuning"))
+    tuned = tune_arms(asked, Space({"learning_rate": (0.05,)}), Tuning(1), "board/tuning", trials_here("board/tuning"))
     (record,) = map(json.loads, (path.read_text() for path in Path("board/tuning/runs").glob("*/*.run.json")))
     assert record["metrics"]["test"] == {} and record["config"]["test_data"] is None
     assert set(record["data"]["sha256"]) == set(record["data"]["rows"]) == {"train", "valid"}

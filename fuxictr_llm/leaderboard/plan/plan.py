@@ -3,9 +3,11 @@
 Their order is that of `queue.Queue`.
 """
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,7 @@ class Plan:
     splits: int = 0
     split_by: str | None = None
     _runs: tuple[PlannedRun, ...] = field(init=False, repr=False, compare=False)
+    _known_to_any: frozenset[str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         use_checkout(self.zoo)
@@ -149,7 +152,10 @@ class Plan:
         arms = [self._named(arm, base) for arm, base in zip(self.arms, bases, strict=True)]
         refuse_twice("arm", [f"{arm}" for arm in arms])
         object.__setattr__(self, "arms", tuple(arms))
-        object.__setattr__(self, "_runs", tuple(self._planned(bases)))
+        known = [self._known_keys(arm, base) for arm, base in zip(arms, bases, strict=True)]
+        object.__setattr__(self, "_known_to_any", frozenset().union(*known))
+        runs = map(self._planned_arm, arms, bases, known)
+        object.__setattr__(self, "_runs", tuple(chain.from_iterable(runs)))
         _refuse_two_builds(self._runs)
 
     @classmethod
@@ -216,6 +222,27 @@ class Plan:
         """Every arm at every seed. Two that compute the same have the same key."""
         return self._runs
 
+    def with_arm(self, index: int, arm: Arm) -> "Plan":
+        """The plan with this arm in place of that at the index, which has the same label, backbone and data set.
+
+        Only this arm is resolved anew.
+
+        Raises:
+            UserError: a setting of it does not fit.
+        """
+        base = load_experiment(arm.expid, self.config, gpu=self.gpu, threads=1)
+        own = list(self._planned_arm(arm, base, self._known_keys(arm, base)))
+        runs = [own if each is self.arms[index] else self._runs_of(each) for each in self.arms]
+        changed = copy.copy(self)
+        changed.__dict__.pop("sha256", None)
+        object.__setattr__(changed, "arms", (*self.arms[:index], arm, *self.arms[index + 1 :]))
+        object.__setattr__(changed, "_runs", tuple(chain.from_iterable(runs)))
+        _refuse_two_builds(changed._runs)
+        return changed
+
+    def _runs_of(self, arm: Arm) -> list[PlannedRun]:
+        return [run for run in self._runs if run.arm is arm]
+
     @cached_property
     def sha256(self) -> str:
         """Digest of the arms' names and of what each run computes."""
@@ -232,26 +259,23 @@ class Plan:
             return arm
         return canonical if stands_for == base.params else arm
 
-    def _planned(self, bases: Iterable[Experiment]) -> Iterable[PlannedRun]:
-        # Which keys are known depends on other settings, as on columns that ask for vectors.
-        known = [
-            known_keys({**base.params, **self.overrides, **arm.settings})
-            for arm, base in zip(self.arms, bases, strict=True)
-        ]
-        known_to_any: frozenset[str] = frozenset().union(*known)
-        for arm, base, keys in zip(self.arms, bases, known, strict=True):
-            # A key that no arm knows is left in, and is an error when the experiment is resolved.
-            common = {k: v for k, v in self.overrides.items() if k in keys or k not in known_to_any}
-            overrides = {**common, **arm.settings}
-            experiment = self._resolved(arm, overrides) if overrides else base
-            _refuse_disguise(arm, experiment.params)
-            # A placebo is drawn anew for each seed, so that no lucky draw decides.
-            redrawn = arm.control and "control_seed" in keys and "control_seed" not in overrides
-            for split, data in self._on_splits(experiment.params):
-                for seed in self.seeds or (base.params["seed"],):
-                    params = {**data, "seed": seed, **({"control_seed": seed} if redrawn else {})}
-                    work = language_model_work(params)
-                    yield PlannedRun(arm, seed, replace(experiment, params=params), run_key(params), work, split)
+    def _known_keys(self, arm: Arm, base: Experiment) -> frozenset[str]:
+        """Which keys are known depends on other settings, as on columns that ask for vectors."""
+        return frozenset(known_keys({**base.params, **self.overrides, **arm.settings}))
+
+    def _planned_arm(self, arm: Arm, base: Experiment, keys: frozenset[str]) -> Iterable[PlannedRun]:
+        # A key that no arm knows is left in, and is an error when the experiment is resolved.
+        common = {k: v for k, v in self.overrides.items() if k in keys or k not in self._known_to_any}
+        overrides = {**common, **arm.settings}
+        experiment = self._resolved(arm, overrides) if overrides else base
+        _refuse_disguise(arm, experiment.params)
+        # A placebo is drawn anew for each seed, so that no lucky draw decides.
+        redrawn = arm.control and "control_seed" in keys and "control_seed" not in overrides
+        for split, data in self._on_splits(experiment.params):
+            for seed in self.seeds or (base.params["seed"],):
+                params = {**data, "seed": seed, **({"control_seed": seed} if redrawn else {})}
+                work = language_model_work(params)
+                yield PlannedRun(arm, seed, replace(experiment, params=params), run_key(params), work, split)
 
     def _on_splits(self, params: dict[str, Any]) -> Iterable[tuple[int, dict[str, Any]]]:
         """The settings on each split, by its number."""

@@ -15,9 +15,11 @@ class Queue:
     Args:
         runs: those to do.
         known: the language-model work that is done already.
+        patient: whether the others wait even where there is nothing else to do, as no cache would have them wait.
     """
 
-    def __init__(self, runs: Iterable[PlannedRun], known: Iterable[str]):
+    def __init__(self, runs: Iterable[PlannedRun], known: Iterable[str], patient: bool = False):
+        self._patient = patient
         self._known: set[str | None] = set(known)
         self._asked: set[str | None] = set()
         self._order(runs)
@@ -32,7 +34,8 @@ class Queue:
         """The next run, out of those that are ready."""
         able = [run for run in self.waiting if is_ready(run)]
         under_way = self._asked - self._known
-        taken = next((run for run in able if run.language_model not in under_way), able[0] if able else None)
+        free = [run for run in able if run.language_model not in under_way]
+        taken = next(iter(free or ([] if self._patient else able)), None)
         if taken is not None:
             self.waiting.remove(taken)
             self._asked |= {taken.language_model} - {None}
@@ -44,6 +47,11 @@ class Queue:
             self._known.add(run.language_model)
         else:
             self._asked.discard(run.language_model)
+
+    def add(self, runs: Iterable[PlannedRun]) -> None:
+        """Have these wait too."""
+        if runs := list(runs):
+            self._order([*self.waiting, *runs])
 
     def replace(self, data_set: str, runs: Sequence[PlannedRun]) -> None:
         """Have these wait in place of all others on the data set."""

@@ -4,5 +4,5 @@
 PRELOADED_FOR_RUNS = (
     "fuxictr_llm.experiment.run",
     "torch._dynamo",
-    "fuxictr_llm.leaderboard.run.engine",
+    "fuxictr_llm.leaderboard.run.jobs",
 )

@@ -132,12 +132,16 @@ class Display(Listener):
 
     def __init__(self, results: Results, jobs: int, console: Console):
         self.results, self.jobs, self.console = results, jobs, console
-        self.runs = {run.key: run for run in results.plan.runs()}
         self.running: dict[str, tuple[PlannedRun, float]] = {}
         self.failed_keys = {failure.key for failure in results.failures()}
         self._since, self._finished_here = time.monotonic(), 0
         self._news: list[tuple[int, str]] = []  # since the last line: how much it matters, and the words
         self._read_finished()
+
+    @property
+    def runs(self) -> dict[str, PlannedRun]:
+        """Key -> run, of the plan as it is now: a search changes it."""
+        return {run.key: run for run in self.results.plan.runs()}
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
@@ -172,13 +176,13 @@ class Display(Listener):
     def snapshot(self) -> Snapshot:
         """How far it is now."""
         now, running = time.monotonic(), list(self.running.values())
-        done, failed = {result.key for result in self.finished_runs}, set(self.failed_keys)
-        left = [run for key, run in self.runs.items() if key not in done | failed]
+        runs, done, failed = self.runs, {result.key for result in self.finished_runs}, set(self.failed_keys)
+        left = [run for key, run in runs.items() if key not in done | failed]
         estimate = self.estimator.estimate(left, self.jobs)
         passed = sum(now - since for _, since in running) / self.jobs
         return Snapshot(
-            total=len(self.runs),
-            done=len(done & self.runs.keys()),
+            total=len(runs),
+            done=len(done & runs.keys()),
             failed=len(failed - done),
             to_do=sum(run.key not in self.running for run in left),
             running=[(run, now - since) for run, since in running],

@@ -19,6 +19,7 @@ from typing import Any
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import (
+    digest_of,
     explain_write_errors,
     read_json,
     remove_abandoned,
@@ -166,7 +167,7 @@ class Results:
         self._data = {}
 
     def _sources_of(self, run: PlannedRun) -> dict[str, Any]:
-        arm = f"{run.arm}"
+        arm = f"{run.arm} {digest_of(run.arm.settings)}"  # a search has trials of an arm at several settings
         if arm not in self._sources:
             self._sources[arm] = source_digests(run.experiment.params)
         return self._sources[arm]

@@ -1,0 +1,127 @@
+"""A Ray cluster that a leaderboard may use: joined or started, and each of its nodes checked."""
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.common.files import OTHER_CACHE, cache_dir, writable_dir
+from fuxictr_llm.common.runs import versions
+from fuxictr_llm.leaderboard.run.jobs import CODE
+
+SECONDS_TO_ANSWER = 10.0  # of a cluster's head
+SECONDS_TO_START = 300.0  # of a worker on each node, which imports torch
+PACKAGES = ("fuxictr-llm", "fuxictr", "torch")  # those that decide results
+AUTO = "auto"
+
+
+def connect(address: str) -> None:
+    """Join the cluster at an address, or with `auto` that of this machine, which is started where there is none.
+
+    A process that is connected stays so.
+
+    Raises:
+        UserError: nobody answers there, or one of another version.
+    """
+    import ray
+
+    if ray.is_initialized():
+        return
+    if address != AUTO:
+        _check_answers(address)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    try:
+        if address == AUTO:
+            ray.init(include_dashboard=False, **options)
+        else:
+            ray.init(address, **options)
+    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+        raise UserError(f"--ray {address}: {reason_of(error)}") from error
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself tries for minutes, and may end the process."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise UserError(f"--ray {address}: give auto, or HOST:PORT of the cluster's head, as 10.0.0.1:6379")
+    try:
+        socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--ray {address}: nobody answers there ({error}); is the cluster up?") from error
+
+
+def live_nodes() -> list[Mapping[str, Any]]:
+    """The nodes of the cluster, as Ray describes them."""
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def name_of(node: Mapping[str, Any]) -> str:
+    """What messages call a node; several may have one address."""
+    return f"{node['NodeManagerAddress']} ({node['NodeID'][:6]})"
+
+
+def check_nodes() -> bool:
+    """Check that each node has what this machine has; whether all see this machine's cache.
+
+    Raises:
+        UserError: a node does not answer, or has no or another fuxictr-llm, fuxictr or torch.
+    """
+    import ray
+
+    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
+    with NamedTemporaryFile(dir=writable_dir(cache_dir() / "locks", OTHER_CACHE), prefix="ray-") as mark:
+        probe, nodes = ray.remote(_probe()), live_nodes()
+        asked = [
+            probe.options(num_cpus=0, scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(
+                str(Path(mark.name).absolute()), PACKAGES
+            )
+            for node in nodes
+        ]
+        try:
+            answers = ray.get(asked, timeout=SECONDS_TO_START)
+        except ray.exceptions.RayError as error:
+            raise UserError(f"a node of the Ray cluster does not answer: {reason_of(error)}") from error
+    for node, facts in zip(nodes, answers, strict=True):
+        check_facts(name_of(node), facts)
+    return all(facts["sees_cache"] for facts in answers)
+
+
+def check_facts(node: str, facts: Mapping[str, Any]) -> None:
+    """Check what a node says of itself.
+
+    Raises:
+        UserError: it has no or another fuxictr-llm, fuxictr or torch.
+    """
+    same = "; install the same on all nodes"
+    if error := facts.get("error"):
+        raise UserError(f"the Ray node {node} cannot import fuxictr_llm: {error}{same}")
+    own = versions()
+    for name in PACKAGES:
+        if facts["versions"].get(name) != own.get(name):
+            raise UserError(f"the Ray node {node} has {name} {facts['versions'].get(name)}, not {own.get(name)}{same}")
+    if facts["code"] != CODE:
+        raise UserError(f"the Ray node {node} has other code of fuxictr-llm {own['fuxictr-llm']}{same}")
+
+
+def _probe() -> Callable[..., dict[str, Any]]:
+    """A function that Ray sends as it is, for a node without the package to say so."""
+
+    def facts_of_node(mark: str, packages: tuple[str, ...]) -> dict[str, Any]:
+        from pathlib import Path
+
+        try:
+            from fuxictr_llm.common.runs import versions
+            from fuxictr_llm.leaderboard.run.jobs import CODE
+        except ImportError as error:
+            return {"error": str(error)}
+        found = {name: version for name, version in versions().items() if name in packages}
+        return {"versions": found, "code": CODE, "sees_cache": Path(mark).exists()}
+
+    return facts_of_node

@@ -1,0 +1,142 @@
+"""A leaderboard's jobs on Ray: what is told before it starts, what comes back, and a table equal to the local one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import cache_dir
+from fuxictr_llm.common.runs import versions
+from fuxictr_llm.leaderboard.plan.queue import Queue
+from fuxictr_llm.leaderboard.run import cluster, node
+from fuxictr_llm.leaderboard.run.cluster import check_facts, connect
+from fuxictr_llm.leaderboard.run.jobs import CODE, DONE, FAILED, Job, write_files
+from fuxictr_llm.leaderboard.run.node import Order, do_job, entries, pack, unpack
+from fuxictr_llm.leaderboard.run.results import Results
+from runs_here import run_here
+from support_leaderboard import no_data, quick
+
+TESTS = Path(__file__).parent.parent
+
+
+def test_an_address_that_nobody_answers_is_a_line_within_seconds(monkeypatch):
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"--ray {address}: nobody answers there"):
+            connect(address)
+    for address in ("ray://10.0.0.1:10001", "10.0.0.1", "10.0.0.1:x"):
+        with pytest.raises(UserError, match="give auto, or HOST:PORT of the cluster's head"):
+            connect(address)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"error": "No module named 'fuxictr_llm'"}, "cannot import fuxictr_llm: No module"),
+        ({"versions": {**versions(), "torch": "1.0"}}, "has torch 1.0, not "),
+        ({"versions": {**versions(), "fuxictr-llm": "0.0"}}, "has fuxictr-llm 0.0, not "),
+        ({"code": "other"}, "has other code of fuxictr-llm"),
+    ],
+)
+def test_a_node_with_another_package_is_a_line(changes, message):
+    same = {"versions": versions(), "code": CODE, "sees_cache": True}
+    check_facts("10.0.0.2", same)
+    with pytest.raises(UserError) as error:
+        check_facts("10.0.0.2", {**same, **changes})
+    assert str(error.value).startswith(f"the Ray node 10.0.0.2 {message}") and "\n" not in str(error.value)
+    assert cluster._probe().__qualname__ != cluster._probe().__name__  # sent as it is, for a node without the package
+
+
+def order_of(plan, **changes):
+    (run,) = plan(["FM"], seeds=[1]).runs()
+    params = {**run.experiment.params, "model_root": "board/runs", "verbose": 0}
+    experiment = replace(run.experiment, expid=run.name, params=params, changed=False, config_name=f"board/{run.name}")
+    job = Job(experiment, Path(f"board/runs/shop/{run.name}.out"), False, False)
+    return replace(Order(job, quick, str(Path.cwd()), node.variables(), ships=True), **changes)
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """A node does its jobs in the test's own process."""
+
+    def do(job, work):
+        from fuxictr_llm.leaderboard.run.jobs import Outcome, outcome_of
+
+        try:
+            work(job)
+            return Outcome(DONE)
+        except Exception as error:
+            return outcome_of(error)
+
+    monkeypatch.setattr(node, "_in_a_process", do)
+
+
+def test_a_nodes_files_come_back_and_the_record_is_as_if_the_run_had_been_here(plan, in_this_process):
+    order = order_of(plan)
+    answer, _ = do_job(order)
+    assert answer.outcome.kind == DONE and not Path("board").exists()
+    assert answer.files.keys() == {".run.json"} and not [*(cache_dir() / "ray_runs").iterdir()]
+    write_files(order.job, answer.files)
+    (record,) = Path("board/runs/shop").iterdir()
+    record = json.loads(record.read_text())
+    assert record["config"] == order.job.experiment.params and "pytest" in record["command"]
+
+
+def test_a_node_without_the_data_or_the_folder_says_so(plan, in_this_process):
+    answer, _ = do_job(order_of(plan, work=no_data))
+    assert (answer.outcome.kind, answer.outcome.reason) == (FAILED, "RuntimeError: no network")
+    answer, _ = do_job(order_of(plan, folder="/nowhere"))
+    assert "has no folder '/nowhere'; share the folder" in answer.outcome.reason
+
+
+def test_what_a_job_adds_to_a_cache_is_sent_to_others_whole(plan, in_this_process, monkeypatch, tmp_path):
+    def encoding(job):
+        entry = cache_dir() / "field_vectors" / "0123456789abcdef"
+        entry.mkdir(parents=True, exist_ok=True)
+        (entry / "vectors.safetensors").write_bytes(b"\0\1")
+        (entry / "manifest.json").write_text("{}")
+        quick(job)
+
+    answer, made = do_job(order_of(plan, work=encoding))
+    assert [*answer.made] == [*made] == ["field_vectors/0123456789abcdef"]
+    assert do_job(order_of(plan, work=encoding))[1] == {}  # it was there
+    assert do_job(order_of(plan, work=encoding, ships=False))[0].made == []
+    monkeypatch.setenv("FUXICTR_LLM_CACHE", str(tmp_path / "other node"))
+    unpack(made)
+    assert [*entries()] == [*made] and pack(entries()) == made
+
+
+def test_without_a_common_cache_runs_wait_for_the_one_that_asks_the_language_model(plan):
+    runs = [replace(run, language_model="asked") for run in plan(seeds=[1, 2]).runs()]
+    for patient, count in ((False, 4), (True, 1)):
+        queue, taken = Queue(runs, [], patient), []
+        while run := queue.take(lambda run: True):
+            taken.append(run)
+        assert len(taken) == count
+    queue.ended(taken[0], well=True)
+    assert queue.take(lambda run: True) is not None
+
+
+@pytest.mark.xdist_group("ray")  # not beside the other tests of Ray
+def test_a_cluster_that_loses_a_node_makes_the_local_engines_table_digit_for_digit(plan, tmp_path):
+    made = plan(["FM", "LR"], seeds=[1, 2])
+    Path("plan.yaml").write_text(made.to_yaml(), encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    command = [sys.executable, str(TESTS / "board_on_ray.py"), "plan.yaml", "board"]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=570, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    lines = ended.stdout.splitlines()
+    assert "no node has 1 CPUs and 0.5 GPUs, as a run takes" in lines[0]
+    assert lines[1:] == ["2 slots, one cache: True", "1 slots, 4 runs"]
+    local, far = run_here("local")(made).finished(), Results("board").finished()
+    assert [(run.key, run.metrics) for run in far] == [(run.key, run.metrics) for run in local]
+    assert all(run.record["config"]["model_root"] == "board/runs" for run in far)
+    assert sum(1 for _ in Path("board/runs/shop").glob("*.log")) == 4
