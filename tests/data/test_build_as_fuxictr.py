@@ -170,7 +170,7 @@ def columns_and_tables(draw):
     return columns, tables(**made), draw(st.integers(1, 40))
 
 
-@fuzz(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+@fuzz(max_examples=15, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
 @given(columns_and_tables())
 def test_made_data(tmp_path_factory, case):
     columns, made, slice_rows = case
