@@ -77,7 +77,7 @@ class _Texts:
 
     def __init__(self, vocab: Mapping[str, int], padding: Any = None):
         ids = {**vocab, padding: vocab[PAD]} if isinstance(padding, str) else vocab
-        self._categories = pl.Enum(pl.Series(ids.keys(), dtype=pl.String))
+        self._categories = pl.Enum(pl.Series([*ids], dtype=pl.String))
         self._ids = np.array([*ids.values(), vocab[OOV]], dtype=np.int64)
 
     def places(self, texts: pl.Expr) -> pl.Expr:

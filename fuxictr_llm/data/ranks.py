@@ -26,7 +26,7 @@ class Column:
         """How many there are, or are less than a number."""
         return sum(int((values < below).sum()) for values in self._parts())
 
-    def at_ranks(self, ranks: Sequence[int]) -> list[float]:
+    def at_ranks(self, ranks: Sequence[int] | np.ndarray) -> list[float]:
         """The values at those places of the sorted column, counted from 0."""
         # As whole numbers of the same order they are found digit by digit, the first digit first.
         found, left = np.zeros(len(ranks), np.uint64), np.array(ranks, np.int64)
