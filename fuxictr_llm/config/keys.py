@@ -114,8 +114,8 @@ class ModelKeys(TypedDict, total=False):
     tap_embedding: str | None  # the module that embeds the fields, where the one found is not meant
     tap_representation: str | list[str] | None  # the module(s) whose output (a Linear's input) is the representation
 
-    # Without it: in memory where the data fits. Not in Base: FuxiCTR's own scripts take it for a class.
-    data_loader: Literal["auto", "memory", "ray"]
+    # Without it: in memory where the data fits, or in blocks. Not in Base: FuxiCTR's own scripts take it for a class.
+    data_loader: Literal["auto", "memory", "blocks", "ray"]
     num_workers: Count
     buffer_size: Positive
     group_id: str | None

@@ -1,22 +1,19 @@
 """Raw csv or parquet -> FuxiCTR's built data set (ids in parquet, feature_map.json, feature_vocab.json).
 
-FuxiCTR's FeatureProcessor, or the data set's own, fits and transforms. Where the data fits in memory that
-happens here, in slices and without Ray; larger data goes through FuxiCTR's own build_dataset. `build.json`
-beside the result holds the digests of what went in, so that a changed file or column list is noticed.
+FuxiCTR's FeatureProcessor, or the data set's own, fits and transforms. What it counts is counted in a stream, and
+what it transforms comes in slices, so that beside the vocabularies little is in memory. `build.json` beside the
+result holds the digests of what went in, so that a changed file or column list is noticed.
 """
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import fuxictr
 import polars as pl
-import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
-from fuxictr.preprocess import FeatureProcessor, build_dataset
+from fuxictr.preprocess import FeatureProcessor
 from fuxictr.preprocess.build_dataset import merge_meta_ddf
 
 from fuxictr_llm.common.code_digest import digest_of_code
@@ -35,17 +32,17 @@ from fuxictr_llm.common.files import (
     writable_dir,
     write_json,
 )
-from fuxictr_llm.common.progress import Progress
 from fuxictr_llm.data import SPLITS
+from fuxictr_llm.data.counting import CountsInStream, check_own_counting
 from fuxictr_llm.data.field_words import collecting
+from fuxictr_llm.data.id_files import write_splits
 from fuxictr_llm.data.prepare import check_published_there
 from fuxictr_llm.data.processors import code_of, find_processor, settings_of
-from fuxictr_llm.data.raw import RawSplit, check_columns, check_shares, pretrained_files, raw_files
-from fuxictr_llm.data.raw_checks import check_labels_of, check_made, check_stored, check_values, normalizers
+from fuxictr_llm.data.raw import PACKED, RawSplit, check_columns, check_shares, pretrained_files, raw_files
+from fuxictr_llm.data.raw_checks import check_labels_of, check_stored, check_values
 from fuxictr_llm.host.columns import feature_columns
 from fuxictr_llm.host.embeddings import check_declared_vectors, with_used_vectors
 
-SLICE_ROWS = 100_000
 # The config keys on which the built data depends, besides the raw files.
 BUILD_KEYS = (
     "feature_cols",
@@ -59,11 +56,6 @@ BUILD_KEYS = (
 )
 MANIFEST = "build.json"
 VERSION = 4
-
-
-def fits_in_memory(rows: int, columns: int) -> bool:
-    """Whether rows x columns ids of 4 bytes take at most half of the memory that is free now."""
-    return rows * columns * 4 <= psutil.virtual_memory().available / 2
 
 
 def built_columns(data_dir: Path) -> dict[str, dict[str, Any]]:
@@ -204,14 +196,11 @@ def _build(
         folder = own / data_dir.name
         folder.mkdir()
 
-        def make() -> FeatureProcessor:
+        try:
             processor = processor_cls(**{**params, "data_root": str(folder.parent), "dataset_id": folder.name})
             # FuxiCTR writes the id into feature_map.json; a folder's name may be a part of it.
             processor.feature_map.dataset_id = params["dataset_id"]
-            return processor
-
-        try:
-            rows = _build_with(make, params, raw)
+            rows = _build_with(processor, params, raw)
         except (UserError, OSError):
             raise
         except Exception as error:  # FuxiCTR and polars fail in many ways on data that the config does not fit
@@ -224,11 +213,8 @@ def _build(
         )
 
 
-def _build_with(
-    make: Callable[[], FeatureProcessor], params: Mapping[str, Any], raw: Mapping[str, str]
-) -> dict[str, int]:
-    """Build in the folder of the processors that `make` makes; the number of rows of each split."""
-    processor = make()
+def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Mapping[str, str]) -> dict[str, int]:
+    """Build in the processor's folder; the number of rows of each split."""
     frames = {split: _read(processor, path, params) for split, path in raw.items()}
     splits = {split: RawSplit(raw_files(path, params["data_format"]), params) for split, path in raw.items()}
     for split, frame in frames.items():
@@ -244,16 +230,16 @@ def _build_with(
                 f"data_block_size {params['data_block_size']} is more than the {count} rows of {raw[split]!r}: "
                 "FuxiCTR would make no block of them; give a smaller one, or 0 for one file"
             )
-    if params.get("data_block_size") or not fits_in_memory(sum(rows.values()), len(feature_columns(params))):
-        logging.info(
-            "Building with FuxiCTR's Ray pipeline: %d rows in blocks, or too many for memory", sum(rows.values())
-        )
-        processor = make()  # FuxiCTR preprocesses the frames itself
-        processor.rows = rows
-        build_dataset(processor, **params)
-    else:
-        processor.rows = rows
-        _build_in_memory(processor, frames, splits, params)
+    if not isinstance(processor, CountsInStream):
+        check_own_counting(find_processor(params), processor, frames["train"])
+    processor.rows = rows
+    processor.fit(
+        frames["train"],
+        meta_ddf=merge_meta_ddf(processor, *(frames.get(split) for split in SPLITS)),
+        min_categr_count=params.get("min_categr_count", 1),
+        num_buckets=params.get("num_buckets", 10),
+    )
+    write_splits(processor, frames, splits, params.get("data_block_size") or 0)
     return rows
 
 
@@ -273,49 +259,7 @@ def _install(built: Path, data_dir: Path, manifest: dict[str, Any]) -> None:
 
 
 def _read(processor: FeatureProcessor, path: str, params: Mapping[str, Any]) -> pl.LazyFrame:
-    return processor.read_data(
-        path, data_format=params["data_format"], sep=params.get("sep") or ",", n_rows=params.get("n_rows")
-    )
-
-
-def _build_in_memory(
-    processor: FeatureProcessor,
-    frames: Mapping[str, pl.LazyFrame],
-    splits: Mapping[str, RawSplit],
-    params: Mapping[str, Any],
-) -> None:
-    processor.fit(
-        frames["train"],
-        meta_ddf=merge_meta_ddf(processor, *(frames.get(split) for split in SPLITS)),
-        min_categr_count=params.get("min_categr_count", 1),
-        num_buckets=params.get("num_buckets", 10),
-    )
-    for split, frame in frames.items():
-        with Progress(f"building {split}", processor.rows[split]) as progress:
-            path = Path(processor.data_dir) / f"{split}.parquet"
-            _transform(processor, frame, splits[split], path, progress)
-
-
-def _transform(
-    processor: FeatureProcessor, frame: pl.LazyFrame, split: RawSplit, path: Path, progress: Progress
-) -> None:
-    """Write ids and values as parquet, a slice at a time: the text of a whole split is never in memory."""
-    normalized, start = dict(normalizers(split.params)), 0
-    writer: pq.ParquetWriter | None = None
-    for rows in frame.collect_batches(chunk_size=SLICE_ROWS, maintain_order=True):
-        made = processor.transform({column.name: column.to_numpy() for column in rows})
-        check_made(made, normalized, start, split)
-        table = pa.table({name: _arrow(values) for name, values in made.items()})
-        writer = writer or pq.ParquetWriter(path, table.schema)
-        writer.write_table(table)
-        start += len(rows)
-        progress.update(len(rows))
-    if writer is not None:
-        writer.close()
-
-
-def _arrow(values: Any) -> pa.Array:
-    """A column of parquet; a 2-d array `[rows, L]` becomes lists of length L."""
-    if getattr(values, "ndim", 1) == 2:
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-    return pa.array(values)
+    sep, n_rows = params.get("sep") or ",", params.get("n_rows")
+    if path.endswith(PACKED):  # which FuxiCTR does not read
+        return pl.scan_csv(path, separator=sep, schema_overrides=processor.dtype_dict, n_rows=n_rows)
+    return processor.read_data(path, data_format=params["data_format"], sep=sep, n_rows=n_rows)

@@ -25,11 +25,14 @@ from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import read_json, write_json
 from fuxictr_llm.common.formats import read_yaml
 from fuxictr_llm.config.sources import packaged_configs
+from fuxictr_llm.data.counting import CountsInStream, counts_as_fuxictr
 from fuxictr_llm.data.fills import Counts, TakesLists, filled_values, summed, text_of
 from fuxictr_llm.data.processors import ScalesConstants
+from fuxictr_llm.data.ranks import Column
 from fuxictr_llm.data.watched import ShowsFit, watched
 
 FILE = "field_texts.json"
+NUMBERS = "numbers.parquet"  # there while quantiles are made
 MOST = 2000
 QUANTILES = 21
 # Ids that FuxiCTR reserves; they are no values.
@@ -59,6 +62,16 @@ class CollectsFieldTexts(ShowsFit):
         write_json(Path(self.data_dir) / FILE, self._field_texts(train_ddf, filled))
         del self._counts
 
+    def _also_asked(self, train_ddf: pl.LazyFrame) -> list[pl.LazyFrame]:
+        """A file of the numbers of train, which need not fit in memory."""
+        columns = [col for col in self.feature_cols if col.get("active", True) and col["type"] == "numeric"]
+        numbers = [pl.col(col["name"]).cast(pl.Float64) for col in columns]
+        return [train_ddf.select(numbers).sink_parquet(self._numbers_file, mkdir=True, lazy=True)] if numbers else []
+
+    @property
+    def _numbers_file(self) -> Path:
+        return Path(self.data_dir) / NUMBERS
+
     def fit_categorical_col(self, col: dict, col_series: Any = None, **kwargs: Any) -> None:
         self._counts[col["name"]] = _counts_of(col, col_series, **kwargs)
         super().fit_categorical_col(col, col_series, **kwargs)
@@ -85,8 +98,11 @@ class CollectsFieldTexts(ShowsFit):
     def _field_texts(self, train_ddf: pl.LazyFrame, filled: list[dict[str, Counts]]) -> dict[str, dict[str, Any]]:
         features, in_train = self.feature_map.features, filled[0] if filled else {}
         numbers = [name for name, spec in features.items() if spec["type"] == "numeric"]
-        with watched(train_ddf, "quantiles of train", self.rows.get("train", 0)) as rows:
-            quantiles = _quantiles(rows, numbers, in_train)
+        if numbers and not self._numbers_file.exists():  # a processor that counts its own way
+            with watched(train_ddf, "quantiles of train", self.rows.get("train", 0)) as rows:
+                pl.collect_all(self._also_asked(rows), engine="streaming")
+        quantiles = _quantiles(self._numbers_file, numbers, in_train)
+        self._numbers_file.unlink(missing_ok=True)
         texts: dict[str, dict[str, Any]] = {}
         for name in features:
             if name in quantiles:
@@ -103,7 +119,7 @@ class CollectsFieldTexts(ShowsFit):
         return texts
 
     def __reduce__(self) -> tuple:
-        left_out = ("_counts", "_raw", *ShowsFit.NOT_PICKLED)
+        left_out = ("_counts", "_raw", *ShowsFit.NOT_PICKLED, *CountsInStream.NOT_PICKLED)
         state = {key: value for key, value in vars(self).items() if key not in left_out}
         return self._host.__new__, (self._host,), state
 
@@ -111,7 +127,8 @@ class CollectsFieldTexts(ShowsFit):
 def collecting(host: type[FeatureProcessor]) -> type[FeatureProcessor]:
     """The subclass of a FeatureProcessor that also takes lists, scales constants and writes field_texts.json."""
     if host not in _subclasses:
-        bases = (CollectsFieldTexts, TakesLists, ScalesConstants, host)
+        own = (CountsInStream,) if counts_as_fuxictr(host) else ()
+        bases = (CollectsFieldTexts, TakesLists, ScalesConstants, *own, host)
         _subclasses[host] = type(host.__name__, bases, {"_host": host, "__module__": host.__module__})
     return _subclasses[host]
 
@@ -152,20 +169,17 @@ def _as_such(counted: Iterable[tuple[Any, int]], filled: Counts) -> Iterator[tup
             yield value, as_such
 
 
-def _quantiles(train_ddf: pl.LazyFrame, names: list[str], filled: Mapping[str, Counts]) -> dict[str, list[float]]:
-    """Distinct values at evenly spaced ranks of each column, missing ones left out."""
-    if not names:
-        return {}
-    table = train_ddf.select(pl.col(names).cast(pl.Float64)).collect(engine="streaming")
+def _quantiles(numbers: Path, names: Iterable[str], filled: Mapping[str, Counts]) -> dict[str, list[float]]:
+    """Distinct values at evenly spaced ranks of each column of a file of numbers, missing ones left out."""
     quantiles: dict[str, list[float]] = {}
     for name in names:
-        column = table.drop_in_place(name)
-        values = column.filter(column.is_finite()).sort().to_numpy()
-        for value, (missing, _) in filled.get(name, {}).items():
-            first = np.searchsorted(values, float(value))
-            values = np.delete(values, slice(first, first + missing))
-        ranks = np.linspace(0, max(len(values) - 1, 0), QUANTILES).round().astype(int)
-        quantiles[name] = list(dict.fromkeys(values[ranks].tolist())) if len(values) else []
+        column, missing = Column(numbers, name), {float(value): n for value, (n, _) in filled.get(name, {}).items()}
+        missing = {value: n for value, n in missing.items() if np.isfinite(value)}
+        rows = column.count() - sum(missing.values())
+        ranks = np.linspace(0, max(rows - 1, 0), QUANTILES).round().astype(int)
+        for value in sorted(missing):
+            ranks[ranks >= column.count(below=value)] += missing[value]
+        quantiles[name] = list(dict.fromkeys(column.at_ranks(ranks))) if rows else []
     return quantiles
 
 

@@ -238,9 +238,9 @@ def _of_made(
             filled, unfilled = host.preprocess(processor, frame), host.preprocess(bare, frame)
             (nulls,) = unfilled.select(pl.col(names).null_count()).collect(engine="streaming").to_dicts()
             affected = [name for name in names if nulls[name]]
-            asked = [rows.group_by(name).len() for name in affected for rows in (filled, unfilled)]
-            tables = iter(pl.collect_all(asked, engine="streaming"))
-            counts |= {name: _differences(dict(next(tables).rows()), dict(next(tables).rows())) for name in affected}
+            tables = pl.collect_all([_more(name, filled, unfilled) for name in affected], engine="streaming")
+            for name, table in zip(affected, tables, strict=True):
+                counts[name] = {text_of(value): [more, as_such] for value, more, as_such in table.rows()}
     except Exception as error:  # the function may be of any user's
         logging.warning(
             "Which values of %s are missing is not known, as their preprocess functions fail without fill_na: %s",
@@ -250,9 +250,19 @@ def _of_made(
     return by_frame
 
 
-def _differences(filled: Mapping[Any, int], unfilled: Mapping[Any, int]) -> Counts:
-    more = {value: (count - unfilled.get(value, 0), unfilled.get(value, 0)) for value, count in filled.items()}
-    return {text_of(value): [*counts] for value, counts in more.items() if value is not None and counts[0] > 0}
+def _more(name: str, filled: pl.LazyFrame, unfilled: pl.LazyFrame) -> pl.LazyFrame:
+    """The values that a column has more often when filled: the value, in how many rows more, and in how many others."""
+    counts, others = (
+        frame.select(pl.col(name).alias("value"))
+        .drop_nulls()
+        .group_by("value")
+        .agg(pl.len().cast(pl.Int64).alias(rows))
+        for frame, rows in ((filled, "rows"), (unfilled, "others"))
+    )
+    # What is filled in may make whole numbers floats.
+    others = others.with_columns(pl.col("value").cast(counts.collect_schema()["value"], strict=False))
+    both = counts.join(others, on="value", how="left").with_columns(pl.col("others").fill_null(0))
+    return both.select("value", pl.col("rows") - pl.col("others"), "others").filter(pl.col("rows") > 0)
 
 
 def summed(splits: Iterable[Mapping[str, Counts]]) -> dict[str, Counts]:

@@ -202,6 +202,15 @@ def read_columns(parts: list[Path], names: list[str]) -> dict[str, np.ndarray]:
     return columns
 
 
+def check_names(parts: list[Path], names: list[str]) -> None:
+    """Check that each file has these columns.
+
+    Raises:
+        UserError: it lacks one, or is damaged.
+    """
+    _readers(parts, names)
+
+
 def _readers(parts: list[Path], names: list[str]) -> list[Any]:
     readers = [_NpzPart(part) if part.suffix == ".npz" else _ParquetPart(part) for part in parts]
     for reader in readers:
@@ -226,21 +235,12 @@ class _ParquetPart:
         return pq.read_metadata(self.path).num_rows
 
     def read(self, name: str) -> np.ndarray:
-        return self._as_array(name, pq.read_table(self.path, columns=[name]).column(name))
+        return as_array(name, pq.read_table(self.path, columns=[name]).column(name), self.path)
 
     def slices(self, names: list[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
         for part in pq.ParquetFile(self.path).iter_batches(rows, columns=names):
             table = pa.Table.from_batches([part])
-            yield {name: np.array(self._as_array(name, table.column(name))) for name in names}
-
-    def _as_array(self, name: str, column: pa.ChunkedArray) -> np.ndarray:
-        if not pa.types.is_nested(column.type):
-            return column.to_numpy()
-        lengths = pc.unique(pc.list_value_length(column))
-        if len(lengths) > 1 or lengths.null_count:
-            raise UserError(f"column {name!r} of {str(self.path)!r} holds lists of different lengths; pad them")
-        flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(len(column), -1)
+            yield {name: np.array(as_array(name, table.column(name), self.path)) for name in names}
 
 
 class _NpzPart:
@@ -266,6 +266,21 @@ class _NpzPart:
         columns = {name: self.read(name) for name in names}
         for start in range(0, len(columns[names[0]]), rows):
             yield {name: column[start : start + rows] for name, column in columns.items()}
+
+
+def as_array(name: str, column: pa.ChunkedArray, path: Path) -> np.ndarray:
+    """A column of a parquet file, `[rows]`, or `[rows, L]` of lists.
+
+    Raises:
+        UserError: its lists are of different lengths.
+    """
+    if not pa.types.is_nested(column.type):
+        return column.to_numpy()
+    lengths = pc.unique(pc.list_value_length(column))
+    if len(lengths) > 1 or lengths.null_count:
+        raise UserError(f"column {name!r} of {str(path)!r} holds lists of different lengths; pad them")
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(column), -1)
 
 
 def _damaged(path: Path, error: Exception) -> UserError:

@@ -26,6 +26,7 @@ from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import digests_of_files, read_json
 from fuxictr_llm.config.keys import MAX_LEN
 from fuxictr_llm.data import SPLITS
+from fuxictr_llm.data.block_loader import BlockLoader
 from fuxictr_llm.data.in_memory import (
     InMemoryLoader,
     check_finite,
@@ -35,11 +36,12 @@ from fuxictr_llm.data.in_memory import (
     read_columns,
     read_slices,
 )
-from fuxictr_llm.data.loader_choice import reads_in_memory
+from fuxictr_llm.data.loader_choice import loader_kind
 from fuxictr_llm.host.batches import LongBatch
 
 INDEXES = ("user_index", "item_index", "seq_len")
 HISTORY = "full_item_seq"
+LOADERS = {"memory": InMemoryLoader, "blocks": BlockLoader}
 
 
 def make_loaders(feature_map: FeatureMap, params: Mapping[str, Any], stage: str) -> Any:
@@ -47,8 +49,8 @@ def make_loaders(feature_map: FeatureMap, params: Mapping[str, Any], stage: str)
     kwargs = {key: value for key, value in params.items() if key != "data_loader"}
     if params.get("user_info") or params.get("item_info"):
         kwargs["data_loader"] = long_loader(feature_map, params)
-    elif reads_in_memory(feature_map, params):
-        kwargs["data_loader"] = InMemoryLoader
+    elif loader := LOADERS.get(loader_kind(feature_map, params)):
+        kwargs["data_loader"] = loader
     loaders = RankDataLoader(feature_map, stage=stage, **kwargs)
     # In FuxiCTR's GitHub tree the name is a class, in the released wheel a function that returns the loaders.
     return loaders.make_iterator() if hasattr(loaders, "make_iterator") else loaders

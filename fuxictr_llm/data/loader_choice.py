@@ -1,60 +1,83 @@
-"""Which loader reads a data set: one in memory, or FuxiCTR's with Ray, which torchrun's processes cannot share."""
+"""Which loader reads a data set: in memory, in blocks, or FuxiCTR's with Ray.
+
+torchrun's processes cannot share the last one, and are not left to choose between the others by the memory they see.
+"""
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import polars as pl
+import psutil
 import pyarrow.parquet as pq
 from fuxictr.features import FeatureMap
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import from_main, local_process_count, under_torchrun
 from fuxictr_llm.data import SPLITS
-from fuxictr_llm.data.build import files_of_splits, fits_in_memory
+from fuxictr_llm.data.build import files_of_splits
 from fuxictr_llm.data.in_memory import data_files
 from fuxictr_llm.data.raw import RawSplit
 from fuxictr_llm.data.shares import RAY_UNSHARED
 from fuxictr_llm.host.columns import feature_columns, label_columns
 
 
-def reads_in_memory(feature_map: FeatureMap, params: Mapping[str, Any]) -> bool:
-    """Whether built data is read in memory, as `data_loader` says; with `auto`, as memory allows."""
+def fits_in_memory(rows: int, columns: int) -> bool:
+    """Whether rows x columns ids of 4 bytes take at most half of the memory that is free now."""
+    return rows * columns * 4 <= psutil.virtual_memory().available / 2
+
+
+def loader_kind(feature_map: FeatureMap, params: Mapping[str, Any]) -> Literal["memory", "blocks", "ray"]:
+    """How built data is read, as `data_loader` says; with `auto`, in memory where that has room, or in blocks."""
     kind = params.get("data_loader", "auto")
     if kind != "auto":
-        return kind == "memory"
+        return kind
     columns = feature_map.input_length + len(feature_map.labels)
     paths = [params[f"{split}_data"] for split in SPLITS if params.get(f"{split}_data")]
     files = [file for path in paths for file in data_files(path)]
     if any(file.suffix == ".npz" for file in files):
-        return True
+        return "memory"
     rows = sum(pq.read_metadata(file).num_rows for file in files)
     if _fits(rows, columns):
-        return True
-    logging.info("%d rows x %d columns do not fit in memory: reading with FuxiCTR's Ray loader", rows, columns)
-    return False
+        return "memory"
+    logging.info("%d rows x %d columns do not fit in memory: reading them in shuffled blocks", rows, columns)
+    return "blocks"
 
 
 def check_shared(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:
     """Under torchrun, check that the processes can share the loader of built data.
 
     Raises:
-        UserError: Ray would read it.
+        UserError: Ray would read it, or each process would choose the loader itself.
     """
-    if under_torchrun() and not _is_long(params) and not from_main(lambda: reads_in_memory(feature_map, params)):
-        raise UserError(RAY_UNSHARED)
+    if not under_torchrun() or _is_long(params):
+        return
+    kind = from_main(lambda: loader_kind(feature_map, params))
+    _check_kind(kind, params)
 
 
 def check_shared_before(params: Mapping[str, Any]) -> None:
     """The same before anything is built, as far as the raw files that are there tell it.
 
     Raises:
-        UserError: Ray would read what is built of them.
+        UserError: as there.
     """
-    if not under_torchrun() or _is_long(params) or params.get("data_loader", "auto") == "memory":
+    if not under_torchrun() or _is_long(params):
         return
-    if params.get("data_loader") == "ray" or not from_main(lambda: _will_fit(params)):
+    kind = params.get("data_loader", "auto")
+    if kind == "auto":
+        kind = "memory" if from_main(lambda: _will_fit(params)) else "blocks"
+    _check_kind(kind, params)
+
+
+def _check_kind(kind: str, params: Mapping[str, Any]) -> None:
+    if kind == "ray":
         raise UserError(RAY_UNSHARED)
+    if kind == "blocks" and params.get("data_loader", "auto") == "auto":
+        raise UserError(
+            "the data does not fit in memory once for each of torchrun's processes; set data_loader: blocks, which "
+            "reads it in parts, in an order of its own, or start fewer processes"
+        )
 
 
 def _is_long(params: Mapping[str, Any]) -> bool:
@@ -67,7 +90,7 @@ def _will_fit(params: Mapping[str, Any]) -> bool:
         return True
     try:
         rows = sum(len(RawSplit(files, params)) for files in files_of_splits(params).values())
-    except pl.exceptions.PolarsError:  # building says what is wrong
+    except (pl.exceptions.PolarsError, OSError):  # building says what is wrong
         return True
     active = [column for column in feature_columns(params) if column.get("active", True)]
     widths = [column.get("max_len") or column.get("pretrain_dim") or 1 for column in active]

@@ -3,8 +3,10 @@
 `share_embedding`: a column takes the embedding, and the ids, of another one, which must be declared before it.
 """
 
+import gzip
 import logging
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +20,7 @@ from fuxictr_llm.host.columns import feature_columns, label_columns
 ROW = "fuxictr_llm row"  # no column has that name
 UNPARSED = re.compile(r"could not parse `(.*)` as dtype `\w+` at column '(.+)' \(column number", re.DOTALL)
 SAMPLE = 2**20  # bytes
+PACKED = ".csv.gz"
 WITH_VALUES = ("categorical", "sequence")
 
 
@@ -31,7 +34,8 @@ def raw_files(path: str, data_format: str) -> list[Path]:
         raise UserError(
             f"data file {path!r}: FuxiCTR takes *, ? and [ in a path for a pattern; rename the folder or file"
         )
-    files = [Path(path)] if path.endswith(data_format) else sorted(Path(path).glob(f"*.{data_format}"))
+    endings = (data_format, PACKED) if data_format == "csv" else (data_format,)
+    files = [Path(path)] if path.endswith(endings) else sorted(Path(path).glob(f"*.{data_format}"))
     files = [file for file in files if file.is_file()]
     whole = str(Path(path).absolute())  # a relative one is looked for where the command runs
     if not files and Path(path).exists():
@@ -66,7 +70,7 @@ def check_columns(frame: pl.LazyFrame, path: str, params: Mapping[str, Any]) -> 
     """
     try:
         present = frame.collect_schema().names()
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise UserError(f"data file {path!r} cannot be read as {params['data_format']}: {error}") from error
     columns = [*label_columns(params), *(col for col in feature_columns(params) if col.get("active", True))]
     for col in columns:
@@ -121,7 +125,7 @@ class RawSplit:
         """Words for the files."""
         return f"data file {str(self.files[0] if len(self.files) == 1 else self.files[0].parent)!r}"
 
-    def unread(self, error: pl.exceptions.PolarsError) -> UserError:
+    def unread(self, error: Exception) -> UserError:
         """The error for files that polars cannot read; of csv it names the value and its place."""
         unparsed = UNPARSED.search(str(error))
         if not (unparsed and self._is_csv):
@@ -162,8 +166,11 @@ class RawSplit:
 def about_rows(file: Path) -> int:
     """How many lines a csv file has, by the length of the first ones."""
     with file.open("rb") as opened:
-        first = opened.read(SAMPLE)
-    return file.stat().st_size * first.count(b"\n") // max(len(first), 1)
+        try:
+            first = (gzip.GzipFile(fileobj=opened) if file.name.endswith(PACKED) else opened).read(SAMPLE)
+        except (EOFError, zlib.error, gzip.BadGzipFile):  # whoever reads it says so
+            return 0
+        return file.stat().st_size * first.count(b"\n") // max(opened.tell(), 1)
 
 
 def _declared(params: Mapping[str, Any]) -> list[dict[str, Any]]:

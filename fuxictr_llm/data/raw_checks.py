@@ -136,7 +136,7 @@ def _one_pass(frame: pl.LazyFrame, parts: Sequence[pl.Expr], split: RawSplit, wh
     try:
         with watched(frame, f"checking {what} of {split.short_name}", split.about_rows) as rows:
             return rows.with_row_index(ROW).select(parts).collect(engine="streaming").row(0, named=True)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         raise split.unread(error) from error
 
 

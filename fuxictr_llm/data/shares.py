@@ -17,8 +17,8 @@ from fuxictr_llm.common.processes import gathered, process_count, process_index
 from fuxictr_llm.host.batches import Batch, rows_of
 
 RAY_UNSHARED = (
-    "data_loader: ray, which auto takes for data that does not fit in memory once for each process, reads the rows in "
-    "another order in each: torchrun's processes cannot share them; set data_loader: memory, or start fewer processes"
+    "data_loader: ray reads the rows in another order in each process: torchrun's processes cannot share them; set "
+    "data_loader: memory, or blocks for data that does not fit in memory once for each process"
 )
 FEWEST_ROWS = 2  # of a share: BatchNorm has no statistics of one row
 

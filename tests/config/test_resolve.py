@@ -81,7 +81,7 @@ def test_unknown_parts_of_an_expid_name_the_nearest(expid, message):
         ("batch_size", True, "'batch_size' is True"),
         ("hidden_units", ["a"], "'hidden_units\\[0\\]' is 'a'"),
         ("lambda_fre", "a lot", "'lambda_fre' is 'a lot'"),
-        ("data_loader", "disk", "'data_loader' is 'disk' .*: input should be 'auto', 'memory' or 'ray'"),
+        ("data_loader", "disk", "'data_loader' is 'disk' .*: input should be 'auto', 'memory', 'blocks' or 'ray'"),
         ("feature_specs", 3, "'feature_specs' is 3 .*: input should be a valid list"),
         ("model", "FM", "'model' cannot be changed with --set; name another --expid"),
         ("gpu", 0, "'gpu' cannot be changed with --set; use --gpu"),

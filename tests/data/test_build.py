@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.data import build
+from fuxictr_llm.data import build, counting, id_files
 from fuxictr_llm.data.build import built_data
 from support import flip_a_byte
 from support_process import run_code
@@ -56,7 +58,7 @@ def test_values_unseen_in_train_are_out_of_vocabulary(params):
 
 def test_slices_give_the_same_rows(params, monkeypatch):
     whole = pq.read_table(built_data(params)["train_data"])
-    monkeypatch.setattr(build, "SLICE_ROWS", 100)
+    monkeypatch.setattr(id_files, "SLICE_ROWS", 100)
     edit(raw(params, "valid"), color="red")
     sliced = pq.read_table(built_data(params)["train_data"])
     assert sliced.equals(whole)
@@ -93,7 +95,7 @@ def test_a_build_that_fails_leaves_the_old_data_set(params, monkeypatch):
     def broken(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(build, "_transform", broken)
+    monkeypatch.setattr(build, "write_splits", broken)
     with pytest.raises(KeyboardInterrupt):
         built_data(params)
     assert Path(files["train_data"]).read_bytes() == before
@@ -184,13 +186,17 @@ def test_prebuilt_formats_need_a_feature_map(params):
     assert built_data(params) == {}
 
 
-def test_data_that_does_not_fit_goes_through_ray_and_says_so(params, monkeypatch, caplog):
-    asked = []
-    monkeypatch.setattr(build, "fits_in_memory", lambda rows, columns: False)
-    monkeypatch.setattr(build, "build_dataset", lambda processor, **kwargs: asked.append(kwargs["train_data"]))
-    caplog.set_level("INFO")
-    built_data(params)
-    assert asked == [params["train_data"]] and "Ray pipeline" in caplog.text
+@pytest.mark.parametrize("rows", [150, 40, 7])
+def test_blocks_have_the_rows_of_one_file(params, rows, monkeypatch):
+    monkeypatch.setattr(id_files, "SLICE_ROWS", 100)
+    whole = {split: pq.read_table(path) for split, path in built_data(params).items()}
+    params["data_block_size"] = rows
+    for split, folder in built_data(params).items():
+        blocks = sorted(Path(folder).iterdir())
+        assert [block.name for block in blocks] == [f"part-{index:06d}.parquet" for index in range(len(blocks))]
+        counts = [pq.read_metadata(block).num_rows for block in blocks]
+        assert len(blocks) == len(whole[split]) // rows and min(counts) >= rows and max(counts) - min(counts) <= 1
+        assert pa.concat_tables(map(pq.read_table, blocks)).equals(whole[split])
 
 
 def test_a_block_larger_than_a_split_is_refused(params):
@@ -199,11 +205,57 @@ def test_a_block_larger_than_a_split_is_refused(params):
         built_data(params)
 
 
-def test_the_memory_rule():
-    import psutil
+STRANGERS = """
+from fuxictr.preprocess import FeatureProcessor
 
-    free = psutil.virtual_memory().available
-    assert build.fits_in_memory(free // 100, 4) and not build.fits_in_memory(free // 4, 4)
+class Counting(FeatureProcessor):
+    def fit_categorical_col(self, col, stats=None, **kwargs):
+        counts = {value.lower(): count for value, count in stats["value_counts"].items()}
+        super().fit_categorical_col(col, {"value_counts": counts}, **kwargs)
+
+class Fitting(FeatureProcessor):
+    def fit(self, train_ddf, **kwargs):
+        self.seen = train_ddf.collect()
+        super().fit(train_ddf, **kwargs)
+
+class Transforming(FeatureProcessor):
+    def transform(self, batch):
+        made = super().transform(batch)
+        return {**made, "color": [7] * len(made["color"])}
+"""
+
+
+@pytest.fixture
+def strangers(tmp_path, monkeypatch):
+    (tmp_path / "own_build_processors.py").write_text(STRANGERS)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+def test_a_processors_own_ways_are_taken(params, strangers):
+    edit(raw(params), color="RED")
+    built_data(params | {"feature_processor": "own_build_processors:Counting"})
+    assert json.loads((data_dir(params) / "feature_vocab.json").read_text())["color"].keys() == {
+        "red",
+        "__PAD__",
+        "__OOV__",
+    }
+    files = built_data(params | {"feature_processor": "own_build_processors:Transforming"})
+    assert set(pq.read_table(files["train_data"])["color"].to_pylist()) == {7}
+
+
+@pytest.mark.parametrize(
+    ("name", "least"), [("Counting", 3 * counting.BYTES_A_VALUE), ("Fitting", 900 * counting.BYTES_A_CELL), (None, 900)]
+)
+def test_values_that_do_not_fit_are_refused_before_fuxictr_holds_them(params, strangers, monkeypatch, name, least):
+    if name:
+        params["feature_processor"] = f"own_build_processors:{name}"
+    free = psutil.virtual_memory()
+    monkeypatch.setattr(counting.psutil, "virtual_memory", lambda: free._replace(available=least))
+    with pytest.raises(UserError, match=r"the vocabularies need about .* GiB for the values of train, and 0.0 GiB are"):
+        built_data(params)
+    assert not data_dir(params).exists()
+    monkeypatch.setattr(counting.psutil, "virtual_memory", lambda: free._replace(available=2**40))
+    built_data(params)
 
 
 def test_building_starts_no_ray(configs):

@@ -12,7 +12,7 @@ from fuxictr_llm.common import files
 from fuxictr_llm.common.files import damaged_files, digest_of_file, digests_of
 from fuxictr_llm.common.progress import quiet_if
 from fuxictr_llm.config.resolve import load_experiment
-from fuxictr_llm.data import build, in_memory, sets
+from fuxictr_llm.data import id_files, in_memory, sets
 from fuxictr_llm.data.build import built_data
 from fuxictr_llm.data.raw import RawSplit
 from fuxictr_llm.data.sets import amazon
@@ -67,12 +67,11 @@ def test_a_build_shows_every_pass(params, shown, monkeypatch):
         "checking values of large.csv",
         "counting values of train",
         "counting missing values",
-        "quantiles of train",
         "building train",
         "building valid",
     } <= stages.keys()
     assert stages["building train"] == ["100000/200000", "200000/200000"]
-    for name in ("checking labels of large.csv", "counting values of train", "quantiles of train"):
+    for name in ("checking labels of large.csv", "counting values of train"):
         assert stages[name][-1] == "200000/200000"
     assert stages["counting missing values"][-1] == "400000/400000"
 
@@ -167,6 +166,6 @@ def test_built_data_is_loaded_with_progress(params, shown):
 
 
 def test_slices_are_those_of_the_build(params, monkeypatch, shown):
-    monkeypatch.setattr(build, "SLICE_ROWS", 50_000)
+    monkeypatch.setattr(id_files, "SLICE_ROWS", 50_000)
     built_data(params)
     assert shown()["building train"] == ["50000/200000", "100000/200000", "150000/200000", "200000/200000"]

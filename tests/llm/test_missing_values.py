@@ -197,8 +197,7 @@ def test_a_preprocess_step_that_needs_filled_values_is_left_to_it(configs, tmp_p
     assert "Which values of age are missing is not known" in caplog.text
 
 
-@pytest.mark.ray
-def test_fuxictrs_ray_build_writes_the_same_texts_and_its_own_pickle(configs, tmp_path):
+def test_blocks_have_the_same_texts_and_fuxictrs_own_pickle(configs, tmp_path):
     run = shop_with(configs, tmp_path, ["0", "", "4"], "int")
     known = run.data_dir / "field_texts.json"
     in_memory = json.loads(known.read_text())

@@ -172,10 +172,10 @@ def test_what_processes_cannot_share_is_refused(together):
         "OwnStep": "has a training step of its own: train it in one process, without torchrun",
         "OwnLoop": "has a training loop of its own: train it in one process, without torchrun",
         "OwnMeasure": "measures by an evaluate of its own: train it in one process, without torchrun",
-        "unordered": "data_loader: ray, which auto takes",
+        "unordered": "data_loader: ray reads the rows in another order",
         "batch_size": "batch_size 1 is that of all processes together, and torchrun started 2",
         "data_loader": "set data_loader: memory",
-        "auto": "set data_loader: memory",
+        "auto": "set data_loader: blocks",
         "main fails": "no such thing",
     }
     for name, words in expected.items():
