@@ -71,6 +71,16 @@ def test_a_trial_of_several_seeds_has_their_mean_and_fails_with_one_of_them(plan
         tune_arms(asked, space, Tuning(1, seeds=(1, 2, 3)), "other", measure)
 
 
+def test_where_there_are_no_more_settings_than_trials_all_are_tried(plan):
+    asked = plan(["FM"])
+    space = Space({"learning_rate": (0.01, 0.02, 0.03), "embedding_dim": (4, 8)})
+    tune_arms(asked, space, Tuning(7), "tuning", pretended(closeness, []))
+    (tried,) = trials_of("tuning")
+    assert len(tried) == 7 and len({json.dumps(settings) for settings in tried[:6]}) == 6
+    tune_arms(asked, space, Tuning(5), "fewer", pretended(closeness, []))
+    assert len(trials_of("fewer")[0]) == 5
+
+
 def test_what_is_best_on_one_backbone_is_for_the_others_too(plan):
     asked, seen = plan(["FM", "DeepFM"], ["plain", "LLaCTR"], controls=True), []
     tuning = Tuning(3, on="DeepFM")

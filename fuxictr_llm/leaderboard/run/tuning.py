@@ -7,6 +7,7 @@ started again proposes the same ones, and takes from the folder the runs that ar
 far a search has come.
 """
 
+import itertools
 import json
 import logging
 import math
@@ -56,7 +57,7 @@ def tune_arms(
     folder = writable_dir(folder, OTHER_OUT)
     _warn_of_test_files(plan)
     searched = tuning.searched(plan)
-    searches = [_Search(arm, space.for_arm(arm), seed) for arm in searched.arms]
+    searches = [_Search(arm, space.for_arm(arm), tuning.trials, seed) for arm in searched.arms]
     run(Trials(searched, searches, tuning, folder, retry_failed))
     best = {}
     for search in searches:
@@ -116,7 +117,7 @@ class Trials:
                 return
             search.note(runs.values(), results)
             write_trials(self.folder, self._searches, self.tuning)
-            if len(search.study.trials) < self.tuning.trials:
+            if search.trials < self.tuning.trials:
                 arm = with_settings(search.arm, {**search.ask(), "test_data": None})
                 self.plan = self.plan.with_arm(index, arm)
 
@@ -157,17 +158,26 @@ def tuned_by(folder: Path, plan: Plan) -> str:
 
 
 class _Search:
-    """The search of one arm.
+    """The search of one arm: TPE, but where there are no more settings than trials, each of them once first.
 
     Attributes:
         asked: the trial that was asked for and has not ended.
     """
 
-    def __init__(self, arm: Arm, space: Mapping[str, Values], seed: int):
+    def __init__(self, arm: Arm, space: Mapping[str, Values], trials: int, seed: int):
         optuna = _optuna()
         self.arm, self.space = arm, space
         self.asked: Trial | None = None
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+        listed = {key: values for key, values in space.items() if not isinstance(values, Range)}
+        if len(listed) == len(space) and math.prod(map(len, listed.values())) <= trials:
+            for chosen in itertools.product(*listed.values()):
+                self.study.enqueue_trial(dict(zip(listed, map(json.dumps, chosen), strict=True)))
+
+    @property
+    def trials(self) -> int:
+        """How many were asked for."""
+        return sum(trial.state.name != "WAITING" for trial in self.study.trials)
 
     def ask(self) -> dict[str, Any]:
         """The settings of the next trial."""
@@ -205,6 +215,7 @@ class _Search:
         return [
             {"settings": _settings(trial.params, self.space), "valid_auc": trial.value, **trial.user_attrs}
             for trial in self.study.trials
+            if trial.state.name != "WAITING"
         ]
 
 
