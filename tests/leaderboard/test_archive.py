@@ -9,12 +9,14 @@ import pytest
 
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.commands.leaderboard import write_tables
+from fuxictr_llm.config.sources import packaged_configs
 from fuxictr_llm.leaderboard.run.results import Results
 from fuxictr_llm.registry import find_backbone
 from support import edit
 from support_leaderboard import write_record
 
 ARCHIVE = "board/runs.jsonl.xz"
+TABLES = packaged_configs() / "leaderboard"
 
 
 @pytest.fixture
@@ -107,6 +109,15 @@ def test_a_file_that_cannot_be_used_is_named_and_nothing_is_lost(board, capsys):
     edit(Path("board/plan.yaml"), "epochs: 1", "epochs: 2")
     assert "'board' holds another leaderboard; give another folder with --out" in refused("--from", ARCHIVE)
     assert not list(Path().rglob("outside*"))
+
+
+@pytest.mark.parametrize("archive", sorted(TABLES.glob("*.jsonl.xz")), ids=lambda path: path.name)
+def test_a_committed_table_comes_out_of_its_runs(archive):
+    assert archive.stat().st_size < 1_000_000
+    assert main(["leaderboard", "--from", str(archive), "--out", "again"]) == 0
+    page = Path("again/table.md").read_text(encoding="utf-8")
+    assert page == archive.with_name(archive.name.replace(".jsonl.xz", ".md")).read_text(encoding="utf-8")
+    assert len(page.encode()) < 60_000
 
 
 @pytest.mark.parametrize("kind", ["record", "failure"])

@@ -7,7 +7,7 @@ import pytest
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.sources import packaged_configs
 from fuxictr_llm.leaderboard.plan.plan import Plan
-from fuxictr_llm.leaderboard.run.tuning import Range, read_space
+from fuxictr_llm.leaderboard.run.tuning import Range, Tuning, read_space
 
 
 def read(text, plan):
@@ -28,11 +28,19 @@ def test_keys_are_of_all_arms_or_of_a_backbone_or_method(plan):
     assert space.common["learning_rate"] == Range(1e-4, 1e-2, log=True)
 
 
-def test_the_space_of_the_packaged_table_fits_its_plan():
+@pytest.mark.parametrize(
+    ("backbones", "dataset", "file", "sizes"),
+    [
+        (["DeepFM"], "movielens100k", "tuned/space.yaml", {3, 5}),
+        (["DeepFM", "DCNv2", "FinalMLP", "FwFM"], "xwines_time", "space.yaml", {1, 3, 6}),
+    ],
+)
+def test_the_space_of_a_packaged_table_fits_its_plan(backbones, dataset, file, sizes):
     methods = ["plain", "LLMEmb", "LLaCTR", "ELEC"]
-    table = Plan.crossed(["DeepFM"], ["movielens100k"], methods, controls=True)
-    space = read_space(packaged_configs() / "leaderboard" / "tuned" / "space.yaml", table)
-    assert len(table.arms) == 9 and {len(space.for_arm(arm)) for arm in table.arms} == {3, 5}
+    table, tuning = Plan.crossed(backbones, [dataset], methods, controls=True), Tuning(1, on="DeepFM")
+    space = read_space(packaged_configs() / "leaderboard" / file, table, tuning)
+    searched = tuning.searched(table).arms
+    assert len(searched) == 9 and {len(space.for_arm(arm)) for arm in searched} == sizes
 
 
 def test_fuxictrs_tuner_file_is_read(plan, caplog):
