@@ -26,7 +26,7 @@ from fuxictr_llm.experiment.run import run_experiment
 from fuxictr_llm.host.batches import synthetic_batch
 from fuxictr_llm.leaderboard.boards.published import read_board
 from fuxictr_llm.leaderboard.plan.plan import Plan
-from fuxictr_llm.leaderboard.run.tuning import read_space
+from fuxictr_llm.leaderboard.run.space import read_space
 from fuxictr_llm.llm.catalog import load_catalog
 from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors
 from fuxictr_llm.registry import find_backbone, find_method

@@ -14,7 +14,7 @@ from fuxictr_llm import registry
 from fuxictr_llm.common.code_digest import digest_of_code, sources_below
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.experiment.record import code_digests
-from fuxictr_llm.leaderboard.run import engine as loaded
+from fuxictr_llm.leaderboard.run import jobs as loaded
 from support import edit
 from support_zoo import NET
 

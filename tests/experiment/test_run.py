@@ -242,11 +242,11 @@ def test_two_runs_of_one_name_at_once_keep_their_own_weights(configs, tmp_path, 
     path.write_text(path.read_text().replace("learning_rate: 0.01", "learning_rate: 0.03"))
     fit, nested = experiment_module.fit, []
 
-    def fit_beside_another(*args):
+    def fit_beside_another(*args, **options):
         if not nested:
             nested.append(None)
             nested[0] = run(other)
-        return fit(*args)
+        return fit(*args, **options)
 
     monkeypatch.setattr(experiment_module, "fit", fit_beside_another)
     first = run(configs)
@@ -277,8 +277,8 @@ def test_an_integer_regularizer_is_one(configs):
 def test_data_built_anew_by_another_run_does_not_reach_one_under_way(configs, monkeypatch):
     fit, expected = experiment_module.fit, run(configs)
 
-    def fit_and_build_anew(*args):
-        epoch = fit(*args)
+    def fit_and_build_anew(*args, **options):
+        epoch = fit(*args, **options)
         changes = {"min_categr_count": 26}
         prepare_data(load_experiment("DeepFM_shop", configs, overrides=changes), "unused")
         return epoch

@@ -13,6 +13,7 @@ import pytest
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import cache_dir
 from fuxictr_llm.common.runs import versions
+from fuxictr_llm.experiment.record import typed_command
 from fuxictr_llm.leaderboard.plan.queue import Queue
 from fuxictr_llm.leaderboard.run import cluster, node
 from fuxictr_llm.leaderboard.run.cluster import check_facts, connect
@@ -87,7 +88,7 @@ def test_a_nodes_files_come_back_and_the_record_is_as_if_the_run_had_been_here(p
     write_files(order.job, answer.files)
     (record,) = Path("board/runs/shop").iterdir()
     record = json.loads(record.read_text())
-    assert record["config"] == order.job.experiment.params and "pytest" in record["command"]
+    assert record["config"] == order.job.experiment.params and record["command"] == typed_command()
 
 
 def test_a_node_without_the_data_or_the_folder_says_so(plan, in_this_process):

@@ -7,7 +7,7 @@ import pytest
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.sources import packaged_configs
 from fuxictr_llm.leaderboard.plan.plan import Plan
-from fuxictr_llm.leaderboard.run.tuning import Range, Tuning, read_space
+from fuxictr_llm.leaderboard.run.space import Range, Tuning, read_space
 
 
 def read(text, plan):
