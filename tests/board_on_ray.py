@@ -1,6 +1,7 @@
 """A leaderboard on a Ray cluster of two nodes, one of which is killed on the way; a test starts it in a process."""
 
 import sys
+import time
 from pathlib import Path
 
 from ray.cluster_utils import Cluster
@@ -37,6 +38,9 @@ def main(plan, folder):
         print(f"{executor.slots()} slots, one cache: {executor.one_cache}")
         results = Results(folder, Plan.read(plan))
         run_plan(results, executor=executor, listener=Killer(cluster, node, after=1), work=work)
+        deadline = time.monotonic() + 120  # until the cluster notices that the node is gone
+        while executor.slots() > 1 and time.monotonic() < deadline:
+            time.sleep(0.1)
         print(f"{executor.slots()} slots, {len(results.finished())} runs")
     cluster.shutdown()
 

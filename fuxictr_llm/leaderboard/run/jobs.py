@@ -153,6 +153,7 @@ def write_files(job: Job, files: Mapping[str, bytes]) -> None:
             if end == RECORD:
                 record = json.loads(files[end])
                 record["config"]["model_root"], record["command"] = params["model_root"], typed_command()
+                record["config_sha256"] = job.experiment.sha256  # which has `model_root`
                 write_json(path, record)
                 continue
             with replacing(path) as temporary:
