@@ -8,7 +8,6 @@ Shape symbols: `B` rows of a batch.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -31,18 +30,8 @@ class BlockLoader(InMemoryLoader):
         UserError: no parquet file, a declared column is missing in it, or a block that is read holds NaN or infinity.
     """
 
-    def __init__(
-        self,
-        feature_map: FeatureMap,
-        data_path: str,
-        split: str = "train",
-        batch_size: int = 32,
-        shuffle: bool = False,
-        seed: int = 0,
-        **_: Any,
-    ):
-        self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, 0
-        self._first = 0
+    def _open(self, feature_map: FeatureMap, data_path: str) -> None:
+        """See which rows each block has."""
         self._path, parts = data_path, data_files(data_path)
         if parts[0].suffix != ".parquet":
             raise UserError(f"data_loader: blocks reads parquet, and {data_path!r} is {parts[0].suffix}; set memory")

@@ -56,6 +56,10 @@ class InMemoryLoader:
     ):
         self.batch_size, self.shuffle, self.seed, self.epoch = batch_size, shuffle, seed, 0
         self._first = 0
+        self._open(feature_map, data_path)
+
+    def _open(self, feature_map: FeatureMap, data_path: str) -> None:
+        """Read all rows."""
         parts = data_files(data_path)
         self.num_blocks = len(parts)
         columns = read_columns(parts, self._names(feature_map))
