@@ -127,16 +127,13 @@ def chosen_gpus(indexes: Sequence[int]) -> list[str]:
 
     count = torch.cuda.device_count()
     if missing := [index for index in indexes if index >= count]:
-        raise UserError(f"--gpu {missing[0]}: {_no_such_gpu(count)}; --gpu -1 takes the CPU")
+        have = f" (it has {count})" if count else ""
+        raise UserError(
+            f"--gpu {missing[0]}: this machine has no such GPU that torch can use{have}; --gpu -1 takes the CPU"
+        )
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(number) for number in range(count)] if visible is None else visible.split(",")
     return [names[index].strip() for index in indexes]
-
-
-def _no_such_gpu(count: int) -> str:
-    """That there are fewer GPUs than that."""
-    have = f" (it has {count})" if count else ""
-    return f"this machine has no such GPU that torch can use{have}"
 
 
 def chosen_gpu(index: int) -> int:
