@@ -149,10 +149,10 @@ def find_own_backbone(name: str, where: str = "", also: Iterable[str] = ()) -> t
             error = unknown("backbone", name, [*backbone_names(), *also], where)
             more = "" if current_checkout() else "; --zoo DIR adds the models of a FuxiCTR checkout"
             raise UserError(f"{error}{more}")
-        from fuxictr_llm.host.embeddings import initializing_all
+        from fuxictr_llm.host.embeddings import completing
 
         module = importlib.import_module(f"{ZOO}.backbones.{name}")
-        register_backbone(initializing_all(getattr(module, name)))
+        register_backbone(completing(getattr(module, name)))
     return _backbones[name]
 
 

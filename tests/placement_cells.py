@@ -17,7 +17,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicO
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.distillation import JointTeacher, Teacher, distilled
-from fuxictr_llm.enhancement.model import PairWeights, enhance
+from fuxictr_llm.enhancement.folded import PairWeights
+from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.host.batches import predictions_of
 from fuxictr_llm.model_zoo.ELEC.gain import gain_class
 from fuxictr_llm.registry import find_backbone

@@ -61,6 +61,7 @@ class Run:
         notes: what goes into the run record besides its usual entries.
         networks: name -> metrics of a network that was trained for the run, a teacher for example.
         prepared: what a method's `prepare` leaves for its `on_train_begin`.
+        raw: the settings as the config has them, with the raw files.
         cold: the values outside train's vocabulary that get embeddings after training (llm/vectors/cold.py), or None.
     """
 
@@ -71,6 +72,7 @@ class Run:
     notes: dict[str, Any] = field(default_factory=dict)
     networks: dict[str, dict[str, Any]] = field(default_factory=dict)
     prepared: Any = None
+    raw: dict[str, Any] = field(default_factory=dict)
     cold: Any = None
 
 

@@ -95,10 +95,10 @@ class RowTextsConfig(LanguageModelConfig):
     text_vectors: Annotated[str, Field(min_length=1)] | None = None
 
     def __post_init__(self) -> None:
-        _check_side_tables(self.value_texts or {})
+        check_side_tables(self.value_texts or {})
 
 
-def _check_side_tables(tables: Mapping[str, Mapping[str, str]]) -> None:
+def check_side_tables(tables: Mapping[str, Mapping[str, str]]) -> None:
     for column, table in tables.items():
         where = f"value_texts of {column!r}"
         for key in table:
@@ -136,7 +136,7 @@ class ColdValuesConfig(LanguageModelConfig):
     llm_max_text_tokens: Annotated[int, Field(ge=1)] = 128
 
     def __post_init__(self) -> None:
-        _check_side_tables(self.value_texts or {})
+        check_side_tables(self.value_texts or {})
         given = [key for key in ("cold_fields", "cold_catalog") if getattr(self, key)]
         if given and self.cold_values is None:
             raise UserError(f"{given[0]} has no effect without cold_values; set cold_values: words, or leave it out")

@@ -35,6 +35,7 @@ class RawValues:
 
     Args:
         params: the settings with the raw files, as the config has them.
+        asked_by: a key or a method, for error messages.
 
     Attributes:
         columns: name -> how it is declared.
@@ -45,13 +46,14 @@ class RawValues:
         UserError: the data set is a built one, whose values are not known, or a file is missing.
     """
 
-    def __init__(self, params: Mapping[str, Any]):
+    def __init__(self, params: Mapping[str, Any], asked_by: str = "cold_values"):
+        self.asked_by = asked_by
         if params.get("user_info") or params.get("item_info"):
-            raise UserError("cold_values does not know the values of long sequences (user_info); leave it out")
+            raise UserError(f"{asked_by} does not know the values of long sequences (user_info); leave it out")
         self.files = files_of_splits(params)
         if not self.files:
             raise UserError(
-                f"cold_values needs the raw files of data set {params['dataset_id']!r}: a built one "
+                f"{asked_by} needs the raw files of data set {params['dataset_id']!r}: a built one "
                 f"(data_format: {params['data_format']}) does not say which values its valid and test rows had"
             )
         processor: Any = collecting(find_processor(params))(**params)
@@ -140,7 +142,7 @@ def _encoded(
     values = raw.frame(split, [name]).collect()[name].to_list()
     if not _same(before, _ids(values, name, raw, vocabulary, before)):
         raise UserError(
-            f"cold_values: the rows of built data {str(files[0])!r} are not those of {str(raw.files[split][0])!r} "
+            f"{raw.asked_by}: the rows of built data {str(files[0])!r} are not those of {str(raw.files[split][0])!r} "
             f"(column {name!r} differs), so that nobody knows which values they had; remove the built data set"
         )
     return _ids(values, name, raw, {**vocabulary, **cold}, before).astype(before.dtype)

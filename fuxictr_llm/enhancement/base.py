@@ -1,4 +1,5 @@
-"""Enhancement, the base class of every method: an add-on that reaches into a FuxiCTR model through five taps.
+"""Enhancement, the base class of every method: an add-on that reaches into a FuxiCTR model through taps, and may add
+columns that the model reads as its own.
 
 Below it is what the taps and the method's loss see of a forward pass: its trace.
 
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.enhancement.anatomy import Anatomy
+from fuxictr_llm.enhancement.columns import AddedColumn
 from fuxictr_llm.enhancement.recorder import vectors_by_field
 
 TAPS = ("inputs", "embeddings", "representation", "logit", "loss")
@@ -65,8 +67,20 @@ class Enhancement(nn.Module):
         return cls.prepare(config, run)
 
     @classmethod
+    def columns(cls, config: Any, feature_map: FeatureMap) -> Mapping[str, AddedColumn]:
+        """More columns that the backbone reads as its own, by name; asked before it is built.
+
+        `inputs` gives them with every batch, or the loader does.
+
+        Args:
+            config: an instance of the method's config dataclass.
+            feature_map: of the data set; it is not changed.
+        """
+        return {}
+
+    @classmethod
     def fold(cls, config: Any, anatomy: Anatomy, state: Mapping[str, Tensor]) -> "Enhancement | None":
-        """What remains of the method for serving: one of `folding.FOLDED`, or None for the backbone alone.
+        """What remains of the method for serving: one of `folded.FOLDED`, or None for the backbone alone.
 
         Args:
             config: an instance of the method's config dataclass.
@@ -77,12 +91,21 @@ class Enhancement(nn.Module):
             UserError: the method acts at inference and overrides no `fold`.
         """
         acting = [tap for tap in ("representation", "logit") if getattr(cls, tap) is not getattr(Enhancement, tap)]
+        if _function_of(cls.columns) is not _function_of(Enhancement.columns):
+            acting += ["inputs"] if cls.inputs is not Enhancement.inputs else []
         if acting:
             raise UserError(f"method {cls.method_name!r} uses the tap {acting[0]!r} at inference and has no fold()")
         return None
 
     def on_train_begin(self, run: Run) -> None:
         """Called before training: fetch what training needs and the model does not keep (a teacher, say)."""
+
+    def backbone_start(self, run: Run) -> Mapping[str, Tensor]:
+        """Weights and buffers of the backbone that training starts from, by name, in place of its fresh ones.
+
+        Called once, after `on_train_begin`.
+        """
+        return {}
 
     def on_epoch_begin(self, epoch: int) -> None:
         """Called when an epoch of training begins; the first is 0."""
@@ -139,8 +162,12 @@ class Enhancement(nn.Module):
         """The parameters of the method that the optimizer gets."""
         return self.parameters()
 
-    def inputs(self, inputs: Any) -> None:
-        """Reads the batch as the loader gave it, before the forward pass; at inference only with another active tap."""
+    def inputs(self, inputs: Any) -> Mapping[str, Tensor] | None:
+        """Reads the batch as the loader gave it, before the forward pass; may return columns, `B` rows each.
+
+        The backbone reads these beside the batch's own, or in their place where they have the same name. At inference
+        it is called only with another active tap, or where the method adds `columns`.
+        """
 
     def embeddings(self, embeddings: Tensor) -> None:
         """Reads the field embeddings `[B, F, D]`."""

@@ -1,7 +1,7 @@
-"""`enhance(Backbone, Method)`: a subclass of any FuxiCTR model into which a method reaches through five taps.
+"""`enhance(Backbone, Method)`: a subclass of any FuxiCTR model into which a method reaches through taps.
 
 Shape symbols: `B` rows, `F` fields, `D` embedding dim, `R` width of the representation, `T` tasks (1 but for
-multi-task models); of what is folded, `K` fields and `P = K (K - 1) / 2` pairs `i < j`, row by row.
+multi-task models).
 
     DeepFM_LLaCTR = enhance(DeepFM, LLaCTR)     # a subclass of DeepFM
     model = DeepFM_LLaCTR(feature_map, **params)  # FuxiCTR's fit, evaluate, save_weights work as ever
@@ -10,14 +10,14 @@ The backbone's class is not edited. For every backbone (tests/test_matrix.py, te
 1. With no tap active, weights and training are bit-identical to the plain backbone's.
 2. Every parameter of an active term is in the optimizer and moves.
 3. `backbone_state_dict()` loads with strict=True into the plain backbone.
+   Of a method that adds columns, "plain" is the backbone built on `model.feature_map`, which has them: with the same
+   vectors in its batches it trains bit-identically, as far as the columns have no encoders of the method's own.
 4. pickle, deepcopy and saved states work, and a copy never drives its original.
 5. What is computed for the loss alone is not computed at inference.
-
-At the end: folded methods, what remains of a trained method for serving, constant terms of the logit.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -26,12 +26,13 @@ from fuxictr.pytorch.torch_utils import get_regularizer
 from torch import Tensor, nn
 
 from fuxictr_llm.common.checks import checked
-from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.enhancement.anatomy import Anatomy, find_anatomy, preserved_rng, tap_keys
+from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.enhancement.anatomy import find_anatomy, preserved_rng, tap_keys
 from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace
-from fuxictr_llm.enhancement.kernels import pair_matrix, pair_sums
+from fuxictr_llm.enhancement.columns import AddedColumn, give_encoders
 from fuxictr_llm.enhancement.taps import Taps
-from fuxictr_llm.host.embeddings import initialize_skipped
+from fuxictr_llm.host.columns import with_more_features
+from fuxictr_llm.host.embeddings import complete
 
 if TYPE_CHECKING:  # what follows EnhancedModel in every class that `enhance` makes
     from fuxictr.pytorch.models import BaseModel as Backbone
@@ -46,17 +47,31 @@ class EnhancedModel(Backbone):
     enhancement_cls: ClassVar[type[Enhancement]]
     backbone_cls: ClassVar[type[BaseModel]]
     _taps: Taps | None = None  # while the backbone's constructor runs
+    added_columns: tuple[str, ...] = ()  # those of the method, which the feature map of the data set lacks
 
     def __init__(self, feature_map: Any, *args: Any, **params: Any):
-        super().__init__(feature_map, *args, **params)
-        initialize_skipped(self)
+        config_cls = self.enhancement_cls.config_cls
+        config = None if config_cls is None else checked(config_cls, params)
+        added = self.enhancement_cls.columns(config, feature_map)
+        self.added_columns = tuple(added)
+        more = with_more_features(feature_map, _specs(added), _named(self.enhancement_cls)) if added else feature_map
+        try:
+            super().__init__(more, *args, **params)
+            complete(self)
+            give_encoders(self, added)
+            anatomy = find_anatomy(self, **tap_keys(params))
+        except Exception as error:  # anyone's class can fail in any way
+            if not added or not _works(self.backbone_cls, feature_map, *args, **params):
+                raise
+            raise UserError(
+                f"{self.backbone_cls.__name__} cannot read the vectors of column {self.added_columns[0]!r}, which "
+                f"{_named(self.enhancement_cls)} adds ({reason_of(error)}); take another backbone, as DeepFM or DCNv2, "
+                "or a method that adds no column"
+            ) from error
         self._method_regularizer = params.get("method_regularizer")
-        anatomy = find_anatomy(self, **tap_keys(params))
         with preserved_rng(self.device):
-            config_cls = self.enhancement_cls.config_cls
-            config = None if config_cls is None else checked(config_cls, params)
             self.enhancement = self.enhancement_cls(config, anatomy).to(self.device)
-        self._taps = Taps(anatomy, self.enhancement)
+        self._taps = Taps(anatomy, self.enhancement, adds_columns=bool(added))
         self._taps.attach(self)
         # The backbone's constructor made its optimizer without the method's parameters.
         super().compile(*self._compile_args[0], **self._compile_args[1])
@@ -120,6 +135,23 @@ class EnhancedModel(Backbone):
         return _blank_model, (self.backbone_cls, self.enhancement_cls), self.__dict__
 
 
+def _named(method: type[Enhancement]) -> str:
+    return f"method {method.method_name or method.__name__}"
+
+
+def _specs(added: Mapping[str, AddedColumn]) -> dict[str, dict[str, Any]]:
+    return {name: column.spec for name, column in added.items()}
+
+
+def _works(backbone: type[BaseModel], *args: Any, **params: Any) -> bool:
+    """Whether the backbone can be built and tapped as it is."""
+    try:
+        find_anatomy(backbone(*args, **params), **tap_keys(params))
+    except Exception:
+        return False
+    return True
+
+
 def _blank_model(backbone: type[BaseModel], method: type[Enhancement]) -> BaseModel:
     cls: Any = enhance(backbone, method)
     return cls.__new__(cls)
@@ -136,6 +168,11 @@ def _frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
+
+
+def added_columns_of(model: BaseModel) -> dict[str, dict[str, Any]]:
+    """The columns that a model's method adds, as FuxiCTR's feature map describes them; none of a plain model."""
+    return {name: model.feature_map.features[name] for name in getattr(model, "added_columns", ())}
 
 
 def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float | None) -> None:
@@ -178,57 +215,3 @@ def enhance(backbone: type[BaseModel], method: type[Enhancement]) -> type[BaseMo
     }
     # Two threads get the same class.
     return _enhanced.setdefault((backbone, method), type(name, (EnhancedModel, backbone), body))
-
-
-class PairWeights(Enhancement):
-    """Adds `sum_{i<j} w_ij <e_bi, e_bj>` to the logit, or to each of T logits one with weights of its own.
-
-    Args:
-        anatomy: names the K fields and the T tasks.
-        weights: w, `[P]` or `[T, P]`; None where they are loaded afterwards.
-    """
-
-    weights: Tensor
-    matrix: Tensor
-
-    def __init__(self, config: Any, anatomy: Anatomy, weights: Tensor | None = None):
-        super().__init__(config, anatomy)
-        num_fields = len(anatomy.fields)
-        if weights is None:
-            weights = torch.zeros(*_each_task(anatomy), num_fields * (num_fields - 1) // 2)
-        self.register_buffer("weights", weights)
-        self.register_buffer("matrix", pair_matrix(weights, num_fields), persistent=False)
-
-    def logit(self, embeddings: Tensor, logit: Tensor) -> Tensor:
-        return pair_sums(self.matrix, embeddings)
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self.matrix.copy_(pair_matrix(self.weights, self.matrix.shape[-1]))
-
-
-class Shift(Enhancement):
-    """Adds one number to the logit, or to each of T logits one of its own.
-
-    Args:
-        anatomy: the backbone's.
-        shift: a scalar, or `[T]`; None where it is loaded afterwards.
-    """
-
-    shift: Tensor
-    reads_embeddings = False
-
-    def __init__(self, config: Any, anatomy: Anatomy, shift: Tensor | None = None):
-        super().__init__(config, anatomy)
-        self.register_buffer("shift", torch.zeros(_each_task(anatomy)) if shift is None else shift)
-
-    def logit(self, embeddings: Any, logit: Tensor) -> Tensor:
-        return self.shift
-
-
-def _each_task(anatomy: Anatomy) -> tuple[int, ...]:
-    """The leading dimension T of what differs by task; none for a single task."""
-    return (len(anatomy.tasks),) if len(anatomy.tasks) > 1 else ()
-
-
-FOLDED = {cls.__name__: cls for cls in (PairWeights, Shift)}

@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace, in_float32
 from fuxictr_llm.enhancement.recorder import is_logit_layer
-from fuxictr_llm.host.batches import as_loaded, rows_of
+from fuxictr_llm.host.batches import as_loaded, moved_to, rows_of, with_columns
 
 
 class Taps:
@@ -28,9 +28,10 @@ class Taps:
     A plain object that the model and its hooks share: copying or pickling the model copies it with its hooks.
     """
 
-    def __init__(self, anatomy: Anatomy, enhancement: Enhancement):
+    def __init__(self, anatomy: Anatomy, enhancement: Enhancement, adds_columns: bool = False):
         self.anatomy = anatomy
         self.enhancement = enhancement
+        self.adds_columns = adds_columns
         self.active: frozenset[str] = frozenset()
         self.trace: ForwardTrace | None = None  # None outside of a forward pass: then the hooks do nothing
         # Pickled with the model: torch numbers hooks by process, and an unpickled handle reserves its number.
@@ -74,18 +75,27 @@ class Taps:
         self.active = self.enhancement.active_taps()
         if not training:
             self.active -= {"loss"}
-            self.active = frozenset() if self.active == {"inputs"} else self.active
+            idle = self.active == {"inputs"} and not self.adds_columns
+            self.active = frozenset() if idle else self.active
         if not self.active and not always:
             return forward(inputs), None
         trace = self.trace = ForwardTrace(self.anatomy, rows_of(inputs), self.enhancement.field_projections)
         try:
             if "inputs" in self.active:
-                self.enhancement.inputs(as_loaded(inputs))
+                inputs = self._with_columns(model, inputs)
             outputs = forward(inputs)
             with without_autocast(model.device):
                 return self._with_terms(model, outputs, trace), trace
         finally:
             self.trace = None
+
+    def _with_columns(self, model: BaseModel, inputs: Any) -> Any:
+        """The batch with the columns that the method gives."""
+        with without_autocast(model.device):
+            added = self.enhancement.inputs(as_loaded(inputs))
+        if not added:
+            return inputs
+        return with_columns(inputs, {name: moved_to(model.device, column) for name, column in added.items()})
 
     def on_embeddings(self, _module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if self.trace is not None:  # copies, because some backbones change these dicts afterwards

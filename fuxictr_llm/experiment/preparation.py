@@ -66,7 +66,7 @@ def prepare_data(experiment: Experiment, model_id: str) -> Run:
     feature_map = load_feature_map(params, data_dir)
     check_embedded([name for name, spec in feature_map.features.items() if spec["type"] != "meta"], params)
     _check_labels(feature_map, params)
-    return Run(params, data_dir, feature_map, stages)
+    return Run(params, data_dir, feature_map, stages, raw=experiment.params)
 
 
 def make_data(params: dict[str, Any], stages: Stages) -> dict[str, Any]:

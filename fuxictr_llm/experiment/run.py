@@ -26,7 +26,7 @@ from fuxictr_llm.data.build import check_there
 from fuxictr_llm.data.loader import describe_data, make_loaders
 from fuxictr_llm.data.loader_choice import check_shared_before
 from fuxictr_llm.data.slices import FrequencySlices, predict
-from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.enhancement.model import added_columns_of, enhance
 from fuxictr_llm.experiment.cold import add_cold_values, check_cold_values
 from fuxictr_llm.experiment.predictions import PREDICTIONS, write_predictions
 from fuxictr_llm.experiment.preparation import prepare_run
@@ -181,6 +181,7 @@ def _train(
     enhancement = model.enhancement if params["method"] else None
     if enhancement is not None:
         enhancement.on_train_begin(run)
+        model.load_state_dict({**model.state_dict(), **enhancement.backbone_start(run)})
     with stages("train") as facts:
         train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
         # Opened now: another run may build the data set anew while this one trains.
@@ -224,6 +225,7 @@ def _train(
         "parameters": parameters,
         "data": data,
         "feature_map": describe_feature_map(run.feature_map),
+        "added_columns": added_columns_of(model),
         "notes": run.notes,
         "peak_memory": peak_memory(),
         "hardware": hardware(params["gpu"]),

@@ -23,7 +23,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.host.evaluated import check_columns
 
 # Names of the columns that methods add to a batch.
-ADDED = re.compile(r"llm_vector|llm_vectors_\d+|llm_text_\d+")
+ADDED = re.compile(r"llm_vector(_.+)?|llm_vectors_\d+|llm_text_\d+")
 
 
 def check_declared(params: Mapping[str, Any]) -> None:
@@ -94,6 +94,34 @@ def make_feature_map(described: Mapping[str, Any], where: str) -> FeatureMap:
     feature_map.num_fields = feature_map.get_num_fields()
     feature_map.set_column_index()
     return feature_map
+
+
+def with_features(feature_map: FeatureMap, features: Mapping[str, Mapping[str, Any]]) -> FeatureMap:
+    """A copy of the feature map with these columns in place of its own."""
+    copy = FeatureMap(feature_map.dataset_id, feature_map.data_dir)
+    copy.features.update({name: dict(spec) for name, spec in features.items()})
+    copy.labels, copy.group_id = feature_map.labels, feature_map.group_id
+    copy.default_emb_dim = feature_map.default_emb_dim
+    copy.total_features = feature_map.total_features
+    copy.num_fields = copy.get_num_fields()
+    copy.set_column_index()
+    return copy
+
+
+def with_more_features(
+    feature_map: FeatureMap, added: Mapping[str, Mapping[str, Any]], asked_by: str = "a method"
+) -> FeatureMap:
+    """A copy of the feature map with more columns behind its own.
+
+    Raises:
+        UserError: a column of that name belongs to it already.
+    """
+    if taken := [name for name in added if name in feature_map.features]:
+        raise UserError(
+            f"{asked_by} adds the column {taken[0]!r}, and data set {feature_map.dataset_id!r} has one of that name; "
+            "rename it there"
+        )
+    return with_features(feature_map, {**feature_map.features, **added})
 
 
 @contextlib.contextmanager

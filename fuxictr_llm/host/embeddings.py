@@ -1,8 +1,8 @@
 """What FuxiCTR's embedding layers leave open: initial weights, vectors given for ids, columns of vectors.
 
 FuxiCTR skips some layers of shared columns when it initializes; it leaves noise at the padding of given vectors; its
-linear parts have no weights for columns of vectors. What is wrong with a file of given vectors (`pretrained_emb`) it
-says deep inside: here an error names the column, the file and the key.
+linear parts have no weights for columns of vectors: all three are mended. What is wrong with a file of given vectors
+(`pretrained_emb`) it says deep inside: here an error names the column, the file and the key.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from fuxictr_llm.host.columns import feature_columns
 # Root mean square of initial weights: torch's default has 1, usual initializers far less.
 SUSPICIOUS_SCALE = 0.5
 FEWEST_WEIGHTS = 16  # with fewer, the scale is left to chance
-UNEQUAL_WIDTHS = "stack expects each tensor to be equal size"
+VECTOR_SCALE = 1e-4  # of new weights for vectors: FuxiCTR's, of fresh embeddings
 ENDINGS = ("h5", "npz", "parquet")
 READ_ERRORS = (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile, pl.exceptions.PolarsError)
 DTYPES = {"int": int, "float": float, "str": str}
@@ -64,17 +64,45 @@ def initialize_skipped(model: BaseModel) -> None:
         )
 
 
-def initializing_all(cls: type[BaseModel]) -> type[BaseModel]:
-    """Class decorator: the constructor ends with `initialize_skipped`."""
+def complete(model: BaseModel) -> None:
+    """`initialize_skipped` and `give_projections`; a second call does nothing."""
+    initialize_skipped(model)
+    give_projections(model)
+
+
+def completing(cls: type[BaseModel]) -> type[BaseModel]:
+    """Class decorator: the constructor ends with `complete`."""
     constructor = cls.__init__
 
     @functools.wraps(constructor)
     def construct(self: BaseModel, *args: object, **params: object) -> None:
         constructor(self, *args, **params)
-        initialize_skipped(self)
+        complete(self)
 
     cls.__init__ = construct
     return cls
+
+
+def give_projections(model: BaseModel) -> None:
+    """Give linear parts weights for columns of vectors (type: embedding).
+
+    FuxiCTR projects vectors to the width of embeddings, but not to the one number a field that a linear part adds up:
+    LR, FM, DeepFM and others fail on such a column. All other weights and later random numbers are as without the call.
+    """
+    given: list[nn.Parameter] = []
+    with torch.random.fork_rng(devices=[]):  # drawn on the CPU, as FuxiCTR's are
+        for module in model.modules():
+            if type(module) is not FeatureEmbeddingDict:
+                continue
+            for name, spec in module._feature_map.features.items():
+                bare = name in module.embedding_layers and name not in module.feature_encoders
+                if bare and spec["type"] == "embedding" and (spec.get("pretrain_dim") or 1) > 1:
+                    projection = nn.Linear(spec["pretrain_dim"], 1, bias=False)
+                    nn.init.normal_(projection.weight, std=VECTOR_SCALE)
+                    module.feature_encoders[name] = projection.to(model.device)
+                    given += projection.parameters()
+    if given and hasattr(model, "optimizer"):
+        model.optimizer.param_groups[0]["params"] += given
 
 
 def warn_of_uninitialized(model: BaseModel) -> None:
@@ -171,20 +199,6 @@ def warn_of_unused(model: nn.Module, feature_map: FeatureMap) -> None:
         if "pretrained_emb" in spec and layers and not any(isinstance(layer, PretrainedEmbedding) for layer in layers):
             message = "%s reads no pretrained_emb: the given vectors of column %r have no effect"
             logging.warning(message, type(model).__name__, name)
-
-
-def vectors_refused(model: str, feature_map: Any, error: Exception) -> str | None:
-    """The message for a model that fails on a column of vectors; None for an error of another cause.
-
-    FuxiCTR projects vectors to the width of embeddings, but not to the single number that linear parts add up.
-    """
-    names = [name for name, spec in feature_map.features.items() if spec["type"] == "embedding"]
-    if not names or UNEQUAL_WIDTHS not in str(error):
-        return None
-    return (
-        f"{model} cannot take the vectors of column {names[0]!r} (type: embedding): its linear part has no weights for "
-        "them; take a model without one, as DNN or DCNv2, or set active: false for the column"
-    )
 
 
 def read_vectors(path: Path, column: str) -> tuple[np.ndarray, np.ndarray]:

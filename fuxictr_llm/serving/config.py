@@ -53,10 +53,11 @@ class ExportedFeatureMap(TypedDict):
 
 
 @with_config(STRICT)
-class Folded(TypedDict):
-    """The folded method, one of `enhancement.model.FOLDED`."""
+class Folded(TypedDict, total=False):
+    """The folded method, one of `enhancement.folded.FOLDED`."""
 
-    fields: list[str]
+    fields: Required[list[str]]
+    settings: dict[str, Any]  # of its config
 
 
 @with_config(STRICT)
@@ -118,6 +119,7 @@ class Trained(TypedDict, total=False):
     feature_map: Required[ExportedFeatureMap]
     backbone: TrainedBackbone | None
     cold_values: TrainedColdValues | None
+    added_columns: dict[str, ExportedColumn]
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from fuxictr_llm.config.origins import find_trained, origin_of
 from fuxictr_llm.config.resolve import constructor_hints
 from fuxictr_llm.enhancement.anatomy import find_anatomy, tap_keys
 from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.enhancement.folded import StoredVectors
 from fuxictr_llm.host.columns import make_feature_map
 from fuxictr_llm.host.evaluated import INITIALIZER
 from fuxictr_llm.host.tables import FIRST_COLD_ID
@@ -150,7 +152,8 @@ def _exported(
     method = registry.find_method(settings["method"], where) if settings.get("method") else None
     if settings.get("user_info"):
         raise UserError(f"{where}: a model of long sequences (tuple batches) cannot be served; use FuxiCTR's predict")
-    feature_map = make_feature_map(record["feature_map"], where)
+    added = record.get("added_columns") or {}
+    feature_map = make_feature_map(_with_columns(record["feature_map"], added), where)
     params = _constructor_params(cls, settings)
     backbone = {name: value for name, value in state.items() if not name.startswith(METHOD_PART)}
     try:
@@ -161,8 +164,9 @@ def _exported(
         raise UserError(f"the weights beside {where} are of other settings ({reason_of(error)})") from error
     folded = _fold(method, settings, model, state)
     part = {} if folded is None else {METHOD_PART + name: value for name, value in folded.state_dict().items()}
-    described = {**record["feature_map"], "features": _without_paths(record["feature_map"]["features"])}
-    fields = [] if folded is None else list(folded.anatomy.fields)
+    given = isinstance(folded, StoredVectors)  # by the model itself; else a batch must have these columns
+    described = _with_columns(record["feature_map"], {} if given else added)
+    described["features"] = _without_paths(described["features"])
     name, origin = origin_of(cls).portable()
     config = {
         "format": FORMAT,
@@ -171,7 +175,7 @@ def _exported(
         "backbone": origin | {"sha256": trained.get("sha256", origin["sha256"])},
         "method": settings.get("method"),
         "variant": settings.get("variant"),
-        "folded": folded and {"class": type(folded).__name__, "fields": fields},
+        "folded": folded and _described(folded),
         "params": params,
         "feature_map": described,
         "data": record.get("data"),
@@ -180,6 +184,16 @@ def _exported(
     }
     # Fields may share a tensor; safetensors needs each in memory of its own.
     return config, {name: value.clone().contiguous() for name, value in {**backbone, **part}.items()}, model
+
+
+def _with_columns(described: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """A described feature map with more columns."""
+    return {**described, "features": {**described["features"], **added}}
+
+
+def _described(folded: Enhancement) -> dict[str, Any]:
+    settings = {} if folded.config is None else {"settings": asdict(folded.config)}
+    return {"class": type(folded).__name__, "fields": list(folded.anatomy.fields), **settings}
 
 
 def _fold(

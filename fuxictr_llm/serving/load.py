@@ -22,9 +22,11 @@ from fuxictr_llm.common.checks import check_gpu
 from fuxictr_llm.common.errors import UserError, nearest, reason_of, unknown
 from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.config.origins import find_exported
-from fuxictr_llm.enhancement.model import FOLDED, enhance
+from fuxictr_llm.enhancement.folded import FOLDED
+from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.host.batches import labels_of, predictions_of, synthetic_batch, task_settings
 from fuxictr_llm.host.columns import as_tuples, make_feature_map, without_pretrained_files
+from fuxictr_llm.host.embeddings import complete
 from fuxictr_llm.host.evaluated import INITIALIZER, check_columns
 from fuxictr_llm.serving.config import AGAIN, CONFIG, read_config
 
@@ -83,7 +85,9 @@ class ServedModel:
 
     def __init__(self, model: BaseModel, config: Mapping[str, Any]):
         self.model, self.config = model.eval().requires_grad_(False), config
-        self._specs = {name: spec for name, spec in model.feature_map.features.items() if spec["type"] != "meta"}
+        own = getattr(model, "added_columns", ())  # the model gives them to itself
+        features = model.feature_map.features
+        self._specs = {name: spec for name, spec in features.items() if spec["type"] != "meta" and name not in own}
         self.fields = tuple(self._specs)
         self.labels = tuple(labels_of(type(model), model.feature_map))
         self.cold_ids = {
@@ -156,7 +160,9 @@ def build_backbone(
     """A model of any class with arbitrary weights, built without the files of its pretrained embeddings."""
     with without_pretrained_files(feature_map), torch.random.fork_rng(devices=[]):
         settings = as_tuples(params, cls) | task_settings(cls, feature_map, params)
-        return cls(feature_map, **UNUSED | {"model_id": cls.__name__, "gpu": gpu} | settings)
+        model = cls(feature_map, **UNUSED | {"model_id": cls.__name__, "gpu": gpu} | settings)
+        complete(model)
+        return model
 
 
 def _build(
@@ -171,8 +177,9 @@ def _build(
     # FuxiCTR would evaluate initializers; serving needs none, as the weights come from the file.
     params = {key: value for key, value in config["params"].items() if INITIALIZER not in key}
     fixed = {**UNUSED, "gpu": gpu, "model_id": cls.__name__}
+    settings = (folded or {}).get("settings", {})
     with AllocatingAtMost(state):
-        model = build_backbone(cls, feature_map, params | fixed, gpu)
+        model = build_backbone(cls, feature_map, params | fixed | settings, gpu)
     if folded and list(model.enhancement.anatomy.fields) != folded["fields"]:
         raise ValueError(f"its fields are {model.enhancement.anatomy.fields}")
     model.load_state_dict(state)

@@ -14,9 +14,8 @@ from fuxictr_llm.enhancement.model import set_weight_decay
 from fuxictr_llm.host.batches import task_settings
 from fuxictr_llm.host.columns import as_tuples
 from fuxictr_llm.host.embeddings import (
-    initialize_skipped,
+    complete,
     readable_vocabulary,
-    vectors_refused,
     warn_of_uninitialized,
     warn_of_unused,
     zero_padding,
@@ -42,7 +41,7 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
             backbone_cls: Any = getattr(cls, "backbone_cls", cls)
             given = as_tuples(params, backbone_cls)
             model = cls(feature_map, **{**given, **task_settings(cls, feature_map, params)})
-        initialize_skipped(model)
+        complete(model)
         zero_padding(model)
         warn_of_uninitialized(model)
         warn_of_unused(model, feature_map)
@@ -64,17 +63,13 @@ def build(cls: Callable[..., BaseModel], feature_map: FeatureMap, params: Mappin
                 )
             model.train_step = StepOfFit(model)  # so that FuxiCTR's fit works
         return model
-    except UserError as error:  # also where a method cannot tap the model, because its forward pass fails
-        if message := vectors_refused(cls.__name__, feature_map, error):
-            raise UserError(message) from error
+    except UserError:
         raise
     except Exception as error:  # a constructor fails in many ways on settings that it does not check
         # torch's message, which FuxiCTR replaces by one about an unknown optimizer.
         if "empty parameter list" in f"{error} {error.__context__}":
             raise UserError(f"{cls.__name__} has no trainable parameter: there is nothing to train") from error
-        message = vectors_refused(cls.__name__, feature_map, error)
-        message = message or f"{cls.__name__} cannot be built with these settings: {reason_of(error)}"
-        raise UserError(message) from error
+        raise UserError(f"{cls.__name__} cannot be built with these settings: {reason_of(error)}") from error
 
 
 def _check_constructor(cls: Callable[..., BaseModel], params: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.common.errors import UserError, reason_of
-from fuxictr_llm.host.embeddings import vectors_refused
 from fuxictr_llm.training.devices import lost_process
 from fuxictr_llm.training.monitoring import Diverged
 
@@ -27,8 +26,6 @@ def explain(model: BaseModel, error: Exception, params: Mapping[str, Any]) -> Us
         return Diverged(f"training diverged: predictions are NaN; lower learning_rate (now {params['learning_rate']})")
     if model._total_steps > 1:
         return None
-    if message := vectors_refused(name, model.feature_map, error):
-        return UserError(message)
     data = f"data set {model.feature_map.dataset_id!r}"
     message = f"{name} fails in its first step of training on {data} ({type(error).__name__}: {reason_of(error)})"
     own_batches = type(model).get_inputs is not BaseModel.get_inputs

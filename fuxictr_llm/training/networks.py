@@ -142,7 +142,7 @@ def find_or_train(
     Raises:
         UserError: as for `training.loop.fit`.
     """
-    identity = merged(_identity(run, leave_out), {"network": name}, made_from)
+    identity = merged(identity_of(run, leave_out), {"network": name}, made_from)
     with run.stages(f"train {name}") as stage:
         trained_here = []  # empty where another process has trained it meanwhile
 
@@ -162,7 +162,7 @@ def find_or_train(
     return Network(model.eval(), facts, manifest["sha256"])
 
 
-def _identity(run: Run, leave_out: Iterable[str]) -> dict[str, Any]:
+def identity_of(run: Run, leave_out: Iterable[str]) -> dict[str, Any]:
     """All of a run that its networks depend on."""
     params = _settings(run.params, leave_out)
     backbone = find_backbone(params["model"]) if "model" in params else None

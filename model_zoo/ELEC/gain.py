@@ -7,12 +7,11 @@ transformation, `T` tasks.
 """
 
 import logging
-from collections.abc import Iterator
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -21,19 +20,19 @@ from fuxictr_llm.common.checks import STRICT
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement
-from fuxictr_llm.enhancement.model import EnhancedModel, enhance
+from fuxictr_llm.enhancement.columns import AddedColumn, encoder_parameters
+from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.host.batches import columns_of, moved_to
+from fuxictr_llm.host.embeddings import VECTOR_SCALE
 
 from .head import VECTOR, with_vector
-
-EMBEDDING_SCALE = 1e-4  # FuxiCTR's, of fresh embeddings
 
 
 @dataclass(config=STRICT, kw_only=True)
 class GainConfig:
     """Where the vector goes, its width S, and, of `inject_vector: joint`, how it is transformed."""
 
-    inject: Literal["top", "logit"] = "top"
+    inject: Literal["top", "logit", "input"] = "top"
     inject_vector: Literal["joint", "h", "s"] = "joint"
     vector_width: int
     h_dim: int = 32
@@ -100,18 +99,44 @@ class Gain(Enhancement):
         return vectors if self.transformation is None else self.transformation(vectors)
 
 
-def gain_class(backbone: type[BaseModel], inject: str) -> Any:
-    """What builds a gain network: called with the plain feature map and params, with `vector_width` among them."""
-    return _InputGain(backbone) if inject == "input" else _TappedGain(backbone)
+class InputGain(Enhancement):
+    """`input`: one more column of the backbone, which each of its tables reads as `P t(x)`.
+
+    P starts at the scale of the fresh embeddings beside it.
+
+    Args:
+        config: the width of the vector and, of `joint`, how it is transformed.
+        anatomy: the backbone's.
+    """
+
+    method_name = "InputGain"
+    config_cls = GainConfig
+    reads_embeddings = False
+
+    @classmethod
+    def columns(cls, config: GainConfig, feature_map: FeatureMap) -> dict[str, AddedColumn]:
+        return {VECTOR: AddedColumn(config.vector_width, partial(_encoder, config))}
+
+
+def _encoder(config: GainConfig, width: int) -> nn.Module:
+    """`[B, S] -> [B, width]`."""
+    parts: list[nn.Module] = []
+    if config.inject_vector == "joint":
+        parts = [Transformation(config.vector_width, config.h_hidden, config.h_dim, config.h_dropout)]
+    projection = nn.Linear(config.h_dim if parts else config.vector_width, width, bias=False)
+    nn.init.normal_(projection.weight, std=VECTOR_SCALE)
+    return nn.Sequential(*parts, projection)
 
 
 class _TappedGain:
+    """As `enhance(backbone, Gain)`, on the plain feature map; it warns where the vector goes elsewhere."""
+
     def __init__(self, backbone: type[BaseModel]):
         self.backbone_cls, self.cls = backbone, enhance(backbone, Gain)
         self.__name__ = self.cls.__name__
 
     def __call__(self, feature_map: FeatureMap, **params: Any) -> BaseModel:
-        model = self.cls(with_vector(feature_map, params["vector_width"], "meta"), **params)
+        model = self.cls(with_vector(feature_map, params["vector_width"]), **params)
         if model.enhancement.inject != params["inject"]:
             logging.warning(
                 "inject: %s: %s has no representation in front of its logit, so the vector goes into the logit",
@@ -121,45 +146,14 @@ class _TappedGain:
         return model
 
 
-class _InputGain:
-    def __init__(self, backbone: type[BaseModel]):
-        self.backbone_cls = backbone
-        self.__name__ = f"{backbone.__name__} with the column {VECTOR}"
-
-    def __call__(self, feature_map: FeatureMap, **params: Any) -> BaseModel:
-        model = self.backbone_cls(with_vector(feature_map, params["vector_width"], "embedding"), **params)
-        _give_encoders(model, params)
-        model.compile(params["optimizer"], params["loss"], params["learning_rate"])
-        return model
-
-
-def _give_encoders(model: BaseModel, params: dict[str, Any]) -> None:
-    """The column gets into each table's width, at the scale of the fresh embeddings beside it.
-
-    FuxiCTR's linear layers have no weights for a column of vectors, and fail where there is one.
-    """
-    width = params["vector_width"]
-    for module in _tables(model):
-        given = module.feature_encoders[VECTOR].out_features if VECTOR in module.feature_encoders else 1
-        parts: list[nn.Module] = []
-        if params.get("inject_vector", "joint") == "joint":
-            parts = [Transformation(width, params["h_hidden"], params["h_dim"], params["h_dropout"])]
-        projection = nn.Linear(params["h_dim"] if parts else width, given, bias=False)
-        nn.init.normal_(projection.weight, std=EMBEDDING_SCALE)
-        module.feature_encoders[VECTOR] = nn.Sequential(*parts, projection).to(model.device)
-
-
-def _tables(model: BaseModel) -> Iterator[FeatureEmbeddingDict]:
-    for module in model.modules():
-        if type(module) is FeatureEmbeddingDict and VECTOR in module.embedding_layers:
-            yield module
+def gain_class(backbone: type[BaseModel], inject: str) -> Any:
+    """What builds a gain network: called with the plain feature map and params, with `vector_width` among them."""
+    return enhance(backbone, InputGain) if inject == "input" else _TappedGain(backbone)
 
 
 def added_parameters(model: BaseModel) -> list[nn.Parameter]:
     """What a gain network has more than its backbone; the first layers of the backbone may be wider besides."""
-    if isinstance(model, EnhancedModel):
-        return [*model.enhancement.parameters()]
-    return [weight for module in _tables(model) for weight in module.feature_encoders[VECTOR].parameters()]
+    return [*model.enhancement.parameters(), *encoder_parameters(model)]
 
 
 def train_only_added(model: BaseModel) -> None:

@@ -12,6 +12,8 @@ from fuxictr.pytorch.models import BaseModel, MultiTaskModel
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fuxictr_llm.host.columns import with_features, with_more_features
+
 # The column that holds a row's vector; no data set has one of that name.
 VECTOR = "llm_vector"
 
@@ -114,25 +116,9 @@ def with_texts(feature_map: FeatureMap, units: int, width: int) -> FeatureMap:
     metas = {name: spec for name, spec in feature_map.features.items() if spec["type"] == "meta"}
     if feature_map.group_id in feature_map.features:  # metrics by group ask for it, whatever its type
         metas[feature_map.group_id] = {"source": "", "type": "meta"}
-    return _copy(feature_map, metas | added)
+    return with_features(feature_map, metas | added)
 
 
-def with_vector(feature_map: FeatureMap, width: int, kind: str) -> FeatureMap:
-    """A copy of the feature map with the column `VECTOR`.
-
-    Args:
-        width: of the vectors.
-        kind: FuxiCTR's type of the column: `embedding`, which a model reads, or `meta`, which it does not.
-    """
-    return _copy(feature_map, {**feature_map.features, VECTOR: {"source": "", "type": kind, "pretrain_dim": width}})
-
-
-def _copy(feature_map: FeatureMap, features: dict[str, Any]) -> FeatureMap:
-    copy = FeatureMap(feature_map.dataset_id, feature_map.data_dir)
-    copy.features.update(features)
-    copy.labels, copy.group_id = feature_map.labels, feature_map.group_id
-    copy.default_emb_dim = feature_map.default_emb_dim
-    copy.total_features = feature_map.total_features
-    copy.num_fields = copy.get_num_fields()
-    copy.set_column_index()
-    return copy
+def with_vector(feature_map: FeatureMap, width: int) -> FeatureMap:
+    """A copy of the feature map with the column `VECTOR`, which a model's layers do not read."""
+    return with_more_features(feature_map, {VECTOR: {"source": "", "type": "meta", "pretrain_dim": width}}, "ELEC")

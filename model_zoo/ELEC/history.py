@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.llm.texts.histories import Histories
+from fuxictr_llm.llm.vectors.standardized import some_of
 
-from .vectors import RawVectors, Reduced, some_of
+from .vectors import RawVectors, Reduced
 
 
 def of_histories(histories: Histories, raw: RawVectors, width: int) -> Callable[[Tensor], Tensor]:

@@ -19,14 +19,13 @@ from fuxictr_llm.common.files import merged
 from fuxictr_llm.host.batches import Batch, columns_of, with_columns
 from fuxictr_llm.llm.texts.folds import mixed_fold
 from fuxictr_llm.llm.texts.row_texts import RowIndex
+from fuxictr_llm.llm.vectors.standardized import Standardized, some_of
 from fuxictr_llm.llm.vectors.store import VectorStore, find_or_write, random_like
 
 from .head import VECTOR, TextHead, text_columns
 
 KIND = "row_vectors"
 PLACEBOS = "placebo_vectors"
-# Rows on which is fitted (scaling, a PCA, alignment), at most; a random sample where there are more.
-MOST_FITTED = 50_000
 # Raise it when the same settings would give other vectors.
 VERSION = 3
 
@@ -95,34 +94,6 @@ def placebo_of(stores: Sequence[VectorStore], kind: str, seed: int) -> list[Vect
 def _mixed(*numbers: int) -> int:
     """A seed that no other numbers give: units that shared one would have the same directions in the same places."""
     return int(np.random.SeedSequence([number % 2**64 for number in numbers]).generate_state(1, np.uint64)[0] >> 1)
-
-
-class Standardized:
-    """A unit's vectors, each dimension with mean 0 and standard deviation 1 over the texts of train rows.
-
-    Mean-pooled hidden states are crowded around one direction, from which a head would have to learn its way first. A
-    row without a text of the unit has zeros.
-
-    Args:
-        store: the unit's vectors.
-        fitted: positions of texts of train rows, on which mean and deviation are taken.
-        empty: the position of the empty text, or None.
-    """
-
-    def __init__(self, store: VectorStore, fitted: Tensor, empty: int | None = None):
-        self.store, self.dim, self.empty = store, store.dim, empty
-        self.fitted = fitted[fitted != empty] if empty is not None else fitted
-        known = store.gather(self.fitted)
-        deviation, self.mean = torch.std_mean(known, dim=0, correction=0)
-        # What is constant but for rounding says nothing.
-        self.scale = torch.where(deviation > 1e-6 * (1 + self.mean.abs()), 1 / deviation, 0)
-
-    def gather(self, positions: Tensor) -> Tensor:
-        """float32 `[n, D_llm]`."""
-        vectors = (self.store.gather(positions) - self.mean).mul_(self.scale)
-        if self.empty is not None:
-            vectors[positions.cpu() == self.empty] = 0
-        return vectors
 
 
 class Reduced:
@@ -265,10 +236,3 @@ def fold_of(positions: Tensor, folds: int) -> Tensor:
 def _sample(index: RowIndex) -> Tensor:
     """Train rows, all or a random sample of them; that of the same rows is the same."""
     return some_of(index.train_rows.nonzero().squeeze(-1))
-
-
-def some_of(rows: Tensor) -> Tensor:
-    """The rows, or a random sample of them to fit on; that of equally many is the same."""
-    if len(rows) > MOST_FITTED:
-        rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:MOST_FITTED]]
-    return rows

@@ -19,8 +19,8 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.enhancement.anatomy import Anatomy
 from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace, Trial
+from fuxictr_llm.enhancement.folded import PairWeights, Shift
 from fuxictr_llm.enhancement.kernels import mean_log_softmax, pair_matrix, pair_sums
-from fuxictr_llm.enhancement.model import PairWeights, Shift
 
 from .config import LLaCTRConfig
 from .vector_file import read_field_vectors, write_field_vectors

@@ -50,7 +50,7 @@ def compare_with_plain(rounds: int) -> AgainstPlain:
     """DeepFM on 39 fields, taught by a gain network that gets cached vectors of the rows."""
     plain, vanilla = criteo_like("DeepFM"), criteo_like("DeepFM", ELEC)
     gain = criteo_like("DeepFM", Gain, vector_width=WIDTH)
-    gain.feature_map = with_vector(gain.feature_map, WIDTH, "meta")
+    gain.feature_map = with_vector(gain.feature_map, WIDTH)
     rows = synthetic_batch(plain.feature_map, rows=ROWS)
     batch = {name: column[:BATCH] for name, column in rows.items()}
     with tempfile.TemporaryDirectory() as folder:

@@ -7,6 +7,7 @@ from fuxictr_llm.__main__ import main
 from fuxictr_llm.diagnosis import zoo_table
 from fuxictr_llm.diagnosis.zoo_table import ZooRow, as_markdown, look_at_all, summary
 from fuxictr_llm.host.checkout import VARIABLE
+from fuxictr_llm.registry import method_names
 
 METHODS = ["Mine", "Yours"]  # of `look`
 MODEL = """
@@ -61,13 +62,15 @@ def zoo(tmp_path, monkeypatch):
 def test_the_table_of_a_checkout_is_printed_and_written(zoo, tmp_path, capsys):
     assert main(["zoo", "--zoo", str(zoo), "--to", "table.md"]) == 0
     printed, written = capsys.readouterr().out, (tmp_path / "table.md").read_text()
+    *others, last = names = method_names()
     for text in (written, " ".join(printed.split())):
-        assert "Of 4 classes train 1 with ELEC, 1 with LLMEmb and 1 with LLaCTR" in text and "fuxictr 2." in text
-        assert "Bad with ELEC, LLMEmb and LLaCTR: Bad cannot be tapped: its forward returns no 'y_pred'" in text
-    assert "| backbone | without | embeddings | T | R | ELEC | LLMEmb | LLaCTR |" in written
-    assert "| Good |  | 10/10, D 4 | 1 | 6 | works | works | works |" in written
-    assert "Lost with ELEC, LLMEmb and LLaCTR: file 'Bad/src/Lost.py' cannot be imported" in written
-    assert "| Worse.py |  |  |  |  | no | no | no |" in written and str(tmp_path) not in written
+        assert f"Of 4 classes train {', '.join(f'1 with {name}' for name in others)} and 1 with {last}" in text
+        assert "fuxictr 2." in text
+        assert f"Bad with {', '.join(others)} and {last}: Bad cannot be tapped: its forward returns no 'y_pred'" in text
+    assert f"| backbone | without | embeddings | T | R | {' | '.join(names)} |" in written
+    assert f"| Good |  | 10/10, D 4 | 1 | 6 |{' works |' * len(names)}" in written
+    assert f"Lost with {', '.join(others)} and {last}: file 'Bad/src/Lost.py' cannot be imported" in written
+    assert f"| Worse.py |  |  |  |  |{' no |' * len(names)}" in written and str(tmp_path) not in written
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from fuxictr_llm.common.checks import STRICT
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.enhancement import Enhancement
+from fuxictr_llm.enhancement.folded import PairWeights
 from fuxictr_llm.enhancement.kernels import pair_matrix, pair_sums
-from fuxictr_llm.enhancement.model import PairWeights
 from fuxictr_llm.llm.catalog import load_catalog
 from fuxictr_llm.registry import register_method
 

@@ -60,12 +60,16 @@ class ValueTexts:
         """
         values = list(dict.fromkeys(values))
         texts = self._of_rows(name, frames, values) if name in self.of_ids else self._of_themselves(name, values)
-        sides = self._sides.get(name, {})
+        sides = self.sides_of(name)
         for value in values:
             if side := sides.get(value):
                 side = side if side.endswith(ENDS) else f"{side}."
                 texts[value] = f"{texts.get(value, '')} {side}".strip()
         return {value: texts[value] for value in values if texts.get(value)}
+
+    def sides_of(self, name: str) -> Mapping[str, str]:
+        """Value -> what `value_texts` says of it."""
+        return self._sides.get(name, {})
 
     def _of_themselves(self, name: str, values: Sequence[str]) -> dict[str, str]:
         known = [value for value in values if value and value not in self._missing_of(name)]

@@ -22,6 +22,7 @@ from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import read_json
 from fuxictr_llm.common.runs import Run, total
 from fuxictr_llm.config.language_models import LLM, ColdValuesConfig, RowTextsConfig, value_config
+from fuxictr_llm.config.value_tables import ValueTablesConfig
 from fuxictr_llm.data.field_words import RESERVED
 from fuxictr_llm.data.unseen import RawValues, rows_with_own_ids, train_counts
 from fuxictr_llm.llm.texts.sentences import missing_values, owner_of, vocabulary_of
@@ -135,7 +136,7 @@ def prepare_cold_values(run: Run, params: Mapping[str, Any]) -> ColdValues | Non
     return ColdValues(config.cold_values, config.control_seed, columns, data)
 
 
-def text_config(config: ColdValuesConfig) -> RowTextsConfig:
+def text_config(config: ColdValuesConfig | ValueTablesConfig) -> RowTextsConfig:
     """How the texts of values are encoded."""
     return RowTextsConfig(
         language_model=config.language_model,
@@ -202,10 +203,10 @@ def _column(
     owner: str,
     columns: tuple[str, ...],
 ) -> ColdColumn | None:
-    vocabulary = _vocabulary(run, owner)
+    vocabulary = whole_vocabulary(run, owner)
     told_by = next((name for name in columns if name in texts.of_ids), owner)
     needed = [told_by, *texts.columns_of(told_by)]
-    unseen = _unseen(run, raw, catalogs, columns, vocabulary)
+    unseen = unseen_values(run, raw, catalogs, columns, vocabulary)
     splits = [raw.frame(split, dict.fromkeys(needed)) for split in ("valid", "test") if split in raw]
     cold_texts = texts.of(told_by, [*(frame.lazy() for frame in catalogs.values()), *splits], unseen)
     for column in columns:
@@ -241,7 +242,7 @@ def _column(
     )
 
 
-def _vocabulary(run: Run, owner: str) -> dict[str, int]:
+def whole_vocabulary(run: Run, owner: str) -> dict[str, int]:
     """Value -> id of the whole vocabulary, with FuxiCTR's reserved ones."""
     vocabulary: dict[str, int] = (read_json(run.data_dir / "feature_vocab.json") or {}).get(owner) or {}
     if not {*RESERVED} <= vocabulary.keys():
@@ -249,7 +250,7 @@ def _vocabulary(run: Run, owner: str) -> dict[str, int]:
     return vocabulary
 
 
-def _unseen(
+def unseen_values(
     run: Run,
     raw: RawValues,
     catalogs: Mapping[str, pl.DataFrame],
@@ -283,7 +284,7 @@ def _refuse_without_words(column: str, values: Sequence[str], texts: Mapping[str
 def _rows(run: Run, raw: RawValues, columns: Sequence[ColdColumn]) -> dict[str, str]:
     """Split -> its rows, with the ids of unseen values."""
     cold = {name: column.ids for column in columns for name in column.columns}
-    vocabularies = {name: _vocabulary(run, column.owner) for column in columns for name in column.columns}
+    vocabularies = {name: whole_vocabulary(run, column.owner) for column in columns for name in column.columns}
     splits = [split for split in ("valid", "test") if run.params.get(f"{split}_data")]
     built = {split: run.params[f"{split}_data"] for split in splits}
     return {split: str(rows_with_own_ids(raw, split, path, vocabularies, cold)) for split, path in built.items()}
