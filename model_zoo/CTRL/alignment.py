@@ -1,0 +1,144 @@
+"""Stage 1: a backbone's representation of a row and its text find each other among the rows of a batch.
+
+"CTRL: Connect Collaborative and Language Model for CTR Prediction", arXiv 2306.02841.
+
+Shape symbols: `N` rows, `R` width of the representation, `S` width of a row's text vector, `d` of both sides, `M`
+sub-spaces.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from fuxictr.pytorch.models import BaseModel
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from fuxictr_llm.common.checks import STRICT
+from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.enhancement import Enhancement
+from fuxictr_llm.enhancement.anatomy import Anatomy
+from fuxictr_llm.host.batches import Batch, as_loaded, columns_of, moved_to, on_device, rows_of
+
+MAX_GRADIENT_NORM = 10.0  # FuxiCTR's
+
+
+@dataclass(config=STRICT, kw_only=True)
+class AlignmentConfig:
+    """Of `CTRLConfig`, and `text_width`: S."""
+
+    text_width: int
+    align_width: int = 128
+    sub_spaces: int = 3
+    align_normalize: bool = False
+    align_tau: float = 0.7
+    mask_equal: bool = False
+
+
+class SubSpaces(nn.Module):
+    """`h = W_0 x + b_0`, `h_m = W_m h + b_m`: `[N, width] -> [N, M, d]`."""
+
+    def __init__(self, width: int, out: int, count: int):
+        super().__init__()
+        self.project, self.split, self.count = nn.Linear(width, out), nn.Linear(out, count * out), count
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        return self.split(self.project(vectors)).unflatten(1, (self.count, -1))
+
+
+def similarities(table: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """`sim(i, j) = sum_a max_b <h_i,a , g_j,b>`, `[N, N]`: of rows i to texts j, and of texts i to rows j.
+
+    Args:
+        table, text: `[N, M, d]`.
+    """
+    products = torch.einsum("iad,jbd->abij", table, text)
+    return products.amax(dim=1).sum(dim=0), products.amax(dim=0).sum(dim=0).T
+
+
+def contrastive_loss(to_text: Tensor, to_table: Tensor, tau: float, equal: Tensor | None = None) -> Tensor:
+    """`(CE(sim_text->table / tau) + CE(sim_table->text / tau)) / 2`, targets on the diagonal; a scalar.
+
+    Args:
+        to_text, to_table: `similarities`.
+        equal: bool `[N, N]`, pairs that are no negatives.
+    """
+    targets = torch.arange(len(to_text), device=to_text.device)
+    if equal is not None:
+        others = equal & ~torch.eye(len(equal), dtype=torch.bool, device=equal.device)
+        to_text, to_table = (sims.masked_fill(others, -torch.inf) for sims in (to_text, to_table))
+    return (functional.cross_entropy(to_table / tau, targets) + functional.cross_entropy(to_text / tau, targets)) / 2
+
+
+class Alignment(Enhancement):
+    """Both sides' projections into sub-spaces. It uses no tap: its loss is not the backbone's.
+
+    Args:
+        config: widths and the loss.
+        anatomy: the backbone's. Without a representation in front of the logit, the field embeddings are taken.
+
+    Raises:
+        UserError: the backbone shows neither.
+    """
+
+    method_name = "Alignment"
+    config_cls = AlignmentConfig
+    reads_embeddings = False
+
+    def __init__(self, config: AlignmentConfig, anatomy: Anatomy):
+        super().__init__(config, anatomy)
+        if not anatomy.representation_width:
+            reason = anatomy.missing.get("representation", "it has none")
+            raise UserError(f"CTRL needs a representation, and {anatomy.backbone} shows none: {reason}")
+        self.table = SubSpaces(anatomy.representation_width, config.align_width, config.sub_spaces)
+        self.text = SubSpaces(config.text_width, config.align_width, config.sub_spaces)
+
+    def align_loss(self, representation: Tensor, vectors: Tensor, equal: Tensor | None = None) -> Tensor:
+        """Of rows `[N, R]` and their text vectors `[N, S]`."""
+        table, text = self.table(representation), self.text(vectors)
+        if self.config.align_normalize:
+            table, text = functional.normalize(table, dim=-1), functional.normalize(text, dim=-1)
+        return contrastive_loss(*similarities(table, text), self.config.align_tau, equal)
+
+
+# Columns of a batch -> the rows' text vectors `[N, S]`, and a number `[N]` that rows with the same texts share.
+TextsOf = Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]
+
+
+def align(
+    model: BaseModel, batches: Any, texts_of: TextsOf, epochs: int, learning_rate: float, warmup: float = 0.0
+) -> list[float]:
+    """Train a model with an `Alignment` on batches whose labels are not read; the mean loss of each epoch.
+
+    Args:
+        model: its backbone moves but for the layers behind the representation, which get no gradient.
+        batches: a loader, read once an epoch.
+        texts_of: gives the text vectors of a batch.
+        epochs: passes over the batches.
+        learning_rate: AdamW's, after the warm-up.
+        warmup: share of the steps in which it rises linearly.
+    """
+    model.train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
+    risen = max(1, round(warmup * epochs * len(batches)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / risen))
+    losses = []
+    for _ in range(epochs):
+        of_epoch = [_step(model, batch, texts_of, optimizer, schedule) for batch in batches if rows_of(batch) > 1]
+        losses.append(torch.stack(of_epoch).mean().item() if of_epoch else 0.0)
+    return losses
+
+
+def _step(model: BaseModel, batch: Batch, texts_of: TextsOf, optimizer: torch.optim.Optimizer, schedule: Any) -> Tensor:
+    optimizer.zero_grad()
+    batch = on_device(batch, model)
+    vectors, texts = texts_of(columns_of(as_loaded(batch)))
+    method = model.enhancement
+    equal = moved_to(model.device, texts[:, None] == texts) if method.config.mask_equal else None
+    loss = method.align_loss(model.traced(batch).representation, moved_to(model.device, vectors), equal)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
+    optimizer.step()
+    schedule.step()
+    return loss.detach()

@@ -1,0 +1,39 @@
+"""CTRL's config keys."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from fuxictr_llm.common.checks import STRICT
+from fuxictr_llm.config.language_models import RowTextsConfig
+
+
+@dataclass(config=STRICT, kw_only=True)
+class CTRLConfig(RowTextsConfig):
+    """How the backbone is aligned with the rows' texts, on top of how these are made and encoded.
+
+    Attributes:
+        texts: `llm`; or a control: `shuffled` (the vectors handed round over a unit's texts) or `noise` (a Gaussian
+            vector, drawn anew for every row of every batch).
+        align_epochs: passes over the train rows before clicks are learnt; 0 leaves the alignment out.
+        align_batch_size: N, rows that are told apart in a step; null: the run's `batch_size`.
+        align_learning_rate: AdamW's, after the warm-up.
+        align_warmup: share of the steps in which the learning rate rises from nothing.
+        align_width: d, the width of both sides.
+        sub_spaces: M; 1: one dot product.
+        align_normalize: whether the vectors of the sub-spaces have length 1.
+        align_tau: temperature.
+        mask_equal: whether other rows of a batch with the same texts are left out of the negatives.
+    """
+
+    texts: Literal["llm", "shuffled", "noise"] = "llm"
+    align_epochs: Annotated[int, Field(ge=0)] = 3
+    align_batch_size: Annotated[int, Field(ge=2)] | None = None
+    align_learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    align_warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
+    align_width: Annotated[int, Field(ge=1)] = 128
+    sub_spaces: Annotated[int, Field(ge=1)] = 3
+    align_normalize: bool = False
+    align_tau: Annotated[float, Field(gt=0)] = 0.7
+    mask_equal: bool = False
