@@ -1,0 +1,110 @@
+"""KAR on any backbone: adapted knowledge of users and items as columns that the backbone reads as its own.
+
+"Towards Open-World Recommendation with Knowledge Augmentation from Large Language Models", arXiv 2306.10933.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import polars as pl
+import torch
+from torch import Tensor
+
+from fuxictr_llm.common.errors import UserError, unknown
+from fuxictr_llm.common.runs import Run
+from fuxictr_llm.data.unseen import RawValues
+from fuxictr_llm.enhancement.anatomy import Anatomy
+from fuxictr_llm.enhancement.columns import rows_of
+from fuxictr_llm.llm.texts.value_texts import ValueTexts
+from fuxictr_llm.llm.vectors.value_tables import ValueTables, make_value_tables
+
+from ..text_columns import TextColumns, columns_to_tell
+from .config import KARConfig
+from .experts import HybridExperts
+
+
+class KAR(TextColumns):
+    """The adaptor, trained with the backbone; at inference a table of what it gives, by id.
+
+    Args:
+        config: its `value_tables` names the file of knowledge vectors.
+        anatomy: the backbone's.
+
+    Raises:
+        UserError: the tables are of different widths.
+    """
+
+    config: KARConfig
+    controls = {"random": {"field_vectors": "random"}, "shuffled": {"field_vectors": "shuffled"}}
+
+    def __init__(self, config: KARConfig, anatomy: Anatomy):
+        super().__init__(config, anatomy)
+        widths = {name: table.shape[1] for name, table in self.vectors.tables.items()}
+        if len({*widths.values()}) > 1:
+            raise UserError(f"value_tables {config.value_tables!r} has vectors of several widths ({widths}); give one")
+        self.adaptor = HybridExperts(config, [*widths], next(iter(widths.values())))
+        self._adapted: dict[str, Tensor] | None = None  # of all ids; in evaluation mode alone
+
+    @classmethod
+    def make_tables(cls, config: KARConfig, run: Run) -> ValueTables:
+        raw = RawValues(run.raw, "KAR")
+        texts = ValueTexts(run, raw, config.value_texts)
+        if not config.value_texts:
+            logging.warning(
+                "KAR has no knowledge (value_texts): it takes what the data itself says of users, items and so on, the "
+                "paper's control text_only"
+            )
+            told = {name: texts.columns_of(name) for name in columns_to_tell(run, texts)}
+            return make_value_tables(config, run, raw, told, texts.of)
+        for name in config.value_texts:
+            if run.feature_map.features[name]["type"] != "categorical":
+                known = [key for key, spec in run.feature_map.features.items() if spec["type"] == "categorical"]
+                raise unknown("column of one id a row", name, known, "'value_texts'")
+        unread = {name: {*texts.sides_of(name)} for name in config.value_texts}
+
+        def knowledge(name: str, frames: Sequence[pl.LazyFrame], values: Sequence[str]) -> dict[str, str]:
+            sides = texts.sides_of(name)
+            unread[name] -= {*values}
+            return {value: sides[value] for value in values if value in sides}
+
+        made = make_value_tables(config, run, raw, {name: [] for name in config.value_texts}, knowledge)
+        for name, left in unread.items():
+            if left:
+                message = (
+                    "value_texts of %r has knowledge of %d values that the data does not have, as %r: it is not read"
+                )
+                logging.warning(message, name, len(left), min(left))
+        return made
+
+    @classmethod
+    def width_of(cls, config: KARConfig, width: int) -> int:
+        return config.knowledge_dim
+
+    @classmethod
+    @torch.no_grad()
+    def folded_tables(
+        cls, config: KARConfig, tables: Mapping[str, Tensor], state: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        adaptor = HybridExperts(config, [*tables], next(iter(tables.values())).shape[1]).eval()
+        part = "adaptor."
+        adaptor.load_state_dict(
+            {name.removeprefix(part): value for name, value in state.items() if name.startswith(part)}
+        )
+        return adaptor(tables)
+
+    def read(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if self.training:
+            return self.adaptor(self.vectors(columns))
+        if self._adapted is None:
+            with torch.no_grad():
+                self._adapted = self.adaptor(self.vectors.tables)
+        return {name: rows_of(table, columns[name]) for name, table in self._adapted.items()}
+
+    def train(self, mode: bool = True) -> Self:
+        self._adapted = None
+        return super().train(mode)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self._adapted = None
+        super()._load_from_state_dict(*args)
