@@ -9,7 +9,9 @@ from fuxictr.pytorch.models import BaseModel
 from fuxictr.pytorch.torch_utils import seed_everything
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.diagnosis.doctor import method_check, run_check
 from fuxictr_llm.diagnosis.tiny import tiny_case, train
+from fuxictr_llm.distillation import Teacher
 from fuxictr_llm.enhancement import AddedColumn, Enhancement, enhance
 from fuxictr_llm.enhancement.columns import IdTables, added_name, encoder_parameters
 from fuxictr_llm.enhancement.folded import StoredVectors
@@ -18,10 +20,10 @@ from fuxictr_llm.host.batches import columns_of, with_columns
 from fuxictr_llm.host.checkout import current_checkout
 from fuxictr_llm.host.columns import with_more_features
 from fuxictr_llm.host.embeddings import VECTOR_SCALE
-from fuxictr_llm.registry import find_backbone, own_backbone_names
+from fuxictr_llm.registry import find_backbone, find_method, own_backbone_names
 from fuxictr_llm.serving.load import build_backbone
 from fuxictr_llm.training import build as training
-from matrix_cells import predictions
+from matrix_cells import PATHS, predictions
 from support import build, params, small_feature_map
 
 WIDTH, COLUMN = 3, added_name("user_id")
@@ -64,7 +66,7 @@ class Frozen(Given):
 
 
 def pytest_generate_tests(metafunc):
-    if "backbone" in metafunc.fixturenames:
+    if "backbone" in metafunc.fixturenames and "method" not in metafunc.fixturenames:
         checkout = current_checkout()
         metafunc.parametrize("backbone", checkout.names() if checkout else [*own_backbone_names(), WHEEL])
 
@@ -99,6 +101,25 @@ def test_every_backbone_reads_them_as_its_own(backbone):
         assert torch.equal(predictions(model, steps), expected)
     # The data set's feature map stays as it is.
     assert COLUMN not in case.feature_map.features and COLUMN in model.feature_map.features
+
+
+@pytest.mark.parametrize("method", ["LLMFeature", "KAR", "CTRL"])
+@pytest.mark.parametrize("backbone", PATHS)
+def test_our_methods_train_on_every_kind_of_backbone(backbone, method):
+    finding = run_check(method_check(find_method(method).model_cls), tiny_case(find_backbone(backbone)))
+    if (backbone, method) == ("LR", "CTRL"):
+        assert finding.text.startswith("CTRL needs a representation, and LR shows none")
+    else:
+        assert finding.outcome == "passed", finding.text
+
+
+def test_a_teacher_that_gives_itself_columns_needs_no_others():
+    case = tiny_case(find_backbone("DeepFM"))
+    teacher, (batch, *_) = Teacher(case.enhanced(Given)), case.batches()
+    assert teacher(batch).logit.shape == (64, 1)
+    batch.pop("user_id")
+    with pytest.raises(UserError, match="the batch lacks column 'user_id', which the teacher DeepFM_Given reads"):
+        teacher(batch)
 
 
 def moving(model):

@@ -11,7 +11,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import gathered, process_count, process_index
 from fuxictr_llm.enhancement.anatomy import find_anatomy, preserved_rng
 from fuxictr_llm.enhancement.base import Enhancement, ForwardTrace
-from fuxictr_llm.enhancement.model import EnhancedModel
+from fuxictr_llm.enhancement.model import EnhancedModel, own_columns
 from fuxictr_llm.enhancement.taps import Taps
 from fuxictr_llm.host.batches import Batch, columns_of, moved_to, on_device, only_columns
 
@@ -74,7 +74,8 @@ class Teacher:
         if self.add is not None:
             batch = self.add(only_columns(batch, columns_of(batch)))
         features, columns = self.model.feature_map.features, columns_of(batch)
-        missing = next((name for name in features if name not in columns), None)
+        needed = features.keys() - {*own_columns(self.model)}
+        missing = next((name for name in features if name in needed and name not in columns), None)
         if missing is not None:
             raise UserError(
                 f"the batch lacks column {missing!r}, which the teacher {self.name} reads; "

@@ -175,6 +175,12 @@ def added_columns_of(model: BaseModel) -> dict[str, dict[str, Any]]:
     return {name: model.feature_map.features[name] for name in getattr(model, "added_columns", ())}
 
 
+def own_columns(model: BaseModel) -> tuple[str, ...]:
+    """The columns that a model's method gives it with every batch, so that a batch need not have them."""
+    gives = isinstance(model, EnhancedModel) and "inputs" in model.enhancement.active_taps()
+    return model.added_columns if gives else ()
+
+
 def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float | None) -> None:
     """Set the optimizer's own weight decay, for which FuxiCTR has no key; None leaves it as it is.
 

@@ -23,7 +23,7 @@ from fuxictr_llm.common.errors import UserError, nearest, reason_of, unknown
 from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.config.origins import find_exported
 from fuxictr_llm.enhancement.folded import FOLDED
-from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.enhancement.model import enhance, own_columns
 from fuxictr_llm.host.batches import labels_of, predictions_of, synthetic_batch, task_settings
 from fuxictr_llm.host.columns import as_tuples, make_feature_map, without_pretrained_files
 from fuxictr_llm.host.embeddings import complete
@@ -85,8 +85,7 @@ class ServedModel:
 
     def __init__(self, model: BaseModel, config: Mapping[str, Any]):
         self.model, self.config = model.eval().requires_grad_(False), config
-        own = getattr(model, "added_columns", ())  # the model gives them to itself
-        features = model.feature_map.features
+        own, features = own_columns(model), model.feature_map.features
         self._specs = {name: spec for name, spec in features.items() if spec["type"] != "meta" and name not in own}
         self.fields = tuple(self._specs)
         self.labels = tuple(labels_of(type(model), model.feature_map))
