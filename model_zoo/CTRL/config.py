@@ -17,7 +17,7 @@ class CTRLConfig(RowTextsConfig):
         texts: `llm`; or a control: `shuffled` (the vectors handed round over a unit's texts) or `noise` (a Gaussian
             vector, drawn anew for every row of every batch).
         align_epochs: passes over the train rows before clicks are learnt; 0 leaves the alignment out.
-        align_batch_size: N, rows that are told apart in a step; null: the run's `batch_size`.
+        align_batch_size: N, rows that are told apart in a step; its memory and time grow as N^2 M^2.
         align_learning_rate: AdamW's, after the warm-up.
         align_warmup: share of the steps in which the learning rate rises from nothing.
         align_width: d, the width of both sides.
@@ -29,7 +29,7 @@ class CTRLConfig(RowTextsConfig):
 
     texts: Literal["llm", "shuffled", "noise"] = "llm"
     align_epochs: Annotated[int, Field(ge=0)] = 3
-    align_batch_size: Annotated[int, Field(ge=2)] | None = None
+    align_batch_size: Annotated[int, Field(ge=2)] = 1024
     align_learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     align_warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     align_width: Annotated[int, Field(ge=1)] = 128

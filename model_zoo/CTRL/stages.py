@@ -78,7 +78,7 @@ def aligned_backbone(config: CTRLConfig, run: Run) -> Path:
     with run.stages("train alignment") as stage:
         path, manifest = cache.find_or_make(KIND, made_from, FILE, make)
         stage["made_in"] = manifest["seconds"]
-    rows = config.align_batch_size or run.params["batch_size"]
+    rows = config.align_batch_size
     note = {"losses": manifest["losses"], "log_rows": round(math.log(rows), 4), "sha256": manifest["sha256"]}
     run.notes["alignment"] = note
     logging.info(
@@ -131,7 +131,7 @@ def _made_from(config: CTRLConfig, run: Run, index: RowIndex, stores: Sequence[V
 
 def _align(config: CTRLConfig, run: Run, texts: RowTexts) -> tuple[dict[str, Tensor], list[float]]:
     """The state of the aligned backbone, and the mean loss of each epoch."""
-    params = {**run.params, "batch_size": config.align_batch_size or run.params["batch_size"]}
+    params = {**run.params, "batch_size": config.align_batch_size}
     cls = enhance(registry.find_backbone(params["model"]), Alignment)
     model = build(cls, run.feature_map, {**params, "text_width": texts.width})
     rows = Watched(make_loaders(run.feature_map, params, "train")[0], "alignment", params["verbose"] > 0, rows_of)

@@ -146,7 +146,7 @@ def test_without_seeds_each_arm_has_that_of_its_config(configs):
     [
         ({"backbones": ["DeepFN"]}, "unknown backbone 'DeepFN' in expid 'DeepFN_shop'; did you mean 'DeepFM'"),
         ({"methods": ["LLaCTRR"]}, "unknown method 'LLaCTRR' in expid 'FM_LLaCTRR_shop'; did you mean 'LLaCTR'"),
-        ({"methods": [""]}, "unknown method ''; known: CTRL, ELEC, .*LLMEmb, LLMFeature, LLaCTR, plain"),
+        ({"methods": [""]}, "unknown method ''; known: CTRL, ELEC, KAR, LLMEmb, LLMFeature, LLaCTR, plain"),
         ({"methods": ["plian"]}, "unknown method 'plian'; did you mean 'plain'"),
         ({"backbones": []}, "the plan names no backbone"),
         ({"backbones": ["FM", "FM"]}, "backbone 'FM' is given twice"),
