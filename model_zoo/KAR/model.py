@@ -95,11 +95,17 @@ class KAR(TextColumns):
 
     def read(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if self.training:
-            return self.adaptor(self.vectors(columns))
+            return self._of_distinct(columns)
         if self._adapted is None:
             with torch.no_grad():
                 self._adapted = self.adaptor(self.vectors.tables)
         return {name: rows_of(table, columns[name]) for name, table in self._adapted.items()}
+
+    def _of_distinct(self, columns: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The adaptor is asked once for each id of a batch, not once for each row."""
+        found = {name: columns[name].unique(return_inverse=True) for name in self.vectors.tables}
+        adapted = self.adaptor(self.vectors({name: ids for name, (ids, _) in found.items()}))
+        return {name: vectors[found[name][1].to(vectors.device)] for name, vectors in adapted.items()}
 
     def train(self, mode: bool = True) -> Self:
         self._adapted = None
