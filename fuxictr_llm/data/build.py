@@ -35,11 +35,13 @@ from fuxictr_llm.common.files import (
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.counting import CountsInStream, check_own_counting
 from fuxictr_llm.data.field_words import collecting
+from fuxictr_llm.data.fills import fills_of_made
+from fuxictr_llm.data.first_pass import first_pass
 from fuxictr_llm.data.id_files import write_splits
 from fuxictr_llm.data.prepare import check_published_there
 from fuxictr_llm.data.processors import code_of, find_processor, settings_of
 from fuxictr_llm.data.raw import PACKED, RawSplit, check_columns, check_shares, pretrained_files, raw_files
-from fuxictr_llm.data.raw_checks import check_labels_of, check_stored, check_values
+from fuxictr_llm.data.raw_checks import check_stored
 from fuxictr_llm.host.columns import feature_columns
 from fuxictr_llm.host.embeddings import check_declared_vectors, with_used_vectors
 
@@ -220,10 +222,11 @@ def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Map
     for split, frame in frames.items():
         check_columns(frame, raw[split], params)
     check_stored({split: frame.collect_schema() for split, frame in frames.items()}, params)
-    rows = {split: check_labels_of(frame, splits[split], params) for split, frame in frames.items()}
-    frames = {split: processor.preprocess(frame) for split, frame in frames.items()}
-    for split, frame in frames.items():
-        check_values(frame, splits[split], params)
+    made = {split: processor.preprocess(frame) for split, frame in frames.items()}
+    rows, processor.filled = {}, fills_of_made(find_processor(params), processor, list(frames.values()))
+    for split, fills in zip(frames, processor.filled, strict=True):
+        rows[split], plain = first_pass(processor, frames[split], made[split], splits[split], params)
+        fills |= plain
     for split, count in rows.items():
         if count < (params.get("data_block_size") or 0):
             raise UserError(
@@ -231,15 +234,15 @@ def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Map
                 "FuxiCTR would make no block of them; give a smaller one, or 0 for one file"
             )
     if not isinstance(processor, CountsInStream):
-        check_own_counting(find_processor(params), processor, frames["train"])
+        check_own_counting(find_processor(params), processor, made["train"])
     processor.rows = rows
     processor.fit(
-        frames["train"],
-        meta_ddf=merge_meta_ddf(processor, *(frames.get(split) for split in SPLITS)),
+        made["train"],
+        meta_ddf=merge_meta_ddf(processor, *(made.get(split) for split in SPLITS)),
         min_categr_count=params.get("min_categr_count", 1),
         num_buckets=params.get("num_buckets", 10),
     )
-    write_splits(processor, frames, splits, params.get("data_block_size") or 0)
+    write_splits(processor, made, splits, params.get("data_block_size") or 0)
     return rows
 
 
