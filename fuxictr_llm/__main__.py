@@ -24,6 +24,8 @@ MOVED: dict[tuple[str, ...], str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0 done, 2 something to put right, 130 interrupted."""
     words = sys.argv[1:] if argv is None else list(argv)
+    # Threads that wait for each other, and spin meanwhile, take five times as long where others use the cores too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if under_torchrun():  # DDP warns where no parameter is unused, which it can only be told before it knows the model
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     parser = argparse.ArgumentParser(prog=program(), description=fuxictr_llm.__doc__)
