@@ -72,17 +72,19 @@ def test_print_config_prints_a_config_and_writes_a_directory(configs, capsys):
     assert {path.name for path in Path("out").iterdir()} == {"model_config.yaml", "dataset_config.yaml"}
 
 
-def test_threads_that_wait_leave_the_cores_to_others():
-    """Or on a busy machine they take five times as long. libgomp reads the variable when torch brings it."""
+def test_a_typo_is_said_before_torch_is_there_whose_waiting_threads_leave_their_cores():
+    """Waiting threads, on a busy machine, take five times as long. libgomp reads the variable when torch brings it."""
     code = """
         import os, sys
         from fuxictr_llm.__main__ import main
-        print("torch" in sys.modules, main(["run", "--expid", "A_B"]), os.environ["OMP_WAIT_POLICY"])
+        typos = "A_B", "DeepFM_LLaCRT_criteo", "DeepFMM_LLaCTR_criteo"
+        codes = {main(["run", "--expid", expid]) for expid in typos}
+        print(*codes, "torch" in sys.modules, os.environ["OMP_WAIT_POLICY"])
     """
     printed = python("-c", textwrap.dedent(code), env={**os.environ, "OMP_WAIT_POLICY": "ACTIVE"})
-    assert printed.stdout.split() == ["False", "2", "ACTIVE"]  # as the user has it
+    assert printed.stdout.split() == ["2", "False", "ACTIVE"]  # as the user has it
     without = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    assert python("-c", textwrap.dedent(code), env=without).stdout.split() == ["False", "2", "PASSIVE"]
+    assert python("-c", textwrap.dedent(code), env=without).stdout.split() == ["2", "False", "PASSIVE"]
 
 
 def test_list_says_what_exists(capsys):

@@ -94,10 +94,13 @@ def experiment_of(
     is_main = not under_torchrun() or process_state(args.gpu).is_main_process
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(levelname)s %(message)s")
     use_checkout(args.zoo)
-    from fuxictr_llm.config.resolve import load_experiment, parse_overrides
+    from fuxictr_llm.config.sources import read_source
+
+    source = read_source(args.expid, args.config)  # what is misspelt there is said before torch is imported
+    from fuxictr_llm.config.resolve import parse_overrides, resolved
 
     overrides = {**(defaults or {}), **parse_overrides(args.set), **(forced or {})}
-    return load_experiment(args.expid, args.config, seed=args.seed, overrides=overrides, gpu=chosen_gpu(args.gpu))
+    return resolved(source, args.config, seed=args.seed, overrides=overrides, gpu=chosen_gpu(args.gpu))
 
 
 def default_jobs() -> int:
