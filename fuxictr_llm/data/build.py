@@ -152,10 +152,13 @@ def _is_current(data_dir: Path, made_from: Mapping[str, Any], params: Mapping[st
     """Whether the built data set can be used; says why where it has to be built anew."""
     if not (data_dir / "feature_map.json").exists():
         return False
-    manifest = read_json(data_dir / MANIFEST)
-    if manifest is None:
+    if not (data_dir / MANIFEST).exists():
         return _is_of_fuxictr(data_dir, params)
-    old = manifest.get("made_from") or {}
+    manifest = read_json(data_dir / MANIFEST)
+    old = isinstance(manifest, dict) and (manifest.get("made_from") or {})
+    if not isinstance(old, dict) or not isinstance(old.get("raw", {}), dict):
+        logging.warning("Rebuilding %s: its %s is damaged", data_dir, MANIFEST)
+        return False
     # It may have more splits than are asked for: a search trains on it without test data.
     old = {**old, "raw": {split: old.get("raw", {}).get(split) for split in made_from["raw"]}}
     if old == made_from:
