@@ -29,7 +29,7 @@ from fuxictr_llm.data.slices import FrequencySlices, predict
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.experiment.cold import add_cold_values, check_cold_values
 from fuxictr_llm.experiment.predictions import PREDICTIONS, write_predictions
-from fuxictr_llm.experiment.preparation import prepare_run
+from fuxictr_llm.experiment.preparation import prepare_run, warn_of_few_batches
 from fuxictr_llm.experiment.record import (
     append_result_line,
     code_digests,
@@ -183,6 +183,7 @@ def _train(
         enhancement.on_train_begin(run)
     with stages("train") as facts:
         train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
+        warn_of_few_batches(train_rows.num_samples, params)
         # Opened now: another run may build the data set anew while this one trains.
         test_rows = make_loaders(run.feature_map, params, "test") if params.get("test_data") else None
         slices = FrequencySlices.from_run(run) if test_rows is not None else None
