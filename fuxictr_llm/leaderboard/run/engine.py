@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Protocol
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.signals import terminated_as_interrupted
 from fuxictr_llm.leaderboard.plan.plan import PlannedRun
 from fuxictr_llm.leaderboard.plan.queue import Queue
 from fuxictr_llm.leaderboard.run.executor import Executor, Task
 from fuxictr_llm.leaderboard.run.jobs import DISK_FULL, DONE, FAILED, Job, Outcome, work
 from fuxictr_llm.leaderboard.run.local import LocalExecutor
-from fuxictr_llm.leaderboard.run.lock import locked_folder, terminated_as_interrupted
+from fuxictr_llm.leaderboard.run.lock import locked_folder
 from fuxictr_llm.leaderboard.run.results import Results
 
 
