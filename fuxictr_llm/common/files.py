@@ -19,8 +19,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.progress import BYTES, Progress
 
@@ -169,13 +167,6 @@ def writable_dir(path: Path | str, way_out: str) -> Path:
         with tempfile.TemporaryFile(dir=path):
             pass
     return path
-
-
-@contextlib.contextmanager
-def locked(name: str) -> Iterator[None]:
-    """In the block, no other process is in a block of that name: what several need in the cache is made once."""
-    with FileLock(writable_dir(cache_dir() / "locks", OTHER_CACHE) / f"{name}.lock"):
-        yield
 
 
 @contextlib.contextmanager
