@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,27 @@ def test_an_address_that_nobody_answers_is_a_line_within_seconds(monkeypatch):
     for address in ("ray://10.0.0.1:10001", "10.0.0.1", "10.0.0.1:x"):
         with pytest.raises(UserError, match="give auto, or HOST:PORT of the cluster's head"):
             connect(address)
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR\r\n", b"", None])
+def test_an_address_where_something_else_answers_is_a_line(said, monkeypatch):
+    """None: it says nothing."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr(cluster, "SECONDS_TO_ANSWER", 10.0 if said is not None else 0.2)
+
+    def serve(server):
+        with server.accept()[0] as connection:
+            while said is None and connection.recv(100):
+                pass
+            connection.sendall(said or b"")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,), daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"--ray {address}: what answers there is no Ray; give its head"):
+            connect(address)
+        thread.join(60)
 
 
 @pytest.mark.parametrize(
