@@ -171,13 +171,13 @@ class _Engine:
         output = Path(f"{files}.data.out" if data_only else f"{files}.out")
         others = None if data_only else self.agenda.others(run)
         job = Job(experiment, output, data_only, self.keep_weights, others)
-        self.executor.submit(Task(run, data_only), job, self.work)
+        self.executor.submit(Task(run, job), self.work)
 
     def _end(self, task: Task, outcome: Outcome) -> None:
         run = task.run
         if outcome.kind == DISK_FULL:
             raise UserError(f"{run}: {outcome.reason}; what was finished is kept, and the same command goes on")
-        if task.data_only:
+        if task.job.data_only:
             self._data_ended(run, outcome)
             return
         if outcome.kind == DONE:
