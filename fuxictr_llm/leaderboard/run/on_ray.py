@@ -49,9 +49,9 @@ class RayExecutor:
         self.ray, self._was_there = ray, ray.is_initialized()
         try:
             connect(self.address)
-            self.one_cache = check_nodes()
             if not self.slots():
                 raise UserError(f"--ray {self.address}: {self._too_small()}")
+            self.one_cache = check_nodes()
         except BaseException:
             self.__exit__(None, None, None)
             raise
