@@ -11,13 +11,14 @@ import pytest
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import read_json, write_json
+from fuxictr_llm.experiment.run import run_experiment
 from fuxictr_llm.leaderboard.run.engine import run_plan
 from fuxictr_llm.leaderboard.run.jobs import FAILED, PRUNED, Job, outcome_of, run_job, work
 from fuxictr_llm.leaderboard.run.pruning import Pruned, Watcher, check_curves, ends_so, is_hopeless
 from fuxictr_llm.leaderboard.run.results import Results
 from fuxictr_llm.leaderboard.run.space import Range, Space, Tuning
 from fuxictr_llm.leaderboard.run.tuning import tune_arms, tuned_by
-from fuxictr_llm.training.listener import Evaluation
+from fuxictr_llm.training.listener import Evaluation, Listener
 from runs_here import pretended
 from support_leaderboard import Heard, hopeless
 
@@ -117,6 +118,30 @@ def test_a_run_that_goes_on_counts_the_epochs_before():
         watcher.evaluated(evaluations(2)[-1])
     assert outcome_of(pruned.value).kind == PRUNED and pruned.value.curve == (0.6, 0.6)
     assert outcome_of(ValueError("pruned")).kind == FAILED
+
+
+class Killer(Listener):
+    """Ends the process after so many evaluations, unless it goes on from them."""
+
+    def __init__(self, most):
+        self.most, self.before = most, None
+
+    def begins(self, before):
+        self.before = list(before)
+
+    def evaluated(self, evaluation):
+        if evaluation.number == self.most:
+            raise KeyboardInterrupt
+
+
+def test_a_run_that_was_killed_hears_of_the_evaluations_before_and_its_record_has_all(plan):
+    (run,) = plan(["FM"], seeds=[1], epochs=3).runs()
+    whole = run_experiment(run.experiment, fresh=True).record["evaluations"]
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(run.experiment, listener=Killer(2))
+    parts = run_experiment(run.experiment, listener=(killer := Killer(0))).record["evaluations"]
+    assert parts == whole and [each["number"] for each in whole] == [1, 2, 3]
+    assert [each._asdict() for each in killer.before] == whole[:1]
 
 
 def test_a_real_run_ends_in_its_second_epoch_and_leaves_its_log_alone(plan):
