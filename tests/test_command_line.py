@@ -56,7 +56,7 @@ def test_bad_arguments_are_one_line_and_exit_code_2(args, message, capsys):
 
 
 @pytest.mark.parametrize(
-    ("gpu", "message"), [("99", "--gpu 99: this machine has no such GPU"), ("-2", "--gpu -2 is neither")]
+    ("gpu", "message"), [("99", "--gpu 99: this machine has no GPU that torch can use"), ("-2", "--gpu -2 is neither")]
 )
 def test_a_gpu_that_is_not_there_is_exit_code_2(configs, capsys, monkeypatch, gpu, message):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")

@@ -115,7 +115,7 @@ def test_jobs_spread_evenly_over_gpus_and_each_sees_one_alone(plan, monkeypatch)
     [
         (["--gpu", "0", "1", "0"], "--gpu 0 is given twice"),
         (["--gpu", "0", "-1"], "--gpu -1 is neither"),
-        (["--gpu", "1", "3"], "--gpu 3: this machine has no such GPU that torch can use (it has 3)"),
+        (["--gpu", "1", "3"], "--gpu 3: this machine has 3 GPUs; --gpu -1"),
         (["--gpu", "0", "--jobs-per-gpu", "0"], "--jobs-per-gpu 0 is less than 1"),
         (["--gpu", "0", "--jobs-per-gpu", "2", "--jobs", "2"], "--jobs and --jobs-per-gpu are two ways"),
         (["--jobs-per-gpu", "2"], "--jobs-per-gpu 2 needs --gpu"),
