@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import read_json, write_json
@@ -30,6 +29,7 @@ from fuxictr_llm.data.fills import Counts, TakesLists, filled_values, summed, te
 from fuxictr_llm.data.processors import ScalesConstants
 from fuxictr_llm.data.ranks import Column
 from fuxictr_llm.data.watched import ShowsFit, watched
+from fuxictr_llm.host.preprocess import FeatureProcessor
 
 FILE = "field_texts.json"
 NUMBERS = "numbers.parquet"  # there while quantiles are made

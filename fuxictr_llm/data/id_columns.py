@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import numpy as np
 import polars as pl
-from fuxictr.preprocess import FeatureProcessor
-from fuxictr.preprocess.tokenizer import Tokenizer
+
+from fuxictr_llm.host.preprocess import FeatureProcessor, Tokenizer
 
 PAD, OOV = "__PAD__", "__OOV__"
 EXACT = 2**53  # whole numbers up to it are floats without rounding
@@ -65,6 +65,15 @@ class IdColumns:
         others = {column.name: column.to_numpy() for column in rows if column.name not in made}
         made |= self._processor.transform(others)
         return {name: made[name] for name in [*rows.columns, *made]}
+
+    def out_of_vocabulary(self, made: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """Column -> how many of the ids in a transformed slice are those of values that it does not know."""
+        known = {f"{name}::tokenizer": name for name, spec in self._processor.feature_map.features.items()}
+        tokenizers = {known[key]: tokenizer for key, tokenizer in self._processor.processor_dict.items() if key in known}
+        return {
+            name: int(np.count_nonzero(np.asarray(made[name]) == tokenizer.vocab[OOV]))
+            for name, tokenizer in tokenizers.items()
+        }
 
 
 class _Texts:
