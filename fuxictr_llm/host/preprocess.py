@@ -1,7 +1,8 @@
-"""FuxiCTR's FeatureProcessor without Ray.
+"""FuxiCTR's FeatureProcessor, and its models, without Ray.
 
-FuxiCTR's package `fuxictr.preprocess` imports Ray for its own way of writing a built data set, which we do not use, and
-which a process that serves a model must not need.
+FuxiCTR's package `fuxictr.preprocess` imports Ray for its own way of writing a built data set, which we do not use and a
+process that serves a model must not need. FuxiCTR's embeddings import that package, so that serving imports this module
+before any other.
 """
 
 import importlib
@@ -33,7 +34,8 @@ def _without_ray() -> Iterator[None]:
 
 
 with _without_ray():
-    import fuxictr.datasets as datasets  # noqa: F401 - FuxiCTR's own processors, which import the package
+    import fuxictr.datasets  # FuxiCTR's own processors
+    import fuxictr.pytorch.models  # noqa: F401
     from fuxictr.preprocess.feature_processor import FeatureProcessor as FeatureProcessor
     from fuxictr.preprocess.normalizer import Normalizer as Normalizer
     from fuxictr.preprocess.tokenizer import Tokenizer as Tokenizer

@@ -1,11 +1,10 @@
-"""The preprocessing in an exported folder: `preprocessing.json` and `vocabularies.parquet`, with which raw rows become ids.
+"""The preprocessing in an exported folder, with which raw rows become ids: settings and vocabularies.
 
-They are made of what the build of the data set left beside it, at the time of the export. Where that is not there, or
-is of other data, the export answers ids alone, and its config.json says why.
+`preprocessing.json` and `vocabularies.parquet` are made of what the build of the data set left beside it, at the time of
+the export. Where that is not there, or is of other data, the export answers ids alone, and its config.json says why.
 """
 
 import json
-import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -19,7 +18,7 @@ from fuxictr_llm.common.checks import STRICT
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import digest_of_file, read_json, write_json
 from fuxictr_llm.config.keys import Column, Label
-from fuxictr_llm.serving.config import AGAIN, wrong_part
+from fuxictr_llm.serving.config import AGAIN, read_config, wrong_part
 
 if TYPE_CHECKING:
     from fuxictr_llm.serving.raw import RawRows
@@ -85,7 +84,6 @@ def write_preprocessing(record: Mapping[str, Any], folder: Path) -> dict[str, An
     try:
         data_dir, fitted = _built(record)
     except UserError as error:
-        logging.warning("the export answers ids, but no raw rows: %s", error)
         return {"missing": str(error)}
     words: Mapping[str, Any] = {}
     with suppress(UserError):  # a file of one's own may be gone, and no prediction needs it
@@ -101,6 +99,11 @@ def write_preprocessing(record: Mapping[str, Any], folder: Path) -> dict[str, An
     ]
     pl.concat([pl.DataFrame(schema=SCHEMA), *tables]).write_parquet(folder / VOCABULARIES)
     return {"files": {name: digest_of_file(folder / name) for name in (PREPROCESSING, VOCABULARIES)}}
+
+
+def missing_of(folder: Path) -> str | None:
+    """Why an export has no preprocessing; None where it has it."""
+    return (read_config(folder).get("preprocessing") or {}).get("missing")
 
 
 def _built(record: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:

@@ -92,7 +92,9 @@ class RawRows:
             self._forms[key] = _Form(self.fitted.processor(self._host), types, self._known)
         return self._forms[key]
 
-    def made(self, rows: pl.DataFrame, names: Sequence[str], where: Where, counts: Counts | None = None) -> pl.DataFrame:
+    def made(
+        self, rows: pl.DataFrame, names: Sequence[str], where: Where, counts: Counts | None = None
+    ) -> pl.DataFrame:
         """Columns of preprocessed rows, as they are before values become ids: labels, or what the model reads.
 
         Raises:
@@ -129,7 +131,9 @@ class RawRows:
             values[name] = np.asarray(values[name])
             row = first_not_finite(values[name]) if "normalizer" in self.fitted.columns.get(name, {}) else None
             if row is not None:
-                raise UserError(f"column {name!r}: its normalizer makes {values[name][row]} of the value in {where(row)}")
+                raise UserError(
+                    f"column {name!r}: its normalizer makes {values[name][row]} of the value in {where(row)}"
+                )
         counts.unseen = self._unseen(columns.out_of_vocabulary(values), made)
         return {name: values[name] for name in self.fields}, counts
 
@@ -149,9 +153,7 @@ class RawRows:
 
     def _lists(self, rows: pl.DataFrame) -> dict[str, pl.DataType]:
         kinds = {name: col["type"] for name, col in self.fitted.declared.items()}
-        return {
-            name: dtype for name, dtype in rows.schema.items() if is_list(dtype) and kinds.get(name) in OF_LISTS
-        }
+        return {name: dtype for name, dtype in rows.schema.items() if is_list(dtype) and kinds.get(name) in OF_LISTS}
 
     def _type(self, name: str, lists: Mapping[str, pl.DataType]) -> pl.DataType | None:
         """The type that a raw column is to have before it is preprocessed; None for one that nobody can give."""
@@ -166,7 +168,8 @@ class RawRows:
         return STORED[stored]() if stored in STORED else None
 
     def _check_values(self, made: pl.DataFrame, where: Where) -> None:
-        checks = {name: unusable(self.fitted.declared[name], made.schema[name]) for name in self.fields}
+        schema = made.schema
+        checks = {name: unusable(self.fitted.declared[name], schema[name]) for name in self.fields}
         found = {name: check for name, check in checks.items() if check is not None}
         if not found or not len(made):
             return
@@ -176,15 +179,20 @@ class RawRows:
             shown, fill = made[name][row], fill_of(self.fitted.declared[name])
             if self.fitted.declared[name]["type"] == "embedding":
                 width = self.fitted.declared[name]["pretrain_dim"]
-                raise UserError(f"column {name!r} holds no vector of {width} finite numbers in {where(row)}; correct it")
+                raise UserError(
+                    f"column {name!r} holds no vector of {width} finite numbers in {where(row)}; correct it"
+                )
             if shown is None:
                 raise UserError(f"column {name!r} is empty in {where(row)}, and its fill_na is null; give a number")
-            way_out = "correct it" if fill is None else f"correct it, or leave it empty, for which fill_na ({fill}) stands"
+            way_out = (
+                "correct it" if fill is None else f"correct it, or leave it empty, for which fill_na ({fill}) stands"
+            )
             raise UserError(f"column {name!r} holds {shown} in {where(row)}, which no model can take; {way_out}")
 
     def _unseen(self, counts: Mapping[str, int], made: pl.DataFrame) -> dict[str, int]:
         """The counts without empty cells, which have the id of unseen values too where nothing fills them."""
-        texts = [name for name in counts if made.schema[name] == pl.String]
+        schema = made.schema
+        texts = [name for name in counts if schema[name] == pl.String]
         empty = made.select((pl.col(name) == "").sum() for name in texts).row(0, named=True) if texts else {}
         kinds = {name: self.fitted.declared[name]["type"] for name in counts}
         # Empty places of a sequence are padding.

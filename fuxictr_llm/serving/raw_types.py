@@ -24,12 +24,13 @@ def typed(
     Raises:
         UserError: a cell cannot be of its type; `where` tells its row.
     """
-    made = rows.select(_cast(name, rows.schema[name], wanted, fitted) for name, wanted in types.items())
-    texts = [name for name in types if rows.schema[name] == pl.String]
+    schema = rows.schema
+    made = rows.select(_cast(name, schema[name], wanted, fitted) for name, wanted in types.items())
+    texts = [name for name in types if schema[name] == pl.String]
     empty = rows.select((pl.col(name) == "").sum() for name in texts).row(0, named=True) if texts else {}
     blank = {name: rows[name].null_count() + empty.get(name, 0) for name in types}
     for name, wanted in types.items():
-        has = rows.schema[name]
+        has = schema[name]
         if has != wanted and not is_list(has) and wanted != pl.String:
             _check_cast(rows[name], made[name], blank[name], fitted, where)
     return made, {name: count for name, count in blank.items() if count}
@@ -53,13 +54,11 @@ def _cast(name: str, has: pl.DataType, wanted: pl.DataType, fitted: Fitted) -> p
     return value.cast(wanted, strict=False)
 
 
-def _check_cast(
-    given: pl.Series, made: pl.Series, blank: int, fitted: Fitted, where: Callable[[int], str]
-) -> None:
+def _check_cast(given: pl.Series, made: pl.Series, blank: int, fitted: Fitted, where: Callable[[int], str]) -> None:
+    if given.dtype == pl.String and made.null_count() == blank:
+        return
     wrong = given.is_not_null() & made.is_null()
     if given.dtype == pl.String:
-        if made.null_count() == blank:
-            return
         wrong &= given != ""
     elif given.dtype.is_float() and made.dtype.is_integer():
         wrong |= given.is_not_null() & (made.cast(given.dtype) != given)

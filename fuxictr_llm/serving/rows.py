@@ -35,7 +35,11 @@ def as_frame(rows: Any, names: Sequence[str], lists: Sequence[str] = ()) -> pl.D
             rows = [rows]
         else:
             return _frame([_series(name, rows[name]) for name in there])
-    if isinstance(rows, Sequence) and not isinstance(rows, str | bytes) and all(isinstance(row, Mapping) for row in rows):
+    if (
+        isinstance(rows, Sequence)
+        and not isinstance(rows, str | bytes)
+        and all(isinstance(row, Mapping) for row in rows)
+    ):
         there = [name for name in names if any(name in row for row in rows)] if rows else [*names]
         return _frame([_series(name, [row.get(name) for row in rows]) for name in there])
     raise UserError(f"rows are {FORMS} (got {type(rows).__name__})")
@@ -68,7 +72,7 @@ def _series(name: str, values: Any, of_pandas: bool = False) -> pl.Series:
 
 
 def _is_missing(cell: Any) -> bool:
-    return cell is None or cell != cell  # noqa: PLR0124 - NaN is no other value
+    return cell is None or cell != cell  # NaN
 
 
 def _frame(columns: list[pl.Series]) -> pl.DataFrame:
