@@ -109,7 +109,7 @@ def _kind(vocabulary: Iterable[Any]) -> str:
 
 
 def _describe_normalizer(normalizer: Any) -> dict[str, Any]:
-    scaler = getattr(normalizer.normalizer, "__self__", None) if type(normalizer) is Normalizer else None
+    scaler: Any = getattr(normalizer.normalizer, "__self__", None) if type(normalizer) is Normalizer else None
     name = type(scaler).__name__
     if name == "StandardScaler":
         facts = {"mean": scaler.mean_[0], "std": scaler.scale_[0]}
@@ -161,6 +161,10 @@ class Fitted:
                     self._vocabularies[owner] = {
                         value if value in (PAD, OOV) else python(value): index for value, index in known.items()
                     }
+
+    def vocabulary(self, column: str) -> Mapping[Any, int]:
+        """Value -> id of a column that has ids."""
+        return self._vocabularies[self.columns[column]["vocabulary"]]
 
     def processor(self, host: type[FeatureProcessor]) -> FeatureProcessor:
         """A processor that transforms as the fitted one did.

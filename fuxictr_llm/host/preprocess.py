@@ -1,8 +1,7 @@
 """FuxiCTR's FeatureProcessor, and its models, without Ray.
 
-FuxiCTR's package `fuxictr.preprocess` imports Ray for its own way of writing a built data set, which we do not use and a
-process that serves a model must not need. FuxiCTR's embeddings import that package, so that serving imports this module
-before any other.
+FuxiCTR's package `fuxictr.preprocess` imports Ray for its own way of writing a built data set, which we do not use and
+a process that serves a model must not need. Its embeddings import that package: serving imports this module first.
 """
 
 import importlib

@@ -81,8 +81,9 @@ class RawFile:
 
     def other_separator(self) -> str | None:
         """The sign that stands between the cells of its header, where `sep` does not."""
-        (name, *others) = self.schema or {"": None}
-        return None if others or not self.is_csv else next((sign for sign in SEPARATORS if sign in name), None)
+        if len(self.schema) != 1 or not self.is_csv:
+            return None
+        return next((sign for sign in SEPARATORS if sign in next(iter(self.schema))), None)
 
     def _scan(self) -> pl.LazyFrame:
         if self.is_csv:

@@ -29,7 +29,7 @@ class Measuring:
         self._served, self._columns = served, {*columns}
         evaluation = served.config.get("evaluation") or {}
         self._metrics: list[str] = list(evaluation.get("metrics") or ["AUC", "logloss"])
-        self._group = evaluation.get("group_id")
+        self._group: str = evaluation.get("group_id") or ""
         self.unmeasured: str | None = None
         if missing := [label for label in served.labels if not self._has(label)]:
             self.unmeasured = f"the rows have no label {missing[0]!r}"

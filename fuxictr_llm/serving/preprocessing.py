@@ -1,7 +1,7 @@
 """The preprocessing in an exported folder, with which raw rows become ids: settings and vocabularies.
 
-`preprocessing.json` and `vocabularies.parquet` are made of what the build of the data set left beside it, at the time of
-the export. Where that is not there, or is of other data, the export answers ids alone, and its config.json says why.
+`preprocessing.json` and `vocabularies.parquet` are made of what the build of the data set left beside it. Where that is
+not there at the time of the export, or is of other data, the export answers ids alone, and its config.json says why.
 """
 
 import json

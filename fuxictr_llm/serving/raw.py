@@ -190,14 +190,25 @@ class RawRows:
             raise UserError(f"column {name!r} holds {shown} in {where(row)}, which no model can take; {way_out}")
 
     def _unseen(self, counts: Mapping[str, int], made: pl.DataFrame) -> dict[str, int]:
-        """The counts without empty cells, which have the id of unseen values too where nothing fills them."""
-        schema = made.schema
-        texts = [name for name in counts if schema[name] == pl.String]
-        empty = made.select((pl.col(name) == "").sum() for name in texts).row(0, named=True) if texts else {}
-        kinds = {name: self.fitted.declared[name]["type"] for name in counts}
-        # Empty places of a sequence are padding.
-        others = {name: 0 if kinds[name] == "sequence" else empty.get(name, 0) for name in counts}
-        return {name: count - others[name] for name, count in counts.items() if count > others[name]}
+        """The counts without empty cells: FuxiCTR gives what stands for them the id of unseen values too."""
+        checks = {name: self._is_empty(name, made.schema[name]) for name, count in counts.items() if count}
+        asked = {name: check.sum() for name, check in checks.items() if check is not None}
+        empty = made.select(**asked).row(0, named=True) if asked else {}
+        unseen = {name: count - empty.get(name, 0) for name, count in counts.items()}
+        return {name: count for name, count in unseen.items() if count}
+
+    def _is_empty(self, name: str, dtype: pl.DataType) -> pl.Expr | None:
+        """Whether a preprocessed value stands for a missing one and has the id of unseen values; None where none has.
+
+        In a sequence such values are padding.
+        """
+        col, fill = self.fitted.declared[name], fill_of(self.fitted.declared[name])
+        if col["type"] == "sequence":
+            return None
+        value = pl.col(name)
+        if fill is None or fill in self.fitted.vocabulary(name) or isinstance(fill, str) != (dtype == pl.String):
+            return value.is_null()
+        return value.is_null() | (value == fill)
 
 
 class _Form:

@@ -62,7 +62,7 @@ def _is_single(value: Any) -> bool:
 def _series(name: str, values: Any, of_pandas: bool = False) -> pl.Series:
     try:
         if of_pandas:
-            return pl.from_pandas(values).alias(name)
+            return pl.Series(name, pl.from_pandas(values))
         return values.alias(name) if isinstance(values, pl.Series) else pl.Series(name, values)
     except Exception as error:  # values of several types, for which each library has errors of its own
         cells = [*values]
@@ -76,7 +76,8 @@ def _is_missing(cell: Any) -> bool:
 
 
 def _frame(columns: list[pl.Series]) -> pl.DataFrame:
-    if other := next((column for column in columns if len(column) != len(columns[0])), None):
+    other = next((column for column in columns if len(column) != len(columns[0])), None)
+    if other is not None:
         raise UserError(
             f"column {other.name!r} has {len(other)} rows, {columns[0].name!r} has {len(columns[0])}; give as many"
         )
