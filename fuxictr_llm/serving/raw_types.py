@@ -8,6 +8,7 @@ import polars as pl
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.data.fills import is_list
 from fuxictr_llm.data.fitted import Fitted
+from fuxictr_llm.data.id_columns import EXACT
 from fuxictr_llm.data.raw import no_number
 
 LONGEST = 40  # characters of a text that are shown
@@ -25,6 +26,9 @@ def typed(
         UserError: a cell cannot be of its type; `where` tells its row.
     """
     schema = rows.schema
+    for name, wanted in types.items():
+        if schema[name].is_float() and (wanted.is_integer() or wanted == pl.String):
+            _check_exact(rows[name], fitted, where)
     made = rows.select(_cast(name, schema[name], wanted, fitted) for name, wanted in types.items())
     texts = [name for name in types if schema[name] == pl.String]
     empty = rows.select((pl.col(name) == "").sum() for name in texts).row(0, named=True) if texts else {}
@@ -52,6 +56,15 @@ def _cast(name: str, has: pl.DataType, wanted: pl.DataType, fitted: Fitted) -> p
         whole = pl.when(value == value.round()).then(value.cast(pl.Int64, strict=False).cast(pl.String))
         return whole.otherwise(pl.when(value.is_not_nan()).then(value.cast(pl.String))).alias(name)
     return value.cast(wanted, strict=False)
+
+
+def _check_exact(given: pl.Series, fitted: Fitted, where: Callable[[int], str]) -> None:
+    """Floats in the place of whole numbers must not be so large that two whole numbers are one float."""
+    row = given.abs().arg_max()
+    if row is None or fitted.stored[given.name].startswith("Float") or not EXACT < abs(given[row]) < float("inf"):
+        return
+    what = f"column {given.name!r} holds the float {given[row]!r} in {where(row)}"
+    raise UserError(f"{what}, too large for an exact whole number; give whole numbers or texts")
 
 
 def _check_cast(given: pl.Series, made: pl.Series, blank: int, fitted: Fitted, where: Callable[[int], str]) -> None:

@@ -30,7 +30,7 @@ def drawn(seed, pool, rows):
 COLUMNS = {
     "word": (column("word", "categorical"), ["red", "grün", "a b", "0", "01", "__OOV__", "new"]),
     "filled": (column("filled", "categorical", fill_na="none"), ["red", "none", "new"]),
-    "whole": (column("whole", "categorical", "int"), [-3, 0, 2**53 + 1, 7, 8]),
+    "whole": (column("whole", "categorical", "int"), [-3, 0, 2**53 - 1, 7, 8]),
     "whole_filled": (column("whole_filled", "categorical", "int", fill_na=-1), [1, 2, 3]),
     "real": (column("real", "categorical", "float"), [-0.0, 0.1, 1e300, 2.5, 3.5]),
     "tags": (column("tags", "sequence", max_len=3, splitter="|"), ["a|b", "b", "a||c", "a|b|c|d|e", "a|other"]),
@@ -175,6 +175,8 @@ def test_forms_of_one_row_and_of_lists():
             "column 'whole' holds the text 'x7' in row 2; its dtype is int; correct it, or leave it empty",
         ),
         ({"whole": 1.5}, "column 'whole' holds 1.5 in row 2"),
+        ({"whole": 2.0**54}, "column 'whole' holds the float 1801.*, too large for an exact whole number"),
+        ({"word": 2.0**54}, "column 'word' holds the float 1801.*, too large for an exact whole number"),
         ({"price": "1,5"}, "column 'price' holds the text '1,5' in row 2; its dtype is float"),
         ({"price": "nan"}, "column 'price' holds nan in row 2, which no model can take; correct it, or leave it empty"),
         ({"scaled": float("inf")}, "column 'scaled' holds inf in row 2"),
