@@ -123,6 +123,8 @@ class RawRows:
         counts = Counts()
         made = self.made(rows, self.fields, where, counts)
         form = self.form(self._lists(rows))
+        if made.is_empty():  # scikit-learn's scalers take no fewer than one row
+            return {name: self._nothing(name) for name in self.fields}, counts
         self._check_values(made, where)
         columns = form.ids(self.fields)
         places = columns.prepared(made.lazy()).collect()
@@ -171,7 +173,7 @@ class RawRows:
         schema = made.schema
         checks = {name: unusable(self.fitted.declared[name], schema[name]) for name in self.fields}
         found = {name: check for name, check in checks.items() if check is not None}
-        if not found or not len(made):
+        if not found:
             return
         wrong = made.select(check.any().alias(name) for name, check in found.items()).row(0, named=True)
         for name in [name for name, is_wrong in wrong.items() if is_wrong]:
@@ -188,6 +190,15 @@ class RawRows:
                 "correct it" if fill is None else f"correct it, or leave it empty, for which fill_na ({fill}) stands"
             )
             raise UserError(f"column {name!r} holds {shown} in {where(row)}, which no model can take; {way_out}")
+
+    def _nothing(self, name: str) -> np.ndarray:
+        """A column of no rows."""
+        kind = self.fitted.declared[name]["type"]
+        if kind == "sequence":
+            return np.zeros((0, self.fitted.columns[name]["max_len"]), dtype=np.int32)
+        if kind == "embedding":
+            return np.zeros((0, self.fitted.declared[name]["pretrain_dim"]), dtype=np.float32)
+        return np.zeros(0, dtype=np.float64 if kind == "numeric" else np.int64)
 
     def _unseen(self, counts: Mapping[str, int], made: pl.DataFrame) -> dict[str, int]:
         """The counts without empty cells: FuxiCTR gives what stands for them the id of unseen values too."""
