@@ -1,6 +1,7 @@
 """`export`: a trained run as a folder that serves it."""
 
 import argparse
+import sys
 from pathlib import Path
 
 from fuxictr_llm.commands import Commands, add_zoo, new_command
@@ -22,5 +23,9 @@ def execute(args: argparse.Namespace) -> None:
     """Write the folder and print it."""
     use_checkout(args.zoo)
     from fuxictr_llm.serving.export import export_run
+    from fuxictr_llm.serving.preprocessing import missing_of
 
-    print(export_run(args.run, args.to))
+    folder = export_run(args.run, args.to)
+    if missing := missing_of(folder):
+        print(f"warning: this export answers ids, and no raw rows: {missing}", file=sys.stderr)
+    print(folder)

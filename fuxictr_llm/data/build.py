@@ -1,5 +1,7 @@
 """Raw csv or parquet -> FuxiCTR's built data set (ids in parquet, feature_map.json, feature_vocab.json).
 
+`preprocessing.json` beside it is for serving (see fitted.py).
+
 FuxiCTR's FeatureProcessor, or the data set's own, fits and transforms. What it counts is counted in a stream, and
 what it transforms comes in slices, so that beside the vocabularies little is in memory. `build.json` beside the
 result holds the digests of what went in, so that a changed file or column list is noticed.
@@ -13,7 +15,6 @@ from typing import Any
 
 import fuxictr
 import polars as pl
-from fuxictr.preprocess import FeatureProcessor
 from fuxictr.preprocess.build_dataset import merge_meta_ddf
 
 from fuxictr_llm.common.code_digest import digest_of_code
@@ -37,6 +38,8 @@ from fuxictr_llm.data.counting import CountsInStream, check_own_counting
 from fuxictr_llm.data.field_words import collecting
 from fuxictr_llm.data.fills import fills_of_made
 from fuxictr_llm.data.first_pass import first_pass
+from fuxictr_llm.data.fitted import FILE as PREPROCESSING
+from fuxictr_llm.data.fitted import describe_fitted
 from fuxictr_llm.data.id_files import write_splits
 from fuxictr_llm.data.prepare import check_published_there
 from fuxictr_llm.data.processors import code_of, find_processor, settings_of
@@ -44,6 +47,7 @@ from fuxictr_llm.data.raw import PACKED, RawSplit, check_columns, check_shares, 
 from fuxictr_llm.data.raw_checks import check_stored
 from fuxictr_llm.host.columns import feature_columns
 from fuxictr_llm.host.embeddings import check_declared_vectors, with_used_vectors
+from fuxictr_llm.host.preprocess import FeatureProcessor
 
 # The config keys on which the built data depends, besides the raw files.
 BUILD_KEYS = (
@@ -224,7 +228,8 @@ def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Map
     splits = {split: RawSplit(raw_files(path, params["data_format"]), params) for split, path in raw.items()}
     for split, frame in frames.items():
         check_columns(frame, raw[split], params)
-    check_stored({split: frame.collect_schema() for split, frame in frames.items()}, params)
+    schemas = {split: frame.collect_schema() for split, frame in frames.items()}
+    check_stored(schemas, params)
     made = {split: processor.preprocess(frame) for split, frame in frames.items()}
     rows, processor.filled = {}, fills_of_made(find_processor(params), processor, list(frames.values()))
     for split, fills in zip(frames, processor.filled, strict=True):
@@ -246,6 +251,7 @@ def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Map
         num_buckets=params.get("num_buckets", 10),
     )
     write_splits(processor, made, splits, params.get("data_block_size") or 0)
+    write_json(Path(processor.data_dir) / PREPROCESSING, describe_fitted(processor, schemas["train"], params))
     return rows
 
 

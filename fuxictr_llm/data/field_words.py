@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import read_json, write_json
@@ -29,6 +28,7 @@ from fuxictr_llm.data.fills import Counts, TakesLists, summed, text_of
 from fuxictr_llm.data.processors import ScalesConstants
 from fuxictr_llm.data.ranks import Column
 from fuxictr_llm.data.watched import ShowsFit, watched
+from fuxictr_llm.host.preprocess import FeatureProcessor
 
 FILE = "field_texts.json"
 NUMBERS = "numbers.parquet"  # there while quantiles are made

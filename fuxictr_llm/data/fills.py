@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import polars as pl
-from fuxictr.preprocess import FeatureProcessor
 from typing_extensions import TypeIs
 
 from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.host.preprocess import FeatureProcessor
 
 # Between the values of a list, whatever `splitter` says: no value holds it, so that none is cut in two.
 SPLITTER = "\x1f\x1e"

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import polars as pl
-from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_llm.data.fills import Counts, PlainFills
 from fuxictr_llm.data.raw import RawSplit
 from fuxictr_llm.data.raw_checks import LabelCheck, ValueCheck
 from fuxictr_llm.data.watched import watched
+from fuxictr_llm.host.preprocess import FeatureProcessor
 
 
 def first_pass(

@@ -8,12 +8,12 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_llm.common.progress import Progress
 from fuxictr_llm.data.id_columns import IdColumns
 from fuxictr_llm.data.raw import RawSplit
 from fuxictr_llm.data.raw_checks import check_made, normalizers
+from fuxictr_llm.host.preprocess import FeatureProcessor
 
 SLICE_ROWS = 100_000
 

@@ -117,7 +117,7 @@ class ValueCheck:
         self._cols = [col for col in _active(params) if col["name"] in schema]
         for index, col in enumerate(self._cols):
             _check_type(col, schema[col["name"]], split.name)
-            wrong = _wrong(col, schema[col["name"]])
+            wrong = unusable(col, schema[col["name"]])
             if wrong is not None:
                 self.asked += [_first(wrong, f"first {index}"), wrong.sum().alias(f"count {index}")]
             elif col.get("dtype") in NUMBERS or col.get("preprocess"):
@@ -208,7 +208,7 @@ def _check_type(col: Mapping[str, Any], dtype: pl.DataType, where: str) -> None:
         raise UserError(f"column {name!r} of {where} is stored as {dtype}: {problem}")
 
 
-def _wrong(col: Mapping[str, Any], dtype: pl.DataType) -> pl.Expr | None:
+def unusable(col: Mapping[str, Any], dtype: pl.DataType) -> pl.Expr | None:
     """Whether a row cannot be used; None for columns of which no row can be wrong."""
     value = pl.col(col["name"])
     if dtype == pl.Null and col["type"] in ("numeric", "embedding"):
