@@ -15,6 +15,8 @@ def add(commands: Commands) -> None:
         "--run", required=True, help="what a run's summary prints: <model_root>/<dataset_id>/<model_id>"
     )
     parser.add_argument("--to", required=True, type=Path, metavar="DIR", help="the folder to write")
+    parser.add_argument("--onnx", action="store_true", help="write model.onnx too, checked with onnxruntime")
+    parser.add_argument("--pt2", action="store_true", help="write model.pt2 too, the graph that torch.export makes")
     add_zoo(parser)
 
 
@@ -23,4 +25,4 @@ def execute(args: argparse.Namespace) -> None:
     use_checkout(args.zoo)
     from fuxictr_llm.serving.export import export_run
 
-    print(export_run(args.run, args.to))
+    print(export_run(args.run, args.to, [kind for kind in ("onnx", "pt2") if getattr(args, kind)]))

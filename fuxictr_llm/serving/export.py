@@ -1,7 +1,7 @@
 """Exports a trained model as a folder that can be served, and loads such a model as a teacher."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from fuxictr_llm.host.columns import make_feature_map
 from fuxictr_llm.host.evaluated import INITIALIZER
 from fuxictr_llm.host.tables import FIRST_COLD_ID
 from fuxictr_llm.serving.config import CONFIG, FORMAT, Trained, check_content, cold_values_of
+from fuxictr_llm.serving.graphs import check_graphs, files_of_graphs, write_graphs
 from fuxictr_llm.serving.load import WEIGHTS, AllocatingAtMost, build_backbone, load_model
 
 RECORD = ".run.json"
@@ -45,17 +46,19 @@ DATA_KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
-def export_run(run: Path | str, to: Path | str) -> Path:
+def export_run(run: Path | str, to: Path | str, graphs: Collection[str] = ()) -> Path:
     """Write the folder that `fuxictr_llm.load_model` loads; it contains no path of this machine.
 
     Args:
         run: `<model_root>/<dataset_id>/<model_id>`, as a run's summary prints it, its .run.json, or a folder with
             one run.
         to: the folder; an earlier export there is replaced, a folder with anything else is refused.
+        graphs: what other programs can load, from ids to probabilities, is written as well: `onnx`, `pt2`.
 
     Raises:
-        UserError: no such run, it is damaged, its method does not fold, or `to` cannot be written.
+        UserError: no such run, it is damaged, its method does not fold, it has no such graph, or `to` cannot be written.
     """
+    check_graphs(graphs)
     record_file = find_run(run)
     _check_target(Path(to))
     config, tensors, network = _exported(*_read(record_file), record_file)
@@ -66,7 +69,9 @@ def export_run(run: Path | str, to: Path | str) -> Path:
         checkpoint = _fuxictr_checkpoint(network, folder) if config["folded"] is None else None
         digests = {"weights_sha256": digest_of_file(folder / WEIGHTS), "fuxictr_checkpoint": checkpoint}
         write_json(folder / CONFIG, config | digests)
-        load_model(folder)  # an export that cannot be loaded replaces nothing
+        served = load_model(folder)  # an export that cannot be loaded replaces nothing
+        if graphs:
+            write_json(folder / CONFIG, config | digests | {"graphs": write_graphs(served, folder, graphs)})
     return Path(to)
 
 
@@ -106,7 +111,7 @@ def _files_of_export(config: Any) -> set[str]:
         return set()
     checkpoint = config.get("fuxictr_checkpoint")  # not in exports of earlier versions
     file = checkpoint.get("file") if isinstance(checkpoint, dict) else None
-    return {CONFIG, WEIGHTS, file} if isinstance(file, str) else {CONFIG, WEIGHTS}
+    return {CONFIG, WEIGHTS, *files_of_graphs(config)} | ({file} if isinstance(file, str) else set())
 
 
 def _fuxictr_checkpoint(network: BaseModel, folder: Path) -> dict[str, str]:

@@ -203,7 +203,7 @@ class PlainGRU(nn.GRU):
     ) -> Tensor:
         states = super().forward(interests if weights is None else interests * weights.unsqueeze(-1))[0]
         last = (real.sum(dim=1) - 1).clamp(min=0)
-        state = states[torch.arange(len(states), device=states.device), last]
+        state = states[torch.arange(states.shape[0], device=states.device), last]
         return state * real.any(dim=1, keepdim=True)
 
 
