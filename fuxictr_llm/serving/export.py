@@ -56,7 +56,7 @@ def export_run(run: Path | str, to: Path | str, graphs: Collection[str] = ()) ->
         graphs: what other programs can load, from ids to probabilities, is written as well: `onnx`, `pt2`.
 
     Raises:
-        UserError: no such run, it is damaged, its method does not fold, it has no such graph, or `to` cannot be written.
+        UserError: no such run, it is damaged, its method does not fold, it has no such graph, `to` cannot be written.
     """
     check_graphs(graphs)
     record_file = find_run(run)

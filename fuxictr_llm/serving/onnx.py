@@ -74,8 +74,8 @@ def _translated(program: ExportedProgram, served: ServedModel) -> torch.onnx.ONN
         dynamo=True,
         dynamic_shapes=({name: {0: ROWS} for name in served.fields},),
         custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
-        # onnxscript's rules drop the `+ 1e-12` of FuxiCTR's pooling, so that a sequence of padding gives NaN; onnxruntime
-        # simplifies the graph when it loads it.
+        # onnxscript's rules drop the `+ 1e-12` of FuxiCTR's pooling, so that a sequence of padding gives NaN. To
+        # simplify the graph is onnxruntime's work, when it loads it.
         optimize=False,
         verbose=False,
     )
