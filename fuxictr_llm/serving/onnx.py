@@ -83,6 +83,8 @@ def _translated(program: ExportedProgram, served: ServedModel) -> torch.onnx.ONN
     names = [*served.fields, *served.labels]
     values = [*graph.model.graph.inputs, *graph.model.graph.outputs]
     _make_room(graph, {*names})
+    for node in graph.model.graph.all_nodes():
+        node.metadata_props.clear()  # paths of this machine, and names that torch has for its own use
     for value, name in zip(values, names, strict=True):
         value.name = name
     return graph

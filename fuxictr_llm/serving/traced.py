@@ -4,8 +4,8 @@ Shape symbols: `N` rows, `L` length of a sequence, `T` labels.
 """
 
 import contextlib
+import io
 import logging
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -23,6 +23,11 @@ from fuxictr_llm.serving.load import ServedModel
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
 ROWS = "rows"  # the name of the dimension N
+# What torch says at length -> the same in our words.
+CAUSES = {
+    "your code specialized it to be a constant": "its code takes the number of rows for a constant",
+    "data-dependent expression": "its code branches on values of a batch",
+}
 MOST_ROWS = 500  # of a check
 LARGEST_DIFFERENCE = 1e-6
 EXAMPLE_ROWS = 3  # neither 1, which torch.export takes for a constant, nor a number of heads or tasks
@@ -54,21 +59,28 @@ def traced(served: ServedModel) -> ExportedProgram:
     trace = partial(torch.export.export, module, (example,), dynamic_shapes=shapes)
     with quiet(), torch.no_grad():
         try:
-            return trace(strict=False)
+            return _without_paths(trace(strict=False))
         except Exception as error:  # anyone's class can fail in any way
             try:
-                return trace(strict=True)
+                return _without_paths(trace(strict=True))
             except Exception:
                 name, why = served.config["model"], first_cause(error)
                 raise UserError(f"{name} has no graph: torch.export cannot trace it ({why})") from error
+
+
+def _without_paths(program: ExportedProgram) -> ExportedProgram:
+    """The graph without the lines of code that its nodes come from, which have paths of this machine."""
+    parts = (module for module in program.graph_module.modules() if isinstance(module, torch.fx.GraphModule))
+    for node in (node for part in parts for node in part.graph.nodes):
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 def first_cause(error: BaseException) -> str:
     """What went wrong, in a line, where exporters wrap errors in others and explain at length."""
     while error.__cause__ is not None:
         error = error.__cause__
-    specialized = re.search("your code specialized it to be a constant", str(error))
-    return f"its code takes the number of {ROWS} for a constant" if specialized else reason_of(error)
+    return next((words for sign, words in CAUSES.items() if sign in str(error)), reason_of(error))
 
 
 def check_batch(served: ServedModel) -> dict[str, Tensor]:
@@ -139,11 +151,11 @@ def largest_difference(served: ServedModel, answer: Callable[[dict[str, Tensor]]
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Neither warnings nor logging of the exporters, which are about their own inside."""
+    """No warnings, logging and prints of the exporters, which are about their own inside."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
