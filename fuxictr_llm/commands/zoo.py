@@ -69,7 +69,8 @@ def zoo(args: argparse.Namespace) -> None:
         names, title = backbone_names(), "Our zoo and the wheel's LongCTR"
     # Other processes have registered none: they find a method by its file or module.
     found = [origin_of(find_method(method).model_cls).name for method in methods]
-    look, preload = partial(look_at, methods=found), PRELOADED_FOR_CHECKS
+    look = partial(look_at, methods=found)
+    preload: tuple[str, ...] = PRELOADED_FOR_CHECKS
     if args.onnx:
         from fuxictr_llm.serving.graph_checks import look_with_graph
         from fuxictr_llm.serving.onnx import check_onnx
