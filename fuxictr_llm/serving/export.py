@@ -1,7 +1,7 @@
 """Exports a trained model as a folder that can be served, and loads such a model as a teacher."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from fuxictr_llm.host.columns import make_feature_map
 from fuxictr_llm.host.evaluated import INITIALIZER
 from fuxictr_llm.host.tables import FIRST_COLD_ID
 from fuxictr_llm.serving.config import CONFIG, FORMAT, Evaluation, Trained, check_content, cold_values_of
+from fuxictr_llm.serving.graphs import check_graphs, files_of_graphs, write_graphs
 from fuxictr_llm.serving.load import WEIGHTS, AllocatingAtMost, build_backbone, load_model
 from fuxictr_llm.serving.preprocessing import write_preprocessing
 
@@ -46,18 +47,20 @@ DATA_KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
-def export_run(run: Path | str, to: Path | str, *, preprocessing: bool = True) -> Path:
+def export_run(run: Path | str, to: Path | str, graphs: Collection[str] = (), *, preprocessing: bool = True) -> Path:
     """Write the folder that `fuxictr_llm.load_model` loads; it contains no path of this machine.
 
     Args:
         run: `<model_root>/<dataset_id>/<model_id>`, as a run's summary prints it, its .run.json, or a folder with
             one run.
         to: the folder; an earlier export there is replaced, a folder with anything else is refused.
+        graphs: what other programs can load, from ids to probabilities, is written as well: `onnx`, `pt2`.
         preprocessing: with what turns raw rows into ids, where the built data set of the run is still there.
 
     Raises:
-        UserError: no such run, it is damaged, its method does not fold, or `to` cannot be written.
+        UserError: no such run, it is damaged, its method does not fold, it has no such graph, `to` cannot be written.
     """
+    check_graphs(graphs)
     record_file = find_run(run)
     _check_target(Path(to))
     record, state = _read(record_file)
@@ -68,9 +71,12 @@ def export_run(run: Path | str, to: Path | str, *, preprocessing: bool = True) -
         (folder / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it, and others may serve it
         checkpoint = _fuxictr_checkpoint(network, folder) if config["folded"] is None else None
         digests = {"weights_sha256": digest_of_file(folder / WEIGHTS), "fuxictr_checkpoint": checkpoint}
-        made = {"preprocessing": write_preprocessing(record, folder)} if preprocessing else {}
+        made: dict[str, Any] = {"preprocessing": write_preprocessing(record, folder)} if preprocessing else {}
         write_json(folder / CONFIG, config | digests | made)
-        load_model(folder)  # an export that cannot be loaded replaces nothing
+        served = load_model(folder)  # an export that cannot be loaded replaces nothing
+        if graphs:
+            made["graphs"] = write_graphs(served, folder, graphs)
+            write_json(folder / CONFIG, config | digests | made)
     return Path(to)
 
 
@@ -111,7 +117,7 @@ def _files_of_export(config: Any) -> set[str]:
     checkpoint = config.get("fuxictr_checkpoint")  # not in exports of earlier versions
     file = checkpoint.get("file") if isinstance(checkpoint, dict) else None
     noted = config.get("preprocessing")
-    files = {CONFIG, WEIGHTS, *(noted.get("files") or () if isinstance(noted, dict) else ())}
+    files = {CONFIG, WEIGHTS, *(noted.get("files") or () if isinstance(noted, dict) else ()), *files_of_graphs(config)}
     return {*files, file} if isinstance(file, str) else files
 
 
