@@ -53,6 +53,7 @@ setup(
     extras_require={
         "tune": ["optuna>=5"],
         "tensorboard": ["tensorboard"],
+        "onnx": ["onnx", "onnxscript", "onnxruntime"],
         "test": [
             "pytest",
             "pytest-xdist",
@@ -63,6 +64,9 @@ setup(
             "setuptools>=77",
             "optuna>=5",
             "tensorboard",
+            "onnx",
+            "onnxscript",
+            "onnxruntime",
             "playwright",  # drives a Chromium, where there is one
         ],
     },

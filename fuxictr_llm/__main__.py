@@ -5,15 +5,17 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import fuxictr_llm
-from fuxictr_llm.commands import bars, doctor, encode, export, leaderboard, prepare, program, run, verify, zoo
+from fuxictr_llm.commands import bars, doctor, encode, export, leaderboard, predict, prepare, program, run, verify, zoo
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import end_processes, first_to_fail, under_torchrun
+from fuxictr_llm.common.signals import Terminated, terminated_as_interrupted
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
-COMMANDS = (run, prepare, encode, leaderboard, verify, bars, export, doctor, zoo)
+COMMANDS = (run, prepare, encode, leaderboard, verify, bars, export, predict, doctor, zoo)
 SHARED = ("run", "encode")  # commands whose work the processes of torchrun share
 MOVED: dict[tuple[str, ...], str] = {
     ("leaderboard", "verify"): "verify",
@@ -22,8 +24,10 @@ MOVED: dict[tuple[str, ...], str] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 2 something to put right, 130 interrupted."""
+    """Run a command; returns the exit code: 0 done, 2 something to put right, 130 interrupted, 143 terminated."""
     words = sys.argv[1:] if argv is None else list(argv)
+    # Threads that wait for each other, and spin meanwhile, take five times as long where others use the cores too.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     if under_torchrun():  # DDP warns where no parameter is unused, which it can only be told before it knows the model
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     parser = argparse.ArgumentParser(prog=program(), description=fuxictr_llm.__doc__)
@@ -35,7 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError(f"{' '.join(words[:2])!r} is now a command of its own: {program()} {name} ...")
         args = parser.parse_args(words)
         _check_command(words[0])
-        args.command(args)
+        with nullcontext() if under_torchrun() else terminated_as_interrupted():  # torchrun's wait in C++
+            args.command(args)
     except UserError as error:
         if first_to_fail():
             print(f"error: {error}", file=sys.stderr)
@@ -45,10 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error.strerror}: {error.filename!r}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        how, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
         if first_to_fail():
-            print("interrupted; what was finished is kept, and the same command goes on from there", file=sys.stderr)
-        return 130
+            print(f"{how}; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        return code
     except Exception:
         if first_to_fail():
             raise

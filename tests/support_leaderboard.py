@@ -16,7 +16,9 @@ from fuxictr_llm.leaderboard.plan.plan import Plan
 from fuxictr_llm.leaderboard.run.engine import Listener, run_plan
 from fuxictr_llm.leaderboard.run.jobs import work
 from fuxictr_llm.leaderboard.run.local import LocalExecutor
+from fuxictr_llm.leaderboard.run.pruning import METRIC, Watcher
 from fuxictr_llm.leaderboard.run.results import Results
+from fuxictr_llm.training.listener import Evaluation
 
 
 def made_up_record(experiment, **changes):
@@ -30,7 +32,8 @@ def made_up_record(experiment, **changes):
             "tune": {"seconds": 7.0} if params["seed"] == 1 else {"cached": True, "seconds": 0.0, "made_in": 7.0},
             **stages,
         }
-    digests = {split: [digest_of_file(params[f"{split}_data"])] for split in ("train", "valid", "test")}
+    splits = [split for split in ("train", "valid", "test") if params[f"{split}_data"]]
+    digests = {split: [digest_of_file(params[f"{split}_data"])] for split in splits}
     return {
         "model_id": experiment.expid,
         "config": params,
@@ -60,6 +63,19 @@ def quick(job):
     """A run in no time."""
     if not job.data_only:
         write_record(job.experiment)
+
+
+def hopeless(job):
+    """A run of three epochs, far from a learning rate of .02 a bad one, which may be pruned."""
+    if job.data_only:
+        return
+    best = 0.8 - abs(job.experiment.params["learning_rate"] - 0.02)
+    evaluations = [Evaluation(number, 0.5, {METRIC: best - 0.1 / number}, 1e-3) for number in (1, 2, 3)]
+    watcher = None if job.others is None else Watcher(job.others)
+    for evaluation in evaluations if watcher else ():
+        watcher.evaluated(evaluation)
+    record = {"metrics": {"valid": {METRIC: best}, "test": {}}}
+    write_record(job.experiment, **record, evaluations=[evaluation._asdict() for evaluation in evaluations])
 
 
 def slow(job):
@@ -154,6 +170,9 @@ class Heard(Listener):
 
     def started(self, run):
         self.lines.append(f"started {run}")
+
+    def pruned(self, run, reason):
+        self.lines.append(reason)
 
 
 def run_board(plan, context, work, jobs):

@@ -49,6 +49,7 @@ PAGES = [
     "model_zoo/README.md",
     *(f"model_zoo/{name}/README.md" for name in METHODS),
     "fuxictr_llm/leaderboard/README.md",
+    "fuxictr_llm/serving/README.md",
     "fuxictr_llm/training/README.md",
     "benchmark_configs/README.md",
     "tests/README.md",

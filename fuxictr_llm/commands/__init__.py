@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # importing it takes a second, which --help need not wait for
     from fuxictr_llm.config.resolve import Experiment
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 SCRIPT = "fuxictr-llm"  # what setup.py installs
 
 
@@ -94,10 +95,13 @@ def experiment_of(
     is_main = not under_torchrun() or process_state(args.gpu).is_main_process
     logging.basicConfig(level=logging.INFO if is_main else logging.ERROR, format="%(levelname)s %(message)s")
     use_checkout(args.zoo)
-    from fuxictr_llm.config.resolve import load_experiment, parse_overrides
+    from fuxictr_llm.config.sources import read_source
+
+    source = read_source(args.expid, args.config)  # what is misspelt there is said before torch is imported
+    from fuxictr_llm.config.resolve import parse_overrides, resolved
 
     overrides = {**(defaults or {}), **parse_overrides(args.set), **(forced or {})}
-    return load_experiment(args.expid, args.config, seed=args.seed, overrides=overrides, gpu=chosen_gpu(args.gpu))
+    return resolved(source, args.config, seed=args.seed, overrides=overrides, gpu=chosen_gpu(args.gpu))
 
 
 def default_jobs() -> int:
@@ -123,17 +127,12 @@ def chosen_gpus(indexes: Sequence[int]) -> list[str]:
             raise UserError(f"--gpu {index} is given twice; --jobs-per-gpu has several runs share a GPU")
     if under_torchrun():
         raise UserError("a leaderboard spreads its runs over GPUs itself; start it without torchrun")
-    import torch
+    from fuxictr_llm.common.checks import check_gpu
 
-    count = torch.cuda.device_count()
-    if missing := [index for index in indexes if index >= count]:
-        have = f" (it has {count})" if count else ""
-        raise UserError(
-            f"--gpu {missing[0]}: this machine has no such GPU that torch can use{have}; --gpu -1 takes the CPU"
-        )
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(number) for number in range(count)] if visible is None else visible.split(",")
-    return [names[index].strip() for index in indexes]
+    for index in indexes:
+        check_gpu(index)
+    names = _gpu_names(1 + max(indexes))
+    return [names[index] for index in indexes]
 
 
 def chosen_gpu(index: int) -> int:
@@ -145,15 +144,25 @@ def chosen_gpu(index: int) -> int:
         raise UserError(f"--gpu {index} is neither the index of a GPU nor -1 for the CPU")
     if index == -1:
         return index
-    index_left = 0
+    from fuxictr_llm.common.checks import check_gpu
+
     if under_torchrun():
-        index = index_left = process_state(index).local_process_index
-    else:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        indexes = [str(number) for number in range(index + 1)] if visible is None else visible.split(",")
-        os.environ["CUDA_VISIBLE_DEVICES"] = indexes[index] if index < len(indexes) else ""
+        index = process_state(index).local_process_index
+        check_gpu(index)
+        return index
+    visible, names = os.environ.get(VISIBLE_GPUS), _gpu_names(1 + index)
+    os.environ[VISIBLE_GPUS] = names[index] if index < len(names) else ""
     import torch
 
-    if index_left >= torch.cuda.device_count():
-        raise UserError(f"--gpu {index}: this machine has no such GPU that torch can use; --gpu -1 takes the CPU")
-    return index_left
+    if torch.cuda.device_count():
+        return 0
+    os.environ.pop(VISIBLE_GPUS) if visible is None else os.environ.update({VISIBLE_GPUS: visible})
+    check_gpu(index)  # says how many there are
+    return index
+
+
+def _gpu_names(count: int) -> list[str]:
+    """What `CUDA_VISIBLE_DEVICES` calls the GPUs that this process sees; without it, the first `count`."""
+    visible = os.environ.get(VISIBLE_GPUS)
+    names = map(str, range(count)) if visible is None else visible.split(",")
+    return [name.strip() for name in names]

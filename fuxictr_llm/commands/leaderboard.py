@@ -70,6 +70,8 @@ def add(commands: Commands) -> None:
     tuning.add_argument("--tune-seeds", type=int, metavar="N", help=text)
     text = "tune this backbone's arms; those of the others take their settings (default: each is tuned)"
     tuning.add_argument("--tune-on", metavar="BACKBONE", help=text)
+    text = "end a trial whose validation AUC in an epoch is below the median of its arm's trials before"
+    tuning.add_argument("--prune", action="store_true", help=text)
 
 
 def execute(args: argparse.Namespace) -> None:
@@ -241,19 +243,23 @@ def _refuse_options(args: argparse.Namespace) -> None:
 
 def _tuning_options(args: argparse.Namespace) -> dict[str, Any]:
     given = {"--tune": args.tune, "--space": args.space, "--tune-seeds": args.tune_seeds, "--tune-on": args.tune_on}
-    return {name: value is not None for name, value in given.items()}
+    return {**{name: value is not None for name, value in given.items()}, "--prune": args.prune}
 
 
 def _tuning(args: argparse.Namespace, plan: "Plan") -> tuple["Tuning", "Space"]:
     """How settings are searched, and which."""
+    from fuxictr_llm.leaderboard.run.pruning import check_curves
     from fuxictr_llm.leaderboard.run.space import Tuning, read_space
 
     if args.tune is None or not args.space or args.tune < 1:
         raise UserError("--tune N, with N of 1 or more, and --space FILE.yaml go together")
     if args.tune_seeds is not None and args.tune_seeds < 1:
         raise UserError(f"--tune-seeds {args.tune_seeds}: a trial needs 1 seed or more")
-    tuning = Tuning(args.tune, tuple(range(1, (args.tune_seeds or 0) + 1)), args.tune_on)
-    return tuning, read_space(args.space, plan, tuning)
+    tuning = Tuning(args.tune, tuple(range(1, (args.tune_seeds or 0) + 1)), args.tune_on, args.prune)
+    space = read_space(args.space, plan, tuning)
+    if tuning.prune:
+        check_curves(tuning.searched(plan))
+    return tuning, space
 
 
 def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, executor: "Executor", console: "Console") -> "Plan":

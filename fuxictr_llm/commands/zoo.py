@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # What every class is looked at with, and what torch imports with its first optimizer.
 PRELOADED_FOR_CHECKS = ("fuxictr_llm.diagnosis.doctor", "torch._dynamo")
+PRELOADED_FOR_GRAPHS = (*PRELOADED_FOR_CHECKS, "fuxictr_llm.serving.graph_checks", "onnxruntime", "onnxscript")
 
 
 def add(commands: Any) -> None:
@@ -24,6 +25,9 @@ def add(commands: Any) -> None:
     parser.set_defaults(command=zoo)
     add_zoo(parser)
     add_methods(parser)
+    parser.add_argument(
+        "--onnx", action="store_true", help="export each class as ONNX too, plain and with each method, and compare"
+    )
     parser.add_argument("--to", type=Path, metavar="FILE.md", help="write the table as Markdown as well")
     parser.add_argument("--jobs", type=int, help="how many classes at the same time (default: one a core, at most 8)")
     parser.add_argument("--timeout", type=float, default=120, metavar="S", help="seconds a class may take")
@@ -44,7 +48,16 @@ def zoo(args: argparse.Namespace) -> None:
     from fuxictr_llm.common.files import replacing
     from fuxictr_llm.config.origins import origin_of
     from fuxictr_llm.diagnosis.doctor import look_at
-    from fuxictr_llm.diagnosis.zoo_table import LEGEND, as_markdown, failed, look_at_all, made_with, notes, summary
+    from fuxictr_llm.diagnosis.zoo_table import (
+        GRAPH,
+        LEGEND,
+        as_markdown,
+        failed,
+        look_at_all,
+        made_with,
+        notes,
+        summary,
+    )
     from fuxictr_llm.host.checkout import current_checkout, use_checkout
     from fuxictr_llm.registry import backbone_names, find_method
 
@@ -55,12 +68,20 @@ def zoo(args: argparse.Namespace) -> None:
     else:
         names, title = backbone_names(), "Our zoo and the wheel's LongCTR"
     # Other processes have registered none: they find a method by its file or module.
-    look = partial(look_at, methods=[origin_of(find_method(method).model_cls).name for method in methods])
+    found = [origin_of(find_method(method).model_cls).name for method in methods]
+    look = partial(look_at, methods=found)
+    preload: tuple[str, ...] = PRELOADED_FOR_CHECKS
+    if args.onnx:
+        from fuxictr_llm.serving.graph_checks import look_with_graph
+        from fuxictr_llm.serving.onnx import check_onnx
+
+        check_onnx()
+        look, preload, methods = partial(look_with_graph, methods=found), PRELOADED_FOR_GRAPHS, [*methods, GRAPH]
     rows, console = list["ZooRow"](), Console(highlight=False)
     # Progress goes to the error stream, so that the output is the table alone.
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("trying", total=len(names))
-        for row in look_at_all(names, look, methods, jobs, args.timeout, PRELOADED_FOR_CHECKS):
+        for row in look_at_all(names, look, methods, jobs, args.timeout, preload):
             rows.append(row.without_path(f"{checkout.folder}{os.sep}") if checkout else row)
             progress.update(task, advance=1, description=row.backbone)
     if checkout:

@@ -17,13 +17,13 @@ from fuxictr_llm.common.files import (
     digest_of,
     digest_of_file,
     explain_write_errors,
-    locked,
     read_json,
     remove_abandoned,
     replacing_dir,
     writable_dir,
     write_json,
 )
+from fuxictr_llm.common.locks import locked
 from fuxictr_llm.common.processes import from_main, is_main
 
 AFFECTS_VECTORS = False  # see common/code_digest.py

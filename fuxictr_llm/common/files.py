@@ -19,14 +19,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.progress import BYTES, Progress
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
 LOCK = "owner.lock"
+REPLACED = ".replaced"  # holds the folder that another one replaces
 NAME = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
 FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
 # The errors of a file system without locks; nothing is removed there.
@@ -52,6 +51,7 @@ def own_folder(beside: Path) -> Iterator[Path]:
     try:
         yield folder
     finally:
+        _put_back(folder)
         _remove(folder)
         os.close(lock)
 
@@ -80,10 +80,20 @@ def _remove_if_abandoned(folder: Path) -> None:
         lock = os.open(folder / LOCK, FLAGS, 0o644)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _put_back(folder)
             _remove(folder)
             logging.info("Removed %s, which a killed process left", folder)
         finally:
             os.close(lock)
+
+
+def _put_back(folder: Path) -> None:
+    """Of a process that ended while it replaced a folder, put the old one back where the new one is not yet."""
+    replaced = folder / REPLACED
+    for old in [*replaced.iterdir()] if replaced.is_dir() else []:
+        if not os.path.lexists(folder.parent / old.name):
+            old.replace(folder.parent / old.name)
+            logging.info("Put %s back, which was about to be replaced", folder.parent / old.name)
 
 
 def _locked_folder(beside: Path) -> tuple[Path, int]:
@@ -160,13 +170,6 @@ def writable_dir(path: Path | str, way_out: str) -> Path:
 
 
 @contextlib.contextmanager
-def locked(name: str) -> Iterator[None]:
-    """In the block, no other process is in a block of that name: what several need in the cache is made once."""
-    with FileLock(writable_dir(cache_dir() / "locks", OTHER_CACHE) / f"{name}.lock"):
-        yield
-
-
-@contextlib.contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path of the same name, which replaces `path` when the block ends without an error."""
     path = Path(path)
@@ -178,15 +181,19 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def replacing_dir(path: Path | str) -> Iterator[Path]:
-    """`replacing` for a folder: an old folder at `path` is removed only when the new one is complete."""
-    path = Path(path).resolve()
+    """`replacing` for a folder: an old folder at `path` is removed only when the new one is complete.
+
+    Of a link at `path`, the link is replaced: what it points to stays as it is.
+    """
+    path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     with own_folder(path) as folder:
         temporary = folder / path.name
         temporary.mkdir()
         yield temporary
-        if path.exists():
-            path.replace(folder / f"{path.name}.old")
+        if os.path.lexists(path):
+            (folder / REPLACED).mkdir()
+            path.replace(folder / REPLACED / path.name)
         temporary.replace(path)
 
 

@@ -128,8 +128,20 @@ def load_experiment(
     Raises:
         UserError: something is unknown, missing, of the wrong type or out of range.
     """
+    return resolved(read_source(expid, config), config, seed=seed, overrides=overrides, gpu=gpu, threads=threads)
+
+
+def resolved(
+    source: Source,
+    config: Path | str | None,
+    *,
+    seed: int | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    gpu: int = -1,
+    threads: int | None = None,
+) -> Experiment:
+    """The experiment of settings as `read_source` reads them from a config; the rest is as for `load_experiment`."""
     overrides = as_lists({**(overrides or {}), **({} if seed is None else {"seed": seed})})
-    source = read_source(expid, config)
     source = dataclasses.replace(source, params=as_lists(source.params))
     check_label(source.expid)
     if isinstance(dataset_id := source.params.get("dataset_id"), str):

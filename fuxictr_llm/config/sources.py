@@ -137,9 +137,12 @@ def _parse(
         raise unknown("data set", after, datasets, where)
     else:
         raise unknown("data set", rest, datasets, where)
+    named_method, others = method and _named(methods, method, "method"), _names_of(methods, "method")
+    if named_method and named_method not in registry.method_names():  # before a backbone is found, which imports torch
+        registry.find_method(named_method, where, others)
     registry.find_backbone(_named(models, backbone, "model"), where, own)
-    if method:
-        registry.find_method(_named(methods, method, "method"), where, _names_of(methods, "method"))
+    if named_method:
+        registry.find_method(named_method, where, others)
     return backbone, method, dataset_id
 
 

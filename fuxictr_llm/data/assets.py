@@ -18,7 +18,6 @@ from fuxictr_llm.common.files import (
     damaged_files,
     digest_of_file,
     digests_of,
-    locked,
     own_folder,
     read_json,
     remove_abandoned,
@@ -26,6 +25,7 @@ from fuxictr_llm.common.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.common.locks import locked
 from fuxictr_llm.common.progress import BYTES, Progress
 
 AFFECTS_RESULTS = False  # see common/code_digest.py

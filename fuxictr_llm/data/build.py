@@ -1,5 +1,7 @@
 """Raw csv or parquet -> FuxiCTR's built data set (ids in parquet, feature_map.json, feature_vocab.json).
 
+`preprocessing.json` beside it is for serving (see fitted.py).
+
 FuxiCTR's FeatureProcessor, or the data set's own, fits and transforms. What it counts is counted in a stream, and
 what it transforms comes in slices, so that beside the vocabularies little is in memory. `build.json` beside the
 result holds the digests of what went in, so that a changed file or column list is noticed.
@@ -13,7 +15,6 @@ from typing import Any
 
 import fuxictr
 import polars as pl
-from fuxictr.preprocess import FeatureProcessor
 from fuxictr.preprocess.build_dataset import merge_meta_ddf
 
 from fuxictr_llm.common.code_digest import digest_of_code
@@ -35,13 +36,18 @@ from fuxictr_llm.common.files import (
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.counting import CountsInStream, check_own_counting
 from fuxictr_llm.data.field_words import collecting
+from fuxictr_llm.data.fills import fills_of_made
+from fuxictr_llm.data.first_pass import first_pass
+from fuxictr_llm.data.fitted import FILE as PREPROCESSING
+from fuxictr_llm.data.fitted import describe_fitted
 from fuxictr_llm.data.id_files import write_splits
 from fuxictr_llm.data.prepare import check_published_there
 from fuxictr_llm.data.processors import code_of, find_processor, settings_of
 from fuxictr_llm.data.raw import PACKED, RawSplit, check_columns, check_shares, pretrained_files, raw_files
-from fuxictr_llm.data.raw_checks import check_labels_of, check_stored, check_values
+from fuxictr_llm.data.raw_checks import check_stored
 from fuxictr_llm.host.columns import feature_columns
 from fuxictr_llm.host.embeddings import check_declared_vectors, with_used_vectors
+from fuxictr_llm.host.preprocess import FeatureProcessor
 
 # The config keys on which the built data depends, besides the raw files.
 BUILD_KEYS = (
@@ -150,10 +156,13 @@ def _is_current(data_dir: Path, made_from: Mapping[str, Any], params: Mapping[st
     """Whether the built data set can be used; says why where it has to be built anew."""
     if not (data_dir / "feature_map.json").exists():
         return False
-    manifest = read_json(data_dir / MANIFEST)
-    if manifest is None:
+    if not (data_dir / MANIFEST).exists():
         return _is_of_fuxictr(data_dir, params)
-    old = manifest.get("made_from") or {}
+    manifest = read_json(data_dir / MANIFEST)
+    old = isinstance(manifest, dict) and (manifest.get("made_from") or {})
+    if not isinstance(old, dict) or not isinstance(old.get("raw", {}), dict):
+        logging.warning("Rebuilding %s: its %s is damaged", data_dir, MANIFEST)
+        return False
     # It may have more splits than are asked for: a search trains on it without test data.
     old = {**old, "raw": {split: old.get("raw", {}).get(split) for split in made_from["raw"]}}
     if old == made_from:
@@ -219,11 +228,13 @@ def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Map
     splits = {split: RawSplit(raw_files(path, params["data_format"]), params) for split, path in raw.items()}
     for split, frame in frames.items():
         check_columns(frame, raw[split], params)
-    check_stored({split: frame.collect_schema() for split, frame in frames.items()}, params)
-    rows = {split: check_labels_of(frame, splits[split], params) for split, frame in frames.items()}
-    frames = {split: processor.preprocess(frame) for split, frame in frames.items()}
-    for split, frame in frames.items():
-        check_values(frame, splits[split], params)
+    schemas = {split: frame.collect_schema() for split, frame in frames.items()}
+    check_stored(schemas, params)
+    made = {split: processor.preprocess(frame) for split, frame in frames.items()}
+    rows, processor.filled = {}, fills_of_made(find_processor(params), processor, list(frames.values()))
+    for split, fills in zip(frames, processor.filled, strict=True):
+        rows[split], plain = first_pass(processor, frames[split], made[split], splits[split], params)
+        fills |= plain
     for split, count in rows.items():
         if count < (params.get("data_block_size") or 0):
             raise UserError(
@@ -231,15 +242,16 @@ def _build_with(processor: FeatureProcessor, params: Mapping[str, Any], raw: Map
                 "FuxiCTR would make no block of them; give a smaller one, or 0 for one file"
             )
     if not isinstance(processor, CountsInStream):
-        check_own_counting(find_processor(params), processor, frames["train"])
+        check_own_counting(find_processor(params), processor, made["train"])
     processor.rows = rows
     processor.fit(
-        frames["train"],
-        meta_ddf=merge_meta_ddf(processor, *(frames.get(split) for split in SPLITS)),
+        made["train"],
+        meta_ddf=merge_meta_ddf(processor, *(made.get(split) for split in SPLITS)),
         min_categr_count=params.get("min_categr_count", 1),
         num_buckets=params.get("num_buckets", 10),
     )
-    write_splits(processor, frames, splits, params.get("data_block_size") or 0)
+    write_splits(processor, made, splits, params.get("data_block_size") or 0)
+    write_json(Path(processor.data_dir) / PREPROCESSING, describe_fitted(processor, schemas["train"], params))
     return rows
 
 

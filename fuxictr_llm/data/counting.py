@@ -8,9 +8,9 @@ from typing import Any
 
 import polars as pl
 import psutil
-from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.host.preprocess import FeatureProcessor
 
 WITH_COUNTS = ("meta", "categorical", "sequence")
 # What counts, or makes vocabularies of counts.

@@ -12,24 +12,23 @@ values also has `"filled": {"<value>": [missing, as such]}`: the rows of all spl
 missing one, and those in which it was read; `counts` has only the latter.
 """
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import read_json, write_json
 from fuxictr_llm.common.formats import read_yaml
 from fuxictr_llm.config.sources import packaged_configs
 from fuxictr_llm.data.counting import CountsInStream, counts_as_fuxictr
-from fuxictr_llm.data.fills import Counts, TakesLists, filled_values, summed, text_of
+from fuxictr_llm.data.fills import Counts, TakesLists, summed, text_of
 from fuxictr_llm.data.processors import ScalesConstants
 from fuxictr_llm.data.ranks import Column
 from fuxictr_llm.data.watched import ShowsFit, watched
+from fuxictr_llm.host.preprocess import FeatureProcessor
 
 FILE = "field_texts.json"
 NUMBERS = "numbers.parquet"  # there while quantiles are made
@@ -45,28 +44,28 @@ class CollectsFieldTexts(ShowsFit):
     """Mixed into a data set's FeatureProcessor: `fit` also writes field_texts.json.
 
     The counts are those that FuxiCTR hands to its fit functions, so that the raw file is not read again
-    for them. The values that stand for missing ones are counted in the raw frames; train is the first that
-    FuxiCTR preprocesses. A pickle or copy is of the processor's own class and needs nothing of this package.
+    for them. A pickle or copy is of the processor's own class and needs nothing of this package.
+
+    Attributes:
+        filled: of each split, train first, the values that stand for missing ones; set before `fit`.
     """
 
     _host: type[FeatureProcessor]
-
-    def preprocess(self, ddf: pl.LazyFrame) -> pl.LazyFrame:
-        self.__dict__.setdefault("_raw", []).append(ddf)
-        return super().preprocess(ddf)
+    filled: Sequence[Mapping[str, Counts]] = ()
 
     def fit(self, train_ddf: pl.LazyFrame, *args: Any, **kwargs: Any) -> None:
         self._counts: dict[str, Mapping[Any, int]] = {}
         super().fit(train_ddf, *args, **kwargs)
-        filled = filled_values(self._host, copy.copy(self), self.__dict__.pop("_raw", []), sum(self.rows.values()))
-        write_json(Path(self.data_dir) / FILE, self._field_texts(train_ddf, filled))
+        write_json(Path(self.data_dir) / FILE, self._field_texts(train_ddf))
         del self._counts
 
     def _also_asked(self, train_ddf: pl.LazyFrame) -> list[pl.LazyFrame]:
         """A file of the numbers of train, which need not fit in memory."""
         columns = [col for col in self.feature_cols if col.get("active", True) and col["type"] == "numeric"]
         numbers = [pl.col(col["name"]).cast(pl.Float64) for col in columns]
-        return [train_ddf.select(numbers).sink_parquet(self._numbers_file, mkdir=True, lazy=True)] if numbers else []
+        if not numbers:
+            return []
+        return [train_ddf.select(numbers).sink_parquet(self._numbers_file, compression="lz4", mkdir=True, lazy=True)]
 
     @property
     def _numbers_file(self) -> Path:
@@ -95,8 +94,8 @@ class CollectsFieldTexts(ShowsFit):
                     tokenizer.vocab[key.item()] = tokenizer.vocab.pop(key)
         super().save_vocab(vocab_file)
 
-    def _field_texts(self, train_ddf: pl.LazyFrame, filled: list[dict[str, Counts]]) -> dict[str, dict[str, Any]]:
-        features, in_train = self.feature_map.features, filled[0] if filled else {}
+    def _field_texts(self, train_ddf: pl.LazyFrame) -> dict[str, dict[str, Any]]:
+        features, in_train = self.feature_map.features, self.filled[0] if self.filled else {}
         numbers = [name for name, spec in features.items() if spec["type"] == "numeric"]
         if numbers and not self._numbers_file.exists():  # a processor that counts its own way
             with watched(train_ddf, "quantiles of train", self.rows.get("train", 0)) as rows:
@@ -113,13 +112,13 @@ class CollectsFieldTexts(ShowsFit):
                 counts = self._counts[name].items()
                 known = [(value, n) for value, n in counts if value in tokenizer.vocab and value not in none]
                 texts[name] = _most(_as_such(known, in_train.get(name, {})))
-        for name, values in summed(filled).items():
+        for name, values in summed(self.filled).items():
             if name in texts:
                 texts[name]["filled"] = values
         return texts
 
     def __reduce__(self) -> tuple:
-        left_out = ("_counts", "_raw", *ShowsFit.NOT_PICKLED, *CountsInStream.NOT_PICKLED)
+        left_out = ("_counts", "filled", *ShowsFit.NOT_PICKLED, *CountsInStream.NOT_PICKLED)
         state = {key: value for key, value in vars(self).items() if key not in left_out}
         return self._host.__new__, (self._host,), state
 

@@ -15,12 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import polars as pl
-from fuxictr.preprocess import FeatureProcessor
 from typing_extensions import TypeIs
 
 from fuxictr_llm.common.errors import UserError, reason_of
-from fuxictr_llm.common.progress import Progress
-from fuxictr_llm.data.watched import counting
+from fuxictr_llm.host.preprocess import FeatureProcessor
 
 # Between the values of a list, whatever `splitter` says: no value holds it, so that none is cut in two.
 SPLITTER = "\x1f\x1e"
@@ -159,78 +157,85 @@ def text_of(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def filled_values(
-    host: type[FeatureProcessor], processor: FeatureProcessor, frames: Sequence[pl.LazyFrame], total: int = 0
-) -> list[dict[str, Counts]]:
-    """For each raw frame, the values that stand for missing ones, by column.
+class PlainFills:
+    """Counts the values that stand for missing ones in the columns of a raw frame that are read as they are.
 
     Args:
-        host: the processor's class without what we add to it.
         processor: its columns say what is filled in.
-        frames: the raw rows of each split.
-        total: how many rows they have together, for progress.
+        raw: the rows of a split.
 
-    Raises:
-        UserError: a number would be filled up with a text.
+    Attributes:
+        frame, asked: the facts that `counts` needs are what this frame gives for these.
     """
-    # Lists are of texts, and FuxiCTR pads where one is missing.
-    columns = [
-        col for col in processor.feature_cols if col.get("active", True) and col["type"] in ("categorical", "numeric")
-    ]
-    plain = [col for col in columns if not col.get("preprocess")]
-    with Progress("counting missing values", total) as progress:
-        by_frame = [
-            _of_plain(plain, counting(frame, progress).with_columns(plain_types(frame.collect_schema(), plain)))
-            for frame in frames
-        ]
-    made = [col["name"] for col in columns if col.get("preprocess")]
-    for counts, more in zip(by_frame, _of_made(host, processor, made, frames), strict=True):
-        counts |= more
-    return by_frame
 
+    def __init__(self, processor: FeatureProcessor, raw: pl.LazyFrame):
+        columns = [col for col in _with_fills(processor) if not col.get("preprocess")]
+        self.frame = raw.with_columns(plain_types(raw.collect_schema(), columns))
+        self.asked: list[pl.Expr] = []
+        self._fills: dict[str, Any] = {}
+        self._problem = ""
+        schema = self.frame.collect_schema()
+        for col in columns:
+            # An empty text is no value of a column in any case.
+            if col["name"] in schema and not (fill_of(col) == "" and col["type"] == "categorical"):
+                self._ask(col, schema[col["name"]])
 
-def _of_plain(columns: Iterable[Mapping[str, Any]], frame: pl.LazyFrame) -> dict[str, Counts]:
-    """The same for columns that are read as they are, in one pass."""
-    schema = frame.collect_schema()
-    asked, fills = {}, {}
-    for col in columns:
+    def _ask(self, col: Mapping[str, Any], dtype: pl.DataType) -> None:
         name, fill = col["name"], fill_of(col)
-        # An empty text is no value of a column in any case.
-        if name not in schema or (fill == "" and col["type"] == "categorical"):
-            continue
-        filled = pl.Series(name, [None], schema[name])
+        filled = pl.Series(name, [None], dtype)
         if fill is not None:
             filled = pl.select(filled.fill_null(fill)).to_series()
         if col["type"] == "numeric" and filled.dtype == pl.String:
-            raise UserError(f"column {name!r} is numeric, and fill_na {fill!r} a text; give a number, or null")
-        fills[name] = filled.item()
+            self._problem = f"column {name!r} is numeric, and fill_na {fill!r} a text; give a number, or null"
+            return
+        self._fills[name] = filled.item()
         known = pl.col(name).cast(filled.dtype, strict=False)
-        asked[f"{name}\0missing"] = pl.col(name).null_count()
-        asked[f"{name}\0such"] = (known == pl.lit(filled.item(), filled.dtype)).sum()
-        asked[f"{name}\0nan"] = known.is_nan().sum() if filled.dtype.is_float() else pl.lit(0)
-    if not asked:
-        return {}
-    (counts,) = frame.select(**asked).collect(engine="streaming").to_dicts()
-    values_of: dict[str, Counts] = {}
-    for name, fill in fills.items():
-        missing, such, nans = (counts[f"{name}\0{what}"] for what in ("missing", "such", "nan"))
-        is_nan = fill != fill
-        values = {"NaN": [nans + missing * is_nan, 0]} if nans or (missing and is_nan) else {}
-        if missing and fill is not None and not is_nan:
-            values[text_of(fill)] = [missing, such]
-        if values:
-            values_of[name] = values
-    return values_of
+        is_nan = known.is_nan().sum() if filled.dtype.is_float() else pl.lit(0)
+        such = (known == pl.lit(filled.item(), filled.dtype)).sum()
+        asked = {"missing": pl.col(name).null_count(), "such": such, "nan": is_nan}
+        self.asked += [part.alias(f"{name}\0{what}") for what, part in asked.items()]
+
+    def counts(self, facts: Mapping[str, int]) -> dict[str, Counts]:
+        """By column, those of its values that stand for missing ones.
+
+        Raises:
+            UserError: a number would be filled up with a text.
+        """
+        if self._problem:
+            raise UserError(self._problem)
+        values_of: dict[str, Counts] = {}
+        for name, fill in self._fills.items():
+            missing, such, nans = (facts[f"{name}\0{what}"] for what in ("missing", "such", "nan"))
+            is_nan = fill != fill
+            values = {"NaN": [nans + missing * is_nan, 0]} if nans or (missing and is_nan) else {}
+            if missing and fill is not None and not is_nan:
+                values[text_of(fill)] = [missing, such]
+            if values:
+                values_of[name] = values
+        return values_of
 
 
-def _of_made(
-    host: type[FeatureProcessor], processor: FeatureProcessor, names: Sequence[str], frames: Sequence[pl.LazyFrame]
+def _with_fills(processor: FeatureProcessor) -> list[dict[str, Any]]:
+    """The columns in which values may stand for missing ones: lists are of texts, and FuxiCTR pads where one is not."""
+    kinds = ("categorical", "numeric")
+    return [col for col in processor.feature_cols if col.get("active", True) and col["type"] in kinds]
+
+
+def fills_of_made(
+    host: type[FeatureProcessor], processor: FeatureProcessor, frames: Sequence[pl.LazyFrame]
 ) -> list[dict[str, Counts]]:
-    """The same for columns that a preprocess step makes: what it gives more often of filled than of unfilled ones."""
+    """The same for columns that a preprocess step makes: what it gives more often of filled than of unfilled ones.
+
+    Args:
+        host: the processor's class without what we add to it.
+        processor: as for `PlainFills`.
+        frames: the raw rows of each split.
+    """
     by_frame: list[dict[str, Counts]] = [{} for _ in frames]
+    names = [col["name"] for col in _with_fills(processor) if col.get("preprocess")]
     if not names:
         return by_frame
-    bare = copy.copy(processor)
+    bare, processor = copy.copy(processor), copy.copy(processor)
     bare.feature_cols = [{**col, "fill_na": None} for col in processor.feature_cols]
     bare.label_cols = [{**col, "fill_na": None} for col in processor.label_cols]
     try:

@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import numpy as np
 import polars as pl
-from fuxictr.preprocess import FeatureProcessor
-from fuxictr.preprocess.tokenizer import Tokenizer
+
+from fuxictr_llm.host.preprocess import FeatureProcessor, Tokenizer
 
 PAD, OOV = "__PAD__", "__OOV__"
 EXACT = 2**53  # whole numbers up to it are floats without rounding
@@ -53,7 +53,7 @@ class IdColumns:
 
     def prepared(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         """The frame whose columns of single texts are places in their vocabularies: polars finds them in parallel."""
-        return frame.with_columns(texts.places(pl.col(name)) for name, texts in self._texts.items())
+        return frame.with_columns(texts.places(name) for name, texts in self._texts.items())
 
     def transform(self, rows: pl.DataFrame) -> dict[str, np.ndarray]:
         """Ids and values of a slice of the prepared frame, `[N]` or `[N, L]`; columns in its order, then more."""
@@ -65,6 +65,17 @@ class IdColumns:
         others = {column.name: column.to_numpy() for column in rows if column.name not in made}
         made |= self._processor.transform(others)
         return {name: made[name] for name in [*rows.columns, *made]}
+
+    def out_of_vocabulary(self, made: Mapping[str, np.ndarray]) -> dict[str, int]:
+        """Column -> how many of the ids in a transformed slice are those of values that it does not know."""
+        known = {f"{name}::tokenizer": name for name, spec in self._processor.feature_map.features.items()}
+        tokenizers = {
+            known[key]: tokenizer for key, tokenizer in self._processor.processor_dict.items() if key in known
+        }
+        return {
+            name: int(np.count_nonzero(np.asarray(made[name]) == tokenizer.vocab[OOV]))
+            for name, tokenizer in tokenizers.items()
+        }
 
 
 class _Texts:
@@ -79,11 +90,14 @@ class _Texts:
         ids = {**vocab, padding: vocab[PAD]} if isinstance(padding, str) else vocab
         self._categories = pl.Enum(pl.Series([*ids], dtype=pl.String))
         self._ids = np.array([*ids.values(), vocab[OOV]], dtype=np.int64)
+        self._places: dict[str, pl.Expr] = {}
 
-    def places(self, texts: pl.Expr) -> pl.Expr:
-        """Where texts stand in the vocabulary; behind its end, where they do not."""
-        places = texts.cast(self._categories, strict=False).to_physical().cast(pl.UInt32)
-        return places.fill_null(len(self._ids) - 1)
+    def places(self, name: str) -> pl.Expr:
+        """Where the texts of a column stand in the vocabulary; behind its end, where they do not."""
+        if name not in self._places:  # polars reads all categories for each expression that is made
+            places = pl.col(name).cast(self._categories, strict=False).to_physical().cast(pl.UInt32)
+            self._places[name] = places.fill_null(len(self._ids) - 1)
+        return self._places[name]
 
     def ids(self, places: pl.Series) -> np.ndarray:
         """The ids of such places."""
@@ -94,24 +108,27 @@ class _Numbers:
     """A vocabulary of numbers, all of them whole or all floats."""
 
     def __init__(self, vocab: Mapping[Any, int], dtype: pl.DataType):
-        self._type, self._oov = pl.Int64() if dtype.is_integer() else pl.Float64(), vocab[OOV]
+        self._type, self._oov = np.int64 if dtype.is_integer() else np.float64, vocab[OOV]
         known = {value: index for value, index in vocab.items() if not isinstance(value, str)}
-        values = np.array([*known], dtype=np.int64 if dtype.is_integer() else np.float64)
+        values = np.array([*known], dtype=self._type)
         order = np.argsort(values)
         self._values, self._ids = values[order], np.array([*known.values()], dtype=np.int64)[order]
 
     def ids(self, column: pl.Series) -> np.ndarray:
         """The ids of numbers; a missing one, and NaN, is out of the vocabulary."""
-        values = column.cast(self._type).fill_null(0).to_numpy()
+        has_nulls = column.null_count() > 0
+        values = (column.fill_null(0) if has_nulls else column).to_numpy().astype(self._type)
         places = np.searchsorted(self._values, values).clip(max=len(self._values) - 1)
-        known = (self._values[places] == values) & column.is_not_null().to_numpy()
+        known = self._values[places] == values
+        if has_nulls:
+            known &= column.is_not_null().to_numpy()
         return np.where(known, self._ids[places], self._oov)
 
 
 def _padded(column: pl.Series, texts: _Texts, tokenizer: Tokenizer) -> np.ndarray:
     """Ids of the parts of each text `[N, L]`, cut and padded at one side."""
     parts = column.str.split(tokenizer._splitter)
-    places = parts.list.explode(empty_as_null=False).to_frame("part").select(texts.places(pl.col("part")))
+    places = parts.list.explode(empty_as_null=False).to_frame("part").select(texts.places("part"))
     lengths, width = parts.list.len().to_numpy().astype(np.int64), tokenizer.max_len
     row = np.repeat(np.arange(len(column)), lengths)
     place = np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)

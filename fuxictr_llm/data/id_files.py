@@ -1,18 +1,19 @@
 """A split's ids and values as parquet, in one file or in blocks, written slice by slice: no split is in memory."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_llm.common.progress import Progress
 from fuxictr_llm.data.id_columns import IdColumns
 from fuxictr_llm.data.raw import RawSplit
 from fuxictr_llm.data.raw_checks import check_made, normalizers
+from fuxictr_llm.host.preprocess import FeatureProcessor
 
 SLICE_ROWS = 100_000
 
@@ -43,12 +44,16 @@ def write_splits(
 
 def _write(columns: IdColumns, frame: pl.LazyFrame, split: RawSplit, blocks: "Blocks", progress: Progress) -> None:
     normalized, start = dict(normalizers(split.params)), 0
-    for rows in columns.prepared(frame).collect_batches(chunk_size=SLICE_ROWS, maintain_order=True):
-        made = columns.transform(rows)
-        check_made(made, normalized, start, split)
-        blocks.write(pa.table({name: _arrow(values) for name, values in made.items()}))
-        start += len(rows)
-        progress.update(len(rows))
+    with ThreadPoolExecutor(1) as writer:
+        written = writer.submit(lambda: None)
+        for rows in columns.prepared(frame).collect_batches(chunk_size=SLICE_ROWS, maintain_order=True):
+            made = columns.transform(rows)
+            check_made(made, normalized, start, split)
+            written.result()  # a slice is written while the next one is made
+            written = writer.submit(blocks.write, pa.table({name: _arrow(values) for name, values in made.items()}))
+            start += len(rows)
+            progress.update(len(rows))
+        written.result()
 
 
 class Blocks:

@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fuxictr.preprocess import FeatureProcessor
-
 from fuxictr_llm.common.code_digest import modules_of, sources_below
 from fuxictr_llm.common.errors import UserError, unknown
 from fuxictr_llm.common.files import digest_of
 from fuxictr_llm.host.columns import feature_columns, label_columns
+from fuxictr_llm.host.preprocess import FeatureProcessor
 from fuxictr_llm.registry import import_class
 
 # FuxiCTR's own, by the names of its modules.
@@ -47,6 +46,17 @@ def find_processor(params: Mapping[str, Any]) -> type[FeatureProcessor]:
     """
     name = params.get("feature_processor")
     cls = _find(name) if name else FeatureProcessor
+    check_functions(cls, params)
+    return cls
+
+
+def check_functions(cls: type[FeatureProcessor], params: Mapping[str, Any]) -> None:
+    """Check that a class has every function that the columns' `preprocess:` names.
+
+    Raises:
+        UserError: it lacks one, or a column has a `category_processor`, which FuxiCTR 2.3 cannot build.
+    """
+    name = params.get("feature_processor")
     for col in [*label_columns(params), *feature_columns(params)]:
         if col.get("category_processor"):
             raise UserError(
@@ -57,12 +67,16 @@ def find_processor(params: Mapping[str, Any]) -> type[FeatureProcessor]:
         # FuxiCTR calls whatever its class has of that name: `load_pickle` too.
         if function and (function not in _functions(cls) or not callable(getattr(cls, function, None))):
             raise _lacks(cls, function, f"preprocess of column {col['name']!r}", name)
-    return cls
 
 
 def code_of(name: str) -> str | None:
     """Digest of the sources of a processor and what they import, as far as they are not FuxiCTR's or a library's."""
-    sources = sources_below(modules_of(_find(name)))
+    return code_of_class(_find(name))
+
+
+def code_of_class(cls: type[FeatureProcessor]) -> str | None:
+    """`code_of` for the class itself."""
+    sources = sources_below(modules_of(cls))
     return digest_of(sources) if sources else None
 
 

@@ -1,11 +1,13 @@
-"""Values at given ranks of columns that need not fit in memory: exact, in four passes over a file of them."""
+"""Values at given ranks of the columns of a file: exact, sorted in memory or, where too many, found in four passes."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
+IN_MEMORY = 2**26  # rows, of 8 bytes
 PART_ROWS = 2**20
 DIGIT = 16  # bits of a value that a pass decides
 SIGN = np.uint64(1 << 63)
@@ -24,10 +26,14 @@ class Column:
 
     def count(self, below: float = np.inf) -> int:
         """How many there are, or are less than a number."""
+        if self._sorted is not None:
+            return int(np.searchsorted(self._sorted, below))
         return sum(int((values < below).sum()) for values in self._parts())
 
     def at_ranks(self, ranks: Sequence[int] | np.ndarray) -> list[float]:
         """The values at those places of the sorted column, counted from 0."""
+        if self._sorted is not None:
+            return self._sorted[ranks].tolist()
         # As whole numbers of the same order they are found digit by digit, the first digit first.
         found, left = np.zeros(len(ranks), np.uint64), np.array(ranks, np.int64)
         for shift in range(64 - DIGIT, -1, -DIGIT):
@@ -38,6 +44,16 @@ class Column:
                 left[index] -= ends[row][digit - 1] if digit else 0
                 found[index] = (found[index] << np.uint64(DIGIT)) | np.uint64(digit)
         return _values(found).tolist()
+
+    @cached_property
+    def _sorted(self) -> np.ndarray | None:
+        """All values, where they may be in memory."""
+        with pq.ParquetFile(self._path) as file:
+            if file.metadata.num_rows > IN_MEMORY:
+                return None
+        values = np.concatenate([np.empty(0), *self._parts()])
+        values.sort()
+        return values
 
     def _digits(self, prefixes: np.ndarray, shift: int) -> np.ndarray:
         """How often each digit at `shift` comes after each of the prefixes, `[len(prefixes), 2 ** DIGIT]`."""

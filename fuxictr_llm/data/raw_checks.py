@@ -1,7 +1,7 @@
 """Checks of raw columns before anything is built: labels, numbers and vectors, by column, file and row."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,39 +10,58 @@ import polars as pl
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.data.fills import fill_of, holds, is_list
 from fuxictr_llm.data.raw import ROW, RawSplit, no_number
-from fuxictr_llm.data.watched import watched
 from fuxictr_llm.host.columns import feature_columns, label_columns
 
 NUMBERS = ("int", int, "float", float)
 
 
-def check_labels_of(frame: pl.LazyFrame, split: RawSplit, params: Mapping[str, Any]) -> int:
-    """The number of rows of a split, whose labels are checked in one pass.
+class LabelCheck:
+    """Checks the labels of a split.
+
+    Args:
+        raw: its rows.
+        split: its files.
+        params: settings with the labels.
+
+    Attributes:
+        frame, asked: the facts that `check` needs are what this frame gives for these.
 
     Raises:
-        UserError: it has no rows, or a label that is not 0 or 1, or only one of the two.
+        UserError: a label is stored as text or as lists.
     """
-    schema = frame.collect_schema()
-    names = [label["name"] for label in label_columns(params) if label["name"] in schema]
-    parts = [pl.len().alias("rows")]
-    for index, name in enumerate(names):
-        if schema[name].is_nested() or schema[name] == pl.String:
-            raise UserError(f"label {name!r} of {split.name} must be 0 or 1 (got {schema[name]}); store it as a number")
-        value = pl.col(name).cast(pl.Float64)
-        wrong = value.is_in([0.0, 1.0]).fill_null(False).not_()
-        parts += [_first(wrong, f"first {index}"), value.min().alias(f"min {index}"), value.max().alias(f"max {index}")]
-    facts = _one_pass(frame, parts, split, "labels")
-    if not facts["rows"]:
-        raise UserError(f"{split.name} is empty: it has a header and no rows")
-    for index, name in enumerate(names):
-        row = facts[f"first {index}"]
-        if row is not None:
-            value = frame.slice(row, 1).select(name).collect().item()
-            file, place = str(split.locate(row)[0]), split.row_in_words(row)
-            raise UserError(f"label {name!r} of data file {file!r} must be 0 or 1 (got {value} in {place})")
-        if facts[f"min {index}"] == facts[f"max {index}"]:
-            raise UserError(f"label {name!r} of {split.name} has one value only: nothing can be learnt or measured")
-    return facts["rows"]
+
+    def __init__(self, raw: pl.LazyFrame, split: RawSplit, params: Mapping[str, Any]):
+        schema = raw.collect_schema()
+        self._names = [label["name"] for label in label_columns(params) if label["name"] in schema]
+        self._raw, self._split = raw, split
+        self.frame, self.asked = raw.with_row_index(ROW), [pl.len().alias("rows")]
+        for index, name in enumerate(self._names):
+            if schema[name].is_nested() or schema[name] == pl.String:
+                problem = f"must be 0 or 1 (got {schema[name]}); store it as a number"
+                raise UserError(f"label {name!r} of {split.name} {problem}")
+            value = pl.col(name).cast(pl.Float64)
+            wrong = value.is_in([0.0, 1.0]).fill_null(False).not_()
+            least_and_most = value.min().alias(f"min {index}"), value.max().alias(f"max {index}")
+            self.asked += [_first(wrong, f"first {index}"), *least_and_most]
+
+    def check(self, facts: Mapping[str, Any]) -> int:
+        """The number of rows.
+
+        Raises:
+            UserError: there are none, or a label is not 0 or 1, or always the same.
+        """
+        split = self._split
+        if not facts["rows"]:
+            raise UserError(f"{split.name} is empty: it has a header and no rows")
+        for index, name in enumerate(self._names):
+            row = facts[f"first {index}"]
+            if row is not None:
+                value = self._raw.slice(row, 1).select(name).collect().item()
+                file, place = str(split.locate(row)[0]), split.row_in_words(row)
+                raise UserError(f"label {name!r} of data file {file!r} must be 0 or 1 (got {value} in {place})")
+            if facts[f"min {index}"] == facts[f"max {index}"]:
+                raise UserError(f"label {name!r} of {split.name} has one value only: nothing can be learnt or measured")
+        return facts["rows"]
 
 
 def check_stored(raw: Mapping[str, Mapping[str, pl.DataType]], params: Mapping[str, Any]) -> None:
@@ -75,27 +94,47 @@ def check_stored(raw: Mapping[str, Mapping[str, pl.DataType]], params: Mapping[s
             raise UserError(f"column {name!r} holds lists in {where}; store it alike")
 
 
-def check_values(made: pl.LazyFrame, split: RawSplit, params: Mapping[str, Any]) -> None:
-    """Check what the columns of a split hold, as they go into the build, in one pass.
+class ValueCheck:
+    """Checks what the columns of a split hold, as they go into the build.
+
+    Args:
+        made: its rows, preprocessed.
+        split: its files.
+        params: settings with the columns.
+
+    Attributes:
+        frame, asked: the facts that `check` needs are what this frame gives for these.
 
     Raises:
-        UserError: a number is missing, NaN or infinite, a vector has another width, or a column holds something else
-            than its type wants; with the file, the row and the value.
+        UserError: a column is of a type that cannot hold what it should.
     """
-    schema, parts = made.collect_schema(), []
-    cols = [col for col in _active(params) if col["name"] in schema]
-    for index, col in enumerate(cols):
-        _check_type(col, schema[col["name"]], split.name)
-        wrong = _wrong(col, schema[col["name"]])
-        if wrong is not None:
-            parts += [_first(wrong, f"first {index}"), wrong.sum().alias(f"count {index}")]
-        elif col.get("dtype") in NUMBERS or col.get("preprocess"):
-            parts.append(pl.col(col["name"]).null_count().alias(f"read {index}"))  # it is parsed, or made
-    facts = _one_pass(made, parts, split, "values") if parts else {}
-    for index, col in enumerate(cols):
-        row = facts.get(f"first {index}")
-        if row is not None:
-            raise _error_of(col, row, facts[f"count {index}"], made, split)
+
+    def __init__(self, made: pl.LazyFrame, split: RawSplit, params: Mapping[str, Any]):
+        schema = made.collect_schema()
+        self._made, self._split = made, split
+        self.frame = made.with_row_index(ROW)
+        self.asked: list[pl.Expr] = []
+        self._cols = [col for col in _active(params) if col["name"] in schema]
+        for index, col in enumerate(self._cols):
+            _check_type(col, schema[col["name"]], split.name)
+            wrong = unusable(col, schema[col["name"]])
+            if wrong is not None:
+                self.asked += [_first(wrong, f"first {index}"), wrong.sum().alias(f"count {index}")]
+            elif col.get("dtype") in NUMBERS or col.get("preprocess"):
+                # It is parsed, or made.
+                self.asked.append(pl.col(col["name"]).null_count().alias(f"read {index}"))
+
+    def check(self, facts: Mapping[str, Any]) -> None:
+        """Raise what is wrong.
+
+        Raises:
+            UserError: a number is missing, NaN or infinite, a vector has another width, or a column holds something
+                else than its type wants; with the file, the row and the value.
+        """
+        for index, col in enumerate(self._cols):
+            row = facts.get(f"first {index}")
+            if row is not None:
+                raise _error_of(col, row, facts[f"count {index}"], self._made, self._split)
 
 
 def check_made(values: Mapping[str, np.ndarray], cols: Mapping[str, str], start: int, split: RawSplit) -> None:
@@ -130,14 +169,6 @@ def first_not_finite(values: np.ndarray) -> int | None:
 
 def _active(params: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [col for col in feature_columns(params) if col.get("active", True)]
-
-
-def _one_pass(frame: pl.LazyFrame, parts: Sequence[pl.Expr], split: RawSplit, what: str) -> dict[str, Any]:
-    try:
-        with watched(frame, f"checking {what} of {split.short_name}", split.about_rows) as rows:
-            return rows.with_row_index(ROW).select(parts).collect(engine="streaming").row(0, named=True)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise split.unread(error) from error
 
 
 def _first(wrong: pl.Expr, name: str) -> pl.Expr:
@@ -177,7 +208,7 @@ def _check_type(col: Mapping[str, Any], dtype: pl.DataType, where: str) -> None:
         raise UserError(f"column {name!r} of {where} is stored as {dtype}: {problem}")
 
 
-def _wrong(col: Mapping[str, Any], dtype: pl.DataType) -> pl.Expr | None:
+def unusable(col: Mapping[str, Any], dtype: pl.DataType) -> pl.Expr | None:
     """Whether a row cannot be used; None for columns of which no row can be wrong."""
     value = pl.col(col["name"])
     if dtype == pl.Null and col["type"] in ("numeric", "embedding"):

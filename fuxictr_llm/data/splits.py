@@ -22,11 +22,11 @@ from fuxictr_llm.common.files import (
     digest_of,
     digest_of_file,
     explain_write_errors,
-    locked,
     read_json,
     replacing,
     write_json,
 )
+from fuxictr_llm.common.locks import locked
 from fuxictr_llm.config.keys import SplitBy
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.prepare import PREPARERS, prepare_raw_data

@@ -14,7 +14,6 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fuxictr.preprocess.tokenizer import Tokenizer
 
 from fuxictr_llm.common import cache
 from fuxictr_llm.common.errors import UserError
@@ -23,6 +22,7 @@ from fuxictr_llm.data.build import files_of_splits
 from fuxictr_llm.data.field_words import collecting
 from fuxictr_llm.data.in_memory import data_files, read_columns, read_slices
 from fuxictr_llm.data.processors import find_processor
+from fuxictr_llm.host.preprocess import Tokenizer
 
 KIND = "rows_of_unseen_values"
 SLICE_ROWS = 100_000

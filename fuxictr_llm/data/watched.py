@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import polars as pl
-from fuxictr.preprocess import FeatureProcessor
 
 from fuxictr_llm.common.progress import Progress
+from fuxictr_llm.host.preprocess import FeatureProcessor
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 

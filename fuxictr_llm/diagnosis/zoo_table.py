@@ -14,6 +14,7 @@ from pathlib import Path
 from fuxictr_llm.common.formats import table_of
 from fuxictr_llm.common.processes import Lost, Pool
 
+GRAPH = "ONNX"  # stands among the methods, where it was asked for
 COLUMNS = ("backbone", "without", "embeddings", "T", "R")  # and one for each method
 LEGEND = (
     "On tiny data and small models. without: types of features that the class itself cannot take; embeddings: of how "
@@ -28,7 +29,8 @@ class ZooRow:
 
     Attributes:
         backbone: its name.
-        methods: method -> `works`, `works without ...`, `not tried: ...`, or why it does not work.
+        methods: method -> `works`, `works without ...`, `not tried: ...`, or why it does not work; and `GRAPH` ->
+            whether the class, plain and with each method, can be exported as ONNX.
         without: types of features that the class cannot take.
         embeddings: how many of its fields' embeddings are seen, and D.
         tasks: T; and how the model makes its predictions where it hides its logits.
@@ -153,8 +155,9 @@ def notes(rows: Sequence[ZooRow]) -> list[str]:
 
 def summary(rows: Sequence[ZooRow]) -> str:
     """How many classes work with each method."""
-    counts = [f"{sum(row.works_with(method) for row in rows)} with {method}" for method in _methods_of(rows)]
-    return f"Of {len(rows)} classes train {_listed(counts)}"
+    counts = {method: sum(row.works_with(method) for row in rows) for method in _methods_of(rows)}
+    graphs = f"; {counts.pop(GRAPH)} can be exported as {GRAPH}" if GRAPH in counts else ""
+    return f"Of {len(rows)} classes train {_listed([f'{count} with {name}' for name, count in counts.items()])}{graphs}"
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -329,7 +329,7 @@ class ForwardTrace:
         if not fields:
             return self.logit.new_zeros(self.rows, 0, 0)
         if self.stack is not None and not self._was_changed(self.stack):
-            return in_float32(self.stack.view(len(self.stack), len(fields), dims[0]))
+            return in_float32(self.stack.view(self.stack.shape[0], len(fields), dims[0]))
         tensors = [self.by_field[name] for name in fields]
         return torch.stack(tensors, dim=1) if self._project is None else self._project(tensors)
 
@@ -357,7 +357,7 @@ class ForwardTrace:
 
 def _of_rows(tensor: Tensor, rows: int) -> Tensor:
     """`[B, ...]`; a LongCTR model embeds each row's history and target in one call: only the target is returned."""
-    if len(tensor) == rows or not rows:
+    if tensor.shape[0] == rows or not rows:
         return tensor
     return tensor.view(rows, -1, *tensor.shape[1:])[:, -1]
 

@@ -50,7 +50,7 @@ class _PairSum(torch.autograd.Function):
         if not any(ctx.needs_input_grad):
             buffer = torch.empty_like(embeddings[: _slice_rows(embeddings)])
             sums = [
-                torch.matmul(matrix, rows, out=buffer[: len(rows)]).mul_(rows).sum(dim=(1, 2))
+                torch.matmul(matrix, rows, out=buffer[: rows.shape[0]]).mul_(rows).sum(dim=(1, 2))
                 for rows in _slices(embeddings)
             ]
             return 0.5 * torch.cat(sums).unsqueeze(-1)
@@ -123,11 +123,11 @@ class _MeanLogSoftmax(torch.autograd.Function):
 
 
 def _slices(tensor: Tensor) -> tuple[Tensor, ...]:
-    return tensor.split(_slice_rows(tensor))
+    return (tensor,) if torch.compiler.is_compiling() else tensor.split(_slice_rows(tensor))
 
 
 def _slice_rows(tensor: Tensor) -> int:
     """A GPU and a compiler take all rows at once."""
     if tensor.device.type != "cpu" or torch.compiler.is_compiling():
-        return max(len(tensor), 1)
+        return max(tensor.shape[0], 1)
     return max(SLICE_FLOATS // max(tensor[:1].numel(), 1), 1)

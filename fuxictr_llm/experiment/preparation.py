@@ -29,6 +29,8 @@ from fuxictr_llm.llm.vectors.cold import prepare_cold_values
 from fuxictr_llm.llm.vectors.values import prepare_value_vectors
 from fuxictr_llm.training.monitoring import check_groups
 
+FEW_BATCHES = 10
+
 
 def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = False) -> Run:
     """Everything up to training: raw data, built data, what method and columns need from a language model.
@@ -90,6 +92,24 @@ def _check_labels(feature_map: FeatureMap, params: Mapping[str, Any]) -> None:
         logging.warning(message, params["model"], labels[0], names)
     check_labels(labels, params)
     check_groups(labels, params)
+
+
+def warn_of_few_batches(rows: int, params: Mapping[str, Any]) -> None:
+    """Warn where an epoch has so few steps that training is likely to stop before the model has learnt.
+
+    Args:
+        rows: of the train split.
+    """
+    batches = -(-rows // params["batch_size"])
+    if batches < FEW_BATCHES:
+        logging.warning(
+            "An epoch has %d batches (%d rows, batch_size %d): the model may have learnt little when training stops; "
+            "set a batch_size of %d, say",
+            batches,
+            rows,
+            params["batch_size"],
+            1 << max(rows // (4 * FEW_BATCHES), 16).bit_length() - 1,  # a power of two
+        )
 
 
 def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:

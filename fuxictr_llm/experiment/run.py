@@ -29,7 +29,7 @@ from fuxictr_llm.data.slices import FrequencySlices, predict
 from fuxictr_llm.enhancement.model import added_columns_of, enhance
 from fuxictr_llm.experiment.cold import add_cold_values, check_cold_values
 from fuxictr_llm.experiment.predictions import PREDICTIONS, write_predictions
-from fuxictr_llm.experiment.preparation import prepare_run
+from fuxictr_llm.experiment.preparation import prepare_run, warn_of_few_batches
 from fuxictr_llm.experiment.record import (
     append_result_line,
     code_digests,
@@ -47,7 +47,7 @@ from fuxictr_llm.host.columns import describe_feature_map
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT, build
 from fuxictr_llm.training.checkpoints import Checkpoints
 from fuxictr_llm.training.devices import check_together, evaluate
-from fuxictr_llm.training.listener import Listener
+from fuxictr_llm.training.listener import Listener, Several, Stopped
 from fuxictr_llm.training.loop import fit
 from fuxictr_llm.training.precision import check_precision
 from fuxictr_llm.training.trackers import Trackers
@@ -64,7 +64,7 @@ class Result:
     record: dict[str, Any]
 
 
-def run_experiment(experiment: Experiment, *, fresh: bool = False) -> Result:
+def run_experiment(experiment: Experiment, *, fresh: bool = False, listener: Listener | None = None) -> Result:
     """Prepare, build, train on train, stop early on valid, evaluate on test, and write it all down.
 
     Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log`, `.run.json`, a method's pictures, with
@@ -74,15 +74,17 @@ def run_experiment(experiment: Experiment, *, fresh: bool = False) -> Result:
 
     Args:
         fresh: train anew, whatever checkpoints there are.
+        listener: hears how training goes; of several processes, that of the main one.
 
     Raises:
         UserError: something that the user can put right.
+        Stopped: the listener ended training; neither record nor weights are left.
     """
     with quiet_if(experiment.params["verbose"] == 0):
-        return _run(experiment, fresh)
+        return _run(experiment, fresh, listener or Listener())
 
 
-def _run(experiment: Experiment, fresh: bool) -> Result:
+def _run(experiment: Experiment, fresh: bool, listener: Listener) -> Result:
     check_gpu(experiment.params["gpu"])
     check_precision(experiment.params, get_device(experiment.params["gpu"]))
     if under_torchrun():
@@ -110,7 +112,7 @@ def _run(experiment: Experiment, fresh: bool) -> Result:
             checkpoints.remove()
         trackers = Trackers(run.params.get("trackers") or (), folder, experiment.full_id, run.params["gpu"])
         with checkpoints, weights_kept(unfinished, kept, run.stages), trackers:
-            model, record = _train(run, unfinished, checkpoints, trackers)
+            model, record = _train(run, unfinished, checkpoints, Several(trackers, listener))
             trackers.tested(record["metrics"]["test"])
             record["model_id"] = model_id = choose_model_id(experiment, folder)  # another may have ended meanwhile
             record |= {"time": started.isoformat(timespec="seconds"), "command": typed_command()}
@@ -184,6 +186,7 @@ def _train(
         model.load_state_dict({**model.state_dict(), **enhancement.backbone_start(run)})
     with stages("train") as facts:
         train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
+        warn_of_few_batches(train_rows.num_samples, params)
         # Opened now: another run may build the data set anew while this one trains.
         test_rows = make_loaders(run.feature_map, params, "test") if params.get("test_data") else None
         slices = FrequencySlices.from_run(run) if test_rows is not None else None
@@ -220,6 +223,7 @@ def _train(
         "cold_values": cold_facts,
         "networks": run.networks,
         "best_epoch": trained.best_epoch,
+        "evaluations": [evaluation._asdict() for evaluation in trained.evaluations],
         "stages": stages.done,
         "backbone": origin_of(registry.find_backbone(params["model"])).record(),
         "parameters": parameters,
@@ -289,6 +293,8 @@ def logging_to(path: Path) -> Iterator[None]:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         yield
+    except Stopped:  # no error
+        raise
     except BaseException as error:  # the screen shows one line, the file keeps where it came from
         record = root.makeRecord("root", logging.ERROR, "", 0, "%r", (error,), sys.exc_info())
         to_file.handle(record)

@@ -103,7 +103,8 @@ def _moved(columns: Columns, model: BaseModel) -> dict[str, Tensor]:
 
 def rows_of(batch: Columns | LongBatch) -> int:
     """`B`, the number of rows."""
-    return len(next(iter(batch.values()))) if isinstance(batch, Mapping) else len(batch[2])
+    # Not len(): torch.export would take its number for a constant.
+    return next(iter(batch.values())).shape[0] if isinstance(batch, Mapping) else batch[2].shape[0]
 
 
 def some_rows(batch: Columns | LongBatch, rows: slice) -> Batch:

@@ -19,7 +19,6 @@ import numpy as np
 import polars as pl
 import torch
 from fuxictr.features import FeatureMap
-from fuxictr.preprocess.tokenizer import load_pretrain_emb
 from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.layers.embeddings.pretrained_embedding import PretrainedEmbedding
 from fuxictr.pytorch.models import BaseModel
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import read_json
 from fuxictr_llm.host.columns import feature_columns
+from fuxictr_llm.host.preprocess import load_pretrain_emb
 
 # Root mean square of initial weights: torch's default has 1, usual initializers far less.
 SUSPICIOUS_SCALE = 0.5

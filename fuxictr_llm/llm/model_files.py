@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError, nearest, reason_of
-from fuxictr_llm.common.files import cache_dir, digest_of, digests_of_files, locked, remove_abandoned, replacing_dir
+from fuxictr_llm.common.files import cache_dir, digest_of, digests_of_files, remove_abandoned, replacing_dir
+from fuxictr_llm.common.locks import locked
 from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, seal
 from fuxictr_llm.llm.bars import Bar, shown_as_ours
 

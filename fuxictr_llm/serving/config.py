@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from fuxictr_llm.common.checks import STRICT
 from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.config.keys import Metric
 
 FORMAT = 1
 CONFIG = "config.json"
@@ -69,6 +70,24 @@ class ExportedBackbone(TypedDict, total=False):
 
 
 @with_config(STRICT)
+class ExportedFiles(TypedDict, total=False):
+    """The preprocessing, as `preprocessing.write_preprocessing` notes it."""
+
+    files: dict[str, str]
+    missing: str
+
+
+@with_config(STRICT)
+class Evaluation(TypedDict, total=False):
+    """How the run measured its test rows."""
+
+    metrics: list[Metric]  # FuxiCTR evaluates the name of an NDCG
+    batch_size: Size
+    num_threads: Size | None
+    group_id: str | None
+
+
+@with_config(STRICT)
 class Exported(TypedDict, total=False):
     """The keys of config.json that serving and teachers read; it has more."""
 
@@ -80,6 +99,8 @@ class Exported(TypedDict, total=False):
     backbone: ExportedBackbone | None
     data: dict[str, Any] | None
     cold_values: dict[str, list[str]] | None
+    preprocessing: ExportedFiles | None
+    evaluation: Evaluation | None
 
 
 @with_config(STRICT)
@@ -149,7 +170,7 @@ def check_content(content: dict[str, Any], hint: type, where: str, way_out: str)
     try:
         TypeAdapter(hint).validate_python(content)
     except ValidationError as error:
-        raise UserError(f"{where} {_wrong(error.errors()[0])}; {way_out}") from error
+        raise UserError(f"{where} {wrong_part(error.errors()[0])}; {way_out}") from error
     cold = cold_values_of(content) if hint is Trained else content.get("cold_values") or {}
     _check_cold_values(cold, content["feature_map"]["features"], where, way_out)
     for name, spec in content["feature_map"]["features"].items():
@@ -172,7 +193,7 @@ def _check_cold_values(cold: Mapping[str, list[str]], features: Mapping[str, Any
             raise UserError(f"{where} has {len(values)} cold_values of {name!r}, which are not its last ids; {way_out}")
 
 
-def _wrong(problem: Mapping[str, Any]) -> str:
+def wrong_part(problem: Mapping[str, Any]) -> str:
     """A message for a problem that pydantic found."""
     key, value = ".".join(map(str, problem["loc"])), repr(problem["input"])
     if problem["type"] == "missing":

@@ -1,7 +1,7 @@
 """Exports a trained model as a folder that can be served, and loads such a model as a teacher."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,10 @@ from fuxictr_llm.enhancement.folded import StoredVectors
 from fuxictr_llm.host.columns import make_feature_map
 from fuxictr_llm.host.evaluated import INITIALIZER
 from fuxictr_llm.host.tables import FIRST_COLD_ID
-from fuxictr_llm.serving.config import CONFIG, FORMAT, Trained, check_content, cold_values_of
+from fuxictr_llm.serving.config import CONFIG, FORMAT, Evaluation, Trained, check_content, cold_values_of
+from fuxictr_llm.serving.graphs import check_graphs, files_of_graphs, write_graphs
 from fuxictr_llm.serving.load import WEIGHTS, AllocatingAtMost, build_backbone, load_model
+from fuxictr_llm.serving.preprocessing import write_preprocessing
 
 RECORD = ".run.json"
 METHOD_PART = "enhancement."
@@ -47,28 +49,36 @@ DATA_KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
-def export_run(run: Path | str, to: Path | str) -> Path:
+def export_run(run: Path | str, to: Path | str, graphs: Collection[str] = (), *, preprocessing: bool = True) -> Path:
     """Write the folder that `fuxictr_llm.load_model` loads; it contains no path of this machine.
 
     Args:
         run: `<model_root>/<dataset_id>/<model_id>`, as a run's summary prints it, its .run.json, or a folder with
             one run.
         to: the folder; an earlier export there is replaced, a folder with anything else is refused.
+        graphs: what other programs can load, from ids to probabilities, is written as well: `onnx`, `pt2`.
+        preprocessing: with what turns raw rows into ids, where the built data set of the run is still there.
 
     Raises:
-        UserError: no such run, it is damaged, its method does not fold, or `to` cannot be written.
+        UserError: no such run, it is damaged, its method does not fold, it has no such graph, `to` cannot be written.
     """
+    check_graphs(graphs)
     record_file = find_run(run)
     _check_target(Path(to))
-    config, tensors, network = _exported(*_read(record_file), record_file)
+    record, state = _read(record_file)
+    config, tensors, network = _exported(record, state, record_file)
     writable_dir(Path(to).resolve().parent, "name another folder with --to")
     with explain_write_errors(Path(to), "name another folder with --to"), replacing_dir(to) as folder:
         save_file(tensors, folder / WEIGHTS)
         (folder / WEIGHTS).chmod(0o644)  # safetensors lets nobody else read it, and others may serve it
         checkpoint = _fuxictr_checkpoint(network, folder) if config["folded"] is None else None
         digests = {"weights_sha256": digest_of_file(folder / WEIGHTS), "fuxictr_checkpoint": checkpoint}
-        write_json(folder / CONFIG, config | digests)
-        load_model(folder)  # an export that cannot be loaded replaces nothing
+        made: dict[str, Any] = {"preprocessing": write_preprocessing(record, folder)} if preprocessing else {}
+        write_json(folder / CONFIG, config | digests | made)
+        served = load_model(folder)  # an export that cannot be loaded replaces nothing
+        if graphs:
+            made["graphs"] = write_graphs(served, folder, graphs)
+            write_json(folder / CONFIG, config | digests | made)
     return Path(to)
 
 
@@ -108,7 +118,9 @@ def _files_of_export(config: Any) -> set[str]:
         return set()
     checkpoint = config.get("fuxictr_checkpoint")  # not in exports of earlier versions
     file = checkpoint.get("file") if isinstance(checkpoint, dict) else None
-    return {CONFIG, WEIGHTS, file} if isinstance(file, str) else {CONFIG, WEIGHTS}
+    noted = config.get("preprocessing")
+    files = {CONFIG, WEIGHTS, *(noted.get("files") or () if isinstance(noted, dict) else ()), *files_of_graphs(config)}
+    return {*files, file} if isinstance(file, str) else files
 
 
 def _fuxictr_checkpoint(network: BaseModel, folder: Path) -> dict[str, str]:
@@ -180,6 +192,7 @@ def _exported(
         "feature_map": described,
         "data": record.get("data"),
         "cold_values": cold_values_of(record) or None,
+        "evaluation": {key: settings[key] for key in Evaluation.__annotations__ if key in settings},
         "source": {key: record.get(key) for key in ("model_id", "config_sha256", "seed", "time", "metrics")},
     }
     # Fields may share a tensor; safetensors needs each in memory of its own.
@@ -241,7 +254,7 @@ def load_network(source: Path | str, gpu: int = -1) -> tuple[BaseModel, dict[str
         served = load_model(source, gpu)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            served = load_model(export_run(source, Path(folder) / "network"), gpu)
+            served = load_model(export_run(source, Path(folder) / "network", preprocessing=False), gpu)
     features = served.model.feature_map.features
     for name in [name for name, spec in features.items() if spec["type"] == "meta"]:
         del features[name]  # no network reads it, and the data need not have it

@@ -1,4 +1,4 @@
-"""Loads an exported model and predicts with it; needs neither a language library nor a data set.
+"""Loads an exported model and predicts with it, from ids or raw rows; needs neither a language library nor a data set.
 
 The folder may be a stranger's: no pickle is read, and little more memory is allocated than the files hold.
 Shape symbols: `N` rows, `L` length of a sequence, `T` tasks.
@@ -8,7 +8,7 @@ import math
 import threading
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,10 @@ from fuxictr_llm.host.columns import as_tuples, make_feature_map, without_pretra
 from fuxictr_llm.host.embeddings import complete
 from fuxictr_llm.host.evaluated import INITIALIZER, check_columns
 from fuxictr_llm.serving.config import AGAIN, CONFIG, read_config
+from fuxictr_llm.serving.preprocessing import check_files, raw_rows
+
+if TYPE_CHECKING:
+    from fuxictr_llm.serving.raw import RawRows
 
 # Besides its weights, building a model makes masks, indices and what initializers need.
 SPARE_NUMBERS, SPARE_TENSORS = 2**24, 10_000
@@ -83,8 +87,15 @@ class ServedModel:
             values are in the data set's feature_vocab.json.
     """
 
-    def __init__(self, model: BaseModel, config: Mapping[str, Any]):
+    def __init__(
+        self,
+        model: BaseModel,
+        config: Mapping[str, Any],
+        folder: Path | None = None,
+        feature_processor: type | None = None,
+    ):
         self.model, self.config = model.eval().requires_grad_(False), config
+        self._folder, self._feature_processor = folder, feature_processor
         own, features = own_columns(model), model.feature_map.features
         self._specs = {name: spec for name, spec in features.items() if spec["type"] != "meta" and name not in own}
         self.fields = tuple(self._specs)
@@ -94,13 +105,46 @@ class ServedModel:
             for name, values in (config.get("cold_values") or {}).items()
         }
         self._lock = threading.Lock()  # a model's taps follow one forward pass at a time
+        self._raw: RawRows | None = None
 
-    def predict(self, batch: Mapping[str, Any]) -> np.ndarray:
+    @property
+    def raw(self) -> "RawRows":
+        """What turns raw rows into a batch; the export's files of it are read when it is first asked for.
+
+        Raises:
+            UserError: the export has no preprocessing, or it is damaged.
+        """
+        with self._lock:
+            if self._raw is None:
+                if self._folder is None:
+                    raise UserError("this model was made without preprocessing: it answers ids alone")
+                self._raw = raw_rows(self._folder, self.config, self.fields, self.cold_ids, self._feature_processor)
+            return self._raw
+
+    def predict_raw(self, rows: Any) -> np.ndarray:
+        """Probabilities of a click for raw rows, in the form of `predict`.
+
+        Args:
+            rows: a dict (one row, or columns), a list of dicts, or a frame of pandas or polars, with the raw columns
+                `raw.needed` in any order, and others. An empty cell is filled as in training, and a value that
+                training did not see has the id of those.
+
+        Raises:
+            UserError: a column is missing, or a cell holds what its column cannot.
+        """
+        from fuxictr_llm.serving.rows import as_frame, row_in_words
+
+        raw = self.raw
+        batch, _ = raw(as_frame(rows, raw.needed, raw.lists), row_in_words)
+        return self.predict(batch)
+
+    def predict(self, batch: Mapping[str, Any], slice_rows: int = SLICE_ROWS) -> np.ndarray:
         """Probabilities of a click, float32 `[N]`; where there are several labels `[N, T]`, in their order.
 
         Args:
             batch: column -> array, tensor or list, as FuxiCTR's loaders give them: ids `[N]`, values `[N]`, ids of
                 a sequence `[N, L]`, vectors `[N, width]`. Other columns are ignored.
+            slice_rows: so many rows go through the model at once; the last bits of a probability may depend on it.
 
         Raises:
             UserError: a column is missing, has another shape, or holds ids that the model was not trained on.
@@ -112,8 +156,8 @@ class ServedModel:
         if other:
             raise UserError(f"column {other!r} has {lengths[other]} rows, {first!r} has {rows}")
         parts = [
-            self._forward({name: column[start : start + SLICE_ROWS] for name, column in columns.items()})
-            for start in range(0, rows, SLICE_ROWS)
+            self._forward({name: column[start : start + slice_rows] for name, column in columns.items()})
+            for start in range(0, rows, slice_rows)
         ]
         probabilities = np.concatenate(parts) if parts else np.zeros((0, len(self.labels)), dtype=np.float32)
         return probabilities if len(self.labels) > 1 else probabilities[:, 0]
@@ -123,13 +167,16 @@ class ServedModel:
             return predictions_of(self.model, self.model.forward(batch)).float().cpu().numpy()
 
 
-def load_model(folder: Path | str, gpu: int = -1, backbone: type | str | None = None) -> ServedModel:
+def load_model(
+    folder: Path | str, gpu: int = -1, backbone: type | str | None = None, feature_processor: type | None = None
+) -> ServedModel:
     """The model in a folder that `python -m fuxictr_llm export` wrote; no code that the folder names is run.
 
     Args:
         folder: holds config.json and model.safetensors.
         gpu: index of the GPU, -1 for the CPU.
         backbone: the model's class, or its name as `registry.find_backbone` takes it, where it is one of yours.
+        feature_processor: the class that preprocessed the data set, where it is one of yours; for raw rows alone.
 
     Raises:
         UserError: the folder is no export, is damaged, of another format or of a backbone that is not here, or
@@ -143,10 +190,12 @@ def load_model(folder: Path | str, gpu: int = -1, backbone: type | str | None = 
         raise UserError(f"{str(weights)!r} is missing; {AGAIN}")
     if digest_of_file(weights) != config["weights_sha256"]:
         raise UserError(f"{str(weights)!r} is not the file that was exported (its sha256 differs); {AGAIN}")
+    check_files(folder, config)
     cls = find_exported(config["model"], config.get("backbone") or {}, where, backbone)
     check_columns(config["feature_map"]["features"], where)
     try:
-        served = ServedModel(_build(cls, config, load_file(weights), where, gpu), config)
+        model = _build(cls, config, load_file(weights), where, gpu)
+        served = ServedModel(model, config, folder.absolute(), feature_processor)
         served.predict(synthetic_batch(served.model.feature_map))  # columns that can be built may still not fit
         return served
     except Exception as error:  # a constructor fails in many ways on settings that it does not check

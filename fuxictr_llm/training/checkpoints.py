@@ -47,7 +47,7 @@ from fuxictr_llm.common.runs import versions
 AFFECTS_RESULTS = False  # see common/code_digest.py: what goes on from a checkpoint ends like what was never stopped
 
 # Raised when checkpoints are written in another form.
-VERSION = 2
+VERSION = 3
 MINUTES = 5.0  # between two checkpoints, where a config has no `checkpoint_minutes`
 STATE, VALUES, BEST, MANIFEST = "state.safetensors", "state.json", "best.model", "checkpoint.json"
 TENSOR, SPARSE, TUPLE, MAPPING = "tensor", "sparse", "tuple", "mapping"  # the marks of what JSON does not have

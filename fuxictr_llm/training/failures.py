@@ -7,6 +7,7 @@ from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.training.devices import lost_process
+from fuxictr_llm.training.listener import Stopped
 from fuxictr_llm.training.monitoring import Diverged
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
@@ -15,7 +16,7 @@ AFFECTS_RESULTS = False  # see common/code_digest.py
 def explain(model: BaseModel, error: Exception, params: Mapping[str, Any]) -> UserError | None:
     """An error in training that data, settings or model class caused, in words; None for another."""
     name = type(model).__name__
-    if isinstance(error, UserError):
+    if isinstance(error, UserError | Stopped):
         return None
     if message := lost_process(error):
         return UserError(message)

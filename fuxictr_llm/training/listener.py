@@ -1,6 +1,6 @@
 """What the loop of training tells whoever listens: where it begins, and how each evaluation went."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
@@ -22,11 +22,34 @@ class Evaluation(NamedTuple):
     learning_rate: float
 
 
+class Stopped(Exception):
+    """A listener raises it to end a training that nobody wants any more: nothing of it is kept."""
+
+
 class Listener:
     """Its methods are called when something happens; they change nothing of the training."""
 
-    def begins(self, done: int) -> None:
-        """Training begins; or it goes on, after `done` evaluations."""
+    def begins(self, before: Sequence[Evaluation]) -> None:
+        """Training begins; or it goes on, after these evaluations."""
 
     def evaluated(self, evaluation: Evaluation) -> None:
-        """The model was evaluated."""
+        """The model was evaluated.
+
+        Raises:
+            Stopped: training is to end here.
+        """
+
+
+class Several(Listener):
+    """Tells several listeners what it hears, one after the other."""
+
+    def __init__(self, *listeners: Listener):
+        self.listeners = listeners
+
+    def begins(self, before: Sequence[Evaluation]) -> None:
+        for listener in self.listeners:
+            listener.begins(before)
+
+    def evaluated(self, evaluation: Evaluation) -> None:
+        for listener in self.listeners:
+            listener.evaluated(evaluation)

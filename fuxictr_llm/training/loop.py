@@ -10,7 +10,7 @@ NaN, FuxiCTR would keep none, or the first ones, without a word.
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -42,7 +42,7 @@ from fuxictr_llm.training.devices import (
     seed_apart,
 )
 from fuxictr_llm.training.failures import explain
-from fuxictr_llm.training.listener import Evaluation, Listener
+from fuxictr_llm.training.listener import Evaluation, Listener, Stopped
 from fuxictr_llm.training.monitoring import Diverged, check_evaluation
 from fuxictr_llm.training.row_updates import RowUpdates
 from fuxictr_llm.training.step import TrainingStep
@@ -58,11 +58,13 @@ class Trained(NamedTuple):
         best_epoch: whose weights the model has; the first is 1, and 0 the start.
         seconds: that it took, those of interrupted processes included.
         seconds_before: those of interrupted processes alone; 0 where it ran in one go.
+        evaluations: all on the validation data, in their order.
     """
 
     best_epoch: int
     seconds: float
     seconds_before: float
+    evaluations: Sequence[Evaluation]
 
 
 def fit(
@@ -87,6 +89,7 @@ def fit(
 
     Raises:
         UserError: no weights would be saved, the first step fails, training diverged, or the disk is full.
+        Stopped: the listener ended it.
     """
     steps = len(train_rows) * params["epochs"]
     if (params.get("eval_steps") or 0) > steps:
@@ -102,19 +105,19 @@ def fit(
                 logging.info(
                     "%s has a training loop of its own: it leaves no checkpoints%s", type(model).__name__, start
                 )
-                training.listener.begins(0)
+                training.listener.begins([])
                 model._verbose = training.verbose  # its loop has no progress of ours
                 model.fit(train_rows, validation_data=valid_rows, **params)
             else:
                 training.run()
     except Exception as error:  # anyone's class can fail in any way
         explained = explain(model, error, params)
-        if checkpoints and isinstance(explained or error, Diverged):
-            checkpoints.remove()  # from there, it would only fail again
+        if checkpoints and isinstance(explained or error, Diverged | Stopped):
+            checkpoints.remove()  # from there, it would only end so again
         if explained is None:
             raise
         raise explained from error
-    return Trained(training.best_epoch, training.seconds, training.seconds_before)
+    return Trained(training.best_epoch, training.seconds, training.seconds_before, training.evaluations)
 
 
 class Training:
@@ -122,6 +125,7 @@ class Training:
 
     Attributes:
         best_epoch: whose weights were saved last; the first is 1, and 0 the start.
+        evaluations: so far.
         start_counts: whether the weights at the start are measured, too.
         seconds_before: that training took before it was interrupted.
     """
@@ -141,6 +145,7 @@ class Training:
         self.step = TrainingStep(model, params)
         self.best_epoch, self.seconds_before, self._started = 0, 0.0, time.monotonic()
         self.start_counts, self.listener = start_counts, listener or Listener()
+        self.evaluations: list[Evaluation] = []
         self._train_loss: float | None = None  # since the evaluation before the last one
         # The first batch to train on, and the losses since the last evaluation. They are added up on the device:
         # reading each of them would wait for it.
@@ -161,7 +166,7 @@ class Training:
         saved = from_main(lambda: checkpoints.load(Path(model.checkpoint))) if checkpoints else None
         if saved is not None:
             self._go_on_from(saved)
-        self.listener.begins(model._total_steps // model._eval_steps)
+        self.listener.begins(self.evaluations)
         if saved is None:
             seed_apart(self.params.get("seed", 0))
             logging.info("Start training: %d batches/epoch", model._steps_per_epoch)
@@ -253,7 +258,11 @@ class Training:
         model = self.model
         check_evaluation(model, metrics, self.params)
         rate = model.optimizer.param_groups[0]["lr"]
-        self.listener.evaluated(Evaluation(model._total_steps // model._eval_steps, self._train_loss, metrics, rate))
+        numbers = {name: float(value) for name, value in metrics.items()}
+        self.evaluations.append(
+            Evaluation(model._total_steps // model._eval_steps, self._train_loss, numbers, float(rate))
+        )
+        self.listener.evaluated(self.evaluations[-1])
         type(model).checkpoint_and_earlystop(model, metrics, *args, **kwargs)
 
     def _save(self) -> None:
@@ -268,6 +277,7 @@ class Training:
             "next_batch": self._next_batch,
             "losses": mean_over_processes(self._losses),
             "best_epoch": self.best_epoch,
+            "evaluations": [evaluation._asdict() for evaluation in self.evaluations],
             "seconds": self.seconds,
             "random": gathered(random_states(model.device)),
         }
@@ -281,6 +291,7 @@ class Training:
             setattr(model, name, value)
         self._next_batch, self._losses = saved["next_batch"], saved["losses"].to(model.device)
         self.best_epoch, self.seconds_before = saved["best_epoch"], saved["seconds"]
+        self.evaluations = [Evaluation(**facts) for facts in saved["evaluations"]]
         if method is not None:
             if self._next_batch:  # otherwise the epoch begins later
                 method.on_epoch_begin(model._epoch_index)

@@ -5,7 +5,7 @@ from a checkpoint goes on in the same place, where the tracker can: what was log
 """
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -58,7 +58,7 @@ class Trackers(Listener):
         for name in list(self._started):
             self._call(name, "finish")
 
-    def begins(self, done: int) -> None:
+    def begins(self, before: Sequence[Evaluation]) -> None:
         """Start the trackers.
 
         Raises:
@@ -69,7 +69,7 @@ class Trackers(Listener):
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         process_state(self.gpu)  # or accelerate makes one of its own choice
-        self._last = done
+        self._last = done = before[-1].number if before else 0
         for name in self.names:
             arguments = ARGUMENTS.get(name, lambda *_: {"run_name": PROJECT})(self.folder, self.name, done)
             try:

@@ -105,7 +105,10 @@ def tune(
         measure=(lambda: cast(float, accuracy(language_model, batches, held_out))) if held_out else None,
     )
     after = accuracy(language_model, batches, held_out)
-    logging.info("SSFT: field identification on %d held-out values %s -> %s", len(held_out), before, after)
+    if held_out:
+        logging.info("SSFT: field identification on %d held-out values %s -> %s", len(held_out), before, after)
+    else:
+        logging.info("SSFT: all %d values are prompts; how well others are identified is not known", len(tuning))
     return {
         "prompts": len(tuning),
         "held_out": len(held_out),

@@ -115,7 +115,7 @@ class BehaviorTransformer(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         if self.position_emb is not None:
-            x = torch.cat([x, self.position_emb.expand(len(x), -1, -1)], dim=-1)
+            x = torch.cat([x, self.position_emb.expand(x.shape[0], -1, -1)], dim=-1)
         for block in self.transformer_blocks:
             x = block(x, mask)
         return x

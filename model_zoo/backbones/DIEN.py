@@ -179,14 +179,19 @@ class Attention(nn.Module):
         return scores.masked_fill(~real, -1e9).softmax(dim=-1)
 
     def _scores_of_mlp(self, interests: Tensor, target: Tensor, real: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() and not self.training:  # a graph cannot choose rows, and needs no statistics
+            return self._scores_of_rows(interests, target)
         rows = real.any(dim=1)  # as in FuxiCTR, rows without a history do not count in Dice's batch statistics
         scores = interests.new_zeros(real.shape)
         if not bool(rows.any()):
             return scores
-        interests, target = interests[rows], target[rows].unsqueeze(1).expand_as(interests[rows])
-        pairs = torch.cat([target, interests, target - interests, target * interests], dim=-1)
-        scores[rows] = self.attn_mlp(pairs.flatten(end_dim=1)).view(pairs.shape[:2])
+        scores[rows] = self._scores_of_rows(interests[rows], target[rows])
         return scores
+
+    def _scores_of_rows(self, interests: Tensor, target: Tensor) -> Tensor:
+        target = target.unsqueeze(1).expand_as(interests)
+        pairs = torch.cat([target, interests, target - interests, target * interests], dim=-1)
+        return self.attn_mlp(pairs.flatten(end_dim=1)).view(pairs.shape[:2])
 
 
 class PlainGRU(nn.GRU):
@@ -203,7 +208,7 @@ class PlainGRU(nn.GRU):
     ) -> Tensor:
         states = super().forward(interests if weights is None else interests * weights.unsqueeze(-1))[0]
         last = (real.sum(dim=1) - 1).clamp(min=0)
-        state = states[torch.arange(len(states), device=states.device), last]
+        state = states[torch.arange(states.shape[0], device=states.device), last]
         return state * real.any(dim=1, keepdim=True)
 
 

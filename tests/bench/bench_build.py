@@ -78,10 +78,15 @@ def measured(whose: str, path: Path, least: int) -> tuple[float, float]:
         printed = Path(folder, "printed")
         with printed.open("w") as output:
             child = subprocess.Popen([*command, "--folder", folder], stdout=output)
-            peak = max(_memory(child), default=0)
+            peak = peak_of(child)
         if child.returncode:
             raise SystemExit(f"the build of {whose} failed")
-        return float(printed.read_text().split()[-1]), peak / 2**30
+        return float(printed.read_text().split()[-1]), peak
+
+
+def peak_of(child: subprocess.Popen[str]) -> float:
+    """GiB that a process and those that it starts have allocated at most, until it ends."""
+    return max(_memory(child), default=0) / 2**30
 
 
 def _memory(child: subprocess.Popen[str]) -> Iterator[int]:

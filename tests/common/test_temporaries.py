@@ -73,6 +73,46 @@ def test_writing_removes_what_was_left_before(parent):
     assert left(parent) == ["table.csv"]
 
 
+def test_a_link_is_replaced_and_what_it_points_to_stays(parent):
+    (parent / "target").mkdir()
+    (parent / "target" / "mine").write_text("mine")
+    (parent / "data").symlink_to(parent / "target")
+    with replacing_dir(parent / "data") as folder:
+        (folder / "new").touch()
+    assert not (parent / "data").is_symlink()
+    assert left(parent / "data") == ["new"] and left(parent / "target") == ["mine"]
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_a_folder_is_there_whenever_the_one_that_replaces_it_stops(parent, how, monkeypatch):
+    """Between the two renames, the old folder is away and the new one not there yet."""
+    (parent / "data").mkdir()
+    (parent / "data" / "old").touch()
+    rename = Path.replace
+
+    def stops(path, target):
+        if path.name == "data" and path.parent.name.endswith(".tmp"):
+            os._exit(9) if how == "killed" else None
+            raise OSError("no")
+        return rename(path, target)
+
+    def replaces():
+        monkeypatch.setattr(Path, "replace", stops)
+        with replacing_dir(parent / "data") as folder:
+            (folder / "new").touch()
+
+    if how == "killed":
+        if (child := os.fork()) == 0:
+            replaces()
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+        assert not (parent / "data").exists()
+        remove_abandoned(parent, again=True)
+    else:
+        with pytest.raises(OSError, match="no"):
+            replaces()
+    assert left(parent) == ["data"] and left(parent / "data") == ["old"]
+
+
 def test_folders_that_are_not_ours_stay(parent):
     (parent / ".mine.abcdefgh.tmp").mkdir()
     (parent / ".mine.abcdefgh.tmp" / "notes").touch()

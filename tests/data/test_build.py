@@ -296,6 +296,16 @@ def test_a_damaged_or_missing_built_file_is_built_anew(params, caplog):
     assert (data_dir(params) / "feature_vocab.json").is_file()
 
 
+@pytest.mark.parametrize("text", ['{"made_from": {"set', "[]", '{"made_from": 3}', '{"made_from": {"raw": []}}'])
+def test_a_data_set_with_a_damaged_manifest_is_built_anew(params, caplog, text):
+    built_data(params)
+    (data_dir(params) / "build.json").write_text(text)
+    vocabulary = (data_dir(params) / "feature_vocab.json").read_text()
+    built_data({**params, "min_categr_count": 20})  # or other settings would take the old data
+    assert "Rebuilding" in caplog.text and "its build.json is damaged" in caplog.text
+    assert (data_dir(params) / "feature_vocab.json").read_text() != vocabulary
+
+
 def test_a_changed_byte_in_a_built_file_is_noticed(params, caplog):
     train = Path(built_data(params)["train_data"])
     before = train.read_bytes()

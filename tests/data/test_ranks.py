@@ -1,4 +1,4 @@
-"""Values at ranks, found digit by digit in parts of a file, are those of the sorted column."""
+"""Values at ranks, of a column in memory or found digit by digit in parts of a file, are those of the sorted column."""
 
 import numpy as np
 import polars as pl
@@ -18,8 +18,10 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize("most", [0, 2**26], ids=["in passes", "in memory"])
 @pytest.mark.parametrize("values", CASES.values(), ids=CASES)
-def test_every_rank(tmp_path, monkeypatch, values):
+def test_every_rank(tmp_path, monkeypatch, values, most):
+    monkeypatch.setattr(ranks, "IN_MEMORY", most)
     monkeypatch.setattr(ranks, "PART_ROWS", 300)
     pl.DataFrame({"value": values}).write_parquet(tmp_path / "values.parquet")
     column, expected = Column(tmp_path / "values.parquet", "value"), np.sort(values[np.isfinite(values)])

@@ -155,6 +155,8 @@ def test_saved_loaded_and_exported_models_answer_alike(run, films, tmp_path):
     batch = {name: torch.cat([batch[name] for batch in batches]) for name in result.run.feature_map.features}
     served = load_model(export_run(Path("checkpoints/films", record["model_id"]), tmp_path / "served"))
     assert np.abs(served.predict(batch) - expected).max() < 1e-6
+    rows = pl.read_csv(tmp_path / "raw" / "film_test.csv", infer_schema=False)
+    assert np.array_equal(served.predict_raw(rows), served.predict(batch))
     ids = served.cold_ids["item"]
     assert ids == served.cold_ids["watched"] and list(ids) == record["cold_values"]["columns"]["item"]["values"]
     assert served.model.feature_map.features["item"]["vocab_size"] == max(ids.values()) + 1

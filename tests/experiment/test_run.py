@@ -215,6 +215,15 @@ def test_bad_settings_are_one_line_and_leave_nothing(configs, changes, message):
     assert not list(Path().glob("checkpoints/shop/*.model")) and not Path("my_configs.csv").exists()
 
 
+@pytest.mark.parametrize(("batch_size", "few"), [(256, True), (64, False)])
+def test_few_batches_are_warned_of(configs, batch_size, few):
+    """3,000 rows with the batch_size of Criteo stop after 3 steps."""
+    result = run(configs, "FM_shop", overrides={"batch_size": batch_size})
+    log = Path(result.model.checkpoint).with_suffix(".log").read_text()
+    warning = "An epoch has 4 batches (900 rows, batch_size 256): the model may have learnt little"
+    assert (warning in log) == few == ("set a batch_size of 16, say" in log)
+
+
 def test_gauc_by_a_meta_column(configs):
     path = configs / "dataset_config.yaml"
     extra = "    - {name: user_group, active: true, dtype: str, type: meta, preprocess: copy_from(user)}\n"

@@ -5,21 +5,27 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import ray
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import cache_dir
 from fuxictr_llm.common.runs import versions
 from fuxictr_llm.experiment.record import typed_command
 from fuxictr_llm.leaderboard.plan.queue import Queue
-from fuxictr_llm.leaderboard.run import cluster, node
+from fuxictr_llm.leaderboard.run import cluster, node, on_ray
 from fuxictr_llm.leaderboard.run.cluster import check_facts, connect
+from fuxictr_llm.leaderboard.run.engine import run_plan
 from fuxictr_llm.leaderboard.run.forms import record_problem
-from fuxictr_llm.leaderboard.run.jobs import CODE, DONE, FAILED, Job, write_files
-from fuxictr_llm.leaderboard.run.node import Order, do_job, entries, pack, unpack
+from fuxictr_llm.leaderboard.run.jobs import CODE, DONE, FAILED, Job, Outcome, outcome_of, write_files
+from fuxictr_llm.leaderboard.run.node import Answer, Order, do_job, entries, pack, unpack
+from fuxictr_llm.leaderboard.run.on_ray import RayExecutor
 from fuxictr_llm.leaderboard.run.results import Results
 from runs_here import run_here
 from support_leaderboard import no_data, quick
@@ -37,6 +43,27 @@ def test_an_address_that_nobody_answers_is_a_line_within_seconds(monkeypatch):
     for address in ("ray://10.0.0.1:10001", "10.0.0.1", "10.0.0.1:x"):
         with pytest.raises(UserError, match="give auto, or HOST:PORT of the cluster's head"):
             connect(address)
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"-ERR\r\n", b"", None])
+def test_an_address_where_something_else_answers_is_a_line(said, monkeypatch):
+    """None: it says nothing."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr(cluster, "SECONDS_TO_ANSWER", 10.0 if said is not None else 0.2)
+
+    def serve(server):
+        with server.accept()[0] as connection:
+            while said is None and connection.recv(100):
+                pass
+            connection.sendall(said or b"")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve, args=(server,), daemon=True)
+        thread.start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(UserError, match=f"--ray {address}: what answers there is no Ray; give its head"):
+            connect(address)
+        thread.join(60)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +97,6 @@ def in_this_process(monkeypatch):
     """A node does its jobs in the test's own process."""
 
     def do(job, work):
-        from fuxictr_llm.leaderboard.run.jobs import Outcome, outcome_of
-
         try:
             work(job)
             return Outcome(DONE)
@@ -126,6 +151,72 @@ def test_without_a_common_cache_runs_wait_for_the_one_that_asks_the_language_mod
         assert len(taken) == count
     queue.ended(taken[0], well=True)
     assert queue.take(lambda run: True) is not None
+
+
+class PretendedRay:
+    """Two nodes, `a` and `b`, whose data sets are made, and runs whose workers fail, as the test says."""
+
+    exceptions, util = ray.exceptions, ray.util
+
+    def __init__(self, failures):
+        self.failures, self.sent = failures, []
+
+    def remote(self, function):
+        return SimpleNamespace(options=lambda **options: SimpleNamespace(remote=partial(self.send, options)))
+
+    def send(self, options, order, known):
+        self.sent.append((options, order))
+        return len(self.sent) - 1, None
+
+    def wait(self, references, num_returns, timeout):
+        return list(references), []
+
+    def get(self, reference):
+        options, order = self.sent[reference]
+        strategy = options.get("scheduling_strategy")
+        if error := self.failures.get(strategy.node_id if strategy else "run"):
+            raise error
+        quick(order.job)
+        return Answer(Outcome(DONE), {})
+
+
+def run_pretended(plan, monkeypatch, **failures):
+    nodes = [{"NodeID": name * 56, "NodeManagerAddress": "10.0.0.1", "Resources": {"CPU": 2.0}} for name in "ab"]
+    monkeypatch.setattr(on_ray, "live_nodes", lambda: nodes)
+    executor, results = RayExecutor("10.0.0.1:6379"), Results("board", plan(["FM"], seeds=[1, 2]))
+    executor.ray = PretendedRay({name * 56 if len(name) == 1 else name: error for name, error in failures.items()})
+    run_plan(results, executor=executor)
+    return results, executor.ray
+
+
+LOST = ray.exceptions.NodeDiedError("10.0.0.7 went\ndown")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ray.exceptions.OutOfMemoryError("Task was killed"), "Ray's memory monitor killed it, as its node ran out of"),
+        (ray.exceptions.WorkerCrashedError(), "Ray lost its worker 4 times: The worker died unexpectedly"),
+        (LOST, "Ray lost its worker 4 times: "),
+        (ray.exceptions.RayTaskError("do_job", "", ImportError("no fuxictr_llm")), "ImportError: no fuxictr_llm"),
+    ],
+)
+def test_what_ray_lost_or_killed_is_a_failed_run_that_says_so(error, reason, plan, monkeypatch):
+    results, pretended = run_pretended(plan, monkeypatch, run=error)
+    failures = results.failures()
+    assert len(failures) == 2 and all(failure.reason.startswith(reason) for failure in failures)
+    assert not any("\n" in failure.reason for failure in failures)
+    assert [options["max_retries"] for options, _ in pretended.sent] == [3] * 4  # two nodes' data, two runs
+    assert [options["num_cpus"] for options, _ in pretended.sent] == [0, 0, 1, 1]
+
+
+def test_a_node_that_is_lost_while_it_prepares_is_not_waited_for(plan, monkeypatch):
+    results, _ = run_pretended(plan, monkeypatch, a=LOST)
+    assert len(results.finished()) == 2
+    with pytest.raises(UserError, match=r"node 10.0.0.1 \(bbbbbb\) cannot have the data set 'shop': OSError: no raw"):
+        run_pretended(
+            partial(plan, batch_size=64), monkeypatch, b=ray.exceptions.RayTaskError("", "", OSError("no raw"))
+        )
 
 
 @pytest.mark.xdist_group("ray")  # not beside the other tests of Ray

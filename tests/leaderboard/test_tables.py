@@ -12,8 +12,9 @@ import pytest
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.leaderboard.plan.plan import Arm
 from fuxictr_llm.leaderboard.report.evidence import summarize
+from fuxictr_llm.leaderboard.report.latex import latex
 from fuxictr_llm.leaderboard.report.report import make_report, p_cell, seconds_cell
-from fuxictr_llm.leaderboard.report.tables import latex, to_csv, to_html, to_latex, to_markdown, write_all
+from fuxictr_llm.leaderboard.report.tables import to_csv, to_html, to_latex, to_markdown, write_all
 from fuxictr_llm.leaderboard.run.results import Failure
 from support_tables import STRANGE, runs, shifted
 
@@ -193,7 +194,7 @@ NO_TEST = {"metrics": {"valid": {"AUC": 0.7, "logloss": 0.6}, "test": {}}, "slic
 def test_there_is_always_something_to_write(results, failures, pictures, tmp_path):
     paths = write_all(tmp_path, summarize(results, failures), results, failures, FACTS)
     tables = {f"table.{kind}" for kind in ("md", "csv", "tex", "html")}
-    assert {path.name for path in paths} == tables | {f"{name}_shop.png" for name in pictures}
+    assert {path.name for path in paths} == tables | {"paper.tex"} | {f"{name}_shop.png" for name in pictures}
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {path.name for path in paths}
     Page((tmp_path / "table.html").read_text(encoding="utf-8"))
     text = (tmp_path / "table.md").read_text(encoding="utf-8")

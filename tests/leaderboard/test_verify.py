@@ -2,10 +2,13 @@
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from fuxictr_llm.__main__ import main
+from fuxictr_llm.commands.places import Place
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.leaderboard.boards.published import PublishedRow, read_board
@@ -18,9 +21,11 @@ from fuxictr_llm.leaderboard.boards.verify import (
     seeds_for,
     verify,
 )
+from fuxictr_llm.leaderboard.run.jobs import DONE, Outcome
 from fuxictr_llm.leaderboard.run.results import Results
 from runs_here import run_here
 from support import edit
+from support_leaderboard import quick
 
 ROW = PublishedRow("shop", "FM", None, 0.7, None, 5, 0.702, 0.001, None, None, None, None, None)
 
@@ -67,6 +72,67 @@ def test_rows_run_at_their_own_seeds_and_are_compared(board):
     screen = console.export_text()
     assert "0.31000 ± 0.00100" in screen and "published: one run: YoutubeDNN, DCN-V2" in screen
     assert max(map(len, screen.splitlines())) <= 80
+
+
+class Here:
+    """An executor that does jobs in no time."""
+
+    one_cache = True
+
+    def __init__(self):
+        self.jobs, self.ended = [], []
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def __len__(self):
+        return len(self.ended)
+
+    def slots(self):
+        return 2
+
+    def submit(self, task, work):
+        quick(task.job)
+        self.jobs.append(task.job)
+        self.ended.append((task, Outcome(DONE)))
+
+    def wait(self):
+        ended, self.ended = self.ended, []
+        return ended
+
+
+@pytest.mark.parametrize(
+    ("options", "place", "said"),
+    [
+        ([], Place(1), "the CPU of this machine, 1 at the same time"),
+        (["--jobs", "3"], Place(3), "the CPU of this machine, 3 at the same time"),
+        (["--gpu", "0", "1"], Place(2, ("0", "1")), "GPU 0, 1 of this machine, 2 at the same time"),
+        (["--ray", "10.0.0.1:6379"], Place(None, (), "10.0.0.1:6379"), "Ray at 10.0.0.1:6379, a CPU for each thread"),
+    ],
+)
+def test_the_command_runs_its_rows_where_it_is_told(options, place, said, board, monkeypatch, capsys):
+    asked, here = [], Here()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr(Place, "executor", lambda place: asked.append(place) or here)
+    args = ["verify", "--board", "shop", "--config", board, "--models", "FM", "DNN", "--seeds", "2", *options]
+    assert main([*args, "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith(f"where: {said}") for line in lines)
+    assert sum(int(line.split()[0]) for line in lines if " runs to do, " in line) == 4
+    assert not asked and not Path("leaderboards").exists()
+    assert main(args) == 0 and asked == [place]
+    runs = [job.experiment.params for job in here.jobs if not job.data_only]
+    assert sorted((params["model"], params["seed"]) for params in runs) == [
+        *(("DNN", 2021), ("DNN", 190034), ("FM", 7), ("FM", 2021))
+    ]
+    assert {params["gpu"] for params in runs} == {place.gpu}
+    assert "| FM |" in Path("leaderboards/shop/verify.md").read_text()
+    here.jobs.clear()
+    assert main(args) == 0 and not [job for job in here.jobs if not job.data_only]  # nothing is done twice
 
 
 def test_a_method_row_is_the_backbone_with_it(board):

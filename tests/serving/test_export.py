@@ -153,7 +153,8 @@ def test_a_run_is_exported_from_the_command_line_and_served_elsewhere(
     assert (config["method"], config["variant"], config["feature_map"]["labels"]) == ("LLaCTR", "corrected", ["click"])
     assert config["source"]["config_sha256"] == result.record["config_sha256"]
     assert config["data"] == result.record["data"] and config["data"]["dataset_id"] == "shop"
-    assert {path.name for path in Path("model").iterdir()} == {"config.json", "model.safetensors"}
+    files = {"config.json", "model.safetensors", "preprocessing.json", "vocabularies.parquet"}
+    assert {path.name for path in Path("model").iterdir()} == files
 
 
 @pytest.mark.parametrize("usage", ["init", "sum", "concat"])

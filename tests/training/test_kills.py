@@ -96,7 +96,7 @@ def assert_same_runs(folder):
     assert names[0] == names[1]
     whole, parts = (next((folder / part / "runs" / "shop").glob("*.run.json")) for part in ("whole", "parts"))
     whole, parts = ({**read_json(path), "path": path} for path in (whole, parts))
-    for key in ("metrics", "best_epoch"):
+    for key in ("metrics", "best_epoch", "evaluations"):
         assert parts[key] == whole[key], key
     for name, network in whole["networks"].items():
         assert parts["networks"][name]["metrics"] == network["metrics"], name

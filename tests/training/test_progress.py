@@ -24,7 +24,7 @@ def test_every_stage_of_a_run_shows_progress(configs, monkeypatch, capsys, tmp_p
     finished = [line for line in shown if re.search(r"100% (\d+)/\1 ", line)]
     names = [line.split(":")[0] for line in finished]
     first = names.index("validation")
-    assert names[0] == "checking labels of train.csv"  # all stages of building: tests/data/test_watched.py
+    assert names[0] == "checking train.csv"  # all stages of building: tests/data/test_watched.py
     finished, names = finished[first:], names[first:]
     assert names == [
         *("validation", "epoch 1 of 2", "validation", "epoch 2 of 2"),

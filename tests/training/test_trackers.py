@@ -101,9 +101,10 @@ def test_what_was_logged_after_the_last_checkpoint_is_replaced(tmp_path):
     pytest.importorskip("tensorboard")
     for done, value in ((0, 0.5), (1, 0.7)):
         with Trackers(["tensorboard"], tmp_path, "mine", -1) as trackers:
-            trackers.begins(done)
-            for number in range(done + 1, 4):
-                trackers.evaluated(Evaluation(number, 0.6, {"AUC": value}, 1e-3))
+            evaluations = [Evaluation(number, 0.6, {"AUC": value}, 1e-3) for number in range(1, 4)]
+            trackers.begins(evaluations[:done])
+            for evaluation in evaluations[done:]:
+                trackers.evaluated(evaluation)
     found = curves(tmp_path / "tensorboard" / "mine")
     assert [(step, round(value, 3)) for step, value in found["valid/AUC"]] == [(1, 0.5), (2, 0.7), (3, 0.7)]
 
@@ -158,11 +159,11 @@ def test_one_that_cannot_start_ends_the_run_and_one_that_fails_later_does_not(mo
 
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "mine", fake_tracker(start=fails))
     with pytest.raises(UserError, match=r"tracker 'mine' does not start \(ConnectionError: no") as raised:
-        Trackers(["mine"], tmp_path, "run", -1).begins(0)
+        Trackers(["mine"], tmp_path, "run", -1).begins([])
     assert "\n" not in str(raised.value)
     monkeypatch.setitem(LOGGER_TYPE_TO_CLASS, "mine", fake_tracker(log=fails, finish=fails))
     with Trackers(["mine", "mine"], tmp_path, "run", -1) as trackers:
-        trackers.begins(0)
+        trackers.begins([])
         trackers.evaluated(Evaluation(1, None, {"AUC": 0.5}, 1e-3))
         trackers.tested({"AUC": 0.5})
     assert [record.getMessage() for record in caplog.records] == [
@@ -173,7 +174,7 @@ def test_one_that_cannot_start_ends_the_run_and_one_that_fails_later_does_not(mo
 def test_without_trackers_their_packages_are_not_imported():
     before = {name for name in sys.modules if name.startswith("tensorboard")}
     with Trackers([], Path(), "run", -1) as trackers:
-        trackers.begins(0)
+        trackers.begins([])
         trackers.evaluated(Evaluation(1, 0.5, {"AUC": 0.5}, 1e-3))
         trackers.tested({})
     assert {name for name in sys.modules if name.startswith("tensorboard")} == before

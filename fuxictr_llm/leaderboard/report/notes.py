@@ -56,6 +56,7 @@ def notes_on(
         "Rows are secondary: p (Holm) is that of the row's intersection-union test after Holm's correction over the "
         "rows of its data set. p is one-sided, of a single comparison, not corrected: in a method's row with plain, "
         "in a control's row of the method with the control.",
+        *([_OF_RECOVERY] if any("gain" in (run.record.get("networks") or {}) for run in results) else []),
         *([_OF_USERS] if any(of.intervals for of in users.values()) else []),
         *([_OF_POWER.format(unit=unit)] if shown else []),
         "relative AUC is AUC / AUC of plain - 1; RelaImpr is (AUC - 0.5) / (AUC of plain - 0.5) - 1.",
@@ -68,6 +69,10 @@ def notes_on(
 _OF_TUNING = (
     "The settings were searched on the data set's own split, in which test rows of these further splits were train or "
     "validation rows: the AUCs of all arms lean upwards."
+)
+_OF_RECOVERY = (
+    "The recovery is (student - plain) / (gain network - plain), of the means, where the gain network is surely better "
+    "than plain: the 95 % interval of its gain is above 0."
 )
 _OF_USERS = (
     "by test users: the 95 % interval of a bootstrap over test users (all rows of a user together), with the runs as "

@@ -1,4 +1,4 @@
-"""A report as files: Markdown, LaTeX (the tables alone), csv (the rows), and one HTML page."""
+"""A report as files: Markdown, LaTeX (the tables alone, also as papers have them), csv (the rows), and HTML."""
 
 import csv
 import io
@@ -13,18 +13,15 @@ from fuxictr_llm.common.pictures import png_of
 from fuxictr_llm.leaderboard.plan.arms import Repeated
 from fuxictr_llm.leaderboard.report import PairedGain
 from fuxictr_llm.leaderboard.report.evidence import METRICS, ArmRow, summarize
+from fuxictr_llm.leaderboard.report.latex import latex
 from fuxictr_llm.leaderboard.report.overall import over_backbones
 from fuxictr_llm.leaderboard.report.page import to_html
+from fuxictr_llm.leaderboard.report.paper import to_paper
 from fuxictr_llm.leaderboard.report.plots import figures
 from fuxictr_llm.leaderboard.report.report import WORD_COLUMNS, Report, Table, make_report
 from fuxictr_llm.leaderboard.report.run_list import Runs, list_runs
 from fuxictr_llm.leaderboard.report.users import OverUsers, over_users
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Failure, RunResult
-
-OF_LATEX = {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$",
-    "<": "$<$", ">": "$>$", "…": r"\dots{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-}  # fmt: skip
 
 
 def write_tables_of(
@@ -55,7 +52,7 @@ def write_all(
     users: Mapping[str, OverUsers] | None = None,
     planned: Sequence[Repeated] = (),
 ) -> list[Path]:
-    """Write `table.md`, `.csv`, `.tex` and `.html`, and the plots; each file whole or not at all. The paths.
+    """Write `table.md`, `.csv`, `.tex`, `.html`, `paper.tex` and the plots, each whole or not at all; their paths.
 
     Args:
         rows: from `summarize`.
@@ -75,6 +72,7 @@ def write_all(
         "table.md": to_markdown(report, pictures).encode(),
         "table.csv": to_csv(rows).encode(),
         "table.tex": to_latex(report).encode(),
+        "paper.tex": to_paper(rows).encode(),
         "table.html": to_html(report, pictures, list_runs(folder, Runs(results, failures, planned))).encode(),
     }
     with explain_write_errors(folder, OTHER_OUT):
@@ -139,11 +137,6 @@ def to_latex(report: Report) -> str:
     comments += report.notes + [f"Failed or missing: {text}" for text in report.troubles]
     parts = ["".join(f"% {' '.join(line.split())}\n" for line in comments)]
     return "\n".join([*parts, *(_latex_table(table) for table in report.tables)])
-
-
-def latex(text: str) -> str:
-    """Text that LaTeX sets as it is, on one line."""
-    return "".join(OF_LATEX.get(sign, sign) for sign in " ".join(str(text).split()))
 
 
 def _latex_table(table: Table) -> str:

@@ -14,7 +14,7 @@ def lines_of_teachers(dataset: str, results: Sequence[RunResult]) -> list[list[s
     """A line of cells for each backbone and arm whose runs trained a gain network beside a plain one.
 
     Differences are counted by seed, or by split of the data, of which each is the mean over its seeds. The recovery is
-    that of the means, (V - plain) / (G - plain), where the gain network is better in the mean.
+    that of the means, (V - plain) / (G - plain), where the gain network is surely better: its 95 % interval is above 0.
     """
     found: dict[tuple[str, str], dict[Repeat, Recovery]] = {}
     for run in results:
@@ -39,7 +39,7 @@ def _recovery(run: RunResult) -> Recovery | None:
 def _cells(gain: PairedGain, student: PairedGain | None) -> list[str]:
     differences = gain.differences.values()
     better = f"{sum(difference > 0 for difference in differences)} of {len(differences)} {gain.unit}s"
-    share = f"{student.mean / gain.mean:.0%}" if student and gain.mean > 0 else "-"
+    share = f"{student.mean / gain.mean:.0%}" if student and gain.low is not None and gain.low > 0 else "-"
     return [_spread(gain), better, _spread(student) if student else "-", share]
 
 

@@ -1,5 +1,6 @@
 """A Ray cluster that a leaderboard may use: joined or started, and each of its nodes checked."""
 
+import contextlib
 import logging
 import os
 import socket
@@ -14,6 +15,9 @@ from fuxictr_llm.common.runs import versions
 from fuxictr_llm.leaderboard.run.jobs import CODE
 
 SECONDS_TO_ANSWER = 10.0  # of a cluster's head
+# What begins a connection of gRPC, which Ray's head speaks: the preface of HTTP/2 and a frame of no settings. The
+# answer begins with a frame of settings: its length (3 bytes), its type, ... (RFC 9113, 3.4 and 4.1)
+PREFACE, TYPE_AT, SETTINGS = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]), 3, 4
 SECONDS_TO_START = 300.0  # of a worker on each node, which imports torch
 PACKAGES = ("fuxictr-llm", "fuxictr", "torch")  # those that decide results
 AUTO = "auto"
@@ -45,14 +49,20 @@ def connect(address: str) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself tries for minutes, and may end the process."""
+    """Check that something like Ray's head does; Ray itself tries for minutes, and may end the process."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
         raise UserError(f"--ray {address}: give auto, or HOST:PORT of the cluster's head, as 10.0.0.1:6379")
     try:
-        socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
+        connection = socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER)
     except (OSError, OverflowError) as error:
         raise UserError(f"--ray {address}: nobody answers there ({error}); is the cluster up?") from error
+    answer, with_tls = b"", os.environ.get("RAY_USE_TLS", "0").lower() in ("1", "true")
+    with connection, contextlib.suppress(OSError):  # it hangs up, or says nothing
+        connection.sendall(PREFACE)
+        answer = connection.recv(TYPE_AT + 1)
+    if answer[TYPE_AT:] != bytes([SETTINGS]) and not with_tls:
+        raise UserError(f"--ray {address}: what answers there is no Ray; give its head's port, often 6379")
 
 
 def live_nodes() -> list[Mapping[str, Any]]:

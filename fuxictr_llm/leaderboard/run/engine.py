@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Protocol
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.signals import terminated_as_interrupted
 from fuxictr_llm.leaderboard.plan.plan import PlannedRun
 from fuxictr_llm.leaderboard.plan.queue import Queue
 from fuxictr_llm.leaderboard.run.executor import Executor, Task
-from fuxictr_llm.leaderboard.run.jobs import DISK_FULL, DONE, FAILED, Job, Outcome, work
+from fuxictr_llm.leaderboard.run.jobs import DISK_FULL, DONE, FAILED, PRUNED, Job, Outcome, work
 from fuxictr_llm.leaderboard.run.local import LocalExecutor
-from fuxictr_llm.leaderboard.run.lock import locked_folder, terminated_as_interrupted
+from fuxictr_llm.leaderboard.run.lock import locked_folder
+from fuxictr_llm.leaderboard.run.pruning import Curve
 from fuxictr_llm.leaderboard.run.results import Results
 
 
@@ -35,6 +37,9 @@ class Listener:
     def failed(self, run: PlannedRun, reason: str) -> None:
         """A run failed, which is noted."""
 
+    def pruned(self, run: PlannedRun, reason: str) -> None:
+        """A run of a search ended before its time, which is noted."""
+
     def preparing(self, data_set: str) -> None:
         """A data set is made ready."""
 
@@ -48,6 +53,10 @@ class Agenda(Protocol):
 
     def after(self, results: Results, run: PlannedRun) -> Iterable[PlannedRun]:
         """Those that are to do now that a run has ended, well or not; `results` knows how."""
+        ...
+
+    def others(self, run: PlannedRun) -> tuple[Curve, ...] | None:
+        """The curves beside which a hopeless run is pruned; None: it is not."""
         ...
 
 
@@ -66,6 +75,9 @@ class WholePlan:
 
     def after(self, results: Results, run: PlannedRun) -> Iterable[PlannedRun]:
         return ()
+
+    def others(self, run: PlannedRun) -> None:
+        return None
 
 
 def run_plan(
@@ -158,13 +170,15 @@ class _Engine:
             run.experiment, expid=run.name, params={**params, "verbose": 0}, changed=False, config_name=str(files)
         )
         output = Path(f"{files}.data.out" if data_only else f"{files}.out")
-        self.executor.submit(Task(run, data_only), Job(experiment, output, data_only, self.keep_weights), self.work)
+        others = None if data_only else self.agenda.others(run)
+        job = Job(experiment, output, data_only, self.keep_weights, others)
+        self.executor.submit(Task(run, job), self.work)
 
     def _end(self, task: Task, outcome: Outcome) -> None:
         run = task.run
         if outcome.kind == DISK_FULL:
             raise UserError(f"{run}: {outcome.reason}; what was finished is kept, and the same command goes on")
-        if task.data_only:
+        if task.job.data_only:
             self._data_ended(run, outcome)
             return
         if outcome.kind == DONE:
@@ -172,10 +186,15 @@ class _Engine:
             if self.results.record_of(run) is None:
                 problem = problem or "is of other data, words or code: they changed while it ran"
                 outcome = Outcome(FAILED, f"its record {problem}")
-        self.queue.ended(run, well=outcome.kind == DONE)
+        self.queue.ended(run, well=outcome.kind in (DONE, PRUNED))
         if outcome.kind == DONE:
             self.results.forget_failure(run)
             self.listener.finished(run)
+            self.queue.add(self.agenda.after(self.results, run))
+        elif outcome.kind == PRUNED:
+            self.results.forget_failure(run)
+            self.results.note_pruned(run, outcome.curve)
+            self.listener.pruned(run, outcome.reason)
             self.queue.add(self.agenda.after(self.results, run))
         else:
             self._failed(run, outcome)

@@ -11,14 +11,14 @@ from fuxictr_llm.leaderboard.run.jobs import Job, Outcome
 
 @dataclass(frozen=True)
 class Task:
-    """What a job is for: a run, or the preparation of a run's data set."""
+    """A job, and what it is for: a run, or the preparation of a run's data set."""
 
     run: PlannedRun
-    data_only: bool
+    job: Job
 
     @property
     def name(self) -> str:
-        return self.run.data_set if self.data_only else self.run.key
+        return self.run.data_set if self.job.data_only else self.run.key
 
 
 class Executor(Protocol):
@@ -44,8 +44,8 @@ class Executor(Protocol):
         """How many jobs can work at the same time, as things are now."""
         ...
 
-    def submit(self, task: Task, job: Job, work: Callable[[Job], None]) -> None:
-        """Start a job, whose files are where the job says when it has ended; `work` is what its process does."""
+    def submit(self, task: Task, work: Callable[[Job], None]) -> None:
+        """Start a job, whose files are where it says when it has ended; `work` is what its process does."""
         ...
 
     def wait(self) -> list[tuple[Task, Outcome]]:

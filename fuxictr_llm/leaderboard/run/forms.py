@@ -52,11 +52,16 @@ class Config(TypedDict):
     dataset_id: str
 
 
+class Evaluated(TypedDict):
+    metrics: dict[str, float]
+
+
 class Record(TypedDict):
     """What is read of a run record."""
 
     metrics: Metrics
     slices: NotRequired[Slices | None]
+    evaluations: NotRequired[list[Evaluated]]
     config: Config
     config_sha256: str
     data: Data
@@ -67,17 +72,24 @@ class Record(TypedDict):
     labels: list[str]
 
 
-class Failed(TypedDict):
-    """What is read of a note on a failure."""
+class Note(TypedDict):
+    """What is read of a note on a run without a record."""
 
     key: str
-    reason: str
     data: dict[str, Any] | None
     sources: dict[str, Any]
     version: str | None
 
 
-RECORD_FORM, FAILURE_FORM = TypeAdapter(Record), TypeAdapter(Failed)
+class Failed(Note):
+    reason: str
+
+
+class PrunedEarly(Note):
+    curve: Annotated[list[float], Field(min_length=1)]
+
+
+RECORD_FORM, FAILURE_FORM, PRUNED_FORM = TypeAdapter(Record), TypeAdapter(Failed), TypeAdapter(PrunedEarly)
 
 
 def record_problem(record: Any) -> str:
@@ -93,6 +105,11 @@ def record_problem(record: Any) -> str:
 def failure_problem(failure: Any) -> str:
     """Why a note on a failure does not count; empty where it does."""
     return _other_version(failure["version"]) if has_form(FAILURE_FORM, failure) else "is damaged"
+
+
+def pruned_problem(note: Any) -> str:
+    """Why a note on a trial that was pruned does not count; empty where it does."""
+    return _other_version(note["version"]) if has_form(PRUNED_FORM, note) else "is damaged"
 
 
 def has_form(form: TypeAdapter, content: Any) -> bool:

@@ -15,10 +15,11 @@ from fuxictr_llm.common.files import TORCH_WRITE_ERRORS, explain_write_errors, r
 from fuxictr_llm.common.processes import Lost
 from fuxictr_llm.config.resolve import Experiment
 from fuxictr_llm.experiment.record import typed_command
+from fuxictr_llm.leaderboard.run.pruning import Curve, Pruned, Watcher
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT
 
 RECORD = ".run.json"
-DONE, FAILED, DISK_FULL = "done", "failed", "disk full"
+DONE, PRUNED, FAILED, DISK_FULL = "done", "pruned", "failed", "disk full"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 # torch does not say why it cannot write.
 FULL_SIGNS = ("No space left on device", "Disk quota exceeded", "os error 28", *TORCH_WRITE_ERRORS)
@@ -33,21 +34,28 @@ class Job:
         output: gets what the process prints; it is removed where all went well.
         data_only: whether the data set alone is prepared and built.
         keep_weights: whether the trained weights are left.
+        others: the curves of an arm's trials before, below which a hopeless one is pruned; None: it is not.
     """
 
     experiment: Experiment
     output: Path
     data_only: bool
     keep_weights: bool
+    others: tuple[Curve, ...] | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a job ended: DONE, FAILED or DISK_FULL, and in the last two cases why."""
+    """How a job ended: DONE, PRUNED, FAILED or DISK_FULL, and why where it is not DONE.
+
+    Attributes:
+        curve: of a run that was pruned.
+    """
 
     kind: str
     reason: str = ""
     traceback: str = ""
+    curve: Curve = ()
 
 
 def run_job(job: Job, work: Callable[[Job], None]) -> Outcome:
@@ -55,10 +63,12 @@ def run_job(job: Job, work: Callable[[Job], None]) -> Outcome:
     try:
         with _printing_to(job.output):
             work(job)
-        job.output.unlink(missing_ok=True)
-        return Outcome(DONE)
+        outcome = Outcome(DONE)
     except BaseException as error:
-        return outcome_of(error)
+        outcome = outcome_of(error)
+    if outcome.kind in (DONE, PRUNED):
+        job.output.unlink(missing_ok=True)
+    return outcome
 
 
 def work(job: Job) -> None:
@@ -71,13 +81,15 @@ def work(job: Job) -> None:
     if job.data_only:
         make_data(job.experiment.params, Stages())
         return
-    result = run_experiment(job.experiment)
+    result = run_experiment(job.experiment, listener=None if job.others is None else Watcher(job.others))
     if not job.keep_weights:
         Path(result.model.checkpoint).unlink(missing_ok=True)
 
 
 def outcome_of(error: BaseException) -> Outcome:
     """What a leaderboard notes of an error: a line of its own, and where it came from."""
+    if isinstance(error, Pruned):
+        return Outcome(PRUNED, str(error), curve=error.curve)
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {reason_of(error)}"
     kind = DISK_FULL if any(_is_of_full_disk(part) for part in _chain(error)) else FAILED
     return Outcome(kind, reason, "".join(traceback.format_exception(error)))

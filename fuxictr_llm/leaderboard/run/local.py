@@ -22,7 +22,6 @@ class _Place:
     """What a process does, and the GPU that it sees, if any."""
 
     task: Task
-    job: Job
     device: str
 
 
@@ -58,18 +57,18 @@ class LocalExecutor:
     def slots(self) -> int:
         return self._pool.jobs
 
-    def submit(self, task: Task, job: Job, work: Callable[[Job], None]) -> None:
+    def submit(self, task: Task, work: Callable[[Job], None]) -> None:
         device = min(self.devices, key=lambda name: self._busy[name], default="")
         self._busy[device] += 1
         environment = {VISIBLE_GPUS: device} if self.devices else {}
-        threads = job.experiment.params["num_threads"]
-        self._pool.start(_Place(task, job, device), run_job, job, work, threads=threads, environment=environment)
+        threads = task.job.experiment.params["num_threads"]
+        self._pool.start(_Place(task, device), run_job, task.job, work, threads=threads, environment=environment)
 
     def wait(self) -> list[tuple[Task, Outcome]]:
         ended = []
         for place, outcome in self._pool.wait():
             self._busy[place.device] -= 1
             if isinstance(outcome, Lost):
-                outcome = outcome_of_lost(outcome, place.job.output, "try fewer --jobs")
+                outcome = outcome_of_lost(outcome, place.task.job.output, "try fewer --jobs")
             ended.append((place.task, outcome))
         return ended

@@ -1,19 +1,14 @@
-"""A leaderboard's folder is one process's at a time, which ends in order."""
+"""A leaderboard's folder is one process's at a time."""
 
 import contextlib
-import os
-import signal
-import socket
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock, Timeout
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.files import explain_write_errors, read_json, writable_dir, write_json
+from fuxictr_llm.common.files import writable_dir
+from fuxictr_llm.common.locks import holder_of, noted
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT
 
 
@@ -24,37 +19,15 @@ def locked_folder(folder: Path) -> Iterator[None]:
     Raises:
         UserError: another does (it says who), or it cannot be written to.
     """
-    writable_dir(folder, OTHER_OUT)
-    lock, holder = FileLock(folder / ".lock"), folder / ".lock.json"
+    path = writable_dir(folder, OTHER_OUT) / ".lock"
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        held_by, who = read_json(holder), "another process"
-        if isinstance(held_by, dict) and held_by.keys() >= {"pid", "host", "since"}:
-            who = "process {pid} on {host} since {since}".format(**held_by)
-        raise UserError(f"{str(folder)!r} is in use by {who}; wait until it is done, or {OTHER_OUT}") from error
+        way_out = f"wait until it is done, or {OTHER_OUT}"
+        raise UserError(f"{str(folder)!r} is in use by {holder_of(path)}; {way_out}") from error
     try:
-        facts = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        with explain_write_errors(holder, OTHER_OUT):
-            write_json(holder, facts)
-        yield
+        with noted(path):
+            yield
     finally:
-        holder.unlink(missing_ok=True)
         lock.release()
-
-
-@contextlib.contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends as Ctrl-C does, so that a display puts the screen back in order."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -17,7 +17,7 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import cache_dir, digest_of, replacing_dir
 from fuxictr_llm.common.processes import Lost, Pool
 from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
-from fuxictr_llm.leaderboard.run.jobs import DONE, Job, Outcome, outcome_of, outcome_of_lost, run_job
+from fuxictr_llm.leaderboard.run.jobs import DONE, PRUNED, Job, Outcome, outcome_of, outcome_of_lost, run_job
 
 CACHE_VARIABLE, PREFIX = "FUXICTR_LLM_CACHE", "FUXICTR_"
 # The second: a worker of Ray is the main module of the processes that are forked for it.
@@ -124,7 +124,7 @@ def _do(job: Job, work: Callable[[Job], None]) -> Answer:
     if outcome.kind != DONE:
         sent = {end: path for end, path in sent.items() if end.endswith(SENT_OF_FAILED)}
     answer = Answer(outcome, {end: path.read_bytes() for end, path in sent.items()})
-    if outcome.kind == DONE:
+    if outcome.kind in (DONE, PRUNED):
         shutil.rmtree(place, ignore_errors=True)
     return answer
 

@@ -22,7 +22,6 @@ class _Sent:
     """A job that is under way, the node it is bound to, if any, and a reference to what it adds to the cache."""
 
     task: Task
-    job: Job
     node: str
     made: Any
 
@@ -50,9 +49,9 @@ class RayExecutor:
         self.ray, self._was_there = ray, ray.is_initialized()
         try:
             connect(self.address)
-            self.one_cache = check_nodes()
             if not self.slots():
                 raise UserError(f"--ray {self.address}: {self._too_small()}")
+            self.one_cache = check_nodes()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -81,10 +80,10 @@ class RayExecutor:
     def _too_small(self) -> str:
         return f"no node has {self.cpus or 1:g} CPUs and {self.gpus:g} GPUs, as a run takes"
 
-    def submit(self, task: Task, job: Job, work: Callable[[Job], None]) -> None:
-        order = Order(job, work, str(Path.cwd()), variables(), ships=not self.one_cache)
-        if not task.data_only:
-            cpus = self.cpus or job.experiment.params["num_threads"]
+    def submit(self, task: Task, work: Callable[[Job], None]) -> None:
+        order = Order(task.job, work, str(Path.cwd()), variables(), ships=not self.one_cache)
+        if not task.job.data_only:
+            cpus = self.cpus or task.job.experiment.params["num_threads"]
             self._start(task, order, "", num_cpus=cpus, num_gpus=self.gpus)
             return
         for node in live_nodes():  # it takes no CPU: a job that has them may wait for it
@@ -94,7 +93,7 @@ class RayExecutor:
     def _start(self, task: Task, order: Order, node: str, **options: Any) -> None:
         remote = self.ray.remote(do_job).options(num_returns=2, max_retries=RETRIES, **options)
         answer, made = remote.remote(order, [] if self.one_cache else self._made)
-        self._under_way[answer] = _Sent(task, order.job, node, made)
+        self._under_way[answer] = _Sent(task, node, made)
 
     def wait(self) -> list[tuple[Task, Outcome]]:
         if not self._under_way:
@@ -106,7 +105,7 @@ class RayExecutor:
         for reference in ready:
             sent = self._under_way.pop(reference)
             outcome = self._received(reference, sent)
-            if not sent.task.data_only:
+            if not sent.task.job.data_only:
                 ended.append((sent.task, outcome))
                 continue
             self._on_nodes.setdefault(sent.task.name, {})[sent.node] = outcome
@@ -125,10 +124,10 @@ class RayExecutor:
             return outcome_of(error.cause or error)
         except self.ray.exceptions.RayError as error:
             lost = f"Ray lost its worker {RETRIES + 1} times: {reason_of(error)}"
-            return Outcome(FAILED, LOST_NODE if sent.task.data_only else lost, str(error))
+            return Outcome(FAILED, LOST_NODE if sent.task.job.data_only else lost, str(error))
         if answer.made:
             self._made.append((answer.made, [sent.made]))
-        write_files(sent.job, answer.files)
+        write_files(sent.task.job, answer.files)
         return answer.outcome
 
     def _on_all_nodes(self, task: Task) -> Outcome:

@@ -134,6 +134,7 @@ class Display(Listener):
         self.results, self.jobs, self.console = results, jobs, console
         self.running: dict[str, tuple[PlannedRun, float]] = {}
         self.failed_keys = {failure.key for failure in results.failures()}
+        self.pruned_keys: set[str] = set()
         self._since, self._finished_here = time.monotonic(), 0
         self._news: list[tuple[int, str]] = []  # since the last line: how much it matters, and the words
         self._read_finished()
@@ -173,10 +174,17 @@ class Display(Listener):
         self.failed_keys.add(run.key)
         self._say(FAILED, f"{run}: FAILED: {reason}")
 
+    def pruned(self, run: PlannedRun, reason: str) -> None:
+        self.running.pop(run.key)
+        self.pruned_keys.add(run.key)
+        self._finished_here += 1
+        self._say(FINISHED, f"{run}: {reason}")
+
     def snapshot(self) -> Snapshot:
         """How far it is now."""
         now, running = time.monotonic(), list(self.running.values())
-        runs, done, failed = self.runs, {result.key for result in self.finished_runs}, set(self.failed_keys)
+        runs, failed = self.runs, set(self.failed_keys)
+        done = {result.key for result in self.finished_runs} | self.pruned_keys
         left = [run for key, run in runs.items() if key not in done | failed]
         estimate = self.estimator.estimate(left, self.jobs)
         passed = sum(now - since for _, since in running) / self.jobs

@@ -3,6 +3,7 @@
     plan.yaml                                what was asked for last
     runs/<data set>/<run>.run.json, .log     of a finished run; `.csv`: FuxiCTR's result line; `.model`: if it is kept
     runs/<data set>/<run>.failure.json       of one that failed, with `.out`: what it said last
+    runs/<data set>/<run>.pruned.json        of a search's trial that was ended before its time
     users.json                               intervals over test users, of the runs' `.predictions.safetensors`
     table.*, *.png, runs.jsonl.xz            made of these
 
@@ -12,7 +13,7 @@ where it has its form.
 
 import glob
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from fuxictr_llm.experiment.predictions import PREDICTIONS
 from fuxictr_llm.experiment.record import source_digests
 from fuxictr_llm.leaderboard.plan.arms import Repeated, data_digests, digest_of_data_keys
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, PlannedRun, run_key
-from fuxictr_llm.leaderboard.run.forms import PACKAGE, failure_problem, record_problem
+from fuxictr_llm.leaderboard.run.forms import PACKAGE, failure_problem, pruned_problem, record_problem
 
 OTHER_OUT = "give another folder with --out"
 USERS_FILE = "users.json"
@@ -112,10 +113,13 @@ class Results:
         self.ignored: list[str] = []
         self._records: Contents = {}
         self._failures: Contents = {}
+        self._pruned: Contents = {}
         for path in sorted((self.folder / "runs").glob("*/*.run.json")):
             self._keep(path, self._records, record_problem)
         for path in sorted((self.folder / "runs").glob("*/*.failure.json")):
             self._keep(path, self._failures, failure_problem)
+        for path in sorted((self.folder / "runs").glob("*/*.pruned.json")):
+            self._keep(path, self._pruned, pruned_problem)
         records = [record for by_file in self._records.values() for record in by_file.values()]
         if without_code := sum("code" not in (record.get("sources") or {}) for record in records):
             self.ignored.append(
@@ -149,11 +153,19 @@ class Results:
 
     def failure_of(self, run: PlannedRun) -> dict[str, Any] | None:
         """The note on a failed run: `reason`, `traceback`, `data`, `sources`, `time`, `version`."""
-        failures = _own_first(self._failures, run, self._failure_file(run))
-        if not failures or self.record_of(run):
+        return self._current_note(self._failures, run, self._failure_file(run))
+
+    def curve_of_pruned(self, run: PlannedRun) -> Sequence[float] | None:
+        """The validation AUC after each epoch of a run that was pruned; None of another one."""
+        note = self._current_note(self._pruned, run, self._pruned_file(run))
+        return None if note is None else note["curve"]
+
+    def _current_note(self, notes: Contents, run: PlannedRun, own: Path) -> dict[str, Any] | None:
+        with_key = _own_first(notes, run, own)
+        if not with_key or self.record_of(run):
             return None
         now = (self.data_of(run), self._sources_of(run))
-        return next((failure for failure in failures if (failure["data"], failure["sources"]) == now), None)
+        return next((note for note in with_key if (note["data"], note["sources"]) == now), None)
 
     def data_of(self, run: PlannedRun) -> dict[str, Any] | None:
         """Digests of the files of its data set as they are now; None: they are not there (yet)."""
@@ -178,6 +190,9 @@ class Results:
 
     def _failure_file(self, run: PlannedRun) -> Path:
         return Path(f"{self.files_of(run)}.failure.json")
+
+    def _pruned_file(self, run: PlannedRun) -> Path:
+        return Path(f"{self.files_of(run)}.pruned.json")
 
     def write_plan(self) -> None:
         """Note the plan in the folder.
@@ -212,13 +227,24 @@ class Results:
         Raises:
             UserError: it cannot be written.
         """
-        path = self._failure_file(run)
-        facts = {"key": run.key, "run": str(run), "reason": reason, "traceback": traceback, "data": self.data_of(run)}
+        self._note(run, self._failures, self._failure_file(run), {"reason": reason, "traceback": traceback})
+
+    def note_pruned(self, run: PlannedRun, curve: Sequence[float]) -> None:
+        """Record that a trial's run was ended before its time; `curve` is its validation AUC after each epoch.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        facts = {"epoch": len(curve), "valid_auc": curve[-1], "curve": list(curve)}
+        self._note(run, self._pruned, self._pruned_file(run), facts)
+
+    def _note(self, run: PlannedRun, notes: Contents, path: Path, content: Mapping[str, Any]) -> None:
+        facts = {"key": run.key, "run": str(run), **content, "data": self.data_of(run)}
         facts |= {"sources": self._sources_of(run), "version": versions().get(PACKAGE)}
         facts |= {"time": time.strftime("%Y-%m-%dT%H:%M:%S")}
         with explain_write_errors(path, OTHER_OUT):
             write_json(path, facts)
-        self._failures.setdefault(run.key, {})[path] = facts
+        notes.setdefault(run.key, {})[path] = facts
 
     def forget_failure(self, run: PlannedRun) -> None:
         """Remove the note on a failure of a run that is done by now."""

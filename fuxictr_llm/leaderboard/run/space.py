@@ -170,11 +170,13 @@ class Tuning:
         trials: for each arm.
         seeds: of every trial, whose validation AUC is their mean; empty: that of the config.
         on: a backbone; what is best on it is for the arms of the others, too. None: each arm has a search of its own.
+        prune: whether hopeless trials end before their time.
     """
 
     trials: int
     seeds: tuple[int, ...] = ()
     on: str | None = None
+    prune: bool = False
 
     def searched(self, plan: Plan) -> Plan:
         """The part of a plan whose arms are tuned.
@@ -201,7 +203,9 @@ class Tuning:
 
     def __str__(self) -> str:
         over = f", the mean over {len(self.seeds)} seeds" if self.seeds else ""
-        return f"{self.trials} trials on validation {METRIC}{over}, for each arm" + (f" of {self.on}" * bool(self.on))
+        of = f" of {self.on}" if self.on else ""
+        pruned = ", the hopeless pruned" if self.prune else ""
+        return f"{self.trials} trials on validation {METRIC}{over}, for each arm{of}{pruned}"
 
 
 def _counterpart(arm: Arm) -> tuple[str, str]:

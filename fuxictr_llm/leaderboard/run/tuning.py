@@ -15,12 +15,12 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import explain_write_errors, read_json, writable_dir, write_json
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, PlannedRun
+from fuxictr_llm.leaderboard.run.pruning import Curve, curve_of, ends_so, optuna_module
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Results
 from fuxictr_llm.leaderboard.run.space import METRIC, Range, Space, Tuning, Values, with_settings
 
@@ -101,6 +101,17 @@ class Trials:
                 self._advance(index, results)
         return [new for key, new in self._waiting().items() if key not in before]
 
+    def others(self, run: PlannedRun) -> tuple[Curve, ...] | None:
+        """The curves beside which a trial's first seed is pruned; None: it is not."""
+        if not self.tuning.prune or (self.tuning.seeds and run.seed != self.tuning.seeds[0]):
+            return None
+        return next(tuple(self._searches[index].curves) for index, left in self._left.items() if run.key in left)
+
+    def _pruned(self, search: "_Search", run: PlannedRun, results: Results) -> Curve | None:
+        """The curve of a trial's first run, where it was pruned, in this search or as it would be in it."""
+        curve = results.curve_of_pruned(run) if self.tuning.prune else None
+        return curve if curve and (run.key in self._ended or ends_so(curve, search.curves)) else None
+
     def _waiting(self) -> dict[str, PlannedRun]:
         return {key: run for left in self._left.values() for key, run in left.items()}
 
@@ -112,10 +123,13 @@ class Trials:
             results.plan = self.plan
             runs = {run.key: run for run in self.plan.runs() if run.arm is self.plan.arms[index]}
             left = {run.key for run in results.to_do(self.retry_failed)} - self._ended
+            first, pruned = next(iter(runs)), self._pruned(search, next(iter(runs.values())), results)
+            if self.tuning.prune and (pruned or first in left):
+                left &= set() if pruned else {first}  # the other seeds are for those that are not pruned
             if waiting := {key: run for key, run in runs.items() if key in left}:
                 self._left[index] = waiting
                 return
-            search.note(runs.values(), results)
+            search.note(runs.values(), results, pruned)
             write_trials(self.folder, self._searches, self.tuning)
             if search.trials < self.tuning.trials:
                 arm = with_settings(search.arm, {**search.ask(), "test_data": None})
@@ -136,6 +150,7 @@ def write_trials(folder: Path, searches: Sequence["_Search"], tuning: Tuning) ->
             "arm": str(search.arm),
             "space": {key: _values_for_json(values) for key, values in search.space.items()},
             "best": search.best(),
+            **({"epochs": search.epochs} if tuning.prune else {}),
             "trials": search.tried(),
         }
         for search in searches
@@ -148,13 +163,22 @@ def tuned_by(folder: Path, plan: Plan) -> str:
     """How the plan's settings were searched, by the file of a search's folder; empty: they are not from there."""
     try:
         search = read_json(folder / TRIALS_FILE) or {}
-        tuning = Tuning(search["trials"], tuple(search["seeds"]), search["on"])
+        tuning = Tuning(search["trials"], tuple(search["seeds"]), search["on"], search.get("prune", False))
         best = {arm["arm"]: arm["best"] for arm in search["arms"]}
         found = {arm: best[str(arm)] for arm in tuning.searched(plan).arms}
         is_best = tuning.spread(plan, found).arms == plan.arms
-        return str(tuning) if is_best else ""
+        return f"{tuning}{_costs(search['arms']) if tuning.prune else ''}" if is_best else ""
     except (AttributeError, KeyError, TypeError, UserError):  # not there, damaged, or of other arms
         return ""
+
+
+def _costs(arms: Iterable[Mapping[str, Any]]) -> str:
+    """The epochs that each arm's trials took: as few as were needed, but all arms have the same rule and trials."""
+    texts = []
+    for arm in arms:
+        pruned = sum("pruned" in trial for trial in arm["trials"])
+        texts.append(f"{arm['arm']} {arm['epochs']} ({pruned} of {len(arm['trials'])} trials pruned)")
+    return f"; epochs used: {', '.join(texts)}"
 
 
 class _Search:
@@ -162,10 +186,13 @@ class _Search:
 
     Attributes:
         asked: the trial that was asked for and has not ended.
+        curves: of the first seed of each trial that was not pruned and did not fail.
+        epochs: that the runs of all trials took, without those of failed ones.
     """
 
     def __init__(self, arm: Arm, space: Mapping[str, Values], trials: int, seed: int):
-        optuna = _optuna()
+        optuna = optuna_module()
+        self.curves, self.epochs = list[Curve](), 0
         self.arm, self.space = arm, space
         self.asked: Trial | None = None
         self.study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
@@ -186,8 +213,12 @@ class _Search:
             _suggest(self.asked, key, values)
         return _settings(self.asked.params, self.space)
 
-    def note(self, runs: Iterable[PlannedRun], results: Results) -> None:
-        """Tell the study how the trial that was asked for did: `results` know its runs."""
+    def note(self, runs: Iterable[PlannedRun], results: Results, pruned: Curve | None = None) -> None:
+        """Tell the study how the trial that was asked for did: `results` know its runs.
+
+        Args:
+            pruned: the curve of its first seed, where that was pruned.
+        """
         trial, keys = self.asked, {run.key for run in runs}
         assert trial is not None, "a trial is asked for before it ends"
         finished = [result for result in results.finished() if f"{result.arm}" == f"{self.arm}"]
@@ -195,15 +226,24 @@ class _Search:
         trial.set_user_attr("test_metrics", {k: value for run in finished for k, value in run.metrics["test"].items()})
         trial.set_user_attr("runs", [result.key for result in finished])
         self.asked, value = None, math.nan
+        curves = [pruned] if pruned else [curve_of(result.record) for result in finished]
+        self.epochs += sum(map(len, curves))
+        if pruned:
+            trial.set_user_attr("pruned", {"epoch": len(pruned), "valid_auc": pruned[-1]})
+            for epoch, auc in enumerate(pruned, 1):  # TPE takes the trial for one that ended so
+                trial.report(auc, epoch)
+            self.study.tell(trial, state=optuna_module().trial.TrialState.PRUNED)
+            return
         if reason is None and not finished:
             reason = "its data changed while it ran"
         if reason is None:
             value = statistics.fmean(result.metrics["valid"].get(METRIC, math.nan) for result in finished)
         if math.isfinite(value):
             self.study.tell(trial, value)
+            self.curves.append(curves[0])
             return
         trial.set_user_attr("failed", reason or f"no validation {METRIC}")
-        self.study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+        self.study.tell(trial, state=optuna_module().trial.TrialState.FAIL)
 
     def best(self) -> dict[str, Any] | None:
         """The settings of the best trial; None where all failed."""
@@ -213,7 +253,11 @@ class _Search:
     def tried(self) -> list[dict[str, Any]]:
         """Settings, validation AUC and further notes of each trial."""
         return [
-            {"settings": _settings(trial.params, self.space), "valid_auc": trial.value, **trial.user_attrs}
+            {
+                "settings": _settings(trial.params, self.space),
+                "valid_auc": trial.value if trial.state.name == "COMPLETE" else None,
+                **trial.user_attrs,
+            }
             for trial in self.study.trials
             if trial.state.name != "WAITING"
         ]
@@ -243,12 +287,3 @@ def _settings(params: Mapping[str, Any], space: Mapping[str, Values]) -> dict[st
 
 def _values_for_json(values: Values) -> dict[str, Any] | list[Any]:
     return vars(values) if isinstance(values, Range) else list(values)
-
-
-def _optuna() -> ModuleType:
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError("--tune needs Optuna: pip install 'fuxictr-llm[tune]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
