@@ -186,6 +186,16 @@ def cold_values_of(record: Mapping[str, Any]) -> dict[str, list[str]]:
     return {name: column["values"] for column in columns for name in column["columns"]}
 
 
+def evaluation_of(settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How a run measured its test rows, from the settings in its record; None where they are no such settings."""
+    evaluation = {key: settings[key] for key in Evaluation.__annotations__ if key in settings}
+    try:
+        TypeAdapter(Evaluation).validate_python(evaluation)
+    except ValidationError:
+        return None
+    return evaluation
+
+
 def _check_cold_values(cold: Mapping[str, list[str]], features: Mapping[str, Any], where: str, way_out: str) -> None:
     for name, values in cold.items():
         spec = features.get(name, {})

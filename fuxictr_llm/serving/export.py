@@ -33,7 +33,7 @@ from fuxictr_llm.enhancement.folded import StoredVectors
 from fuxictr_llm.host.columns import make_feature_map
 from fuxictr_llm.host.evaluated import INITIALIZER
 from fuxictr_llm.host.tables import FIRST_COLD_ID
-from fuxictr_llm.serving.config import CONFIG, FORMAT, Evaluation, Trained, check_content, cold_values_of
+from fuxictr_llm.serving.config import CONFIG, FORMAT, Trained, check_content, cold_values_of, evaluation_of
 from fuxictr_llm.serving.graphs import check_graphs, files_of_graphs, write_graphs
 from fuxictr_llm.serving.load import WEIGHTS, AllocatingAtMost, build_backbone, load_model
 from fuxictr_llm.serving.preprocessing import write_preprocessing
@@ -192,7 +192,7 @@ def _exported(
         "feature_map": described,
         "data": record.get("data"),
         "cold_values": cold_values_of(record) or None,
-        "evaluation": {key: settings[key] for key in Evaluation.__annotations__ if key in settings},
+        "evaluation": evaluation_of(settings),
         "source": {key: record.get(key) for key in ("model_id", "config_sha256", "seed", "time", "metrics")},
     }
     # Fields may share a tensor; safetensors needs each in memory of its own.
