@@ -12,6 +12,7 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -23,7 +24,6 @@ from fuxictr_llm.config.resolve import load_experiment, parse_overrides
 from fuxictr_llm.config.sources import dataset_names
 from fuxictr_llm.experiment.preparation import prepare_run
 from fuxictr_llm.experiment.run import run_experiment
-from fuxictr_llm.host.batches import synthetic_batch
 from fuxictr_llm.leaderboard.boards.published import read_board
 from fuxictr_llm.leaderboard.plan.plan import Plan
 from fuxictr_llm.leaderboard.run.space import read_space
@@ -152,7 +152,7 @@ def test_the_lines_of_python_train_export_and_load(movies):
     exec(compile(program, "README.md", "exec"), names)
     assert names["experiment"].params["lambda_fre"] == 0.1 and names["experiment"].params["seed"] == 1
     (line,) = blocks_of(section_of("README.md", "## Serving"), "python")
-    exec(line, names | {"batch": synthetic_batch(names["served"].model.feature_map, rows=5)}, names)
+    exec(line, names | {"rows": pd.read_csv(names["experiment"].params["test_data"]).head(5)}, names)
     assert names["clicks"].shape == (5,)
 
 
