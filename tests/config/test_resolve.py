@@ -55,7 +55,7 @@ def test_a_label_with_model_and_dataset_is_only_a_label(configs):
         ("DeepFN_movielens100k", "unknown backbone 'DeepFN' in expid 'DeepFN_movielens100k'; did you mean 'DeepFM'?"),
         (
             "DeepFM_LLaCRT_movielens100k",
-            "unknown method 'LLaCRT' in expid 'DeepFM_LLaCRT_movielens100k'; did you mean .LLaCTR.\\? known: ELEC, LLMEmb, LLaCTR",
+            "unknown method 'LLaCRT' in expid 'DeepFM_LLaCRT_movielens100k'; did you mean .LLaCTR.\\? known: CTRL, ELEC, KAR",
         ),
         ("DeepFM_LLaCTR_movielens100", "unknown data set 'movielens100' .* did you mean 'movielens100k'?"),
         ("DeepFM_movelens100k", "unknown data set 'movelens100k' .* did you mean 'movielens100k'?"),
