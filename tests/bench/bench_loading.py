@@ -43,13 +43,13 @@ def read(kind: str, folder: Path, rows: int, epochs: int) -> None:
 
 def measured(kind: str, folder: Path, rows: int, epochs: int) -> tuple[list[float], float]:
     """Seconds of the first epoch and of the last, and peak memory in GiB."""
-    printed = folder / f"{kind}.txt"
+    printed, log = folder / f"{kind}.txt", folder / f"{kind}.log"
     command = [sys.executable, __file__, "--child", kind, "--folder", str(folder), "--rows", str(rows)]
-    with printed.open("w") as output:
-        child = subprocess.Popen([*command, "--epochs", str(epochs)], stdout=output, stderr=subprocess.DEVNULL)
+    with printed.open("w") as output, log.open("w") as errors:
+        child = subprocess.Popen([*command, "--epochs", str(epochs)], stdout=output, stderr=errors)
         peak = peak_of(child)
     if child.returncode:
-        raise SystemExit(f"reading with {kind} failed")
+        raise SystemExit(f"reading with {kind} failed: {log.read_text()[-1000:]}")
     seconds = [float(line) for line in printed.read_text().split("\n")[:-1] if line[:1].isdigit()]
     return [seconds[0], seconds[-1]], peak
 
