@@ -79,12 +79,12 @@ def test_a_typo_is_said_before_torch_is_there_whose_waiting_threads_leave_their_
         from fuxictr_llm.__main__ import main
         typos = "A_B", "DeepFM_LLaCRT_criteo", "DeepFMM_LLaCTR_criteo"
         codes = {main(["run", "--expid", expid]) for expid in typos}
-        print(*codes, "torch" in sys.modules, os.environ["OMP_WAIT_POLICY"])
+        print(*codes, "torch" in sys.modules, os.environ.get("GOMP_SPINCOUNT"))
     """
-    printed = python("-c", textwrap.dedent(code), env={**os.environ, "OMP_WAIT_POLICY": "ACTIVE"})
-    assert printed.stdout.split() == ["2", "False", "ACTIVE"]  # as the user has it
-    without = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
-    assert python("-c", textwrap.dedent(code), env=without).stdout.split() == ["2", "False", "PASSIVE"]
+    without = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    printed = python("-c", textwrap.dedent(code), env={**without, "OMP_WAIT_POLICY": "ACTIVE"})
+    assert printed.stdout.split() == ["2", "False", "None"]  # as the user has it
+    assert python("-c", textwrap.dedent(code), env=without).stdout.split() == ["2", "False", "10000"]
 
 
 def test_list_says_what_exists(capsys):
