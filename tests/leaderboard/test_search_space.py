@@ -31,7 +31,7 @@ def test_keys_are_of_all_arms_or_of_a_backbone_or_method(plan):
 @pytest.mark.parametrize(
     ("backbones", "dataset", "file", "sizes"),
     [
-        (["DeepFM"], "movielens100k", "tuned/space.yaml", {3, 5}),
+        (["DeepFM"], "movielens100k", "space_movielens100k.yaml", {1, 3, 6}),
         (["DeepFM", "DCNv2", "FinalMLP", "FwFM"], "xwines_time", "space.yaml", {1, 3, 6}),
     ],
 )
