@@ -48,8 +48,6 @@ def _list(args: argparse.Namespace) -> None:
     from fuxictr_llm.data.assets import ASSETS
 
     use_checkout(args.zoo)
-    if args.config and not Path(args.config).exists():
-        raise UserError(f"--config {args.config!r} does not exist")
     known = names_in(args.config)
     own = {name for name in known.labels if name not in names_in(None).labels}
     of_parts = bool(known.backbones)  # FuxiCTR's form knows whole expids alone

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fuxictr_llm import registry
+from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.formats import read_yaml
 from fuxictr_llm.config.sources import config_files, entries_of_ours, names_of, packaged_configs
 
@@ -33,11 +34,13 @@ def names_in(config: Path | str | None) -> Names:
     """The names of a config: a directory of ours or of FuxiCTR's, or a file; None: of the packaged one.
 
     Raises:
-        UserError: a file of it cannot be read.
+        UserError: it is not there, or a file of it cannot be read.
     """
     folder = packaged_configs() if config is None else Path(config)
     if folder.is_file():
         return Names([], [], [], sorted(map(str, read_yaml(folder))))
+    if not folder.is_dir():
+        raise UserError(f"--config {str(folder)!r} is neither a directory nor a YAML file")
     if not (folder / "method_config").is_dir():
         entries = [name for path in config_files(folder, "model_config") for name in read_yaml(path)]
         return Names([], [], [], sorted({*map(str, entries)} - {"Base"}))
