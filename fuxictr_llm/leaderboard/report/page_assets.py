@@ -17,7 +17,8 @@ thead th.number { white-space: normal; min-width: 4.5rem; overflow-wrap: normal;
 td:first-child, th:first-child { font-weight: 600; }
 td:first-child, th:first-child, .stays { position: sticky; left: 0; background: var(--paper); }
 .stays.last { box-shadow: 1px 0 0 var(--line); }
-tr.first td { border-top: 1px solid var(--line); } tr.plain td, tr.plain td:first-child, tr.plain td.stays { background: var(--band); }
+tr.first td { border-top: 1px solid var(--line); }
+tr.plain td, tr.plain td:first-child, tr.plain td.stays { background: var(--band); }
 tr.control td { color: var(--faint); } tr.control td.arm { padding-left: 1.6rem; }
 .mark { font-weight: 600; } .proven { color: var(--proven); } .placebo { color: var(--placebo); }
 .worse { color: var(--worse); } .unproven { color: var(--unproven); }
