@@ -68,7 +68,7 @@ def test_the_list_shows_the_config_own_names(configs, capsys):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        ((["FM", "FMM"], ["plain"], ["shop"]), r"unknown backbone 'FMM' in expid 'FMM_shop'; did you mean 'FM'\?"),
+        ((["FM", "DNNN"], ["plain"], ["shop"]), r"unknown backbone 'DNNN' in expid 'DNNN_shop'; did you mean 'DNN'\?"),
         ((["FM"], ["plain", "LLaCTRR"], ["shop"]), r"unknown method 'LLaCTRR' in .*; did you mean 'LLaCTR'\?"),
         ((["FM"], ["plian"], ["shop"]), r"unknown method 'plian' in .*; did you mean 'plain'\?"),
         ((["FM"], ["plain"], ["shop", "shopp"]), r"unknown data set 'shopp' in .*; did you mean 'shop'\?"),

@@ -16,6 +16,8 @@ def check_names(backbones: Sequence[str], methods: Sequence[str], datasets: Sequ
     Raises:
         UserError: one is unknown.
     """
+    if not backbones or not datasets:
+        return  # the plan says what is missing
     known = names_in(config)
     for dataset, method, backbone in product(datasets, methods, backbones):
         expid = "_".join([backbone, *([] if method == PLAIN else [method]), dataset])
