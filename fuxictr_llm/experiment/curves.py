@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from fuxictr_llm.common.pictures import BLUE, DPI, GREY, ORANGE
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
+GREEN = "#009E73"  # Okabe and Ito's
 
 
 def training_curves(record: Mapping[str, Any]) -> Figure:
@@ -33,7 +34,7 @@ def training_curves(record: Mapping[str, Any]) -> Figure:
             axis.axvline(best, color=GREY, linestyle=":", linewidth=1, zorder=1)
     _draw_losses(axes[0], done)
     for axis, metric in zip(axes[1:], metrics, strict=False):
-        _draw(axis, done, [one["metrics"].get(metric) for one in done], color=ORANGE)
+        _draw(axis, done, [one["metrics"].get(metric) for one in done], color=GREEN)
         axis.set_ylabel(f"validation\n{metric}", parse_math=False)
     if len({*rates}) > 1:
         _draw(axes[-1], done, rates, color=GREY)
@@ -42,9 +43,8 @@ def training_curves(record: Mapping[str, Any]) -> Figure:
     axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     axes[-1].set_xlabel(_unit(record))
     if best is not None:
-        axes[1].annotate(
-            f" best: {best}", (best, 1), xycoords=axes[1].get_xaxis_transform(), fontsize=9, color=GREY, va="top"
-        )
+        above = {"xycoords": axes[0].get_xaxis_transform(), "ha": "center", "va": "bottom"}
+        axes[0].annotate(f"best: {best}", (best, 1.02), fontsize=9, color=GREY, **above)
     return figure
 
 

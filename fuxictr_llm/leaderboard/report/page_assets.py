@@ -16,7 +16,7 @@ thead th.number { white-space: normal; min-width: 4.5rem; overflow-wrap: normal;
 .word { text-align: left; } td.verdict { white-space: normal; min-width: 15rem; }
 td:first-child, th:first-child { font-weight: 600; }
 td:first-child, th:first-child, .stays { position: sticky; left: 0; background: var(--paper); }
-.stays.last { box-shadow: 1px 0 0 var(--line); }
+.stays.last { box-shadow: inset -1px 0 0 var(--line); }
 tr.first td { border-top: 1px solid var(--line); }
 tr.plain td, tr.plain td:first-child, tr.plain td.stays { background: var(--band); }
 tr.control td { color: var(--faint); } tr.control td.arm { padding-left: 1.6rem; }
