@@ -79,6 +79,8 @@ def test_a_typo_is_said_before_torch_is_there_whose_waiting_threads_leave_their_
         from fuxictr_llm.__main__ import main
         typos = "A_B", "DeepFM_LLaCRT_criteo", "DeepFMM_LLaCTR_criteo"
         codes = {main(["run", "--expid", expid]) for expid in typos}
+        for backbone, method, data in (("FMM", "plain", "criteo"), ("FM", "ELECT", "criteo"), ("FM", "plain", "crit")):
+            codes.add(main(["leaderboard", "--backbones", backbone, "--methods", method, "--datasets", data]))
         print(*codes, "torch" in sys.modules, os.environ.get("GOMP_SPINCOUNT"))
     """
     without = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}

@@ -1,12 +1,24 @@
 """`leaderboard`: backbones x methods x data sets x seeds, run in parallel, as tables with evidence."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fuxictr_llm.commands import Commands, add_zoo, new_command
 from fuxictr_llm.commands.places import Place, add_places, place_of
+from fuxictr_llm.commands.plans import (
+    Tried,
+    check_names_of,
+    folder_for,
+    may_be_made,
+    names_of,
+    plan_of,
+    refuse_options,
+    too_few_seeds,
+    tried_by,
+    tuning_options,
+)
 from fuxictr_llm.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,10 +28,6 @@ if TYPE_CHECKING:
     from fuxictr_llm.leaderboard.report.tables import Runs
     from fuxictr_llm.leaderboard.run.executor import Executor
     from fuxictr_llm.leaderboard.run.results import Results
-    from fuxictr_llm.leaderboard.run.space import Space, Tuning
-
-OF_RUNS = ("seeds", "seed", "splits", "split_by", "set")
-PLAN_OPTIONS = ("backbones", "methods", "datasets", "controls", "config", "zoo", *OF_RUNS)
 
 
 def add(commands: Commands) -> None:
@@ -54,8 +62,10 @@ def add(commands: Commands) -> None:
         "--out",
         type=Path,
         metavar="DIR",
-        help="its folder (default: that of a saved plan, or leaderboards/<data sets>)",
+        help="its folder (default: that of a saved plan, or one of this plan below leaderboards/)",
     )
+    text = "of paper.tex: metrics, gain, RelaImpr, parameters, train_seconds, ... (default: AUC logloss)"
+    how.add_argument("--paper-columns", nargs="+", metavar="NAME", help=text)
     add_places(how)
     how.add_argument("--retry-failed", action="store_true", help="try again what failed with this very plan")
     how.add_argument("--keep-weights", action="store_true", help="keep the trained weights beside the records")
@@ -80,41 +90,68 @@ def execute(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: with code 1, where a run failed.
     """
-    from fuxictr_llm.common.processes import start_server
-    from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
-
+    check_names_of(args)
     place = place_of(args)
     from_archive = bool(args.plan_file) and args.plan_file.endswith(".jsonl.xz")
-    if not (args.dry_run or from_archive or args.power is not None or place.ray is not None):
-        start_server(PRELOADED_FOR_RUNS)  # imports while this process does the same
+    runs = not (args.dry_run or from_archive or args.power is not None)
+    if runs and not may_be_made(args):
+        _preload(place)  # imports while this process does the same
 
     from rich.console import Console
 
-    from fuxictr_llm.leaderboard.report.live import LivePage
-    from fuxictr_llm.leaderboard.report.tables import Runs
-    from fuxictr_llm.leaderboard.run.engine import run_plan
-    from fuxictr_llm.leaderboard.run.progress import Display
-    from fuxictr_llm.leaderboard.run.results import Results
-
     console = Console(highlight=False)
+    if args.paper_columns:
+        from fuxictr_llm.leaderboard.report.paper import check_columns
+
+        check_columns(args.paper_columns)
     if from_archive:
-        _refuse_options(args)
+        refuse_options(args)
         _rebuild(args, console)
         return
-    plan = _plan(args, place.gpu)
-    folder = args.out or _default_folder(args, plan)
-    if args.power is not None:
+    plan = plan_of(args, place.gpu)
+    tried = tried_by(args, plan)
+    folder = folder_for(args, plan, tried)
+    if runs:
+        _run(args, plan, tried, folder, place, console)
+    else:
+        _say(args, plan, tried, folder, place, console)
+
+
+def _preload(place: Place) -> None:
+    from fuxictr_llm.common.processes import start_server
+    from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
+
+    if place.ray is None:
+        start_server(PRELOADED_FOR_RUNS)
+
+
+def _run(
+    args: argparse.Namespace, plan: "Plan", tried: Tried | None, folder: Path, place: Place, console: "Console"
+) -> None:
+    from fuxictr_llm.leaderboard.run.folders import is_made, others_beside, take_finished
+    from fuxictr_llm.leaderboard.run.results import Results
+
+    if tried is None:
         results = Results(folder, plan)
-        _print_power(args.power, Runs(results.finished(), results.failures(), plan.runs()), console)
-        return
-    if few := _few_seeds(plan):
+        if not args.out:
+            take_finished(results, others_beside(folder, names_of(args, plan)))
+        left_failed = args.retry_failed and results.failures()
+        if not left_failed and not args.paper_columns and is_made(results):
+            shown = f"All of this plan was run before, nothing is to do: {folder / 'table.html'} and paper.tex have it."
+            console.print(shown, markup=False, soft_wrap=True)
+            _end(results, console)
+            return
+    if few := too_few_seeds(plan):
         console.print(few, markup=False, soft_wrap=True)
-    if args.dry_run:
-        _list(args, plan, folder, place, console)
-        return
+    _preload(place)
+
+    from fuxictr_llm.leaderboard.report.live import LivePage
+    from fuxictr_llm.leaderboard.run.engine import run_plan
+    from fuxictr_llm.leaderboard.run.progress import Display
+
     with place.executor() as executor:
-        if any(_tuning_options(args).values()):
-            plan = _tuned(args, plan, folder, executor, console)
+        if tried is not None:
+            plan = _tuned(args, plan, tried, folder, executor, console)
         results = Results(folder, plan)
         for line in results.ignored:
             console.print(line, markup=False, soft_wrap=True)
@@ -122,17 +159,29 @@ def execute(args: argparse.Namespace) -> None:
         with display.shown():
             kept = {"keep_weights": args.keep_weights, "keep_predictions": True}
             run_plan(results, executor=executor, retry_failed=args.retry_failed, listener=display, **kept)
+    console.print(*write_tables(results, args.paper_columns), sep="\n", markup=False, soft_wrap=True)
+    _end(results, console)
+
+
+def _end(results: "Results", console: "Console") -> None:
+    """Say which runs failed.
+
+    Raises:
+        SystemExit: with code 1, where one did.
+    """
     failures = results.failures()
-    console.print(*write_tables(results), sep="\n", markup=False, soft_wrap=True)
     for failure in failures:
         console.print(f"FAILED {failure.arm}, {failure.repeat_text}: {failure.reason}", markup=False, soft_wrap=True)
     if failures:
-        console.print(f"{len(failures)} of {len(plan.runs())} runs failed; --retry-failed tries them again")
+        console.print(f"{len(failures)} of {len(results.plan.runs())} runs failed; --retry-failed tries them again")
         raise SystemExit(1)
 
 
-def write_tables(results: "Results") -> list[Path]:
+def write_tables(results: "Results", columns: Sequence[str] | None = None) -> list[Path]:
     """Write the tables and plots of what is there, and the archive of its runs; their paths.
+
+    Args:
+        columns: of `paper.tex`; None: its default.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -155,7 +204,7 @@ def write_tables(results: "Results") -> list[Path]:
     for (arms, settings), names in backbones.items():
         facts[f"settings of {', '.join(names)} {arms}"] = settings
     runs = Runs(results.finished(), results.failures(), plan.runs())
-    return write_tables_of(results.folder, runs, facts, lambda: write_archive(results, facts))
+    return write_tables_of(results.folder, runs, facts, lambda: write_archive(results, facts), columns)
 
 
 def _rebuild(args: argparse.Namespace, console: "Console") -> None:
@@ -165,9 +214,10 @@ def _rebuild(args: argparse.Namespace, console: "Console") -> None:
         UserError: the archive cannot be read, or its runs cannot be put into the folder.
     """
     from fuxictr_llm.leaderboard.report.tables import Runs, write_tables_of
-    from fuxictr_llm.leaderboard.run.archive import ARCHIVE, read_archive, unpack
+    from fuxictr_llm.leaderboard.run.archive import ARCHIVE, holds, read_archive, unpack
+    from fuxictr_llm.leaderboard.run.folders import beside, default_folder
 
-    others = {"--dry-run": args.dry_run, **_tuning_options(args)}
+    others = {"--dry-run": args.dry_run, **tuning_options(args)}
     others |= {"--retry-failed": args.retry_failed, "--keep-weights": args.keep_weights}
     if given := [name for name, value in others.items() if value]:
         raise UserError(f"--from {args.plan_file} runs nothing, so that {given[0]} does not go with it")
@@ -177,12 +227,12 @@ def _rebuild(args: argparse.Namespace, console: "Console") -> None:
     if args.power is not None:
         _print_power(args.power, runs, console)
         return
-    names = dict.fromkeys(run.arm.dataset for run in archive.planned)
-    folder = args.out or (
-        path.parent if path.name == ARCHIVE and (path.parent / "runs").is_dir() else _folder_of(names)
-    )
+    folder = args.out or (path.parent if path.name == ARCHIVE and (path.parent / "runs").is_dir() else None)
+    if folder is None:
+        folder = default_folder(run.arm.dataset for run in archive.planned)
+        folder = folder if holds(folder, archive) else beside(folder, archive.plan)
     unpack(archive, path, folder)
-    paths = write_tables_of(folder, runs, archive.facts, lambda: folder / ARCHIVE)
+    paths = write_tables_of(folder, runs, archive.facts, lambda: folder / ARCHIVE, args.paper_columns)
     console.print(*paths, sep="\n", markup=False, soft_wrap=True)
     console.print(f"python -m fuxictr_llm leaderboard --from {folder / 'plan.yaml'} goes on with it", markup=False)
 
@@ -199,70 +249,9 @@ def _print_power(gain: float, runs: "Runs", console: "Console") -> None:
     console.print(*lines, sep="\n", markup=False, soft_wrap=True)
 
 
-def _plan(args: argparse.Namespace, gpu: int) -> "Plan":
-    from fuxictr_llm.config.resolve import parse_overrides
-    from fuxictr_llm.leaderboard.plan.plan import PLAIN, Plan, seeds_of
-
-    if args.plan_file:
-        _refuse_options(args)
-        return Plan.read(args.plan_file, gpu)
-    if args.seeds and args.seed is not None:
-        raise UserError("--seeds and --seed are two ways to say the same; give one of them")
-    seeds = [args.seed] if args.seed is not None else args.seeds or []
-    return Plan.crossed(
-        args.backbones or [],
-        args.datasets or [],
-        args.methods or [PLAIN],
-        controls=args.controls,
-        seeds=seeds_of(seeds[0]) if args.seeds and len(seeds) == 1 else seeds,
-        config=args.config,
-        zoo=args.zoo,
-        overrides=parse_overrides(args.set),
-        gpu=gpu,
-        splits=0 if args.splits is None else args.splits,
-        split_by=args.split_by,
-    )
-
-
-def _few_seeds(plan: "Plan") -> str:
-    """That a plan has less seeds, or splits, than a verdict on a method needs; empty where it has not."""
-    from fuxictr_llm.leaderboard.report.notes import few_seeds
-    from fuxictr_llm.leaderboard.report.verdicts import FEWEST_SEEDS
-
-    count, unit = (plan.splits, "split") if plan.splits else (len(plan.seeds) or 1, "seed")
-    judged = any(arm.method for arm in plan.arms)
-    return few_seeds(count, unit) if judged and count < FEWEST_SEEDS else ""
-
-
-def _refuse_options(args: argparse.Namespace) -> None:
-    """Refuse options that a saved plan has itself."""
-    values = {name: getattr(args, name) for name in PLAN_OPTIONS}
-    if given := [name for name, value in values.items() if value not in (None, []) and value is not False]:
-        raise UserError(f"--{given[0].replace('_', '-')} is part of the plan that --from names; change it there")
-
-
-def _tuning_options(args: argparse.Namespace) -> dict[str, Any]:
-    given = {"--tune": args.tune, "--space": args.space, "--tune-seeds": args.tune_seeds, "--tune-on": args.tune_on}
-    return {**{name: value is not None for name, value in given.items()}, "--prune": args.prune}
-
-
-def _tuning(args: argparse.Namespace, plan: "Plan") -> tuple["Tuning", "Space"]:
-    """How settings are searched, and which."""
-    from fuxictr_llm.leaderboard.run.pruning import check_curves
-    from fuxictr_llm.leaderboard.run.space import Tuning, read_space
-
-    if args.tune is None or not args.space or args.tune < 1:
-        raise UserError("--tune N, with N of 1 or more, and --space FILE.yaml go together")
-    if args.tune_seeds is not None and args.tune_seeds < 1:
-        raise UserError(f"--tune-seeds {args.tune_seeds}: a trial needs 1 seed or more")
-    tuning = Tuning(args.tune, tuple(range(1, (args.tune_seeds or 0) + 1)), args.tune_on, args.prune)
-    space = read_space(args.space, plan, tuning)
-    if tuning.prune:
-        check_curves(tuning.searched(plan))
-    return tuning, space
-
-
-def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, executor: "Executor", console: "Console") -> "Plan":
+def _tuned(
+    args: argparse.Namespace, plan: "Plan", tried: Tried, folder: Path, executor: "Executor", console: "Console"
+) -> "Plan":
     """The plan with each arm at its best settings."""
     from fuxictr_llm.leaderboard.run.engine import run_plan
     from fuxictr_llm.leaderboard.run.lock import locked_folder
@@ -270,7 +259,6 @@ def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, executor: "Exec
     from fuxictr_llm.leaderboard.run.results import Results
     from fuxictr_llm.leaderboard.run.tuning import TUNING_FOLDER, Trials, tune_arms
 
-    tuning, space = _tuning(args, plan)
     place = folder / TUNING_FOLDER
 
     def run(trials: Trials) -> None:
@@ -282,28 +270,25 @@ def _tuned(args: argparse.Namespace, plan: "Plan", folder: Path, executor: "Exec
             run_plan(results, executor=executor, agenda=trials, listener=display)
 
     with locked_folder(folder):
-        return tune_arms(plan, space, tuning, place, run, retry_failed=args.retry_failed)
+        return tune_arms(plan, tried.space, tried.tuning, place, run, retry_failed=args.retry_failed)
 
 
-def _default_folder(args: argparse.Namespace, plan: "Plan") -> Path:
-    own = Path(args.plan_file).parent if args.plan_file else None
-    if own and (own / "runs").is_dir() and Path(args.plan_file).name == "plan.yaml":  # a leaderboard's, which goes on
-        return own
-    return _folder_of([Path(args.plan_file).stem] if args.plan_file else (arm.dataset for arm in plan.arms))
-
-
-def _folder_of(names: Iterable[str]) -> Path:
-    return Path("leaderboards") / "-".join(dict.fromkeys(names)).replace("/", "-")
-
-
-def _list(args: argparse.Namespace, plan: "Plan", folder: Path, place: Place, console: "Console") -> None:
-    """Say what is done and to do, and what it would take."""
+def _say(
+    args: argparse.Namespace, plan: "Plan", tried: Tried | None, folder: Path, place: Place, console: "Console"
+) -> None:
+    """Say what is done and to do, and what it would take; or with `--power`, what more seeds would show."""
     from fuxictr_llm.commands.needs import print_plan
+    from fuxictr_llm.leaderboard.report.tables import Runs
     from fuxictr_llm.leaderboard.run.results import Results
 
-    if any(_tuning_options(args).values()):
-        tuning, _ = _tuning(args, plan)
-        runs = args.tune * max(len(tuning.seeds), 1) * len(tuning.searched(plan).arms)
-        first = f"first {tuning}, over {args.space}: {runs} runs"
+    results = Results(folder, plan)
+    if args.power is not None:
+        _print_power(args.power, Runs(results.finished(), results.failures(), plan.runs()), console)
+        return
+    if few := too_few_seeds(plan):
+        console.print(few, markup=False, soft_wrap=True)
+    if tried is not None:
+        runs = args.tune * max(len(tried.tuning.seeds), 1) * len(tried.tuning.searched(plan).arms)
+        first = f"first {tried.tuning}, over {args.space}: {runs} runs"
         console.print(f"{first}; then the plan at the best settings", markup=False)
-    print_plan(Results(folder, plan), place, args.retry_failed, console)
+    print_plan(results, place, args.retry_failed, console)

@@ -43,18 +43,21 @@ def execute(args: argparse.Namespace) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
+    from fuxictr_llm.config.names import names_in
     from fuxictr_llm.config.sources import dataset_names
     from fuxictr_llm.data.assets import ASSETS
-    from fuxictr_llm.registry import backbone_names, method_names
 
     use_checkout(args.zoo)
-    if args.config and not Path(args.config).exists():
-        raise UserError(f"--config {args.config!r} does not exist")
+    known = names_in(args.config)
+    own = {name for name in known.labels if name not in names_in(None).labels}
+    of_parts = bool(known.backbones)  # FuxiCTR's form knows whole expids alone
     models = [f"{name} ({asset.licence})" for name, asset in ASSETS.items() if name not in dataset_names()]
     for title, names in (
-        ("backbones", backbone_names()),
-        ("methods", method_names()),
-        ("data sets", dataset_names(Path(args.config) if args.config else None)),
+        ("backbones", known.backbones),
+        ("methods", known.methods),
+        ("data sets", dataset_names(Path(args.config) if args.config else None) if of_parts else []),
+        ("expids" if not of_parts else "more expids", sorted(own)),
         ("language models", [*models, "any Hugging Face id or folder"]),
     ):
-        print(f"{title + ':':17}{', '.join(names)}")
+        if names:
+            print(f"{title + ':':17}{', '.join(names)}")

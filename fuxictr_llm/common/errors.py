@@ -24,7 +24,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def unknown(kind: str, name: str, known: Iterable[str], where: str = "") -> UserError:
     """The error for a name that is not among the known ones; `where` says where it was given."""
-    known = sorted(map(str, known))  # YAML reads some names as numbers
+    known = sorted({*map(str, known)})  # YAML reads some names as numbers
     hint = nearest(name, known) or ";"
     shown = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
     return UserError(f"unknown {kind} {name!r}{' in ' + where if where else ''}{hint} known: {shown or 'none'}")

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import CenteredNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from fuxictr_llm.common.files import replacing
 
@@ -29,19 +29,26 @@ BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#666666"  # Okabe and Ito's
 
 @dataclass(frozen=True)
 class Panel:
-    """One K x K matrix of a figure: its title, the label of its scale, and whether colours must diverge from zero."""
+    """One K x K matrix of a figure.
+
+    Attributes:
+        scale: the label of its scale.
+        signed: whether colours must diverge from zero.
+        reach: colours go from -reach to reach, whatever the values are, so that figures can be compared.
+    """
 
     title: str
     matrix: np.ndarray
     scale: str
     signed: bool = False
+    reach: float | None = None
 
 
 def heat_maps(title: str, panels: Sequence[Panel], fields: Sequence[str], *, same_scale: bool = True) -> Figure:
     """K x K matrices of fields side by side.
 
     The diagonal says nothing about pairs and does not affect the colours, unless there is a single field. Colours
-    diverge from zero where there are negative values or a panel is `signed`.
+    diverge from zero where there are negative values or a panel is `signed` or has a `reach`.
 
     Args:
         title: of the figure.
@@ -59,7 +66,7 @@ def heat_maps(title: str, panels: Sequence[Panel], fields: Sequence[str], *, sam
     axes = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
     shown = [_without_diagonal(panel.matrix) for panel in panels]
     for axis, panel, matrix in zip(axes, panels, shown, strict=True):
-        norm, colours = _colours(shown if same_scale else [matrix], panel.signed)
+        norm, colours = _colours(shown if same_scale else [matrix], panel.signed, panel.reach)
         axis.set_facecolor("#BBBBBB")
         image = axis.imshow(matrix, norm=norm, cmap=colours, aspect="equal", interpolation="nearest")
         axis.set_title(panel.title, fontsize=11)
@@ -90,6 +97,7 @@ def tuning_curves(
     axes = list(figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0])
     figure.suptitle(title, fontsize=13)
     axes[-1].set_xlabel("step of tuning")
+    axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes:
         axis.grid(color="#E5E5E5")
         axis.spines[["top", "right"]].set_visible(False)
@@ -149,8 +157,10 @@ def _without_diagonal(matrix: np.ndarray) -> np.ndarray:
     return matrix
 
 
-def _colours(matrices: Sequence[np.ndarray], signed: bool) -> tuple[Normalize, str]:
+def _colours(matrices: Sequence[np.ndarray], signed: bool, reach: float | None) -> tuple[Normalize, str]:
     """Scale and colour map of all matrices: diverging around zero, or from the lowest to the highest value."""
+    if reach is not None:
+        return CenteredNorm(0, halfrange=reach), "RdBu_r"
     lowest, highest = min(map(np.nanmin, matrices)), max(map(np.nanmax, matrices))
     if signed or lowest < 0:
         return CenteredNorm(0, halfrange=max(abs(lowest), abs(highest)) or 1.0), "RdBu_r"

@@ -79,8 +79,12 @@ class Experiment:
         left_out = {*OF_THE_CALL, *self.without_effect}
         return {key: value for key, value in self.params.items() if key not in left_out}
 
-    def write_directory(self, folder: Path) -> None:
-        """Write `model_config.yaml` and `dataset_config.yaml` in the form that FuxiCTR's scripts and tuner read."""
+    def write_directory(self, folder: Path, named: Mapping[str, str] | None = None) -> None:
+        """Write `model_config.yaml` and `dataset_config.yaml` in the form that FuxiCTR's scripts and tuner read.
+
+        Args:
+            named: what stands there in place of some values, as for files that are brought along.
+        """
         dataset_id, method = self.params["dataset_id"], self.params["method"]
         model_keys = {key: value for key, value in self._settings().items() if key not in self.dataset_keys}
         model_keys = as_tuples(model_keys, registry.find_backbone(model_keys["model"]))
@@ -103,7 +107,12 @@ class Experiment:
             ("dataset_config", {dataset_id: dataset}),
         ):
             with replacing(folder / f"{name}.yaml") as temporary:
-                temporary.write_text(dump_yaml(entry), encoding="utf-8")
+                written = {key: _renamed(settings, named or {}) for key, settings in entry.items()}
+                temporary.write_text(dump_yaml(written), encoding="utf-8")
+
+
+def _renamed(settings: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, Any]:
+    return {key: named.get(key, value) for key, value in settings.items()}
 
 
 def load_experiment(

@@ -14,6 +14,7 @@ from fuxictr_llm import registry
 from fuxictr_llm.common.checks import check_value
 from fuxictr_llm.common.errors import UserError, nearest, unknown
 from fuxictr_llm.common.formats import read_yaml
+from fuxictr_llm.config.beside import found_beside
 from fuxictr_llm.config.keys import DatasetKeys
 
 
@@ -53,22 +54,22 @@ def packaged_configs() -> Path:
 
 def dataset_names(folder: Path | None = None) -> list[str]:
     """The data sets of a config directory of ours, without aliases."""
-    entries = _entries_of_ours(folder or packaged_configs(), "dataset_config")
+    entries = entries_of_ours(folder or packaged_configs(), "dataset_config")
     return sorted(name for name, entry in entries.items() if not isinstance(entry, str))
 
 
 def model_entry_names(folder: Path | None = None) -> list[str]:
     """The entries of `model_config` in a config directory of ours: backbones, and whole expids."""
-    return sorted(_entries_of_ours(folder or packaged_configs(), "model_config"))
+    return sorted(entries_of_ours(folder or packaged_configs(), "model_config"))
 
 
 def _from_ours(expid: str, folder: Path) -> Source:
-    models = _entries_of_ours(folder, "model_config")
-    methods = _entries_of_ours(folder, "method_config")
-    datasets = _entries_of_ours(folder, "dataset_config")
+    models = entries_of_ours(folder, "model_config")
+    methods = entries_of_ours(folder, "method_config")
+    datasets = entries_of_ours(folder, "dataset_config")
     if folder.resolve() != packaged_configs().resolve():
         _warn_of_strays(folder, models, methods, datasets)
-    exact = _entry(models, expid) or _entry(methods, expid)
+    exact = entry_of(models, expid) or entry_of(methods, expid)
     if {"model", "dataset_id"} <= exact.keys():
         for key in ("model", "dataset_id", "method"):
             check_value(key, exact.get(key), str | None if key == "method" else str)
@@ -86,7 +87,7 @@ def _from_ours(expid: str, folder: Path) -> Source:
     layers = [models.get("Base"), models.get(backbone), models.get(f"{backbone}_{dataset_id}")]
     if method:
         layers += [methods.get(method), methods.get(f"{method}_{dataset_id}")]
-    layers += [_entry(models, expid), _entry(methods, expid)]
+    layers += [entry_of(models, expid), entry_of(methods, expid)]
     dataset = {key: value for key, value in datasets[dataset_id].items() if key != "dataset_id"}
     params = {key: value for layer in layers for key, value in (layer or {}).items()}
     params |= {"model": _named(models, backbone, "model"), "method": method and _named(methods, method, "method")}
@@ -97,8 +98,8 @@ def _from_ours(expid: str, folder: Path) -> Source:
 def _warn_of_strays(
     folder: Path, models: Mapping[str, Any], methods: Mapping[str, Any], datasets: Mapping[str, Any]
 ) -> None:
-    backbones = {"Base", *registry.backbone_names(), *_names_of(models, "model")}
-    named = {*registry.method_names(), *_names_of(methods, "method")}
+    backbones = {"Base", *registry.backbone_names(), *names_of(models, "model")}
+    named = {*registry.method_names(), *names_of(methods, "method")}
     warn_of_entries(folder, "model_config", _entries(folder, "model_config"), backbones, named, datasets)
     # A method's entry may also have the whole expid for its name.
     of_methods = _entries(folder, "method_config")
@@ -107,18 +108,18 @@ def _warn_of_strays(
 
 def _named(entries: Mapping[str, Any], name: str, key: str) -> str:
     """The name by which the registry finds a class: `my_net.py:MyNet` of `MyNet: {model: my_net.py:MyNet, ...}`."""
-    return _entry(entries, name).get(key) or name
+    return entry_of(entries, name).get(key) or name
 
 
-def _names_of(entries: Mapping[str, Any], key: str) -> set[str]:
+def names_of(entries: Mapping[str, Any], key: str) -> set[str]:
     """The names that entries give to users' classes: `MyNet: {model: my_net.py:MyNet, ...}`."""
-    return {name for name in entries if "dataset_id" not in _entry(entries, name) and key in _entry(entries, name)}
+    return {name for name in entries if "dataset_id" not in entry_of(entries, name) and key in entry_of(entries, name)}
 
 
 def _parse(
     expid: str, models: Mapping[str, Any], methods: Mapping[str, Any], datasets: Mapping[str, Any]
 ) -> tuple[str, str | None, str]:
-    own = _names_of(models, "model")
+    own = names_of(models, "model")
     # A registered backbone's name may have underscores of its own.
     named = [name for name in {*registry.backbone_names(), *own} if expid.startswith(f"{name}_")]
     backbone = max(named, key=len) if named else expid.partition("_")[0]
@@ -137,7 +138,7 @@ def _parse(
         raise unknown("data set", after, datasets, where)
     else:
         raise unknown("data set", rest, datasets, where)
-    named_method, others = method and _named(methods, method, "method"), _names_of(methods, "method")
+    named_method, others = method and _named(methods, method, "method"), names_of(methods, "method")
     if named_method and named_method not in registry.method_names():  # before a backbone is found, which imports torch
         registry.find_method(named_method, where, others)
     registry.find_backbone(_named(models, backbone, "model"), where, own)
@@ -158,20 +159,23 @@ def _names_no_data_set(expid: str, has_backbone: bool, datasets: Mapping[str, An
     return UserError(f"expid {expid!r} names neither a backbone nor a data set: {form}{hint}")
 
 
-def _entries_of_ours(folder: Path, kind: str) -> dict[str, Any]:
+def entries_of_ours(folder: Path, kind: str) -> dict[str, Any]:
     """The packaged entries with those of `folder` on top: merged key by key, but a data set is replaced as a whole."""
     packaged = _entries(packaged_configs(), kind)
     if folder.resolve() == packaged_configs().resolve():
         return packaged
-    own = _entries(folder, kind)
+    own = {
+        name: found_beside(entry, folder) if isinstance(entry, dict) else entry
+        for name, entry in _entries(folder, kind).items()
+    }
     if kind != "dataset_config":
-        own = {name: {**_entry(packaged, name), **(entry or {})} for name, entry in own.items()}
+        own = {name: {**entry_of(packaged, name), **(entry or {})} for name, entry in own.items()}
     return {**packaged, **own}
 
 
 def _entries(folder: Path, kind: str) -> dict[str, Any]:
     entries: dict[str, Any] = {}
-    for path in _config_files(folder, kind):
+    for path in config_files(folder, kind):
         for name, entry in read_yaml(path).items():
             if name in entries:
                 raise UserError(f"{name!r} stands twice in {str(folder / kind)!r}, the second time in {path.name}")
@@ -184,13 +188,13 @@ def _entries(folder: Path, kind: str) -> dict[str, Any]:
     return entries
 
 
-def _config_files(folder: Path, kind: str) -> list[Path]:
+def config_files(folder: Path, kind: str) -> list[Path]:
     warn_of_files(folder, kind)
     single = folder / f"{kind}.yaml"
     return [single] if single.exists() else sorted((folder / kind).glob("*.yaml"))
 
 
-def _entry(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
+def entry_of(entries: Mapping[str, Any], name: str) -> dict[str, Any]:
     return entries.get(name) or {}
 
 
@@ -199,7 +203,7 @@ def _from_fuxictr(expid: str, folder: Path) -> Source:
     base: dict[str, Any] = {}
     entry: dict[str, Any] | None = None
     names: list[str] = []
-    files = _config_files(folder, "model_config")
+    files = config_files(folder, "model_config")
     if not files:
         raise UserError(
             f"--config {str(folder)!r} has neither model_config.yaml nor model_config/*.yaml; "
@@ -221,14 +225,14 @@ def _from_fuxictr(expid: str, folder: Path) -> Source:
         raise UserError(f"expid {expid!r} in {str(folder)!r} names no dataset_id")
     check_value("dataset_id", dataset_id, str)
     datasets: dict[str, Any] = {}
-    for path in _config_files(folder, "dataset_config"):
+    for path in config_files(folder, "dataset_config"):
         datasets = {**read_yaml(path), **datasets}
     if dataset_id not in datasets:
         raise unknown("data set", dataset_id, datasets, where=f"expid {expid!r} of {str(folder)!r}")
     # FuxiCTR's tuner renames a data set but leaves the old id inside its entry; with the new name,
     # two data sets that differ never share a folder.
     dataset = {key: value for key, value in (datasets[dataset_id] or {}).items() if key != "dataset_id"}
-    params = _split_model({**params, **dataset, "dataset_id": dataset_id})
+    params = found_beside(_split_model({**params, **dataset, "dataset_id": dataset_id}), folder)
     return Source(expid, params, frozenset(dataset), strict=False, where=f"expid {expid!r} of {str(folder)!r}")
 
 
@@ -236,7 +240,7 @@ def _from_file(expid: str, path: Path) -> Source:
     entries = read_yaml(path)
     if expid not in entries:
         raise unknown("expid", expid, entries, where=repr(str(path)))
-    params = _split_model(dict(entries[expid] or {}))
+    params = found_beside(_split_model(dict(entries[expid] or {})), path.parent)
     dataset_keys = frozenset(params) & (frozenset(DatasetKeys.__annotations__) - {"dataset_id"})
     return Source(expid, params, dataset_keys, strict=True, where=f"expid {expid!r} of {str(path)!r}")
 

@@ -44,6 +44,7 @@ class Enhancement(nn.Module):
     # Placebos: name -> config keys that train the same method without what the words say. A gain that a placebo has
     # as well does not come from the words.
     controls: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    colour: ClassVar[str | None] = None  # of the method in every picture; None: one of those that no method has
     reads_embeddings: ClassVar[bool] = True  # where False, the tap `logit` gets None in place of the embeddings
 
     encodes_together: ClassVar[bool] = False  # whether the processes of torchrun share the work of `encode`

@@ -111,11 +111,15 @@ class EnhancedModel(Backbone):
         """The backbone's loss plus the method's term; in evaluation mode there is no term."""
         trace = return_dict.pop("trace", None)
         loss = super().add_loss(return_dict, y_true)
+        self.method_loss = None
         if trace is None:
             return loss
         labels = torch.cat(y_true, dim=-1) if isinstance(y_true, list) else y_true  # a list in multi-task models
         term = self.enhancement.loss(trace, labels)
-        return loss if term is None else loss + term
+        if term is None:
+            return loss
+        self.method_loss = term.detach()
+        return loss + term
 
     def regularization_loss(self) -> Tensor | float:
         """FuxiCTR's regularizers on the backbone alone, plus `method_regularizer` on the method's parameters."""

@@ -67,8 +67,8 @@ class Result:
 def run_experiment(experiment: Experiment, *, fresh: bool = False, listener: Listener | None = None) -> Result:
     """Prepare, build, train on train, stop early on valid, evaluate on test, and write it all down.
 
-    Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log`, `.run.json`, a method's pictures, with
-    `keep_predictions` the test rows' predictions as `.predictions.safetensors`, and a line in
+    Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log`, `.run.json`, pictures of the training and of
+    the method, with `keep_predictions` the test rows' predictions as `.predictions.safetensors`, and a line in
     `<config name>.csv`, in FuxiCTR's form. The weights take their place only when all is done. Until then, checkpoints
     are in `<expid>_<digest of the settings>.checkpoint`, from which an interrupted run goes on.
 
@@ -128,7 +128,7 @@ def _run(experiment: Experiment, fresh: bool, listener: Listener) -> Result:
             checkpoints.remove()
         model.checkpoint = str((folder / f"{model_id}.model").absolute())
         append_result_line(Path(f"{experiment.config_name}.csv"), record)
-        pictures = draw_pictures(model, run, folder / model_id)
+        pictures = [*draw_pictures(model, run, folder / model_id), *draw_training(record, folder / model_id)]
         log_summary(record, run.stages, folder / model_id, pictures)
     return Result(model, run, record)
 
@@ -224,6 +224,7 @@ def _train(
         "networks": run.networks,
         "best_epoch": trained.best_epoch,
         "evaluations": [evaluation._asdict() for evaluation in trained.evaluations],
+        "evaluated_at": list(trained.evaluated_at),
         "stages": stages.done,
         "backbone": origin_of(registry.find_backbone(params["model"])).record(),
         "parameters": parameters,
@@ -252,6 +253,20 @@ def draw_pictures(model: BaseModel, run: Run, files: Path) -> list[Path]:
         return save_figures(figures, files)
     except Exception as error:
         logging.warning("no pictures of %s: %s: %s", files.name, type(error).__name__, reason_of(error))
+        return []
+
+
+def draw_training(record: Mapping[str, Any], files: Path) -> list[Path]:
+    """Save the course of training as `<files>.training.png`, where it has one; a failure costs a warning."""
+    if not record["config"].get("pictures", True) or len(record["evaluations"]) < 2:
+        return []
+    try:
+        from fuxictr_llm.common.pictures import save_figures
+        from fuxictr_llm.experiment.curves import training_curves
+
+        return save_figures({"training": training_curves(record)}, files)
+    except Exception as error:
+        logging.warning("no curves of %s: %s: %s", files.name, type(error).__name__, reason_of(error))
         return []
 
 

@@ -14,12 +14,14 @@ class Evaluation(NamedTuple):
         train_loss: mean over the steps since the evaluation before; None at the start.
         metrics: those that are monitored.
         learning_rate: with which the steps were made.
+        method_loss: the method's term of `train_loss`; None without one.
     """
 
     number: int
     train_loss: float | None
     metrics: Mapping[str, float]
     learning_rate: float
+    method_loss: float | None = None
 
 
 class Stopped(Exception):

@@ -59,12 +59,14 @@ class Trained(NamedTuple):
         seconds: that it took, those of interrupted processes included.
         seconds_before: those of interrupted processes alone; 0 where it ran in one go.
         evaluations: all on the validation data, in their order.
+        evaluated_at: after so many seconds of training each.
     """
 
     best_epoch: int
     seconds: float
     seconds_before: float
     evaluations: Sequence[Evaluation]
+    evaluated_at: Sequence[float] = ()
 
 
 def fit(
@@ -117,7 +119,8 @@ def fit(
         if explained is None:
             raise
         raise explained from error
-    return Trained(training.best_epoch, training.seconds, training.seconds_before, training.evaluations)
+    seconds, evaluations = (training.seconds, training.seconds_before), training.evaluations
+    return Trained(training.best_epoch, *seconds, evaluations, training.evaluated_at)
 
 
 class Training:
@@ -125,7 +128,7 @@ class Training:
 
     Attributes:
         best_epoch: whose weights were saved last; the first is 1, and 0 the start.
-        evaluations: so far.
+        evaluations, evaluated_at: so far.
         start_counts: whether the weights at the start are measured, too.
         seconds_before: that training took before it was interrupted.
     """
@@ -146,10 +149,14 @@ class Training:
         self.best_epoch, self.seconds_before, self._started = 0, 0.0, time.monotonic()
         self.start_counts, self.listener = start_counts, listener or Listener()
         self.evaluations: list[Evaluation] = []
-        self._train_loss: float | None = None  # since the evaluation before the last one
+        self.evaluated_at: list[float] = []
+        # Since the evaluation before the last one; of the method's term, where there is one.
+        self._train_loss: float | None = None
+        self._method_loss: float | None = None
         # The first batch to train on, and the losses since the last evaluation. They are added up on the device:
         # reading each of them would wait for it.
         self._next_batch, self._losses = 0, _zero_on(model.device)
+        self._method_losses = _zero_on(model.device)
         self.verbose, model._verbose = model._verbose, 0  # our progress in place of FuxiCTR's
         model.valid_gen = Watched(valid_rows, "validation", self.verbose > 0, rows_of)
         model._best_metric = np.inf if model._monitor_mode == "min" else -np.inf
@@ -200,16 +207,20 @@ class Training:
         model, first = self.model, self._next_batch
         model.train()
         if not first:
-            self._losses = _zero_on(model.device)
+            self._losses, self._method_losses = _zero_on(model.device), _zero_on(model.device)
             if (method := _method_of(model)) is not None:
                 method.on_epoch_begin(model._epoch_index)
         for index, batch in enumerate(self._batches_from(first), start=first):
             model._total_steps += 1
             self._losses += self.step(batch, index)
+            if (term := getattr(model, "method_loss", None)) is not None:
+                self._method_losses += term / self.step.accumulated
             if model._total_steps % model._eval_steps == 0:
                 self._train_loss = mean_over_processes(self._losses).item() / model._eval_steps
                 logging.info("Train loss: %.6f", self._train_loss)
-                self._losses = _zero_on(model.device)
+                if term is not None:
+                    self._method_loss = mean_over_processes(self._method_losses).item() / model._eval_steps
+                self._losses, self._method_losses = _zero_on(model.device), _zero_on(model.device)
                 model.eval_step()
             if model._stop_training:
                 break
@@ -259,9 +270,9 @@ class Training:
         check_evaluation(model, metrics, self.params)
         rate = model.optimizer.param_groups[0]["lr"]
         numbers = {name: float(value) for name, value in metrics.items()}
-        self.evaluations.append(
-            Evaluation(model._total_steps // model._eval_steps, self._train_loss, numbers, float(rate))
-        )
+        number = model._total_steps // model._eval_steps
+        self.evaluations.append(Evaluation(number, self._train_loss, numbers, float(rate), self._method_loss))
+        self.evaluated_at.append(self.seconds)
         self.listener.evaluated(self.evaluations[-1])
         type(model).checkpoint_and_earlystop(model, metrics, *args, **kwargs)
 
@@ -276,8 +287,10 @@ class Training:
             "counters": {name: getattr(model, name) for name in COUNTERS},
             "next_batch": self._next_batch,
             "losses": mean_over_processes(self._losses),
+            "method_losses": mean_over_processes(self._method_losses),
             "best_epoch": self.best_epoch,
             "evaluations": [evaluation._asdict() for evaluation in self.evaluations],
+            "evaluated_at": self.evaluated_at,
             "seconds": self.seconds,
             "random": gathered(random_states(model.device)),
         }
@@ -290,8 +303,10 @@ class Training:
         for name, value in saved["counters"].items():
             setattr(model, name, value)
         self._next_batch, self._losses = saved["next_batch"], saved["losses"].to(model.device)
+        self._method_losses = saved["method_losses"].to(model.device)
         self.best_epoch, self.seconds_before = saved["best_epoch"], saved["seconds"]
         self.evaluations = [Evaluation(**facts) for facts in saved["evaluations"]]
+        self.evaluated_at = list(saved["evaluated_at"])
         if method is not None:
             if self._next_batch:  # otherwise the epoch begins later
                 method.on_epoch_begin(model._epoch_index)

@@ -89,6 +89,8 @@ class Trackers(Listener):
         values["train/learning_rate"] = evaluation.learning_rate
         if evaluation.train_loss is not None:
             values["train/loss"] = evaluation.train_loss
+        if evaluation.method_loss is not None:
+            values["train/method_loss"] = evaluation.method_loss
         self._log(values)
 
     def tested(self, metrics: Mapping[str, float]) -> None:

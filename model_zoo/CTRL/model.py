@@ -25,6 +25,7 @@ TRIAL_WIDTH = 8  # of the text vectors of a self-check
 class CTRL(Enhancement):
     """Stage 2, which is the plain backbone's training from other weights: no term, no parameter, no tap."""
 
+    colour = "#56B4E9"
     controls = {"shuffled": {"texts": "shuffled"}, "noise": {"texts": "noise"}}
     reads_embeddings = False
 

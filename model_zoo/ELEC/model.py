@@ -26,6 +26,7 @@ TRIAL_WIDTH = 8  # of the vectors of a self-check
 class ELEC(Distilled):
     """The vanilla network's part: two terms of the loss, and nothing at inference."""
 
+    colour = "#009E73"
     controls = {"self": {"teacher": "self"}, "noise": {"h": "noise"}}
 
     @classmethod

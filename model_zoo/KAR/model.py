@@ -36,6 +36,7 @@ class KAR(TextColumns):
     """
 
     config: KARConfig
+    colour = "#CC79A7"
     controls = {"random": {"field_vectors": "random"}, "shuffled": {"field_vectors": "shuffled"}}
 
     def __init__(self, config: KARConfig, anatomy: Anatomy):

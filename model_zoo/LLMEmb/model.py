@@ -43,6 +43,7 @@ class LLMEmb(Enhancement):
         UserError: they do not. `prepare` sees to it; scripts of FuxiCTR's do not call it.
     """
 
+    colour = "#0072B2"
     controls = {
         "shuffled": {"field_vectors": "shuffled"},
         # Of cold_values: words. They count only where that is set.

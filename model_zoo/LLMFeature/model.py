@@ -22,6 +22,7 @@ class LLMFeature(TextColumns):
     """
 
     config: LLMFeatureConfig
+    colour = "#E69F00"
     controls = {"random": {"field_vectors": "random"}, "shuffled": {"field_vectors": "shuffled"}}
 
     @classmethod

@@ -42,6 +42,7 @@ class LLaCTR(Enhancement):
             large.
     """
 
+    colour = "#D55E00"
     controls = {"random": {"field_vectors": "random"}, "shuffled": {"field_vectors": "shuffled"}}
     encodes_together = True  # the tuning
 

@@ -26,8 +26,8 @@ def draw(run: Run, fields: Sequence[str], tasks: Sequence[str], pair_weights: Te
     vectors = read_field_vectors(run.params["field_vectors"], fields, exact=False)
     untuned = read_untuned_vectors(run.params["field_vectors"], fields)
     source = notes.get("source", "given")
-    after = Panel("after SSFT" if untuned is not None else f"source: {source}", cosines_of(vectors), "cosine")
-    panels = [after] if untuned is None else [Panel("before SSFT", cosines_of(untuned), "cosine"), after]
+    after = cosines("after SSFT" if untuned is not None else f"source: {source}", vectors)
+    panels = [after] if untuned is None else [cosines("before SSFT", untuned), after]
     figures = {"field_similarities": heat_maps("Cosines of the field vectors", panels, fields)}
     ssft = notes.get("ssft") or {}
     losses, accuracies = ssft.get("losses") or [], ssft.get("accuracies") or []
@@ -38,7 +38,7 @@ def draw(run: Run, fields: Sequence[str], tasks: Sequence[str], pair_weights: Te
         weights = pair_weights.detach().cpu().numpy().reshape(-1, len(fields), len(fields))
         labels = [""] if len(weights) == 1 else [f", {task}" for task in tasks]
         panels = [
-            Panel("cosines of the field vectors", cosines_of(vectors), "cosine"),
+            cosines("cosines of the field vectors", vectors),
             *(
                 Panel(f"pair weights learnt from them{label}", matrix, "pair weight g", signed=True)
                 for label, matrix in zip(labels, weights, strict=True)
@@ -48,6 +48,11 @@ def draw(run: Run, fields: Sequence[str], tasks: Sequence[str], pair_weights: Te
         # Weights grow far beyond the cosines, so the panels have scales of their own.
         figures["pair_weights"] = heat_maps(title, panels, fields, same_scale=False)
     return figures
+
+
+def cosines(title: str, vectors: Tensor) -> Panel:
+    """Cosines of vectors `[K, D_llm]` on the scale of all cosines, the same for every language model."""
+    return Panel(title, cosines_of(vectors), "cosine", reach=1.0)
 
 
 def cosines_of(vectors: Tensor) -> np.ndarray:

@@ -14,6 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from fuxictr_llm.common.pictures import Panel, heat_maps, save_figures, tuning_curves
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.experiment.curves import training_curves
 from fuxictr_llm.experiment.run import run_experiment
 from fuxictr_llm.model_zoo.LLaCTR.pictures import cosines_of
 from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors, read_untuned_vectors, write_field_vectors
@@ -184,6 +185,10 @@ def test_a_run_leaves_its_pictures_and_the_key_switches_them_off(configs, tiny_s
     assert {".field_similarities.png", ".pair_weights.png"} <= names
     log = Path(f"checkpoints/shop/{model_id}.log").read_text()
     assert ".run.json, .field_similarities.png" in log
+    done = json.loads(Path(f"checkpoints/shop/{model_id}.run.json").read_text())
+    assert ".training.png" in names and len(done["evaluated_at"]) == len(done["evaluations"]) == 2
+    assert done["evaluated_at"] == sorted(done["evaluated_at"])
+    assert all(0 < one["method_loss"] < one["train_loss"] for one in done["evaluations"])
 
 
 def test_a_picture_that_fails_is_a_warning(configs, tiny_settings, monkeypatch):
@@ -196,3 +201,34 @@ def test_a_picture_that_fails_is_a_warning(configs, tiny_settings, monkeypatch):
     run = Path("checkpoints/shop") / record["model_id"]
     assert json.loads(Path(f"{run}.run.json").read_text())["metrics"] == record["metrics"]
     assert f"no pictures of {run.name}: ValueError: no ink" in Path(f"{run}.log").read_text()
+
+
+def test_curves_of_a_training_have_whole_epochs_and_mark_the_best():
+    aucs = [0.7, 0.72, 0.71]
+    done = [
+        {"number": n, "train_loss": 0.6 / n, "metrics": {"AUC": auc}, "learning_rate": 1e-3, "method_loss": 0.1 / n}
+        for n, auc in enumerate(aucs, 1)
+    ]
+    record = {
+        "model_id": "FM_$x",
+        "seed": 1,
+        "evaluations": done,
+        "best_epoch": 2,
+        "config": {},
+        "evaluated_at": [1, 2, 3],
+    }
+    figure = training_curves(record)
+    loss, auc, term = figure.axes
+    assert list(auc.lines[-1].get_ydata()) == aucs and list(term.lines[0].get_ydata()) == [
+        0.1,
+        0.05,
+        pytest.approx(0.1 / 3),
+    ]
+    assert {axis.lines[0].get_xdata()[0] for axis in (loss, auc)} == {2}  # the mark
+    figure.draw_without_rendering()
+    assert all(float(tick).is_integer() for tick in auc.get_xticks()) and "1 s each" in auc.get_xlabel()
+    done[1]["learning_rate"] = 1e-4
+    start = {"number": 0, "train_loss": None, "metrics": {"AUC": 0.5}, "learning_rate": 1e-3}  # as of older versions
+    several = training_curves({**record, "evaluations": [start, *done], "config": {"eval_steps": 5}})
+    assert len(several.axes) == 4 and several.axes[1].get_xlim()[0] < 0
+    assert "every 5 steps" in several.axes[2].get_xlabel()

@@ -74,7 +74,9 @@ def test_its_config_folder_is_that_of_the_run_and_it_has_one_log(runs):
     row = read_as_bars_does(write_row(runs[:1], "ctr"))
     record = read_json(f"{runs[0]}.run.json")
     resolved = load_experiment(row["expid"], row["config"]).params
-    assert {**resolved, "gpu": -1} == record["config"]
+    assert resolved["field_config"] == f"{row['config']}/words.yaml"
+    assert {**resolved, "gpu": -1, "field_config": record["config"]["field_config"]} == record["config"]
+    assert "--gpu" not in Path("ctr/FM/FM_shop/README.md").read_text()  # it ran without one
     assert row["log"].count("Test evaluation") == 1
     assert Path("ctr/FM/FM_shop/results.csv").read_text().startswith(" 20")
 
@@ -88,9 +90,47 @@ def test_a_placebo_is_called_one_and_the_config_of_a_method_of_a_file_runs(confi
     assert folder == Path(f"ctr/{name}/{name}_shop")
     row = read_as_bars_does(folder)
     assert (row["model"], row["dataset"]) == (name, "shop")
-    assert load_experiment(row["expid"], row["config"]).sha256 == run.record["config_sha256"]
+    Path("mine.py").rename("elsewhere.py")
+    resolved = load_experiment(row["expid"], row["config"]).params
+    assert resolved["method"] == f"{row['config']}/mine.py:MineModel"
+    others = {key: run.record["config"][key] for key in ("method", "field_config")}
+    assert {**resolved, **others, "gpu": -1} == run.record["config"]
     placebo = "**A placebo**: the control `fake` of the method mine.py:MineModel, not the method itself."
     assert (placebo in (folder / "README.md").read_text()) == (kind == "fake")
+
+
+OWN_NET = """
+from .parts import Base
+
+
+class MyNet(Base):
+    def __init__(self, feature_map, model_id="MyNet", **kwargs):
+        super().__init__(feature_map, model_id=model_id, **kwargs)
+"""
+PARTS = "from fuxictr_llm.model_zoo.backbones.FM import FM as Base\n"
+
+
+def test_a_strangers_backbone_comes_with_its_files_and_its_true_name(configs):
+    Path("nets").mkdir()
+    Path("nets/my_net.py").write_text(OWN_NET)
+    Path("nets/parts.py").write_text(PARTS)
+    edit(configs / "model_config.yaml", "Base:", "MyNet: {model: nets/my_net.py:MyNet}\nBase:")
+    run = run_experiment(load_experiment("MyNet_shop", configs, overrides={"epochs": 1}))
+    files = f"checkpoints/shop/{run.record['model_id']}"
+    folder = write_row([files], "ctr")
+    assert folder == Path("ctr/MyNet/MyNet_shop")
+    row, page = read_as_bars_does(folder), (folder / "README.md").read_text()
+    assert (row["model"], row["dataset"]) == ("MyNet", "shop")
+    name = f"{run.record['model_id']}_config/my_net.py"
+    assert f"`MyNet` of `{name}`, a model of its author's own, run by fuxictr-llm" in page
+    assert "--gpu" not in page and "MyNet as fuxictr-llm" not in page
+    edit("nets/my_net.py", "class MyNet", "# changed\nclass MyNet")
+    with pytest.raises(UserError, match=r"'nets/my_net.py' has changed since the run"):
+        write_row([files], "other")
+    Path("nets").rename("elsewhere")
+    again = run_experiment(load_experiment(row["expid"], row["config"]))
+    assert again.record["metrics"]["test"] == run.record["metrics"]["test"]
+    assert again.record["backbone"]["file"] == str(Path(row["config"], "my_net.py").resolve())
 
 
 @pytest.mark.parametrize(

@@ -150,5 +150,14 @@ def test_a_browser_shows_and_sorts_the_page(browser, tmp_path):
         assert shown.evaluate("document.activeElement.textContent") == "AUC"
         table.locator("th button").nth(1).click()
         assert table.locator("tbody tr td:nth-child(2)").all_text_contents()[1:] == ["AFM", "DCNv2", "DeepFM", "FM"]
+        for box in shown.locator(".scroll").all():  # backbone and arm stay, as far as there is room
+            stay = (
+                "box => { const cells = [...box.querySelectorAll('tbody tr:first-child .stays')]; box.scrollLeft = 300;"
+            )
+            stay += (
+                " const left = box.getBoundingClientRect().left; let at = 1; return cells.length > 0 && cells.every("
+            )
+            stay += "cell => { const is = Math.abs(cell.getBoundingClientRect().left - left - at) < 1.5;"
+            assert box.evaluate(f"{stay} at += cell.offsetWidth; return is; }}); }}")
         assert not errors and {*asked} == {path.as_uri()}
         context.close()

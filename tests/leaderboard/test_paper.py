@@ -2,8 +2,11 @@
 
 import re
 
+import pytest
+
+from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.leaderboard.report.evidence import summarize
-from fuxictr_llm.leaderboard.report.paper import to_paper
+from fuxictr_llm.leaderboard.report.paper import check_columns, to_paper
 from support_tables import STRANGE, runs, shifted
 
 BASE = [0.70, 0.71, 0.69, 0.70, 0.705]
@@ -45,3 +48,26 @@ def test_names_are_escaped_and_braces_match():
     bare = re.sub(r"\\[{}]", "", text)
     assert bare.count("{") == bare.count("}") and "<b>" not in text
     assert re.search(r"label\{tab:[\w-]+\}", text)
+
+
+def test_columns_are_chosen_and_the_sign_goes_with_the_first_there_is():
+    rows = summarize(
+        [
+            *runs(None, None, BASE),
+            *runs("LLaCTR", None, shifted(BASE, 0.02)),
+            *runs("LLaCTR", "random", BASE),
+            *runs("LLaCTR", "shuffled", BASE),
+        ]
+    )
+    check_columns(["gain", "RelaImpr", "parameters", "train_seconds", "gAUC"])
+    text = to_paper(rows, ["gain", "RelaImpr", "parameters", "train_seconds", "gAUC"])
+    lines = {
+        line.split(" & ")[0]: line.removesuffix(r" \\").split(" & ")[1:] for line in text.splitlines() if " & " in line
+    }
+    assert lines[""] == ["gain", r"RelaImpr (\%)", "parameters", "training (s)"]  # and no gAUC, which nobody measured
+    assert lines["plain"] == ["--", "--", "$5{,}000$", "$13$"]
+    gain, improved, parameters, _ = lines["LLaCTR"]
+    assert gain == r"$\mathbf{+0.0200}{\scriptstyle\pm0.0000}^{\ast}$"
+    assert improved == rf"$\mathbf{{{100 * 0.02 / 0.201:+.2f}}}$" and parameters == "$5{,}070$"
+    with pytest.raises(UserError, match=r"unknown column 'AUCC' in --paper-columns; did you mean 'AUC'\?"):
+        check_columns(["AUC", "AUCC"])

@@ -8,7 +8,8 @@ import pytest
 from fuxictr_llm.common.pictures import png_of
 from fuxictr_llm.leaderboard.report import PairedGain
 from fuxictr_llm.leaderboard.report.evidence import summarize
-from fuxictr_llm.leaderboard.report.plots import PALE, TOGETHER, figures, limits_of
+from fuxictr_llm.leaderboard.report.plots import COLOURS, PALE, TOGETHER, colours_of, figures, limits_of
+from fuxictr_llm.registry import method_names
 from support_tables import STRANGE, runs, shifted, slices
 
 BASE = [0.700, 0.712, 0.705, 0.698, 0.709]
@@ -119,3 +120,10 @@ def test_twelve_backbones_and_two_data_sets_are_drawn_without_a_warning():
     names = [label.get_text() for label in drawn["gain_shop"].axes[0].get_yticklabels()]
     assert names == [*NAMES, TOGETHER]
     assert sorted(text.get_text() for text in drawn["cost_shop"].axes[0].texts) == sorted(NAMES)
+
+
+def test_a_method_has_one_colour_in_every_table_and_no_two_the_same():
+    rows = summarize([run for name in (*method_names(), "Own", "Mine") for run in runs(name, None, BASE)])
+    colours = colours_of(rows)
+    assert len({*colours.values()}) == len(colours) and {colours["Own"], colours["Mine"]} <= {*COLOURS}
+    assert colours_of([row for row in reversed(rows) if row.method == "LLaCTR"]) == {"LLaCTR": colours["LLaCTR"]}

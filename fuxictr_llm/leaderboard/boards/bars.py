@@ -2,13 +2,14 @@
 
 <Model>/<Model>_<dataset_id>/
     README.md           how to run it, the results and the log; made from the other files
-    <expid>_config/     dataset_config.yaml and model_config.yaml, in FuxiCTR's form
+    <expid>_config/     dataset_config.yaml and model_config.yaml, in FuxiCTR's form, and the user's own files
     <expid>.log         of the first run; BARS takes the expid from its name
     environments.txt    [Hardware] and [Software]; BARS takes the last line for FuxiCTR's version
     results.csv         FuxiCTR's line of each run; where there are several, seed=... stands in front
 """
 
 import csv
+import shutil
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from fuxictr_llm.common.formats import CENTRE, table_of
 from fuxictr_llm.config.keys import DatasetKeys
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
 from fuxictr_llm.experiment.record import result_cells
+from fuxictr_llm.leaderboard.boards.own_files import own_files_of
 from fuxictr_llm.leaderboard.plan.arms import control_of
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT
 from fuxictr_llm.serving.export import RECORD, find_run
@@ -45,14 +47,14 @@ How to run {model} on {dataset}, and what came out.{placebo}
 
 ### Code
 
-{model} as fuxictr-llm {plugin} has it, a plugin of [FuxiCTR {fuxictr}](https://github.com/reczoo/FuxiCTR/tree/v{fuxictr}).
+{code}
 
 1. Install the versions listed above.
 2. Put the data files where `{expid}_config/dataset_config.yaml` says, or change it.
 3. Run
 
    ```bash
-   python -m fuxictr_llm run --config {expid}_config --expid {expid} --gpu 0
+   python -m fuxictr_llm run --config {expid}_config --expid {expid}{options}
    ```
 
 ### Results
@@ -84,13 +86,16 @@ SOFTWARE = {
 }
 
 
-def readme(row: str, records: Sequence[Mapping[str, Any]], environments: str, log: str) -> str:
+def readme(
+    row: str, records: Sequence[Mapping[str, Any]], environments: str, log: str, named: Mapping[str, str]
+) -> str:
     """The page of a row.
 
     Args:
         records: of its runs, as they stand in results.csv.
+        named: the user's own files and classes, as in the row's config.
     """
-    config, versions = records[0]["config"], records[0]["versions"]
+    config = records[0]["config"]
     dataset = config["dataset_id"]
     return PAGE.format(
         row=row,
@@ -99,12 +104,40 @@ def readme(row: str, records: Sequence[Mapping[str, Any]], environments: str, lo
         placebo=_placebo(config),
         environments=environments,
         data=_data(config, records[0]["data"]),
-        plugin=versions.get("fuxictr-llm", "(version not recorded)"),
-        fuxictr=versions.get("fuxictr", ""),
+        code=_code(records[0], named),
+        options=_options(records[0]),
         expid=records[0]["model_id"],
         results=_results(records),
         log=log,
     )
+
+
+def _code(record: Mapping[str, Any], named: Mapping[str, str]) -> str:
+    """Whose code the model and the method are, and what runs them."""
+    config, versions, kind = record["config"], record["versions"], (record.get("backbone") or {}).get("kind")
+    model, method, folder = config["model"], config.get("method"), f"{record['model_id']}_config"
+    version = versions.get("fuxictr", "")
+    fuxictr = f"[FuxiCTR {version}](https://github.com/reczoo/FuxiCTR/tree/v{version})"
+    plugin = f"fuxictr-llm {versions.get('fuxictr-llm', '(version not recorded)')}, a plugin of {fuxictr}"
+
+    def of_user(name: str, key: str) -> str:
+        file, _, cls = named.get(key, name).rpartition(":")
+        return f"`{cls}` of `{folder}/{file}`" if key in named else f"`{cls}` of the Python module `{file}`"
+
+    if ":" in model:
+        whose = f"{of_user(model, 'model')}, a model of its author's own, run by {plugin}"
+    elif kind in ("checkout", "fuxictr"):
+        place = "a checkout of FuxiCTR, whose folder is given as --zoo" if kind == "checkout" else "the fuxictr package"
+        whose = f"`{model}` of {place}, run by {plugin}"
+    else:
+        whose = f"{model} as {plugin}, has it"
+    with_method = f", with the method {of_user(method, 'method')}" if method and ":" in method else ""
+    return f"{whose}{with_method}."
+
+
+def _options(record: Mapping[str, Any]) -> str:
+    zoo = " --zoo FuxiCTR" if (record.get("backbone") or {}).get("kind") == "checkout" else ""
+    return zoo + (" --gpu 0" if record["config"].get("gpu", -1) >= 0 else "")
 
 
 def _placebo(config: Mapping[str, Any]) -> str:
@@ -143,13 +176,13 @@ def write_row(runs: Sequence[Path | str], out: Path | str) -> Path:
         out: the folder that holds the models' folders: a checkout of BARS has it as `ranking/ctr`.
 
     Raises:
-        UserError: a run is missing or damaged, has no test metrics, is of other settings or data than the first, or a
-            row is there already.
+        UserError: a run is missing or damaged, has no test metrics, is of other settings or data than the first, a file
+            of its model is not here or has changed, or a row is there already.
     """
     files = [find_run(run) for run in runs]
     records = [_read(file) for file in files]
     _check_alike(records, files)
-    log = _log_of(files[0])
+    log, own = _log_of(files[0]), own_files_of(records[0])
     model = model_name(records[0]["config"])
     row = f"{model}_{records[0]['config']['dataset_id']}"
     for kind, name in (("model", model), ("row", row), ("model_id", records[0]["model_id"])):
@@ -160,12 +193,16 @@ def write_row(runs: Sequence[Path | str], out: Path | str) -> Path:
     writable_dir(target.parent, OTHER_OUT)
     with explain_write_errors(target, OTHER_OUT), replacing_dir(target) as folder:
         expid = records[0]["model_id"]
-        _experiment(records[0]).write_directory(folder / f"{expid}_config")
+        _experiment(records[0], own.model).write_directory(folder / f"{expid}_config", own.named)
+        for place, file in own.files.items():
+            copy = folder / f"{expid}_config" / place
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
         (folder / f"{expid}.log").write_text(log, encoding="utf-8")
         environments = environments_of(records[0])
         (folder / "environments.txt").write_text(environments, encoding="utf-8")
         write_results(folder / "results.csv", records)
-        text = readme(target.name, records, environments, log)
+        text = readme(target.name, records, environments, log, own.named)
         (folder / "README.md").write_text(text, encoding="utf-8")
     return target
 
@@ -233,7 +270,7 @@ def _log_of(file: Path) -> str:
     return "\n".join(lines[starts[-1] if starts else 0 :]) + "\n"
 
 
-def _experiment(record: Mapping[str, Any]) -> Experiment:
-    config = dict(record["config"])
+def _experiment(record: Mapping[str, Any], model: str) -> Experiment:
+    config = {**record["config"], "model": model}
     dataset_keys = frozenset(config) & (frozenset(DatasetKeys.__annotations__) - {"dataset_id"})
     return Experiment(record["model_id"], config, dataset_keys, frozenset(), changed=False, config_name="")

@@ -16,9 +16,9 @@ from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.loader import describe_data
 from fuxictr_llm.data.raw import raw_files
 from fuxictr_llm.data.splits import is_outdated, split_files
+from fuxictr_llm.leaderboard.plan.names import PLAIN
 from fuxictr_llm.training.networks import PLACES
 
-PLAIN = "plain"
 ARM_KEYS = {"backbone": str, "dataset": str, "method": str | None, "control": str | None, "settings": dict[str, Any]}
 
 

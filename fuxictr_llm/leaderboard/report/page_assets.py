@@ -14,8 +14,11 @@ th, td { padding: .35rem .6rem; text-align: right; white-space: nowrap; }
 th { border-bottom: 2px solid var(--line); vertical-align: bottom; }
 thead th.number { white-space: normal; min-width: 4.5rem; overflow-wrap: normal; }
 .word { text-align: left; } td.verdict { white-space: normal; min-width: 15rem; }
-td:first-child, th:first-child { position: sticky; left: 0; background: var(--paper); font-weight: 600; }
-tr.first td { border-top: 1px solid var(--line); } tr.plain td, tr.plain td:first-child { background: var(--band); }
+td:first-child, th:first-child { font-weight: 600; }
+td:first-child, th:first-child, .stays { position: sticky; left: 0; background: var(--paper); }
+.stays.last { box-shadow: inset -1px 0 0 var(--line); }
+tr.first td { border-top: 1px solid var(--line); }
+tr.plain td, tr.plain td:first-child, tr.plain td.stays { background: var(--band); }
 tr.control td { color: var(--faint); } tr.control td.arm { padding-left: 1.6rem; }
 .mark { font-weight: 600; } .proven { color: var(--proven); } .placebo { color: var(--placebo); }
 .worse { color: var(--worse); } .unproven { color: var(--unproven); }
@@ -38,7 +41,7 @@ th[aria-sort=descending] button::after { content: " \\25BC"; color: inherit; }
 table.sorted tr.first td { border-top: 0; } table.sorted tr.control td.arm { padding-left: .6rem; }
 .tall { max-height: 70vh; overflow-y: auto; }
 .tall thead th { position: sticky; top: 0; background: var(--paper); z-index: 1; }
-.tall thead th:first-child { z-index: 2; }
+.tall thead th:first-child, .tall thead th.stays { z-index: 2; }
 """
 
 # A click on a head sorts: the best first, then the other way round, then as it was. What is sorted, the place in the
@@ -70,7 +73,21 @@ function sort(table, column, direction) {
   body.append(...[...body.rows].sort(orderBy(column, direction, numbers)));
 }
 
+// The first columns, up to that of the arm, stay where they are while the others scroll, as far as there is room.
+function pin(table) {
+  const widths = headsOf(table).map(head => head.offsetWidth), room = 0.6 * table.parentElement.clientWidth;
+  const last = headsOf(table).findIndex(head => head.classList.contains("arm"));
+  const lefts = widths.map((_, column) => widths.slice(0, column).reduce((sum, width) => sum + width, 0));
+  const stays = column => column === 0 || (column <= last && lefts[column] + widths[column] <= room);
+  [...table.rows].forEach(row => [...row.cells].slice(0, last + 1).forEach((cell, column) => {
+    cell.classList.toggle("stays", stays(column));
+    cell.classList.toggle("last", stays(column) && !(column < last && stays(column + 1)));
+    cell.style.left = stays(column) ? lefts[column] + "px" : "";
+  }));
+}
+
 tables.forEach(table => {
+  pin(table);
   [...table.tBodies[0].rows].forEach((row, index) => { row.dataset.place = index; });
   headsOf(table).forEach((head, column) => {
     const turns = ["ascending", "descending"];
@@ -80,6 +97,8 @@ tables.forEach(table => {
     });
   });
 });
+
+addEventListener("resize", () => tables.forEach(pin));
 
 addEventListener("pagehide", () => {
   const kept = {};

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from fuxictr_llm.common.pictures import BLUE, DPI, GREY, ORANGE, name_points
+from fuxictr_llm import registry
+from fuxictr_llm.common.pictures import DPI, GREY, name_points
 from fuxictr_llm.common.runs import total
 from fuxictr_llm.leaderboard.report import PairedGain, Repeat
 from fuxictr_llm.leaderboard.report.evidence import ArmRow
@@ -27,7 +28,7 @@ BAND = "#F3F3F3"
 TOGETHER = "all together"  # the band of the gains averaged over backbones
 MeanAndEach = tuple[PairedGain, list[PairedGain]]  # the gain averaged over backbones, and that of each
 OnSlices = dict[tuple[int, str], MeanAndEach]  # by the position of the slice and the method
-COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # Okabe and Ito's
+COLOURS = ("#332288", "#882255", "#999933", "#44AA99")  # of methods without one of their own: Tol's
 MARKERS_OF_CONTROLS = "sD^v<>"
 PALE = 0.35
 GAINS = FuncFormatter(lambda value, _: f"{value:+.6f}".rstrip("0") if abs(value) > 1e-9 else "0")
@@ -77,6 +78,8 @@ def gain_by_backbone(dataset: str, rows: Sequence[ArmRow], colours: Mapping[str,
     axes[0].set_xlim(limits)
     axes[0].xaxis.set_major_formatter(GAINS)
     axes[0].locator_params(axis="x", nbins=6 if len(by_method) == 1 else 3)
+    for axis in axes:
+        axis.tick_params(axis="x", labelsize=8.5)  # the outermost ones of two columns stand side by side
     axes[0].set_yticks(range(len(backbones)), backbones, parse_math=False)
     axes[0].set_ylim(len(backbones) - 0.5, -0.5)
     figure.supxlabel("gain in test AUC over the plain backbone, with its 95 % interval", fontsize=10)
@@ -210,9 +213,12 @@ def _draw_bands(axis: Axes, backbones: Sequence[str]) -> None:
 
 
 def colours_of(rows: Iterable[ArmRow]) -> dict[str, str]:
-    """A colour for each method."""
+    """A colour for each method, the same in all tables: that of its class, where it has one."""
     methods = dict.fromkeys(row.method for row in rows if row.method)
-    return {method: COLOURS[index % len(COLOURS)] for index, method in enumerate(methods)}
+    known = {*registry.method_names()}
+    own = {method: registry.find_method(method).model_cls.colour for method in methods if method in known}
+    others = sorted(method for method in methods if not own.get(method))
+    return {method: own.get(method) or COLOURS[others.index(method) % len(COLOURS)] for method in methods}
 
 
 def markers_of(rows: Iterable[ArmRow]) -> dict[str, str]:

@@ -16,7 +16,7 @@ from fuxictr_llm.leaderboard.report.evidence import METRICS, ArmRow, summarize
 from fuxictr_llm.leaderboard.report.latex import latex
 from fuxictr_llm.leaderboard.report.overall import over_backbones
 from fuxictr_llm.leaderboard.report.page import to_html
-from fuxictr_llm.leaderboard.report.paper import to_paper
+from fuxictr_llm.leaderboard.report.paper import DEFAULT, to_paper
 from fuxictr_llm.leaderboard.report.plots import figures
 from fuxictr_llm.leaderboard.report.report import WORD_COLUMNS, Report, Table, make_report
 from fuxictr_llm.leaderboard.report.run_list import Runs, list_runs
@@ -25,13 +25,18 @@ from fuxictr_llm.leaderboard.run.results import OTHER_OUT, Failure, RunResult
 
 
 def write_tables_of(
-    folder: Path, runs: Runs, facts: Mapping[str, str], write_archive: Callable[[], Path]
+    folder: Path,
+    runs: Runs,
+    facts: Mapping[str, str],
+    write_archive: Callable[[], Path],
+    columns: Sequence[str] | None = None,
 ) -> list[Path]:
     """`write_all` of the runs in a leaderboard's folder, with the intervals over test users; also the archive's path.
 
     Args:
         facts: as of `write_all`; the archive's digest is added.
         write_archive: writes the runs to a file and returns it.
+        columns: of `paper.tex`; None: its default.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -40,7 +45,7 @@ def write_tables_of(
     users = over_users(folder, runs.finished, over_backbones(rows, runs.finished))
     archive = write_archive()
     facts = {**facts, "runs": f"{archive.name} (sha256 {digest_of_file(archive)})"}
-    return [*write_all(folder, rows, runs.finished, runs.failures, facts, users, runs.planned), archive]
+    return [*write_all(folder, rows, runs.finished, runs.failures, facts, users, runs.planned, columns), archive]
 
 
 def write_all(
@@ -51,6 +56,7 @@ def write_all(
     facts: Mapping[str, str],
     users: Mapping[str, OverUsers] | None = None,
     planned: Sequence[Repeated] = (),
+    columns: Sequence[str] | None = None,
 ) -> list[Path]:
     """Write `table.md`, `.csv`, `.tex`, `.html`, `paper.tex` and the plots, each whole or not at all; their paths.
 
@@ -60,6 +66,7 @@ def write_all(
         facts: how they were made, name -> text: the command, the plan's digest, ...
         users: of each data set, intervals that cover the test sample.
         planned: all runs of the plan, which the page lists; none: those that are finished or failed.
+        columns: of `paper.tex`; None: its default.
 
     Raises:
         UserError: the folder cannot be written to.
@@ -72,7 +79,7 @@ def write_all(
         "table.md": to_markdown(report, pictures).encode(),
         "table.csv": to_csv(rows).encode(),
         "table.tex": to_latex(report).encode(),
-        "paper.tex": to_paper(rows).encode(),
+        "paper.tex": to_paper(rows, columns or DEFAULT).encode(),
         "table.html": to_html(report, pictures, list_runs(folder, Runs(results, failures, planned))).encode(),
     }
     with explain_write_errors(folder, OTHER_OUT):

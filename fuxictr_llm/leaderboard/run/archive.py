@@ -17,7 +17,7 @@ from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import cache_dir, explain_write_errors, read_json, replacing, write_json
 from fuxictr_llm.leaderboard.plan.arms import Arm, Repeated
 from fuxictr_llm.leaderboard.run.forms import FAILURE_FORM, RECORD_FORM, has_form
-from fuxictr_llm.leaderboard.run.results import OTHER_OUT, USERS_FILE, Failure, Results, RunResult, result_of
+from fuxictr_llm.leaderboard.run.results import OTHER_OUT, PLAN_FILE, USERS_FILE, Failure, Results, RunResult, result_of
 
 ARCHIVE, ENDING = "runs.jsonl.xz", ".jsonl.xz"
 FORM = 1
@@ -142,14 +142,19 @@ def read_archive(path: Path | str) -> Archive:
         raise UserError(f"{str(path)!r} is no archive of runs, or is damaged ({reason_of(error)})") from error
 
 
+def holds(folder: Path, archive: Archive) -> bool:
+    """Whether a folder has the plan of an archive, or none."""
+    plan = folder / PLAN_FILE
+    return not plan.is_file() or plan.read_text(encoding="utf-8") == archive.plan
+
+
 def unpack(archive: Archive, path: Path, folder: Path) -> None:
     """Put the plan, the records and the archive itself into a leaderboard's folder; what is there stays.
 
     Raises:
         UserError: the folder has another plan, or cannot be written to.
     """
-    plan = folder / "plan.yaml"
-    if plan.is_file() and plan.read_text(encoding="utf-8") != archive.plan:
+    if not holds(folder, archive):
         raise UserError(f"{str(folder)!r} holds another leaderboard; {OTHER_OUT}")
     with explain_write_errors(folder, OTHER_OUT):
         for index, record in archive.records.items():
@@ -164,5 +169,5 @@ def unpack(archive: Archive, path: Path, folder: Path) -> None:
         if path.resolve() != (folder / ARCHIVE).resolve():
             with replacing(folder / ARCHIVE) as temporary:
                 temporary.write_bytes(path.read_bytes())
-        with replacing(plan) as temporary:
+        with replacing(folder / PLAN_FILE) as temporary:
             temporary.write_text(archive.plan, encoding="utf-8")

@@ -1,6 +1,6 @@
 """What a leaderboard's folder holds: the plan, a record of each finished run, and why the others failed.
 
-    plan.yaml                                what was asked for last
+    plan.yaml                                what was asked for
     runs/<data set>/<run>.run.json, .log     of a finished run; `.csv`: FuxiCTR's result line; `.model`: if it is kept
     runs/<data set>/<run>.failure.json       of one that failed, with `.out`: what it said last
     runs/<data set>/<run>.pruned.json        of a search's trial that was ended before its time
@@ -35,7 +35,7 @@ from fuxictr_llm.leaderboard.plan.plan import Arm, Plan, PlannedRun, run_key
 from fuxictr_llm.leaderboard.run.forms import PACKAGE, failure_problem, pruned_problem, record_problem
 
 OTHER_OUT = "give another folder with --out"
-USERS_FILE = "users.json"
+PLAN_FILE, USERS_FILE = "plan.yaml", "users.json"
 Contents = dict[str, dict[Path, dict[str, Any]]]  # of JSON files: by the key of the run, and by file
 
 
@@ -106,7 +106,7 @@ class Results:
 
     @property
     def plan_file(self) -> Path:
-        return self.folder / "plan.yaml"
+        return self.folder / PLAN_FILE
 
     def read(self) -> None:
         """Read the folder again."""

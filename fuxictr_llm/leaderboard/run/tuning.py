@@ -159,6 +159,25 @@ def write_trials(folder: Path, searches: Sequence["_Search"], tuning: Tuning) ->
         write_json(folder / TRIALS_FILE, {"metric": f"validation {METRIC}", **asdict(tuning), "arms": arms})
 
 
+def search_of(plan: Plan, space: Space, tuning: Tuning) -> dict[str, Any]:
+    """What a search looks for and how, in JSON; that of more trials is the same search."""
+    spaces = {str(arm): space.for_arm(arm) for arm in tuning.searched(plan).arms}
+    found = {arm: {key: _values_for_json(values) for key, values in own.items()} for arm, own in spaces.items()}
+    facts = {key: value for key, value in asdict(tuning).items() if key != "trials"}
+    search: dict[str, Any] = json.loads(json.dumps({**facts, "arms": found}))
+    return search
+
+
+def search_in(folder: Path) -> dict[str, Any] | None:
+    """The search whose `tuning.json` is in a folder, as `search_of`; None where there is none."""
+    try:
+        given = read_json(folder / TRIALS_FILE)
+        facts = {key: given.get(key) for key in ("seeds", "on")} | {"prune": given.get("prune", False)}
+        return {**facts, "arms": {arm["arm"]: arm["space"] for arm in given["arms"]}}
+    except (AttributeError, KeyError, TypeError):  # not there, or damaged
+        return None
+
+
 def tuned_by(folder: Path, plan: Plan) -> str:
     """How the plan's settings were searched, by the file of a search's folder; empty: they are not from there."""
     try:
