@@ -26,6 +26,7 @@ from fuxictr_llm import llm, registry
 from fuxictr_llm.common.code_digest import digest_of_code, modules_of, sources_below
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import (
+    RECORD,
     digest_of,
     digest_of_file,
     digest_of_folder,
@@ -39,7 +40,6 @@ from fuxictr_llm.config.language_models import ValueVectorsConfig, asks_for_vect
 from fuxictr_llm.data.field_words import read_field_config
 from fuxictr_llm.llm.model_files import digest_of_model
 from fuxictr_llm.registry import method_modules
-from fuxictr_llm.serving.export import RECORD
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 DigestOfFolder = Callable[[Path], str]

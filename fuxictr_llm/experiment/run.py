@@ -44,6 +44,7 @@ from fuxictr_llm.experiment.record import (
 from fuxictr_llm.experiment.summary import log_summary
 from fuxictr_llm.host.batches import labels_of
 from fuxictr_llm.host.columns import describe_feature_map
+from fuxictr_llm.serving.sample import sample_of
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT, build
 from fuxictr_llm.training.checkpoints import Checkpoints
 from fuxictr_llm.training.devices import check_together, evaluate
@@ -222,6 +223,7 @@ def _train(
         "slices": slices.of_model(model, test_rows) if slices is not None and test_rows is not None else None,
         "cold_values": cold_facts,
         "networks": run.networks,
+        "sample": sample_of(model, valid_rows if test_rows is None else test_rows) if is_main() else None,
         "best_epoch": trained.best_epoch,
         "evaluations": [evaluation._asdict() for evaluation in trained.evaluations],
         "stages": stages.done,

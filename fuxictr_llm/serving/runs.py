@@ -1,0 +1,71 @@
+"""Finds the runs that commands name, and reads their records and weights."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fuxictr_llm.common.errors import UserError, unknown
+from fuxictr_llm.common.files import RECORD, digest_of_file, read_json
+from fuxictr_llm.common.typed import command_for
+from fuxictr_llm.serving.config import Trained, check_content
+
+CHANGED_SETTINGS = re.compile(r"_[0-9a-f]{8}$")  # the end of a model_id whose run had --set or --seed
+
+
+def find_run(run: Path | str) -> Path:
+    """The .run.json of a run, named as for `export_run`.
+
+    Raises:
+        UserError: there is none, or several.
+    """
+    path = Path(run)
+    name = path.name.removesuffix(RECORD).removesuffix(".model")
+    record = path.with_name(name + RECORD)
+    if name and record.is_file():
+        return record
+    if path.is_dir():
+        records = sorted(path.glob("*" + RECORD))
+        if len(records) == 1:
+            return records[0]
+        names = ", ".join(str(record).removesuffix(RECORD) for record in records)
+        form = "<model_root>/<dataset_id>/<model_id>, as its summary prints it"
+        raise UserError(f"{str(path)!r} holds {len(records)} runs; name one: {names or form}")
+    there = [str(record).removesuffix(RECORD) for record in path.parent.glob("*" + RECORD)]
+    raise UserError(f"{unknown('run', str(run), there)}; {_training_of(name)} trains it")
+
+
+def _training_of(model_id: str) -> str:
+    """The command that trains a run of this name."""
+    expid = CHANGED_SETTINGS.sub("", model_id)
+    return f"'{command_for(expid, seed=False)}{' --set ...' if expid != model_id else ''}'"
+
+
+def read_run(record_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A run's record and its trained state.
+
+    Raises:
+        UserError: one of them is missing, damaged or of another run.
+    """
+    record = read_json(record_file)
+    if not isinstance(record, dict) or not {"config", "feature_map", "config_sha256"} <= record.keys():
+        raise UserError(f"{str(record_file)!r} is damaged or of an earlier version; run the experiment again")
+    weights = record_file.with_name(record_file.name.removesuffix(RECORD) + ".model")
+    if not weights.is_file():
+        raise UserError(f"{str(weights)!r} is missing; run the experiment again")
+    check_content(record, Trained, repr(str(record_file)), "run the experiment again")
+    noted = record.get("weights_sha256")  # not in records of earlier versions
+    if noted and digest_of_file(weights, read_all=True) != noted:
+        raise UserError(
+            f"{str(weights)!r} is damaged or of another run (its sha256 is not the one in {record_file.name}); run the "
+            "experiment again"
+        )
+    try:
+        state = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:  # what is no pickle of weights fails in many ways
+        raise UserError(f"{str(weights)!r} is damaged ({type(error).__name__}); run the experiment again") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{str(weights)!r} holds no weights; run the experiment again")
+    return record, state
