@@ -37,7 +37,6 @@ _cleaned: set[Path] = set()
 # size or time of change differs from the last time.
 REMEMBERED_ABOVE = 64 * 2**20
 BLOCK = 2**20  # bytes that are read at once
-RECORD = ".run.json"  # the end of the name of a run's record
 OTHER_CACHE = "move the cache with FUXICTR_LLM_CACHE"
 # Messages of safetensors and torch where a disk is full: neither raises an OSError.
 TORCH_WRITE_ERRORS = ("file write failed", "failed writing file", "unexpected pos", "iostream error")

@@ -26,7 +26,6 @@ from fuxictr_llm import llm, registry
 from fuxictr_llm.common.code_digest import digest_of_code, modules_of, sources_below
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import (
-    RECORD,
     digest_of,
     digest_of_file,
     digest_of_folder,
@@ -35,6 +34,7 @@ from fuxictr_llm.common.files import (
     write_json,
 )
 from fuxictr_llm.common.processes import local_process_count, process_count, under_torchrun
+from fuxictr_llm.common.run_files import RECORD
 from fuxictr_llm.common.runs import Stages
 from fuxictr_llm.config.language_models import ValueVectorsConfig, asks_for_vectors
 from fuxictr_llm.data.field_words import read_field_config

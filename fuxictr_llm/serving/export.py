@@ -23,6 +23,7 @@ from fuxictr_llm.common.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.common.run_files import find_run
 from fuxictr_llm.common.runs import versions
 from fuxictr_llm.config.keys import ModelKeys
 from fuxictr_llm.config.origins import find_trained, origin_of
@@ -37,7 +38,7 @@ from fuxictr_llm.serving.config import CONFIG, FORMAT, cold_values_of, evaluatio
 from fuxictr_llm.serving.graphs import check_graphs, files_of_graphs, write_graphs
 from fuxictr_llm.serving.load import WEIGHTS, AllocatingAtMost, build_backbone, load_model
 from fuxictr_llm.serving.preprocessing import write_preprocessing
-from fuxictr_llm.serving.runs import find_run, read_run
+from fuxictr_llm.serving.runs import read_run
 from fuxictr_llm.serving.sample import check_sample
 
 METHOD_PART = "enhancement."

@@ -9,7 +9,8 @@ from typing import Any
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.files import RECORD, write_json
+from fuxictr_llm.common.files import write_json
+from fuxictr_llm.common.run_files import RECORD
 from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.diagnosis.doctor import Finding, look_at, quiet, run_check
 from fuxictr_llm.diagnosis.tiny import TinyCase, tiny_case
