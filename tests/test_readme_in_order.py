@@ -8,6 +8,11 @@ import pytest
 from conftest import CITIES, small_table
 
 import fuxictr_llm.benchmark_configs
+from fuxictr_llm.common.files import read_json
+from fuxictr_llm.common.run_files import RECORD
+from fuxictr_llm.config.resolve import load_experiment
+from fuxictr_llm.experiment.preparation import prepare_run
+from fuxictr_llm.llm.catalog import load_catalog
 from support_readme import carry_out, files_of, write_file, write_movies, write_small_configs
 
 pytestmark = pytest.mark.usefixtures("registry_as_before")
@@ -41,8 +46,16 @@ def write_raw_shop():
 def test_the_readme(reader):
     write_raw_shop()
     names = {}
-    assert len(carry_out("README.md", LEFT_OUT, ADDED, names)) >= 6
+    assert len(carry_out("README.md", LEFT_OUT, ADDED, names)) >= 7
+    params = names["experiment"].params
+    assert params["lambda_fre"] == 0.1 and params["seed"] == 1
     assert len(names["clicks"]) == len(pd.read_csv("data/raw/movielens100k/test.csv"))
+    records = {path.name: read_json(path) for path in Path("checkpoints").rglob(f"*{RECORD}")}
+    assert records[f"MyNet_LLaCTR_movielens100k{RECORD}"]["config"]["hidden_units"] == [64, 64]
+    assert records[f"DeepFM_Calm_movielens100k{RECORD}"]["config"]["lambda_calm"] == 0.2
+    shop = prepare_run(load_experiment("DeepFM_shop", "my_configs"), "unused")
+    catalog = load_catalog(shop.feature_map, shop.data_dir, "my_configs/shop_fields.yaml")
+    assert {field.name: set(field.values) for field in catalog.fields}["city"] == {"Rome", "Oslo"}
 
 
 def test_the_page_on_serving(reader):

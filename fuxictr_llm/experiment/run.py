@@ -39,6 +39,7 @@ from fuxictr_llm.experiment.record import (
     put_in_place,
     source_digests,
     typed_command,
+    warn_of_other_code,
     weights_kept,
 )
 from fuxictr_llm.experiment.summary import log_summary
@@ -104,6 +105,7 @@ def _run(experiment: Experiment, fresh: bool, listener: Listener) -> Result:
     # `own` is there for the whole run, and is removed even where the process is killed (by a later run).
     with logging_to(folder / f"{model_id}.log"), own_folder(folder / f"{model_id}.model") as own:
         logging.info("Params: %s", print_to_json(experiment.params))
+        warn_of_other_code(folder / model_id, sources)
         run = prepare_run(experiment, model_id)
         unfinished = own / "weights.model"
         # Kept under a name with the digest of the settings, which no run with other settings takes.
