@@ -1,12 +1,15 @@
 """The options that were typed, repeated where a message names another command."""
 
 import argparse
+import contextlib
 import shlex
 import sys
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
+PROGRAM = "python -m fuxictr_llm"
 OF_RUNS = ("run", "encode")  # commands of which another run may repeat the options
 
 
@@ -17,32 +20,36 @@ def command_for(expid: str, without: Container[str] | None = None, seed: bool = 
         without: config keys whose `--set` is left out; None: all of them.
         seed: whether `--seed` is repeated.
     """
-    words = ["python", "run_expid.py"] if _stem() == "run_expid" else ["python", "-m", "fuxictr_llm", "run"]
-    words = ["fuxictr-llm", "run"] if _stem() == "fuxictr-llm" else words
-    typed = _typed()
-    for option in ("config", "zoo", "gpu", *(["seed"] if seed else [])):
-        if (value := getattr(typed, option)) is not None:
-            words += [f"--{option}", value]
-    words += ["--expid", expid]
-    for setting in typed.set if without is not None else ():
-        if setting.partition("=")[0] not in without:
-            words += ["--set", setting]
-    return shlex.join(words)
+    stem, words = Path(sys.argv[0]).stem, sys.argv[1:]
+    is_ours = stem == "run_expid" or (stem in ("fuxictr-llm", "__main__") and words[:1] and words[0] in OF_RUNS)
+    program = {"run_expid": "python run_expid.py", "fuxictr-llm": "fuxictr-llm run"}.get(stem, f"{PROGRAM} run")
+    return f"{program} {_repeated(words if is_ours else [], expid, without, seed)}"
 
 
-def _stem() -> str:
-    return Path(sys.argv[0]).stem
+def prepare_command(record: Mapping[str, Any]) -> str:
+    """The command that builds the data set of a run anew, with the config and settings that the run's record names."""
+    words: list[str] = []
+    with contextlib.suppress(ValueError):  # a stranger's record
+        words = shlex.split(str(record.get("command") or ""))
+    return f"{PROGRAM} prepare {_repeated(words, str(record.get('expid')), (), seed=False)}"
 
 
-def _typed() -> argparse.Namespace:
-    """The options of this process's command; none where it is no run of ours."""
+def _repeated(words: Sequence[str], expid: str, without: Container[str] | None, seed: bool) -> str:
+    """The options among words of a command, for another experiment."""
     parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     for option in ("--config", "--zoo", "--gpu", "--seed"):
         parser.add_argument(option)
     parser.add_argument("--set", action="append", default=[])
-    words = sys.argv[1:]
-    is_ours = _stem() in ("fuxictr-llm", "__main__") and words[:1] and words[0] in OF_RUNS
     try:
-        return parser.parse_known_args(words if is_ours or _stem() == "run_expid" else [])[0]
+        typed = parser.parse_known_args(words)[0]
     except argparse.ArgumentError:
-        return parser.parse_args([])
+        typed = parser.parse_args([])
+    repeated = []
+    for option in ("config", "zoo", "gpu", *(["seed"] if seed else [])):
+        if (value := getattr(typed, option)) is not None:
+            repeated += [f"--{option}", value]
+    repeated += ["--expid", expid]
+    for setting in typed.set if without is not None else ():
+        if setting.partition("=")[0] not in without:
+            repeated += ["--set", setting]
+    return shlex.join(repeated)
