@@ -117,6 +117,21 @@ def open_files():
     return len([*Path("/proc/self/fd").iterdir()])
 
 
+def test_what_cannot_be_removed_is_named_and_the_rest_goes(capsys, monkeypatch):
+    locked, other = entry(number=1), entry("text_vectors", 2)
+    replace = Path.replace
+
+    def refused(self, target):
+        if self == locked:
+            raise PermissionError(13, "Permission denied")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", refused)
+    assert main(["clean", "--yes"]) == 0
+    assert f"left, as it cannot be removed (Permission denied): {locked}" in capsys.readouterr().out
+    assert locked.exists() and not other.exists()
+
+
 def test_a_process_holds_so_many_folders_at_most():
     before = open_files()
     for number in range(MOST + 20):

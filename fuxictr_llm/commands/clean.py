@@ -43,10 +43,15 @@ def execute(args: argparse.Namespace) -> None:
     if not args.yes:
         print(f"{len(found)} things, {size_text(sum(entry.size for entry, _ in found))}; --yes removes them")
         return
-    removed = [entry for entry, remove in found if remove()]
-    left = [entry for entry, _ in found if entry not in removed]
-    for entry in left:
-        print(f"left, as a process uses it: {entry.path}")
+    removed = []
+    for entry, remove in found:
+        try:
+            if remove():
+                removed.append(entry)
+            else:
+                print(f"left, as a process uses it: {entry.path}")
+        except OSError as error:  # another user's
+            print(f"left, as it cannot be removed ({error.strerror}): {entry.path}")
     print(f"removed {len(removed)} things, {size_text(sum(entry.size for entry in removed))}")
 
 
