@@ -205,6 +205,16 @@ def test_set_is_strict_in_a_plain_fuxictr_directory_too(fuxictr_dir):
         load_experiment("FM_y", fuxictr_dir)
 
 
+def test_a_method_in_a_plain_fuxictr_directory_says_how_it_becomes_an_expid(fuxictr_dir):
+    with pytest.raises(
+        UserError, match="unknown expid 'DeepFM_LLaCTR_shop' .*'mkdir .*config/method_config' makes any"
+    ):
+        load_experiment("DeepFM_LLaCTR_shop", fuxictr_dir)
+    (fuxictr_dir / "method_config").mkdir()
+    edit(fuxictr_dir / "model_config" / "b.yaml", " patience: 2,", "")  # which FuxiCTR does not know either
+    assert load_experiment("DeepFM_LLaCTR_shop", fuxictr_dir).params["method"] == "LLaCTR"
+
+
 def test_what_fuxictr_needs_and_a_config_lacks_is_named(fuxictr_dir):
     path = fuxictr_dir / "model_config" / "b.yaml"
     path.write_text(path.read_text().replace("optimizer: adam,", "").replace("verbose: 0,", ""))
