@@ -6,6 +6,7 @@ from fuxictr.utils import load_config
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.formats import parse_yaml
 from fuxictr_llm.config.resolve import load_experiment, parse_overrides
+from support import edit
 
 
 def test_later_layers_win(configs):
