@@ -1,5 +1,6 @@
 """The pages are carried out from top to bottom, in new folders: no step needs what no step before it made."""
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fuxictr_llm.common.run_files import RECORD
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.experiment.preparation import prepare_run
 from fuxictr_llm.llm.catalog import load_catalog
+from support import as_arguments
 from support_readme import carry_out, files_of, write_file, write_movies, write_small_configs
 
 pytestmark = pytest.mark.usefixtures("registry_as_before")
@@ -71,5 +73,6 @@ def test_the_page_on_serving(reader):
 
 # The pages of the other methods show two commands each, of which neither needs the other.
 @pytest.mark.parametrize("method", ["LLaCTR", "ELEC", "LLMEmb"])
-def test_the_page_of_a_method(reader, method):
-    assert carry_out(f"model_zoo/{method}/README.md", LEFT_OUT, ADDED, {})
+def test_the_page_of_a_method(reader, llm, method):
+    tiny = {r"pretrained_emb: llm| --values ": shlex.join(as_arguments(llm))}  # of no method, whose config is scaled
+    assert carry_out(f"model_zoo/{method}/README.md", LEFT_OUT, {**ADDED, **tiny}, {})
