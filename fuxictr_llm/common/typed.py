@@ -49,7 +49,7 @@ def _repeated(words: Sequence[str], expid: str, without: Container[str] | None, 
         if (value := getattr(typed, option)) is not None:
             repeated += [f"--{option}", value]
     repeated += ["--expid", expid]
-    for setting in typed.set if without is not None else ():
-        if setting.partition("=")[0] not in without:
+    for setting in typed.set:
+        if without is not None and setting.partition("=")[0] not in without:
             repeated += ["--set", setting]
     return shlex.join(repeated)
