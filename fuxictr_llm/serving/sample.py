@@ -13,7 +13,7 @@ from fuxictr.pytorch.models import BaseModel
 from fuxictr_llm.common.code_digest import digest_of_code
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.enhancement.model import own_columns
-from fuxictr_llm.host.batches import Batch, predictions_of, rows_of, some_rows
+from fuxictr_llm.host.batches import Batch, columns_of, predictions_of, rows_of, some_rows
 from fuxictr_llm.registry import method_modules
 from fuxictr_llm.serving.load import ServedModel
 
@@ -38,7 +38,8 @@ def sample_of(model: BaseModel, rows: Iterable[Batch]) -> dict[str, Any] | None:
     model.eval()
     with torch.inference_mode():
         predicted = predictions_of(model, model.forward(batch)).float().cpu()
-    return {"columns": {name: batch[name].tolist() for name in read if name in batch}, "y_pred": predicted.tolist()}
+    columns = columns_of(batch)
+    return {"columns": {name: columns[name].tolist() for name in read if name in columns}, "y_pred": predicted.tolist()}
 
 
 def check_sample(served: ServedModel, record: Mapping[str, Any], where: str) -> None:
