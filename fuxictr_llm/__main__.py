@@ -1,21 +1,49 @@
 """The command line: `fuxictr-llm COMMAND`, or `python -m fuxictr_llm COMMAND`; `run` is also `run_expid.py`."""
 
-import argparse
 import errno
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-import fuxictr_llm
-from fuxictr_llm.commands import bars, doctor, encode, export, leaderboard, predict, prepare, program, run, verify, zoo
+from fuxictr_llm.commands import (
+    bars,
+    clean,
+    doctor,
+    encode,
+    export,
+    leaderboard,
+    ls,
+    predict,
+    prepare,
+    program,
+    run,
+    verify,
+    zoo,
+)
+from fuxictr_llm.commands.parsing import Parser, parsed
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import end_processes, first_to_fail, under_torchrun
 from fuxictr_llm.common.signals import Terminated, terminated_as_interrupted
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
-COMMANDS = (run, prepare, encode, leaderboard, verify, bars, export, predict, doctor, zoo)
+COMMANDS = (run, prepare, encode, leaderboard, verify, bars, export, predict, doctor, zoo, ls, clean)
+DESCRIPTION = """\
+Language models for click-through-rate prediction, as a plugin of FuxiCTR.
+
+An experiment has a name, {Backbone}[_{Method}]_{dataset_id}: DeepFM_movielens100k is FuxiCTR's DeepFM,
+DeepFM_LLaCTR_movielens100k the same with the method LLaCTR. What a method needs from a language model is computed
+before training and stored; no language model runs at serving time.
+"""
+EXAMPLES = """\
+examples:
+  {program} run --list                                  what there is
+  {program} run --expid DeepFM_LLaCTR_movielens100k     train and evaluate
+  {program} leaderboard --backbones DeepFM --methods plain LLaCTR --datasets movielens100k --seeds 5
+  {program} export --run checkpoints/movielens100k/DeepFM_LLaCTR_movielens100k --to served
+  {program} COMMAND --help                              the options of a command
+"""
 SHARED = ("run", "encode")  # commands whose work the processes of torchrun share
 MOVED: dict[tuple[str, ...], str] = {
     ("leaderboard", "verify"): "verify",
@@ -32,14 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     if under_torchrun():  # DDP warns where no parameter is unused, which it can only be told before it knows the model
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-    parser = argparse.ArgumentParser(prog=program(), description=fuxictr_llm.__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    parser = Parser(prog=program(), description=DESCRIPTION, epilog=EXAMPLES.format(program=program()))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     for command in COMMANDS:
         command.add(commands)
     try:
         if name := MOVED.get(tuple(words[:2])):
             raise UserError(f"{' '.join(words[:2])!r} is now a command of its own: {program()} {name} ...")
-        args = parser.parse_args(words)
+        args = parsed(parser, commands.choices, words)
         _check_command(words[0])
         with nullcontext() if under_torchrun() else terminated_as_interrupted():  # torchrun's wait in C++
             args.command(args)

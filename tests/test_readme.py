@@ -1,4 +1,7 @@
-"""What the READMEs show works: their examples run, their commands parse, their links lead somewhere."""
+"""What the READMEs show works: their examples run, their commands parse, their links lead somewhere.
+
+Pages that a reader carries out from top to bottom: test_readme_in_order.py.
+"""
 
 import argparse
 import dataclasses
@@ -12,11 +15,9 @@ from pathlib import Path
 
 import matplotlib.image
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import CITIES, small_table
 
 import fuxictr_llm
 from fuxictr_llm.__main__ import main
@@ -29,8 +30,8 @@ from fuxictr_llm.leaderboard.plan.plan import Plan
 from fuxictr_llm.leaderboard.run.space import read_space
 from fuxictr_llm.llm.catalog import load_catalog
 from fuxictr_llm.model_zoo.LLaCTR.vector_file import write_field_vectors
-from fuxictr_llm.registry import find_backbone, find_method
-from support import as_arguments, batches, build, edit, params, small_feature_map
+from fuxictr_llm.registry import find_method
+from support import edit, params, small_feature_map
 
 pytestmark = pytest.mark.usefixtures("registry_as_before")
 
@@ -145,54 +146,6 @@ def test_the_picture_is_what_its_script_draws(tmp_path, monkeypatch):
     assert "(tests/pictures/taps.png)" in read("README.md")
 
 
-def test_the_lines_of_python_train_export_and_load(movies):
-    (program,) = blocks_of(section_of("README.md", "## In Python"), "python")
-    assert len(program.splitlines()) <= 10
-    names = {}
-    exec(compile(program, "README.md", "exec"), names)
-    assert names["experiment"].params["lambda_fre"] == 0.1 and names["experiment"].params["seed"] == 1
-    (line,) = blocks_of(section_of("README.md", "## Serving"), "python")
-    exec(line, names | {"rows": pd.read_csv(names["experiment"].params["test_data"]).head(5)}, names)
-    assert names["clicks"].shape == (5,)
-
-
-def test_the_example_of_own_data_runs(tiny_settings):
-    files = ["my_configs/dataset_config.yaml", "my_configs/shop_fields.yaml"]
-    blocks = write_blocks("README.md", "## Your data", files)
-    assert sum(map(len, map(str.splitlines, blocks))) <= 16
-    Path("my_configs/method_config").mkdir()
-    Path("raw").mkdir()
-    for seed, split in enumerate(("train", "valid", "test")):
-        table = small_table(300, seed).drop(columns=["user", "tags"])
-        table.assign(city=table["city"].isin(CITIES[:3]) + 1).to_csv(f"raw/{split}.csv", index=False)
-    settings = {**tiny_settings, "epochs": 1, "verbose": 0, "num_threads": 1}
-    sets = as_arguments(settings)
-    assert main(["run", "--config", "my_configs", "--expid", "DeepFM_LLaCTR_shop", *sets]) == 0
-    run = prepare_run(load_experiment("DeepFM_shop", "my_configs"), "unused")
-    catalog = load_catalog(run.feature_map, run.data_dir, "my_configs/shop_fields.yaml")
-    assert {field.name: set(field.values) for field in catalog.fields}["city"] == {"Rome", "Oslo"}
-
-
-def test_the_example_of_an_own_backbone_trains_with_a_method(movies):
-    before = (movies / "model_config.yaml").read_text()
-    blocks = write_blocks("README.md", "## Your backbone", ["my_net.py", "my_configs/model_config.yaml"])
-    assert sum(map(len, map(str.splitlines, blocks))) <= 19
-    (movies / "model_config.yaml").write_text(before + blocks[1])
-    result = run_experiment(fuxictr_llm.load_experiment("MyNet_LLaCTR_movielens100k"))
-    assert type(result.model).__name__ == "MyNet_LLaCTR" and result.run.params["hidden_units"] == [64, 64]
-    assert result.model.enhancement.anatomy.representation_width == 64
-
-
-def test_the_short_example_of_an_own_method_trains(movies):
-    blocks = write_blocks("README.md", "## Your method", ["calm.py", "my_configs/method_config/Calm.yaml"])
-    assert sum(map(len, map(str.splitlines, blocks))) <= 17
-    calm, plain = (run_experiment(load_experiment(expid, "my_configs")) for expid in (
-        "DeepFM_Calm_movielens100k", "DeepFM_movielens100k"
-    ))  # fmt: skip
-    assert calm.run.params["lambda_calm"] == 0.2
-    assert calm.record["metrics"] != plain.record["metrics"]
-
-
 def test_the_example_of_an_own_method_is_served_and_costs_nothing_when_off(movies):
     files = ["spread.py", "my_configs/method_config/Spread.yaml"]
     blocks = write_blocks("model_zoo/README.md", "## Your own method", files)
@@ -210,25 +163,9 @@ def test_fuxictr_scripts_find_a_class_by_its_name(tmp_path):
     feature_map, file = small_feature_map("DeepFM"), tmp_path / "vectors.safetensors"
     fields = [name for name, spec in feature_map.features.items() if spec["type"] != "meta"]
     write_field_vectors(file, torch.randn(len(fields), 9), fields)
-    names = {"feature_map": feature_map, "params": params("DeepFM", field_vectors=str(file))}
+    names = {"feature_map": feature_map, "params": params("DeepFM", field_vectors=str(file), model="DeepFM_LLaCTR")}
     exec(program, names)
     assert type(names["model"]).__name__ == "DeepFM_LLaCTR"
-
-
-def test_any_model_is_student_of_another():
-    (program,) = blocks_of(section_of("model_zoo/ELEC/README.md", "## Teacher and student in Python"), "python")
-    names = {
-        "DeepFM": find_backbone("DeepFM"),
-        "feature_map": small_feature_map("DeepFM"),
-        "params": params("DeepFM"),
-        "trained_model": build("FM", "FM"),
-        "train_rows": batches(),
-        "valid_rows": batches(),
-    }
-    Path("unused/small").mkdir(parents=True)  # FuxiCTR's fit saves weights there
-    exec(program, names)
-    assert names["student"].enhancement.teacher is not None
-    assert Path(names["student"].checkpoint).is_file()
 
 
 def test_the_example_of_a_directory_of_ones_own_runs(configs, tmp_path):

@@ -46,6 +46,8 @@ def new_command(
     """A command that `function` carries out; `text` says what it does."""
     parser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
     parser.set_defaults(command=function)
+    if name == "run" and Path(sys.argv[0]).name == "run_expid.py":
+        parser.prog = "python run_expid.py"
     return parser
 
 
@@ -54,10 +56,12 @@ def add_command(
 ) -> argparse.ArgumentParser:
     """A command as `new_command` makes it, with the options that choose an experiment (see `experiment_of`)."""
     parser = new_command(commands, name, function, text)
-    parser.add_argument("--config", help="config directory or YAML file (default: the packaged benchmark_configs)")
-    parser.add_argument("--expid", help="{Backbone}[_{Method}]_{dataset_id}, or a label in the config")
-    parser.add_argument("--gpu", type=int, default=-1, help="index of the GPU, -1 for the CPU")
-    parser.add_argument("--seed", type=int, help="another seed than the config's")
+    text = "config directory or YAML file (default: the packaged benchmark_configs)"
+    parser.add_argument("--config", metavar="DIR|FILE", help=text)
+    text = "the experiment: {Backbone}[_{Method}]_{dataset_id}, or a label in the config"
+    parser.add_argument("--expid", metavar="EXPID", help=text)
+    parser.add_argument("--gpu", type=int, default=-1, metavar="N", help="index of the GPU, -1 for the CPU (default)")
+    parser.add_argument("--seed", type=int, metavar="N", help="another seed than the config's")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting (may be given repeatedly)"
     )

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from fuxictr_llm.commands import Commands, new_command
+from fuxictr_llm.common.run_files import find_run
 
 
 def add(commands: Commands) -> None:
@@ -18,6 +19,8 @@ def add(commands: Commands) -> None:
 
 def execute(args: argparse.Namespace) -> None:
     """Write the folder and print it."""
+    for run in args.run:
+        find_run(run)  # what is misspelt is said before torch is imported
     from fuxictr_llm.leaderboard.boards.bars import write_row
 
     print(write_row(args.run, args.out))

@@ -33,6 +33,7 @@ def doctor(args: argparse.Namespace) -> None:
     """
     if bool(args.model) == bool(args.expid):
         raise UserError("doctor needs --model or --expid, one of the two; run --list shows the backbones")
+    _check_names(args)
     from rich.console import Console
     from rich.markup import escape
 
@@ -59,6 +60,19 @@ def doctor(args: argparse.Namespace) -> None:
     if failed:
         console.print(f"{failed} of {len(checks)} checks failed")
         raise SystemExit(1)
+
+
+def _check_names(args: argparse.Namespace) -> None:
+    """What is misspelt is said before torch is imported."""
+    from fuxictr_llm.config.sources import read_source
+    from fuxictr_llm.host.checkout import use_checkout
+    from fuxictr_llm.registry import find_backbone
+
+    use_checkout(args.zoo)
+    if args.model:
+        find_backbone(args.model, "--model")
+    else:
+        read_source(args.expid, args.config)
 
 
 def _tiny_case(args: argparse.Namespace) -> "TinyCase":

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from fuxictr_llm.commands import Commands, add_zoo, new_command
+from fuxictr_llm.common.run_files import find_run
 from fuxictr_llm.host.checkout import use_checkout
 
 
@@ -24,6 +25,7 @@ def add(commands: Commands) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Write the folder and print it."""
     use_checkout(args.zoo)
+    find_run(args.run)  # what is misspelt is said before torch is imported
     from fuxictr_llm.serving.export import export_run
     from fuxictr_llm.serving.preprocessing import missing_of
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from fuxictr_llm.commands import Commands, add_zoo, chosen_gpu, new_command
+from fuxictr_llm.common.run_files import find_run
 from fuxictr_llm.host.checkout import use_checkout
 
 
@@ -27,6 +28,8 @@ def add(commands: Commands) -> None:
 def execute(args: argparse.Namespace) -> None:
     """Predict, and print counts and metrics."""
     use_checkout(args.zoo)
+    if not (Path(args.model) / "config.json").is_file():  # no export
+        find_run(args.model)  # what is misspelt is said before torch is imported
     gpu = chosen_gpu(args.gpu)
     import torch
 

@@ -34,6 +34,9 @@ def execute(args: argparse.Namespace) -> None:
     from fuxictr_llm.host.checkout import use_checkout
 
     use_checkout(args.zoo)
+    from fuxictr_llm.leaderboard.boards.published import read_board
+
+    read_board(args.board, args.config)  # what is misspelt is said before torch is imported
     from rich.console import Console
 
     from fuxictr_llm.commands.needs import print_plan

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fuxictr_llm.commands import add_methods, add_zoo, default_jobs, methods_of
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.host.checkout import use_checkout
 
 if TYPE_CHECKING:
     from fuxictr_llm.diagnosis.zoo_table import ZooRow
@@ -42,6 +43,7 @@ def zoo(args: argparse.Namespace) -> None:
         raise UserError(f"--timeout {args.timeout} is not more than 0")
     if args.to and not args.to.parent.is_dir():
         raise UserError(f"--to {str(args.to)!r}: there is no folder {str(args.to.parent)!r}")
+    use_checkout(args.zoo)
     from rich.console import Console
     from rich.progress import Progress
 
@@ -58,10 +60,9 @@ def zoo(args: argparse.Namespace) -> None:
         notes,
         summary,
     )
-    from fuxictr_llm.host.checkout import current_checkout, use_checkout
+    from fuxictr_llm.host.checkout import current_checkout
     from fuxictr_llm.registry import backbone_names, find_method
 
-    use_checkout(args.zoo)
     checkout, methods = current_checkout(), methods_of(args)
     if checkout:
         names, title = checkout.names(), "FuxiCTR's zoo"

@@ -23,6 +23,7 @@ from fuxictr_llm.common.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.common.in_use import hold
 from fuxictr_llm.common.locks import locked
 from fuxictr_llm.common.processes import from_main, is_main
 
@@ -43,6 +44,7 @@ def find(kind: str, made_from: Mapping[str, Any], file_name: str) -> tuple[Path,
     """The entry's file and manifest; None where it has to be made."""
     folder = entry_dir(kind, made_from)
     remove_abandoned(folder.parent)
+    hold(folder)
     manifest, path = read_json(folder / "manifest.json"), folder / file_name
     if manifest is None and not folder.exists():
         return None
@@ -74,6 +76,7 @@ def save(
         write(temporary / file_name)
         manifest = {"made_from": made_from, "sha256": digest_of_file(temporary / file_name), **facts}
         write_json(temporary / "manifest.json", manifest)
+    hold(folder)
     return folder / file_name, manifest
 
 

@@ -218,7 +218,10 @@ def _from_fuxictr(expid: str, folder: Path) -> Source:
         if base and entry is not None:
             break
     if entry is None:
-        raise unknown("expid", expid, names, where=repr(str(folder)))
+        error = unknown("expid", expid, names, where=repr(str(folder)))
+        if {*expid.split("_")} & {*registry.method_names()}:
+            raise UserError(f"{error}; 'mkdir {folder / 'method_config'}' makes any backbone with any method an expid")
+        raise error
     params = {**base, **entry}
     dataset_id = params.get("dataset_id")
     if dataset_id is None:

@@ -25,6 +25,7 @@ from fuxictr_llm.common.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.common.in_use import hold
 from fuxictr_llm.common.locks import locked
 from fuxictr_llm.common.progress import BYTES, Progress
 
@@ -112,6 +113,7 @@ def seal(folder: Path) -> None:
 
 def is_whole(folder: Path) -> bool:
     """Whether a sealed folder has all its files as they were; a warning names those that changed."""
+    hold(folder)
     manifest = read_json(folder / "manifest.json")
     digests = manifest.get("sha256") if isinstance(manifest, dict) else None
     if not isinstance(digests, dict) or not digests:  # of an earlier version, or none

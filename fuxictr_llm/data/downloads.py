@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import OTHER_CACHE, cache_dir, digest_of_file, own_folder, writable_dir
+from fuxictr_llm.common.in_use import hold
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
@@ -36,6 +37,7 @@ def downloaded(file: Download) -> Path:
     """
     folder = writable_dir(cache_dir() / "downloads" / file.sha256[:12], OTHER_CACHE)
     path = folder / file.name
+    hold(folder)
     if path.is_file() and digest_of_file(path) == file.sha256:
         return path
     with own_folder(path) as temporary:

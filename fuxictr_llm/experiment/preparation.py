@@ -30,6 +30,7 @@ from fuxictr_llm.llm.vectors.values import prepare_value_vectors
 from fuxictr_llm.training.monitoring import check_groups
 
 FEW_BATCHES = 10
+BAD_LOGLOSS = 0.8
 
 
 def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = False) -> Run:
@@ -103,13 +104,30 @@ def warn_of_few_batches(rows: int, params: Mapping[str, Any]) -> None:
     batches = -(-rows // params["batch_size"])
     if batches < FEW_BATCHES:
         logging.warning(
-            "An epoch has %d batches (%d rows, batch_size %d): the model may have learnt little when training stops; "
+            "An epoch has %s (%d rows, batch_size %d): the model may have learnt little when training stops; "
             "set a batch_size of %d, say",
-            batches,
+            "1 batch" if batches == 1 else f"{batches} batches",
             rows,
             params["batch_size"],
             1 << max(rows // (4 * FEW_BATCHES), 16).bit_length() - 1,  # a power of two
         )
+
+
+def warn_of_logloss(metrics: Mapping[str, float], params: Mapping[str, Any]) -> None:
+    """Warn where probabilities are far worse than one half for every row, and say which numbers are not scaled.
+
+    Args:
+        metrics: of the validation rows.
+    """
+    if not metrics.get("logloss", 0.0) > BAD_LOGLOSS:
+        return
+    numbers = [column for column in params.get("feature_cols") or () if column.get("type") == "numeric"]
+    names = [column["name"] for column in numbers if column.get("active") and not column.get("normalizer")]
+    flat = [name for each in names for name in ([each] if isinstance(each, str) else each)]
+    hint = f"; give {', '.join(map(repr, flat))} a normalizer: StandardScaler or MinMaxScaler" if flat else ""
+    logging.warning(
+        "Validation logloss is %.3f, and 0.693 with a probability of one half for every row%s", metrics["logloss"], hint
+    )
 
 
 def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:

@@ -31,15 +31,16 @@ from fuxictr_llm.common.files import (
     digest_of_folder,
     digests_of_files,
     explain_write_errors,
+    read_json,
     write_json,
 )
 from fuxictr_llm.common.processes import local_process_count, process_count, under_torchrun
+from fuxictr_llm.common.run_files import RECORD
 from fuxictr_llm.common.runs import Stages
 from fuxictr_llm.config.language_models import ValueVectorsConfig, asks_for_vectors
 from fuxictr_llm.data.field_words import read_field_config
 from fuxictr_llm.llm.model_files import digest_of_model
 from fuxictr_llm.registry import method_modules
-from fuxictr_llm.serving.export import RECORD
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 DigestOfFolder = Callable[[Path], str]
@@ -147,6 +148,14 @@ def put_in_place(weights: Path, files: Path, record: dict[str, Any]) -> None:
         written.replace(f"{files}.run.json")
     finally:
         written.unlink(missing_ok=True)
+
+
+def warn_of_other_code(files: Path, sources: Mapping[str, Any]) -> None:
+    """Warn where the record `<files>.run.json`, which a run is going to replace, is of other code of its method."""
+    record = read_json(f"{files}{RECORD}")
+    noted = (record.get("sources") or {}).get("code") or {} if isinstance(record, dict) else {}
+    if "method" in noted and noted["method"] != sources["code"].get("method"):
+        logging.warning("%s is of a run with other code of its method: it is replaced when this run ends", files)
 
 
 def append_result_line(path: Path, record: Mapping[str, Any]) -> None:

@@ -29,7 +29,7 @@ from fuxictr_llm.data.slices import FrequencySlices, predict
 from fuxictr_llm.enhancement.model import added_columns_of, enhance
 from fuxictr_llm.experiment.cold import add_cold_values, check_cold_values
 from fuxictr_llm.experiment.predictions import PREDICTIONS, write_predictions
-from fuxictr_llm.experiment.preparation import prepare_run, warn_of_few_batches
+from fuxictr_llm.experiment.preparation import prepare_run, warn_of_few_batches, warn_of_logloss
 from fuxictr_llm.experiment.record import (
     append_result_line,
     code_digests,
@@ -39,11 +39,13 @@ from fuxictr_llm.experiment.record import (
     put_in_place,
     source_digests,
     typed_command,
+    warn_of_other_code,
     weights_kept,
 )
 from fuxictr_llm.experiment.summary import log_summary
 from fuxictr_llm.host.batches import labels_of
 from fuxictr_llm.host.columns import describe_feature_map
+from fuxictr_llm.serving.sample import sample_of
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT, build
 from fuxictr_llm.training.checkpoints import Checkpoints
 from fuxictr_llm.training.devices import check_together, evaluate
@@ -103,6 +105,7 @@ def _run(experiment: Experiment, fresh: bool, listener: Listener) -> Result:
     # `own` is there for the whole run, and is removed even where the process is killed (by a later run).
     with logging_to(folder / f"{model_id}.log"), own_folder(folder / f"{model_id}.model") as own:
         logging.info("Params: %s", print_to_json(experiment.params))
+        warn_of_other_code(folder / model_id, sources)
         run = prepare_run(experiment, model_id)
         unfinished = own / "weights.model"
         # Kept under a name with the digest of the settings, which no run with other settings takes.
@@ -203,6 +206,7 @@ def _train(
         valid_rows, test_rows = loaders["valid"], loaders.get("test")
     logging.info("****** Validation evaluation ******")
     metrics = {"valid": evaluate(model, valid_rows, "validation"), "test": {}}
+    warn_of_logloss(metrics["valid"], params)
     if test_rows is not None:
         logging.info("******** Test evaluation ********")
         with stages("test") as facts:
@@ -222,6 +226,7 @@ def _train(
         "slices": slices.of_model(model, test_rows) if slices is not None and test_rows is not None else None,
         "cold_values": cold_facts,
         "networks": run.networks,
+        "sample": sample_of(model, valid_rows if test_rows is None else test_rows) if is_main() else None,
         "best_epoch": trained.best_epoch,
         "evaluations": [evaluation._asdict() for evaluation in trained.evaluations],
         "evaluated_at": list(trained.evaluated_at),

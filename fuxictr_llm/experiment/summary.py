@@ -7,9 +7,12 @@ from typing import Any
 
 from fuxictr.utils import print_to_list
 
+from fuxictr_llm import registry
+from fuxictr_llm.common.checks import field_names
 from fuxictr_llm.common.files import read_json
 from fuxictr_llm.common.runs import Stages
-from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
+from fuxictr_llm.common.typed import command_for
+from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, constructor_hints
 from fuxictr_llm.data.slices import slices_table
 from fuxictr_llm.distillation.recovery import recovery_of
 from fuxictr_llm.experiment.cold import unseen_table
@@ -73,12 +76,20 @@ def networks_table(record: Mapping[str, Any], folder: Path) -> list[str]:
         shown = [f"{'-':>16}" if value is None else f"{value:16.6f}" for value in values]
         lines.append("  " + "".join([f"{name:26}", *shown]))
     if not plain and "plain" not in networks:
-        expid = f"{record['config']['model']}_{record['config']['dataset_id']}"
-        lines.append(f"  (the plain backbone with these settings has not run here: --expid {expid})")
+        lines.append(f"  (the plain backbone with these settings has not run here: {_command_of_plain(record)})")
     found = [(split, recovery_of(networks, split, names, record["metrics"])) for split in ("valid", "test")]
     lines += [f"  {split}: {recovery}" for split, recovery in found if recovery]
     slices = {name: facts["slices"] for name, facts in networks.items() if facts.get("slices")}
     return lines + (["  " + line for line in slices_table(slices).splitlines()] if slices else [])
+
+
+def _command_of_plain(record: Mapping[str, Any]) -> str:
+    """Runs the backbone of a run as the run was, without the settings of its method alone."""
+    config = record["config"]
+    of_backbone = constructor_hints(registry.find_backbone(config["model"])).keys()
+    of_method = field_names(registry.find_method(config["method"]).config_cls) - of_backbone
+    expid = f"{config['model'].rpartition(':')[2]}_{config['dataset_id']}"
+    return command_for(expid, without={*of_method, "method_regularizer"})
 
 
 def find_plain(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:

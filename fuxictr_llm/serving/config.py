@@ -123,6 +123,7 @@ class TrainedSettings(TypedDict, total=False):
     model: Required[Name]
     method: Name | None
     user_info: str | None
+    gpu: int
 
 
 @with_config(STRICT)
@@ -130,6 +131,14 @@ class TrainedBackbone(ExportedBackbone, total=False):
     """An origin as `config.origins.Origin.record` gives it."""
 
     name: Name
+
+
+@with_config(STRICT)
+class TrainedSample(TypedDict):
+    """Rows and their predictions, as `sample.sample_of` gives them."""
+
+    columns: dict[str, Annotated[list[Any], Field(min_length=1)]]
+    y_pred: Annotated[list[list[float]], Field(min_length=1)]
 
 
 @with_config(STRICT)
@@ -141,6 +150,7 @@ class Trained(TypedDict, total=False):
     backbone: TrainedBackbone | None
     cold_values: TrainedColdValues | None
     added_columns: dict[str, ExportedColumn]
+    sample: TrainedSample | None
 
 
 def read_config(folder: Path) -> dict[str, Any]:

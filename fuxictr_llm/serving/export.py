@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fuxictr_llm import registry
 from fuxictr_llm.common.checks import checked
-from fuxictr_llm.common.errors import UserError, nearest, reason_of, unknown
+from fuxictr_llm.common.errors import UserError, nearest, reason_of
 from fuxictr_llm.common.files import (
     digest_of_file,
     explain_write_errors,
@@ -23,6 +23,7 @@ from fuxictr_llm.common.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.common.run_files import find_run
 from fuxictr_llm.common.runs import versions
 from fuxictr_llm.config.keys import ModelKeys
 from fuxictr_llm.config.origins import find_trained, origin_of
@@ -33,12 +34,13 @@ from fuxictr_llm.enhancement.folded import StoredVectors
 from fuxictr_llm.host.columns import make_feature_map
 from fuxictr_llm.host.evaluated import INITIALIZER
 from fuxictr_llm.host.tables import FIRST_COLD_ID
-from fuxictr_llm.serving.config import CONFIG, FORMAT, Trained, check_content, cold_values_of, evaluation_of
+from fuxictr_llm.serving.config import CONFIG, FORMAT, cold_values_of, evaluation_of
 from fuxictr_llm.serving.graphs import check_graphs, files_of_graphs, write_graphs
 from fuxictr_llm.serving.load import WEIGHTS, AllocatingAtMost, build_backbone, load_model
 from fuxictr_llm.serving.preprocessing import write_preprocessing
+from fuxictr_llm.serving.runs import read_run
+from fuxictr_llm.serving.sample import check_sample
 
-RECORD = ".run.json"
 METHOD_PART = "enhancement."
 # Column type -> the keys by which the ids and values of two data sets have the same meaning.
 DATA_KEYS: dict[str, tuple[str, ...]] = {
@@ -60,12 +62,13 @@ def export_run(run: Path | str, to: Path | str, graphs: Collection[str] = (), *,
         preprocessing: with what turns raw rows into ids, where the built data set of the run is still there.
 
     Raises:
-        UserError: no such run, it is damaged, its method does not fold, it has no such graph, `to` cannot be written.
+        UserError: no such run, it is damaged, its method does not fold, it has no such graph, `to` cannot be written,
+            the export predicts something else than the run did.
     """
     check_graphs(graphs)
     record_file = find_run(run)
     _check_target(Path(to))
-    record, state = _read(record_file)
+    record, state = read_run(record_file)
     config, tensors, network = _exported(record, state, record_file)
     writable_dir(Path(to).resolve().parent, "name another folder with --to")
     with explain_write_errors(Path(to), "name another folder with --to"), replacing_dir(to) as folder:
@@ -75,33 +78,12 @@ def export_run(run: Path | str, to: Path | str, graphs: Collection[str] = (), *,
         digests = {"weights_sha256": digest_of_file(folder / WEIGHTS), "fuxictr_checkpoint": checkpoint}
         made: dict[str, Any] = {"preprocessing": write_preprocessing(record, folder)} if preprocessing else {}
         write_json(folder / CONFIG, config | digests | made)
-        served = load_model(folder)  # an export that cannot be loaded replaces nothing
+        served = load_model(folder)  # an export that cannot be loaded, or predicts something else, replaces nothing
+        check_sample(served, record, f"the export of {str(run)!r}")
         if graphs:
             made["graphs"] = write_graphs(served, folder, graphs)
             write_json(folder / CONFIG, config | digests | made)
     return Path(to)
-
-
-def find_run(run: Path | str) -> Path:
-    """The .run.json of a run, named as for `export_run`.
-
-    Raises:
-        UserError: there is none, or several.
-    """
-    path = Path(run)
-    name = path.name.removesuffix(RECORD).removesuffix(".model")
-    record = path.with_name(name + RECORD)
-    if name and record.is_file():
-        return record
-    if path.is_dir():
-        records = sorted(path.glob("*" + RECORD))
-        if len(records) == 1:
-            return records[0]
-        names = ", ".join(str(record).removesuffix(RECORD) for record in records)
-        form = "<model_root>/<dataset_id>/<model_id>, as its summary prints it"
-        raise UserError(f"{str(path)!r} holds {len(records)} runs; name one: {names or form}")
-    there = [str(record).removesuffix(RECORD) for record in path.parent.glob("*" + RECORD)]
-    raise unknown("run", str(run), there)
 
 
 def _check_target(to: Path) -> None:
@@ -128,30 +110,6 @@ def _fuxictr_checkpoint(network: BaseModel, folder: Path) -> dict[str, str]:
     file = folder / f"{type(network).__name__}.model"
     network.save_weights(file)
     return {"file": file.name, "sha256": digest_of_file(file)}
-
-
-def _read(record_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A run's record and its trained state."""
-    record = read_json(record_file)
-    if not isinstance(record, dict) or not {"config", "feature_map", "config_sha256"} <= record.keys():
-        raise UserError(f"{str(record_file)!r} is damaged or of an earlier version; run the experiment again")
-    weights = record_file.with_name(record_file.name.removesuffix(RECORD) + ".model")
-    if not weights.is_file():
-        raise UserError(f"{str(weights)!r} is missing; run the experiment again")
-    check_content(record, Trained, repr(str(record_file)), "run the experiment again")
-    noted = record.get("weights_sha256")  # not in records of earlier versions
-    if noted and digest_of_file(weights, read_all=True) != noted:
-        raise UserError(
-            f"{str(weights)!r} is damaged or of another run (its sha256 is not the one in {record_file.name}); run the "
-            "experiment again"
-        )
-    try:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # what is no pickle of weights fails in many ways
-        raise UserError(f"{str(weights)!r} is damaged ({type(error).__name__}); run the experiment again") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UserError(f"{str(weights)!r} holds no weights; run the experiment again")
-    return record, state
 
 
 def _exported(

@@ -10,6 +10,7 @@ from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import write_json
+from fuxictr_llm.common.run_files import RECORD
 from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.diagnosis.doctor import Finding, look_at, quiet, run_check
 from fuxictr_llm.diagnosis.tiny import TinyCase, tiny_case
@@ -18,7 +19,7 @@ from fuxictr_llm.enhancement.base import NotTried
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.host.columns import describe_feature_map
 from fuxictr_llm.registry import find_backbone, find_method
-from fuxictr_llm.serving.export import RECORD, export_run
+from fuxictr_llm.serving.export import export_run
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 

@@ -17,6 +17,7 @@ from typing_extensions import TypedDict
 from fuxictr_llm.common.checks import STRICT
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import digest_of_file, read_json, write_json
+from fuxictr_llm.common.typed import prepare_command
 from fuxictr_llm.config.keys import Column, Label
 from fuxictr_llm.serving.config import AGAIN, read_config, wrong_part
 
@@ -120,7 +121,7 @@ def _built(record: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
         raise UserError("the run's data set names no raw columns (it was built elsewhere); give the run raw files")
     data_dir = Path(settings["data_root"]) / settings["dataset_id"]
     fitted, manifest = read_json(data_dir / FILE), read_json(data_dir / MANIFEST)
-    build = f"build it anew with 'python -m fuxictr_llm prepare --expid {record.get('expid')}', then export again"
+    build = f"build it anew with '{prepare_command(record)}', then export again"
     where = f"built data set {str(data_dir)!r}"
     if not isinstance(fitted, dict) or not manifest or not manifest.get("made_from"):
         raise UserError(f"{where} is not there, or is of an earlier version; in the folder of the run, {build}")

@@ -174,7 +174,7 @@ def _given_teacher(config: ELECConfig, run: Run) -> Teacher:
     """A run or an export as the teacher."""
     if config.schedule == "joint":
         raise UserError(f"schedule: joint trains its teacher, and {config.teacher!r} is trained; set schedule: staged")
-    if not Path(config.teacher).exists() and not Path(f"{config.teacher}.run.json").exists():
+    if not Path(config.teacher).exists() and len(Path(config.teacher).parts) == 1:
         raise unknown("teacher", config.teacher, [*TEACHERS, "a run or an export of one"])
     model, settings = load_network(config.teacher, run.params["gpu"])
     data = describe_data(run.params, run.data_dir)

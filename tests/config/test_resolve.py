@@ -6,6 +6,7 @@ from fuxictr.utils import load_config
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.formats import parse_yaml
 from fuxictr_llm.config.resolve import load_experiment, parse_overrides
+from support import edit
 
 
 def test_later_layers_win(configs):
@@ -203,6 +204,16 @@ def test_set_is_strict_in_a_plain_fuxictr_directory_too(fuxictr_dir):
         load_experiment("FM_x", fuxictr_dir, overrides={"batchsize": 1})
     with pytest.raises(UserError, match=r"unknown expid 'FM_y' .* did you mean 'FM_x'\?"):
         load_experiment("FM_y", fuxictr_dir)
+
+
+def test_a_method_in_a_plain_fuxictr_directory_says_how_it_becomes_an_expid(fuxictr_dir):
+    with pytest.raises(
+        UserError, match="unknown expid 'DeepFM_LLaCTR_shop' .*'mkdir .*config/method_config' makes any"
+    ):
+        load_experiment("DeepFM_LLaCTR_shop", fuxictr_dir)
+    (fuxictr_dir / "method_config").mkdir()
+    edit(fuxictr_dir / "model_config" / "b.yaml", " patience: 2,", "")  # which FuxiCTR does not know either
+    assert load_experiment("DeepFM_LLaCTR_shop", fuxictr_dir).params["method"] == "LLaCTR"
 
 
 def test_what_fuxictr_needs_and_a_config_lacks_is_named(fuxictr_dir):

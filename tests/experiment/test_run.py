@@ -17,7 +17,7 @@ from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.experiment import run as experiment_module
-from fuxictr_llm.experiment.preparation import prepare_data
+from fuxictr_llm.experiment.preparation import prepare_data, warn_of_logloss
 from fuxictr_llm.experiment.run import run_experiment
 
 RUNS = Path("checkpoints/shop")
@@ -296,3 +296,17 @@ def test_data_built_anew_by_another_run_does_not_reach_one_under_way(configs, mo
     result = run(configs)
     assert result.record["metrics"] == expected.record["metrics"]
     assert result.record["data"] == expected.record["data"]
+
+
+@pytest.mark.parametrize(
+    ("logloss", "columns", "said"),
+    [
+        (11.4, [{"name": ["age", "price"], "type": "numeric", "active": True}], "give 'age', 'price' a normalizer"),
+        (11.4, [{"name": "age", "type": "numeric", "active": True, "normalizer": "StandardScaler"}], "for every row"),
+        (11.4, None, "for every row"),
+        (0.7, None, None),
+    ],
+)
+def test_probabilities_worse_than_one_half_are_warned_of(logloss, columns, said, caplog):
+    warn_of_logloss({"logloss": logloss}, {"feature_cols": columns})
+    assert (said in caplog.text) if said else not caplog.text

@@ -158,6 +158,7 @@ def test_without_entities_the_columns_of_words_make_one_text(shop, caplog):
     assert unit.name == "row"
     assert unit.fields == ("color", "city", "tags")
     assert "a row is one text" in caplog.text
+    assert caplog.text.count("the texts leave out user, price, whose values are no words: name all columns") == 1
 
 
 def test_a_row_that_was_not_there_is_named(shop):

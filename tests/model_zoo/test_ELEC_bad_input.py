@@ -17,6 +17,7 @@ from support import as_arguments, edit
     ("changes", "message"),
     [
         ({"teacher": "gian"}, "unknown teacher 'gian'; did you mean 'gain'"),
+        ({"teacher": "checkpoints/shop/DCN_shop"}, r"unknown run .*'python .* --expid DCN_shop' trains it"),
         ({"h_crossfit": 1}, "h_crossfit 1: a head must leave some rows out"),
         ({"schedule": "joint", "warmup_epochs": 2}, "warmup_epochs 2 leaves nothing of 2 epochs"),
         ({"teacher": "shuffled", "schedule": "joint"}, "shuffled is a trained teacher.* set schedule: staged"),

@@ -21,13 +21,13 @@ from fuxictr_llm.common.checks import check_name
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import explain_write_errors, read_json, replacing_dir, writable_dir
 from fuxictr_llm.common.formats import CENTRE, table_of
+from fuxictr_llm.common.run_files import RECORD, find_run
 from fuxictr_llm.config.keys import DatasetKeys
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
 from fuxictr_llm.experiment.record import result_cells
 from fuxictr_llm.leaderboard.boards.own_files import own_files_of
 from fuxictr_llm.leaderboard.plan.arms import control_of
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT
-from fuxictr_llm.serving.export import RECORD, find_run
 
 PAGE = """## {row}
 

@@ -21,6 +21,7 @@ from fuxictr_llm.leaderboard.run.results import OTHER_OUT, PLAN_FILE, USERS_FILE
 
 ARCHIVE, ENDING = "runs.jsonl.xz", ".jsonl.xz"
 FORM = 1
+OF_THE_DATA = ("sample",)  # of a record: rows of the data set, which may not be passed on
 MOST_BYTES = 1_000_000  # of a file that is committed
 PLACES = {"<cache>": cache_dir, "<code>": lambda: Path(fuxictr_llm.__file__).parents[1], "~": Path.home}
 
@@ -96,7 +97,7 @@ def _lines(results: Results, facts: Mapping[str, str]) -> Iterator[dict[str, Any
     for run in plan.runs():
         line = {"arm": plan.arms.index(run.arm), "split": run.split, "seed": run.seed, "key": run.key}
         if record := results.record_of(run):
-            line["record"] = record
+            line["record"] = {key: value for key, value in record.items() if key not in OF_THE_DATA}
         elif failure := results.failure_of(run):
             line["failure"] = failure
         yield line

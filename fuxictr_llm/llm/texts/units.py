@@ -246,6 +246,8 @@ def plan_units(config: RowTextsConfig, run: Run) -> list[UnitPlan]:
             f"data set {run.params['dataset_id']!r} has nothing to read: no column's values are words; name columns "
             "with text_fields, give their values words in the field config, or longer texts with value_texts"
         )
+    if config.text_fields is None and not catalog.entities:
+        _warn_of_left_out([name for name in catalog.names if name not in columns])
     words = {field.name: field.text for field in catalog.fields}
     ids = {entity.name: entity.id for entity in catalog.entities}
     units = []
@@ -256,6 +258,16 @@ def plan_units(config: RowTextsConfig, run: Run) -> list[UnitPlan]:
         units.append(UnitPlan(name, tuple(names), tuple(sentences), ids.get(name)))
         logging.info("Texts of unit %r tell %s", name, ", ".join(names))
     return units
+
+
+def _warn_of_left_out(names: Sequence[str]) -> None:
+    """Say which columns the texts do not tell, where nobody chose that: the field config has no entities."""
+    if names:
+        logging.warning(
+            "the texts leave out %s, whose values are no words: name all columns that they shall tell with "
+            "text_fields, say in the field config's entities which describe whom, or give coded values words there",
+            ", ".join(names),
+        )
 
 
 def text_fields(config: RowTextsConfig, catalog: FieldCatalog, features: Mapping[str, Any]) -> list[str]:

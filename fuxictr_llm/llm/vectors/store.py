@@ -37,6 +37,7 @@ from fuxictr_llm.common.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.common.in_use import hold
 from fuxictr_llm.common.progress import Progress
 
 # Placebos that are made of the language model's own vectors.
@@ -180,6 +181,7 @@ def find_or_write(
     folder = store.entry_dir(kind, made_from).absolute()
     shard_rows = max(SHARD, -(-rows // MOST_SHARDS))
     plan = {"made_from": made_from, "rows": rows, "shard_rows": shard_rows}
+    hold(folder)
     if not (folder / MANIFEST).is_file() or _missing(folder, plan):
         with store.entry_locked(kind, made_from):
             writable_dir(folder, OTHER_CACHE)
@@ -193,6 +195,7 @@ def find_or_write(
                     if path.is_file():
                         logging.warning("%s is damaged: it is computed anew", path)
                 _write(ShardWriter(folder, rows, shard_rows, make), plan | dict(facts or {}), missing, over or _in_turn)
+        hold(folder)
     return VectorStore(folder)
 
 
