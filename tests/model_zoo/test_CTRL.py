@@ -297,13 +297,13 @@ def test_the_key_of_an_aligned_backbone_has_all_that_changes_it(run, configs, ll
     def key(rows="a", vectors="b", params=(), **changes):
         prepared.params |= dict(params)
         index, store = SimpleNamespace(sha256=rows), SimpleNamespace(sha256=vectors)
-        return digest_of(stages._made_from(CTRLConfig(**changes), prepared, index, [store]))
+        return digest_of(stages._made_from(CTRLConfig(**(llm | changes)), prepared, index, [store]))
 
     assert {field.name for field in fields(CTRLConfig)} <= OTHERS.keys()
     unseen = {*stages.OF_TEXTS, *LORA}  # vectors have digests of their own; without tuning, LoRA's settings do nothing
     assert {name for name, value in OTHERS.items() if key(**{name: value}) == key()} <= unseen
     assert len({key(), key(rows="c"), key(vectors="c")}) == 3
-    tuned = {"tuning": "lora", "language_model": llm["language_model"]}
+    tuned = {"tuning": "lora"}
     of_model = {**LORA, "llm_dtype": "bfloat16", "llm_pooling": "last"}
     keys = [key(**tuned, **{name: value}) for name, value in of_model.items()]
     assert len({key(**tuned), *keys}) == len(of_model) + 1
