@@ -156,7 +156,7 @@ def test_what_cannot_write_is_refused(store, tiny_encoder, tiny_llm):
 
 @pytest.mark.llm
 def test_the_real_model_answers():
-    prompts = ["Name a color.", "Say hello, and nothing else."]
+    prompts = ["Name a color.", "Hi"]
     answers = AnswerStore(Writing("SmolLM2-135M-Instruct", "float32", 4), -1)(prompts)
     assert all(answer.text and answer.read > 20 and answer.written <= 4 for answer in answers.values())
     assert answers[prompts[1]].text.startswith("Hello")
