@@ -141,9 +141,14 @@ def runs(folder):
     results = {}
     for expid, changes in RUNS.items():
         name, *_ = expid.split(":")
-        experiment = load_experiment(name, folder / "my_configs", overrides={**IN_RUNS, **changes})
+        texts = {"language_model": str(folder / "language_model"), "llm_dtype": "float32"} if name in OF_TEXTS else {}
+        if "knowledge_max_new_tokens" in changes:
+            texts["knowledge_model"] = texts["language_model"]
+        experiment = load_experiment(name, folder / "my_configs", overrides={**IN_RUNS, **texts, **changes})
         record = run_experiment(experiment).record
-        results[expid] = {key: record[key] for key in ("metrics", "slices", "networks", "best_epoch", "hardware")}
+        results[expid] = {
+            key: record[key] for key in ("metrics", "slices", "networks", "best_epoch", "hardware", "notes")
+        }
     return results
 
 
@@ -158,7 +163,11 @@ RUNS = {
     "MMoE_shop": {},
     "FM_ELEC_shop:staged": {"teacher": "self", "beta": 0},
     "FM_ELEC_shop:joint": {"teacher": "self", "beta": 0, "schedule": "joint", "warmup_epochs": 0},
+    "FM_LLMFeature_shop": {},
+    "FM_KAR_shop": {"expert_hidden": 8, "knowledge_dim": 4, "knowledge_max_new_tokens": 2},
+    "FM_CTRL_shop": {"align_epochs": 1, "align_width": 8},
 }
+OF_TEXTS = ("FM_LLMFeature_shop", "FM_KAR_shop", "FM_CTRL_shop")
 
 
 class OwnStep(find_backbone("FM")):

@@ -6,12 +6,8 @@ Shape symbols: `N` rows, `R` width of the representation, `S` width of a row's t
 sub-spaces.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 import torch.nn.functional as functional
-from fuxictr.pytorch.models import BaseModel
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
@@ -19,9 +15,6 @@ from fuxictr_llm.common.checks import STRICT
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.enhancement import Enhancement
 from fuxictr_llm.enhancement.anatomy import Anatomy
-from fuxictr_llm.host.batches import Batch, as_loaded, columns_of, moved_to, on_device, rows_of
-
-MAX_GRADIENT_NORM = 10.0  # FuxiCTR's
 
 
 @dataclass(config=STRICT, kw_only=True)
@@ -100,45 +93,3 @@ class Alignment(Enhancement):
         if self.config.align_normalize:
             table, text = functional.normalize(table, dim=-1), functional.normalize(text, dim=-1)
         return contrastive_loss(*similarities(table, text), self.config.align_tau, equal)
-
-
-# Columns of a batch -> the rows' text vectors `[N, S]`, and a number `[N]` that rows with the same texts share.
-TextsOf = Callable[[dict[str, Tensor]], tuple[Tensor, Tensor]]
-
-
-def align(
-    model: BaseModel, batches: Any, texts_of: TextsOf, epochs: int, learning_rate: float, warmup: float = 0.0
-) -> list[float]:
-    """Train a model with an `Alignment` on batches whose labels are not read; the mean loss of each epoch.
-
-    Args:
-        model: its backbone moves but for the layers behind the representation, which get no gradient.
-        batches: a loader, read once an epoch.
-        texts_of: gives the text vectors of a batch.
-        epochs: passes over the batches.
-        learning_rate: AdamW's, after the warm-up.
-        warmup: share of the steps in which it rises linearly.
-    """
-    model.train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate)
-    risen = max(1, round(warmup * epochs * len(batches)))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / risen))
-    losses = []
-    for _ in range(epochs):
-        of_epoch = [_step(model, batch, texts_of, optimizer, schedule) for batch in batches if rows_of(batch) > 1]
-        losses.append(torch.stack(of_epoch).mean().item() if of_epoch else 0.0)
-    return losses
-
-
-def _step(model: BaseModel, batch: Batch, texts_of: TextsOf, optimizer: torch.optim.Optimizer, schedule: Any) -> Tensor:
-    optimizer.zero_grad()
-    batch = on_device(batch, model)
-    vectors, texts = texts_of(columns_of(as_loaded(batch)))
-    method = model.enhancement
-    equal = moved_to(model.device, texts[:, None] == texts) if method.config.mask_equal else None
-    loss = method.align_loss(model.traced(batch).representation, moved_to(model.device, vectors), equal)
-    loss.backward()
-    nn.utils.clip_grad_norm_(model.parameters(), MAX_GRADIENT_NORM)
-    optimizer.step()
-    schedule.step()
-    return loss.detach()

@@ -16,10 +16,19 @@ from fuxictr_llm.enhancement import Enhancement
 from fuxictr_llm.enhancement.base import Trial
 from fuxictr_llm.enhancement.model import enhance
 
-from .alignment import Alignment, align
+from .alignment import Alignment
 from .config import CTRLConfig
+from .training import AlignmentTraining, TextsOfRows
 
 TRIAL_WIDTH = 8  # of the text vectors of a self-check
+
+
+class _Waves(TextsOfRows):
+    """Vectors made of a column's ids, for a self-check."""
+
+    def __call__(self, columns: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        rows = next(iter(columns.values())).float().view(-1, 1)
+        return torch.sin(rows * torch.arange(1.0, TRIAL_WIDTH + 1)), torch.arange(len(rows))
 
 
 class CTRL(Enhancement):
@@ -61,11 +70,7 @@ class CTRL(Enhancement):
         model = trial.build(enhance(trial.cls, Alignment), text_width=TRIAL_WIDTH)
         before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
-        def texts_of(columns: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-            rows = next(iter(columns.values())).float().view(-1, 1)
-            return torch.sin(rows * torch.arange(1.0, TRIAL_WIDTH + 1)), torch.arange(len(rows))
-
-        align(model, trial.batches(), texts_of, epochs=1, learning_rate=0.01)
+        AlignmentTraining(model, trial.batches(), _Waves(), epochs=1, learning_rate=0.01).run()
         moved = {name for name, weight in model.named_parameters() if not torch.equal(weight, before[name])}
         unmoved = [name for name in before if name.startswith("enhancement.") and name not in moved]
         if unmoved or not any(name for name in moved if not name.startswith("enhancement.")):

@@ -51,25 +51,21 @@ class KAR(TextColumns):
     def make_tables(cls, config: KARConfig, run: Run) -> ValueTables:
         raw = RawValues(run.raw, "KAR")
         texts = ValueTexts(run, raw, config.value_texts)
-        if not config.value_texts:
+        known = _given(config, run, texts) | _written(config, run, raw, texts)
+        if not known:
             logging.warning(
-                "KAR has no knowledge (value_texts): it takes what the data itself says of users, items and so on, the "
-                "paper's control text_only"
+                "KAR has no knowledge (knowledge_model, value_texts): it takes what the data itself says of users, "
+                "items and so on"
             )
             told = {name: texts.columns_of(name) for name in columns_to_tell(run, texts)}
             return make_value_tables(config, run, raw, told, texts.of)
-        for name in config.value_texts:
-            if run.feature_map.features[name]["type"] != "categorical":
-                known = [key for key, spec in run.feature_map.features.items() if spec["type"] == "categorical"]
-                raise unknown("column of one id a row", name, known, "'value_texts'")
-        unread = {name: {*texts.sides_of(name)} for name in config.value_texts}
+        unread = {name: {*of_column} for name, of_column in known.items()}
 
         def knowledge(name: str, frames: Sequence[pl.LazyFrame], values: Sequence[str]) -> dict[str, str]:
-            sides = texts.sides_of(name)
             unread[name] -= {*values}
-            return {value: sides[value] for value in values if value in sides}
+            return {value: known[name][value] for value in values if value in known[name]}
 
-        made = make_value_tables(config, run, raw, {name: [] for name in config.value_texts}, knowledge)
+        made = make_value_tables(config, run, raw, {name: [] for name in known}, knowledge)
         for name, left in unread.items():
             if left:
                 message = (
@@ -115,3 +111,27 @@ class KAR(TextColumns):
     def _load_from_state_dict(self, *args: Any) -> None:
         self._adapted = None
         super()._load_from_state_dict(*args)
+
+
+def _given(config: KARConfig, run: Run, texts: ValueTexts) -> dict[str, Mapping[str, str]]:
+    """Column -> value -> knowledge, of `value_texts`."""
+    for name in config.value_texts or ():
+        if run.feature_map.features[name]["type"] != "categorical":
+            known = [key for key, spec in run.feature_map.features.items() if spec["type"] == "categorical"]
+            raise unknown("column of one id a row", name, known, "'value_texts'")
+    return {name: texts.sides_of(name) for name in config.value_texts or ()}
+
+
+def _written(config: KARConfig, run: Run, raw: RawValues, texts: ValueTexts) -> dict[str, Mapping[str, str]]:
+    """The same of the columns that `value_texts` has not, written by `knowledge_model`."""
+    if config.knowledge_model is None:
+        return {}
+    from .knowledge import Prompts, write_knowledge
+
+    prompts = Prompts(config, run, raw, ValueTexts(run, raw))
+    columns = [name for name in prompts.entities if name not in (config.value_texts or {})]
+    if not columns:
+        raise UserError(
+            "knowledge_model has no effect: value_texts has the knowledge of all entities; leave one of the two out"
+        )
+    return {**write_knowledge(config, run, prompts, columns)}

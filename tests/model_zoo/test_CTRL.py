@@ -15,12 +15,14 @@ from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.experiment.preparation import prepare_data
 from fuxictr_llm.experiment.run import build_model
 from fuxictr_llm.model_zoo.CTRL import stages
-from fuxictr_llm.model_zoo.CTRL.alignment import Alignment, align, contrastive_loss, similarities
+from fuxictr_llm.model_zoo.CTRL.alignment import Alignment, contrastive_loss, similarities
 from fuxictr_llm.model_zoo.CTRL.config import CTRLConfig
+from fuxictr_llm.model_zoo.CTRL.training import AlignmentTraining, TextsOfRows
 from fuxictr_llm.serving.export import export_run
 from fuxictr_llm.serving.load import load_model
+from fuxictr_llm.training.checkpoints import Checkpoints
 from support import batches, enhanced
-from support_keys import LANGUAGE_MODEL
+from support_keys import LANGUAGE_MODEL, LORA
 
 N, M, D = 5, 3, 4
 
@@ -82,16 +84,17 @@ def test_one_row_has_no_loss_and_equal_similarities_that_of_guessing(sides):
     assert contrastive_loss(*same, tau=0.7).item() == pytest.approx(math.log(N))
 
 
-def texts_of(columns):
-    rows = columns["item"]
-    return torch.sin(rows.view(-1, 1).float() * torch.arange(1.0, 7.0)), rows
+class Waves(TextsOfRows):
+    def __call__(self, columns):
+        rows = columns["item"]
+        return torch.sin(rows.view(-1, 1).float() * torch.arange(1.0, 7.0)), rows
 
 
 def aligned(name, flip=False, **changes):
     model = enhanced(name, Alignment, text_width=6, align_width=5, **changes)
     steps = [{**batch, "click": 1 - batch["click"]} if flip else batch for batch in batches(name)]
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    return model, before, align(model, steps, texts_of, epochs=2, learning_rate=0.01, warmup=0.5)
+    return model, before, AlignmentTraining(model, steps, Waves(), 2, learning_rate=0.01, warmup=0.5).run()
 
 
 @pytest.mark.parametrize(("name", "behind"), [("DeepFM", ("mlp.mlp.8.", "fm.lr_layer.")), ("FM", ("fm.lr_layer.",))])
@@ -142,12 +145,148 @@ def test_without_epochs_it_is_the_plain_backbone(ctrl, run):
     assert off.record["metrics"] == plain.record["metrics"] and "alignment" not in off.record["notes"]
 
 
+class Killed(BaseException):
+    """A process that ends."""
+
+
+def kill_in_step(monkeypatch, number):
+    """From now on, stage 1 ends in this step of a process."""
+    step, done = AlignmentTraining._step, []
+
+    def killed(self, batch):
+        done.append(1)
+        if len(done) == number:
+            raise Killed
+        return step(self, batch)
+
+    monkeypatch.setattr(AlignmentTraining, "_step", killed)
+
+
+class Steps:
+    """A loader of 4 batches, in another order each epoch; it may start within an epoch."""
+
+    starts_anywhere = True
+
+    def __init__(self, name):
+        self.batches, self.epoch, self.first, self.read = batches(name, count=4), 0, 0, []
+
+    def __len__(self):
+        return 4
+
+    def start_at(self, epoch, batch):
+        self.epoch, self.first = epoch, batch
+
+    def __iter__(self):
+        for place in range(self.first, 4):
+            self.read.append((self.epoch, place))
+            yield self.batches[(place + self.epoch) % 4]
+
+
+class Noise(Waves):
+    """Drawn anew for every batch."""
+
+    def __init__(self):
+        self.draw = torch.Generator().manual_seed(0)
+
+    def __call__(self, columns):
+        vectors, rows = super().__call__(columns)
+        return vectors + torch.randn(vectors.shape, generator=self.draw), rows
+
+    def training_state(self):
+        return {"draw": self.draw.get_state()}
+
+    def load_training_state(self, state):
+        self.draw.set_state(state["draw"])
+
+
+@pytest.mark.parametrize(
+    ("minutes", "first"), [(0, (1, 2)), (60, (1, 0))], ids=["within its epoch", "at the begin of its epoch"]
+)
+def test_a_killed_alignment_goes_on_and_ends_with_the_same_bits(minutes, first, monkeypatch, tmp_path):
+    def start(name, minutes):
+        model, steps = enhanced("DeepFM", Alignment, text_width=6, align_width=5, net_dropout=0.3), Steps("DeepFM")
+        training = AlignmentTraining(model, steps, Noise(), 3, learning_rate=0.01, warmup=0.8)
+        torch.manual_seed(3)  # of dropout
+        with Checkpoints(tmp_path / name, {"all": "of it"}, minutes) as checkpoints:
+            return model, training.run(checkpoints), steps.read
+
+    model, losses, read = start("whole", None)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_in_step(patch, 7)  # the third of the second epoch
+        start("half", minutes)
+    torch.manual_seed(99)
+    resumed, again, rest = start("half", minutes)
+    assert rest == read[read.index(first) :] and again == losses and len(losses) == 3
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_killed_run_with_lora_goes_on_and_ends_with_the_same_bits(ctrl, monkeypatch, tmp_path):
+    changes = {"checkpoint_minutes": 0, "tuning": "lora", "align_epochs": 2, "align_batch_size": 450}
+    whole = ctrl(**changes)
+    monkeypatch.setenv("FUXICTR_LLM_CACHE", str(tmp_path / "other"))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        kill_in_step(patch, 4)
+        ctrl(**changes)
+    (left,) = (tmp_path / "other" / stages.KIND).glob("*.checkpoint")
+    with monkeypatch.context() as patch:
+        kill_in_step(patch, 2)  # one step is left
+        resumed = ctrl(**changes)
+    notes = [result.record["notes"]["alignment"] for result in (whole, resumed)]
+    assert notes[0] == notes[1] and not left.exists()  # the digest of the weights, too
+
+
+def test_lora_starts_from_the_frozen_vectors_and_all_of_it_is_trained(ctrl, monkeypatch, tmp_path):
+    """Gradients reach every LoRA weight; the language model's own stay; the run serves the plain backbone."""
+    seen, step = [], AlignmentTraining._step
+
+    def watched(self, batch):
+        tuned = self.texts._tuned
+        if tuned is None:  # of the frozen run
+            return step(self, batch)
+        if not seen:
+            own = {name: value.clone() for name, value in tuned.language_model.model.named_parameters()}
+            vectors = [tuned(unit, torch.arange(3)) for unit in range(len(tuned.units))]
+            frozen = [store.gather(torch.arange(3)) for store in self.texts.units]
+            assert all(torch.allclose(*pair, atol=1e-4) for pair in zip(vectors, frozen, strict=True))
+            seen.append((own, tuned))
+        loss = step(self, batch)
+        for name, weight in tuned.named_parameters().items():
+            assert weight.grad is not None and ("lora_B" not in name or weight.grad.abs().sum() > 0), name
+        return loss
+
+    monkeypatch.setattr(AlignmentTraining, "_step", watched)
+    result = ctrl(tuning="lora", lora_dropout=0.0, align_epochs=2)
+    ((before, tuned),) = seen
+    for name, weight in tuned.language_model.model.named_parameters():
+        assert torch.equal(weight, before[name]) == ("lora_" not in name), name
+    assert len(tuned.named_parameters()) == 2 * 2 * 2  # A and B of q_proj and v_proj in two layers
+    assert result.model.state_dict().keys() == build_model(result.run).state_dict().keys()
+    frozen = ctrl(align_epochs=2).record
+    assert result.record["notes"]["alignment"]["losses"] != frozen["notes"]["alignment"]["losses"]
+    assert result.record["parameters"] == frozen["parameters"]
+    assert "tune and align" in result.record["stages"] and "train alignment" in frozen["stages"]
+    served = export_run(f"checkpoints/shop/{result.record['model_id']}", tmp_path / "served")
+    assert not [path for path in served.rglob("*") if "lora" in path.name or "adapter" in path.name]
+    seen.clear()
+    again = ctrl(tuning="lora", lora_dropout=0.0, align_epochs=2)
+    assert not seen and again.record["metrics"] == result.record["metrics"]  # cached
+
+
 OTHERS = {
     **LANGUAGE_MODEL,
     **dict.fromkeys(("align_epochs", "align_batch_size", "align_width", "sub_spaces", "ray_workers"), 2),
     **dict.fromkeys(("align_learning_rate", "align_warmup", "align_tau"), 0.25),
     **{"align_normalize": True, "mask_equal": True, "texts": "noise", "llm_max_text_tokens": 8, "encoder": "ray"},
-    **{"text_units": "row", "text_fields": ["city"], "value_texts": {}, "text_vectors": "folder", "control_seed": 5},
+    **{
+        "tuning": "lora",
+        **LORA,
+        "text_units": "row",
+        "text_fields": ["city"],
+        "value_texts": {},
+        "text_vectors": "folder",
+        "control_seed": 5,
+    },
 }
 
 
@@ -158,12 +297,16 @@ def test_the_key_of_an_aligned_backbone_has_all_that_changes_it(run, configs, ll
     def key(rows="a", vectors="b", params=(), **changes):
         prepared.params |= dict(params)
         index, store = SimpleNamespace(sha256=rows), SimpleNamespace(sha256=vectors)
-        return digest_of(stages._made_from(CTRLConfig(**changes), prepared, index, [store]))
+        return digest_of(stages._made_from(CTRLConfig(**(llm | changes)), prepared, index, [store]))
 
     assert {field.name for field in fields(CTRLConfig)} <= OTHERS.keys()
-    unseen = {*stages.OF_TEXTS}  # their vectors have digests of their own
+    unseen = {*stages.OF_TEXTS, *LORA}  # vectors have digests of their own; without tuning, LoRA's settings do nothing
     assert {name for name, value in OTHERS.items() if key(**{name: value}) == key()} <= unseen
     assert len({key(), key(rows="c"), key(vectors="c")}) == 3
+    tuned = {"tuning": "lora"}
+    of_model = {**LORA, "llm_dtype": "bfloat16", "llm_pooling": "last"}
+    keys = [key(**tuned, **{name: value}) for name, value in of_model.items()]
+    assert len({key(**tuned), *keys}) == len(of_model) + 1
     before = key()
     assert key(params={"learning_rate": 0.5, "epochs": 9}) == before != key(params={"seed": 11})
 
@@ -175,15 +318,11 @@ def test_the_key_of_an_aligned_backbone_has_all_that_changes_it(run, configs, ll
         ({"texts": "words"}, "config key 'texts' is 'words'"),
         ({"sub_spaces": 0}, "config key 'sub_spaces' is 0"),
         ({"align_batch_size": 1}, "config key 'align_batch_size' is 1"),
+        ({"tuning": "lora", "text_vectors": "folder"}, "text_vectors are frozen, and tuning: lora trains the language"),
+        ({"tuning": "lora", "texts": "noise"}, "texts: noise asks no language model, so there is nothing to tune"),
         ({"text_fields": ["town"]}, "unknown column 'town' in 'text_fields'"),
     ],
 )
 def test_bad_settings_are_one_line(ctrl, changes, message):
     with pytest.raises(UserError, match=message):
         ctrl(**changes)
-
-
-def test_it_is_not_aligned_by_several_processes(ctrl, monkeypatch):
-    monkeypatch.setattr(stages, "under_torchrun", lambda: True)
-    with pytest.raises(UserError, match="CTRL aligns in one process; start it without torchrun"):
-        ctrl()

@@ -119,7 +119,7 @@ def test_placebos_and_what_the_data_says_itself(shop, caplog):
     for name, changes in {"llm": {}, "shuffled": {"field_vectors": "shuffled"}, "own": {"value_texts": None}}.items():
         run = prepare_run(shop(**changes), "unused")
         found[name] = read_value_tables(run.params["value_tables"])[0]
-    assert [*found["own"]] == ["color", "city"] and "KAR has no knowledge (value_texts)" in caplog.text
+    assert [*found["own"]] == ["color", "city"] and "KAR has no knowledge (knowledge_model, value_texts)" in caplog.text
     assert not torch.equal(found["llm"]["color"], found["shuffled"]["color"])
     assert (found["llm"]["color"] != 0).any(dim=1).sum() == (found["shuffled"]["color"] != 0).any(dim=1).sum() == 5
 

@@ -19,7 +19,7 @@ from fuxictr_llm.data.shares import share_of
 from fuxictr_llm.host.batches import rows_of, some_rows, synthetic_long_batch
 from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors
 from fuxictr_llm.training import devices
-from support import as_arguments
+from support import as_arguments, edit
 from support_long import long_feature_map
 
 pytestmark = pytest.mark.xdist_group("torchrun")  # it starts once
@@ -30,11 +30,14 @@ FIELDS = ["color", "city", "user", "tags"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, tiny_llm):
     from conftest import write_configs
 
     folder = tmp_path_factory.mktemp("devices")
     configs = write_configs(folder)
+    (folder / "language_model").symlink_to(tiny_llm)
+    entities = "entities: {user: {id: user, text: []}, shirt: {id: color, text: [city]}}"
+    edit(folder / "words.yaml", "fields:", f"{entities}\nfields:")
     with (configs / "model_config.yaml").open("a") as file:
         file.write("MMoE: {num_experts: 2, expert_hidden_units: [8], tower_hidden_units: [4], gate_hidden_units: []}\n")
     return folder
@@ -156,13 +159,23 @@ def test_whole_runs(folder, together, alone, monkeypatch):
     assert len(records) == len(first)
     assert not [*(folder / "checkpoints" / "shop").glob("*.checkpoint")]
     (folder / "alone").mkdir(exist_ok=True)
-    if not (folder / "alone" / "my_configs").exists():
-        (folder / "alone" / "my_configs").symlink_to(folder / "my_configs")
+    for name in ("my_configs", "language_model"):
+        if not (folder / "alone" / name).exists():
+            (folder / "alone" / name).symlink_to(folder / name)
     monkeypatch.chdir(folder / "alone")
     one = alone("runs")
     for expid, result in one.items():
         assert result["metrics"]["test"] == pytest.approx(first[expid]["metrics"]["test"], abs=2e-3)
         assert result["hardware"]["processes"] == 1
+    for expid in cases.OF_TEXTS:  # one process asks the language model, and aligns: all that it gives is the same
+        assert own_of(one[expid]["notes"]) == own_of(first[expid]["notes"]) == own_of(second[expid]["notes"]) != {}
+
+
+def own_of(notes):
+    """The notes of a run without the places of files."""
+    if isinstance(notes, dict):
+        return {key: own_of(value) for key, value in notes.items() if key not in ("path", "language_model")}
+    return notes
 
 
 def test_what_processes_cannot_share_is_refused(together):
