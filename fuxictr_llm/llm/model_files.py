@@ -20,7 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError, nearest, reason_of
-from fuxictr_llm.common.files import cache_dir, digest_of, digests_of_files, remove_abandoned, replacing_dir
+from fuxictr_llm.common.files import (
+    OTHER_CACHE,
+    cache_dir,
+    digest_of,
+    digests_of_files,
+    explain_write_errors,
+    remove_abandoned,
+    replacing_dir,
+)
+from fuxictr_llm.common.full_disk import is_of_full_disk
 from fuxictr_llm.common.locks import locked
 from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, seal
 from fuxictr_llm.llm.bars import Bar, shown_as_ours
@@ -89,6 +98,10 @@ def _from_hub(name: str) -> Path:
             folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.bin"], tqdm_class=Bar))
         return folder
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        if is_of_full_disk(error):
+            raise UserError(
+                f"language model {name!r} cannot be downloaded: {reason_of(error)}; move the hub's cache with HF_HOME"
+            ) from error
         named = [*GGUF_MODELS, *READY_MODELS]
         hint = nearest(name, named) or ";"
         raise UserError(
@@ -121,7 +134,7 @@ def _convert(name: str, folder: Path) -> None:
     config.pop("quantization_config", None)  # save_pretrained refuses models that carry it
     plain = LlamaForCausalLM(type(quantized.config).from_dict(config))
     plain.load_state_dict(quantized.state_dict())
-    with replacing_dir(folder) as temporary:
+    with explain_write_errors(folder, OTHER_CACHE), replacing_dir(folder) as temporary:
         plain.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         seal(temporary)
