@@ -88,9 +88,9 @@ def test_what_was_built_before_stays_until_the_new_is_whole(configs, monkeypatch
     before = {path: path.read_bytes() for path in Path("data/shop").iterdir()}
     with monkeypatch.context() as patched:
         patched.setattr(build, "write_splits", polars_has_no_room)
-        refused(built_data, {**params, "min_categr_count": 200}, way_out=build.OTHER_DATA_ROOT)
+        refused(built_data, {**params, "min_categr_count": 20}, way_out=build.OTHER_DATA_ROOT)
     assert {path: path.read_bytes() for path in Path("data/shop").iterdir()} == before
-    built_data({**params, "min_categr_count": 200})
+    built_data({**params, "min_categr_count": 20})
     assert Path("data/shop/feature_vocab.json").read_bytes() != before[Path("data/shop/feature_vocab.json")]
 
 
@@ -160,3 +160,13 @@ def test_wherever_else_it_happens_it_is_one_line(configs, monkeypatch, capfd, fa
     assert line.startswith("error: ") and NO_ROOM in line
     assert line.endswith("; make room there, and the same command goes on from what is finished")
     assert not [*Path().rglob(".*.tmp")]
+
+
+def test_a_run_whose_line_finds_no_room_is_complete(configs, monkeypatch):
+    def cannot(*_):
+        raise UserError("cannot write to 'my_configs.csv'")
+
+    monkeypatch.setattr(runs, "append_result_line", cannot)
+    with pytest.raises(UserError, match=r"my_configs.csv'; the run is complete but for this line, see DeepFM_shop.run"):
+        runs.run_experiment(load_experiment("DeepFM_shop", configs))
+    assert {path.suffix for path in Path("checkpoints/shop").iterdir()} == {".json", ".log", ".model"}

@@ -29,10 +29,10 @@ from fuxictr_llm.common.files import (
     remove_abandoned,
     replacing_dir,
 )
-from fuxictr_llm.common.full_disk import is_of_full_disk
 from fuxictr_llm.common.locks import locked
 from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, seal
-from fuxictr_llm.llm.bars import Bar, shown_as_ours
+from fuxictr_llm.llm.bars import shown_as_ours
+from fuxictr_llm.llm.hub import fetch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -88,20 +88,13 @@ def digest_of_model(folder: Path) -> str:
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     try:
         patterns = [f"*{suffix}" for suffix in DIGESTED_SUFFIXES if suffix != ".bin"]
-        folder = Path(snapshot_download(name, allow_patterns=patterns, tqdm_class=Bar))
-        if not list(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.bin"], tqdm_class=Bar))
-        return folder
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        if is_of_full_disk(error):
-            raise UserError(
-                f"language model {name!r} cannot be downloaded: {reason_of(error)}; move the hub's cache with HF_HOME"
-            ) from error
+        folder = fetch(name, patterns)
+        return folder if list(folder.glob("*.safetensors")) else fetch(name, [*patterns, "*.bin"])
+    except UserError:
+        raise
+    except Exception as error:  # whatever the hub's package raises
         named = [*GGUF_MODELS, *READY_MODELS]
         hint = nearest(name, named) or ";"
         raise UserError(
