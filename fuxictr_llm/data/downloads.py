@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fuxictr_llm.common.errors import UserError, reason_of
-from fuxictr_llm.common.files import OTHER_CACHE, cache_dir, digest_of_file, own_folder, writable_dir
+from fuxictr_llm.common.files import (
+    OTHER_CACHE,
+    cache_dir,
+    digest_of_file,
+    explain_write_errors,
+    own_folder,
+    writable_dir,
+)
+from fuxictr_llm.common.full_disk import is_of_full_disk
 from fuxictr_llm.common.in_use import hold
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
@@ -40,13 +48,15 @@ def downloaded(file: Download) -> Path:
     hold(folder)
     if path.is_file() and digest_of_file(path) == file.sha256:
         return path
-    with own_folder(path) as temporary:
+    with explain_write_errors(path, OTHER_CACHE), own_folder(path) as temporary:
         fetched = temporary / file.name
         logging.info("Downloading %s (%s)", file.url, file.licence)
         try:
             with urllib.request.urlopen(file.url, timeout=TIMEOUT) as source, fetched.open("wb") as target:
                 shutil.copyfileobj(source, target)
         except (OSError, http.client.HTTPException) as error:
+            if is_of_full_disk(error):
+                raise
             raise UserError(
                 f"cannot download {file.url}: {reason_of(error)}; give the folder that {file.name} is in "
                 "(--raw DIR with `prepare`, or --set raw_data=DIR)"

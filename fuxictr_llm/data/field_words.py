@@ -12,6 +12,7 @@ values also has `"filled": {"<value>": [missing, as such]}`: the rows of all spl
 missing one, and those in which it was read; `counts` has only the latter.
 """
 
+import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,11 @@ class CollectsFieldTexts(ShowsFit):
                 for key in [key for key in tokenizer.vocab if isinstance(key, np.generic)]:
                     tokenizer.vocab[key.item()] = tokenizer.vocab.pop(key)
         super().save_vocab(vocab_file)
+
+    def save_pickle(self, pickle_file: str) -> None:
+        # FuxiCTR does not close the file: on a full disk it would be cut without a word.
+        with Path(pickle_file).open("wb") as file:
+            pickle.dump(self, file)
 
     def _field_texts(self, train_ddf: pl.LazyFrame) -> dict[str, dict[str, Any]]:
         features, in_train = self.feature_map.features, self.filled[0] if self.filled else {}

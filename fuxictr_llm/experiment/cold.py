@@ -5,6 +5,7 @@ Shape symbols: `N` rows, `B` of a batch, `L` ids of a row in a column, `T` tasks
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor
 
-from fuxictr_llm.common.files import replacing
+from fuxictr_llm.common.files import explain_write_errors, replacing
 from fuxictr_llm.common.processes import is_main
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.data.loader import make_loaders
@@ -21,6 +22,7 @@ from fuxictr_llm.data.slices import metrics_of
 from fuxictr_llm.host.batches import columns_of, labels_of, predictions_of, truth_of, with_columns
 from fuxictr_llm.host.tables import add_rows, check_tables, describe_rows, tables_of
 from fuxictr_llm.llm.vectors.cold import ColdColumn, ColdValues
+from fuxictr_llm.training.build import OTHER_MODEL_ROOT
 
 ANY = "any"  # the rows with an unseen value in one column or more
 
@@ -44,7 +46,7 @@ def add_cold_values(model: BaseModel, cold: ColdValues, run: Run) -> tuple[dict[
     facts = {"rows": cold.kind, "columns": _with_rows(model, cold, run)}
     run.params |= {f"{split}_data": path for split, path in cold.data.items()}
     if is_main():
-        with replacing(model.checkpoint) as temporary:
+        with explain_write_errors(Path(model.checkpoint), OTHER_MODEL_ROOT), replacing(model.checkpoint) as temporary:
             torch.save(model.state_dict(), temporary)
     loaders = {split: _loader(run, path) for split, path in cold.data.items()}
     return facts | {"unseen": {split: metrics_of_unseen(model, cold, rows) for split, rows in loaders.items()}}, loaders

@@ -1,9 +1,7 @@
 """A resolved experiment -> a trained model, its metrics and its run record."""
 
 import logging
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -28,6 +26,7 @@ from fuxictr_llm.data.loader_choice import check_shared_before
 from fuxictr_llm.data.slices import FrequencySlices, predict
 from fuxictr_llm.enhancement.model import added_columns_of, enhance
 from fuxictr_llm.experiment.cold import add_cold_values, check_cold_values
+from fuxictr_llm.experiment.log_file import logging_to, quiet
 from fuxictr_llm.experiment.predictions import PREDICTIONS, write_predictions
 from fuxictr_llm.experiment.preparation import prepare_run, warn_of_few_batches, warn_of_logloss
 from fuxictr_llm.experiment.record import (
@@ -49,7 +48,7 @@ from fuxictr_llm.serving.sample import sample_of
 from fuxictr_llm.training.build import OTHER_MODEL_ROOT, build
 from fuxictr_llm.training.checkpoints import Checkpoints
 from fuxictr_llm.training.devices import check_together, evaluate
-from fuxictr_llm.training.listener import Listener, Several, Stopped
+from fuxictr_llm.training.listener import Listener, Several
 from fuxictr_llm.training.loop import fit
 from fuxictr_llm.training.precision import check_precision
 from fuxictr_llm.training.trackers import Trackers
@@ -130,7 +129,10 @@ def _run(experiment: Experiment, fresh: bool, listener: Listener) -> Result:
                 put_in_place(unfinished, folder / model_id, record)
             checkpoints.remove()
         model.checkpoint = str((folder / f"{model_id}.model").absolute())
-        append_result_line(Path(f"{experiment.config_name}.csv"), record)
+        try:
+            append_result_line(Path(f"{experiment.config_name}.csv"), record)
+        except UserError as error:
+            raise UserError(f"{error}; the run is complete but for this line, see {model_id}.run.json") from error
         pictures = [*draw_pictures(model, run, folder / model_id), *draw_training(record, folder / model_id)]
         log_summary(record, run.stages, folder / model_id, pictures)
     return Result(model, run, record)
@@ -217,7 +219,8 @@ def _train(
         predicted = predict(model, test_rows)
         if is_main():
             path = checkpoint.with_name(PREDICTIONS)
-            kept = {"predictions_sha256": write_predictions(path, predicted.y_true, predicted.y_pred)}
+            with explain_write_errors(path, OTHER_MODEL_ROOT):
+                kept = {"predictions_sha256": write_predictions(path, predicted.y_true, predicted.y_pred)}
     record = {
         "model_id": params["model_id"],
         "seed": params["seed"],
@@ -284,42 +287,3 @@ def choose_model_id(experiment: Experiment, folder: Path) -> str:
         logging.warning("%s is of a run with other settings and is kept; this run is %s", weights, experiment.full_id)
         return experiment.full_id
     return experiment.expid
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Log nothing but errors."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-
-
-@contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Log to the screen and to the end of a file, in FuxiCTR's format."""
-    with explain_write_errors(path, OTHER_MODEL_ROOT):
-        to_file = logging.FileHandler(path, mode="a", encoding="utf-8")
-    handlers: list[logging.Handler] = [to_file, logging.StreamHandler()]
-    root = logging.getLogger()
-    before, level = root.handlers[:], root.level
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s P%(process)d %(levelname)s %(message)s"))
-    root.handlers, root.level = handlers, logging.INFO
-    for noisy in ("httpx", "filelock", "accelerate"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    try:
-        yield
-    except Stopped:  # no error
-        raise
-    except BaseException as error:  # the screen shows one line, the file keeps where it came from
-        record = root.makeRecord("root", logging.ERROR, "", 0, "%r", (error,), sys.exc_info())
-        to_file.handle(record)
-        raise
-    finally:
-        root.handlers, root.level = before, level
-        for handler in handlers:
-            handler.close()

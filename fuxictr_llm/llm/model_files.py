@@ -20,10 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError, nearest, reason_of
-from fuxictr_llm.common.files import cache_dir, digest_of, digests_of_files, remove_abandoned, replacing_dir
+from fuxictr_llm.common.files import (
+    OTHER_CACHE,
+    cache_dir,
+    digest_of,
+    digests_of_files,
+    explain_write_errors,
+    remove_abandoned,
+    replacing_dir,
+)
 from fuxictr_llm.common.locks import locked
 from fuxictr_llm.data.assets import ASSETS, asset_dir, is_whole, seal
-from fuxictr_llm.llm.bars import Bar, shown_as_ours
+from fuxictr_llm.llm.bars import shown_as_ours
+from fuxictr_llm.llm.hub import fetch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -79,16 +88,13 @@ def digest_of_model(folder: Path) -> str:
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
     try:
         patterns = [f"*{suffix}" for suffix in DIGESTED_SUFFIXES if suffix != ".bin"]
-        folder = Path(snapshot_download(name, allow_patterns=patterns, tqdm_class=Bar))
-        if not list(folder.glob("*.safetensors")):
-            folder = Path(snapshot_download(name, allow_patterns=[*patterns, "*.bin"], tqdm_class=Bar))
-        return folder
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        folder = fetch(name, patterns)
+        return folder if list(folder.glob("*.safetensors")) else fetch(name, [*patterns, "*.bin"])
+    except UserError:
+        raise
+    except Exception as error:  # whatever the hub's package raises
         named = [*GGUF_MODELS, *READY_MODELS]
         hint = nearest(name, named) or ";"
         raise UserError(
@@ -121,7 +127,7 @@ def _convert(name: str, folder: Path) -> None:
     config.pop("quantization_config", None)  # save_pretrained refuses models that carry it
     plain = LlamaForCausalLM(type(quantized.config).from_dict(config))
     plain.load_state_dict(quantized.state_dict())
-    with replacing_dir(folder) as temporary:
+    with explain_write_errors(folder, OTHER_CACHE), replacing_dir(folder) as temporary:
         plain.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         seal(temporary)

@@ -10,6 +10,7 @@ from typing_extensions import TypedDict
 
 from fuxictr_llm.common.checks import STRICT
 from fuxictr_llm.common.errors import UserError, reason_of
+from fuxictr_llm.common.files import remove_abandoned
 from fuxictr_llm.config.keys import Metric
 
 FORMAT = 1
@@ -160,6 +161,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: the folder has none, it is of another format, or a part of it is missing or of a wrong type.
     """
     path = folder / CONFIG
+    if not folder.exists():  # an export that was killed while it replaced another one left that one beside it
+        remove_abandoned(folder.parent, again=True)
     if not path.is_file():
         raise UserError(f"{str(folder)!r} is no exported model: it has no {CONFIG}; {AGAIN}")
     config = _parsed(path)

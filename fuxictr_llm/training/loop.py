@@ -22,7 +22,7 @@ import torch
 from fuxictr.pytorch.models import BaseModel
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.files import explain_write_errors, replacing
+from fuxictr_llm.common.files import OTHER_CACHE, cache_dir, explain_write_errors, replacing
 from fuxictr_llm.common.processes import from_main, gathered, is_main, process_index, under_torchrun
 from fuxictr_llm.common.progress import Progress, Watched, counted
 from fuxictr_llm.data.in_memory import starts_anywhere
@@ -259,7 +259,9 @@ class Training:
 
     def _save_best(self, checkpoint: str) -> None:
         if is_main():
-            with explain_write_errors(Path(checkpoint), OTHER_MODEL_ROOT), replacing(checkpoint) as temporary:
+            # Those of networks that a method needs lie in the cache.
+            way_out = OTHER_CACHE if cache_dir().absolute() in Path(checkpoint).parents else OTHER_MODEL_ROOT
+            with explain_write_errors(Path(checkpoint), way_out), replacing(checkpoint) as temporary:
                 type(self.model).save_weights(self.model, str(temporary))
         elif (method := _method_of(self.model)) is not None:
             method.on_save_weights()

@@ -63,6 +63,14 @@ def test_what_a_killed_process_leaves_goes_and_a_living_ones_stays(parent, what)
     assert not left(parent)
 
 
+def test_containers_whose_processes_are_all_number_1_have_folders_of_their_own(parent, monkeypatch):
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    with own_folder(parent / "data") as one, own_folder(parent / "data") as other:
+        remove_abandoned(parent, again=True)
+        assert one != other and one.is_dir() and other.is_dir()
+    assert not left(parent)
+
+
 def test_writing_removes_what_was_left_before(parent):
     (parent / ".movies.abcdefgh.tmp").mkdir()
     (parent / ".movies.abcdefgh.tmp" / "owner.lock").touch()

@@ -158,6 +158,16 @@ def with_feature(**changes):
     changed(feature_map=feature_map)
 
 
+def test_what_a_killed_export_was_about_to_replace_is_put_back(served):
+    """Killed between its two renames, it leaves no folder at the place."""
+    left = Path(".served.abcdefgh.tmp")
+    (left / ".replaced").mkdir(parents=True)
+    (left / "owner.lock").touch()
+    Path("served").rename(left / ".replaced" / "served")
+    assert np.array_equal(load_model("served").predict(one_batch()), served.predict(one_batch()))
+    assert not left.exists()
+
+
 def garbage(weights=b"garbage"):
     Path("served/model.safetensors").write_bytes(weights)
     changed(weights_sha256=digest_of_file("served/model.safetensors"))

@@ -1,7 +1,6 @@
 """A job of a leaderboard: a run, or a data set made ready; what a process does, and how it ended."""
 
 import contextlib
-import errno
 import json
 import os
 import traceback
@@ -11,7 +10,8 @@ from pathlib import Path
 
 from fuxictr_llm.common.code_digest import digest_of_code
 from fuxictr_llm.common.errors import UserError, reason_of
-from fuxictr_llm.common.files import TORCH_WRITE_ERRORS, explain_write_errors, replacing, write_json
+from fuxictr_llm.common.files import explain_write_errors, replacing, write_json
+from fuxictr_llm.common.full_disk import is_of_full_disk
 from fuxictr_llm.common.processes import Lost
 from fuxictr_llm.config.resolve import Experiment
 from fuxictr_llm.experiment.record import typed_command
@@ -20,9 +20,6 @@ from fuxictr_llm.leaderboard.run.results import OTHER_OUT
 
 RECORD = ".run.json"
 DONE, PRUNED, FAILED, DISK_FULL = "done", "pruned", "failed", "disk full"
-FULL = (errno.ENOSPC, errno.EDQUOT)
-# torch does not say why it cannot write.
-FULL_SIGNS = ("No space left on device", "Disk quota exceeded", "os error 28", *TORCH_WRITE_ERRORS)
 
 
 @dataclass(frozen=True)
@@ -91,18 +88,8 @@ def outcome_of(error: BaseException) -> Outcome:
     if isinstance(error, Pruned):
         return Outcome(PRUNED, str(error), curve=error.curve)
     reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {reason_of(error)}"
-    kind = DISK_FULL if any(_is_of_full_disk(part) for part in _chain(error)) else FAILED
+    kind = DISK_FULL if is_of_full_disk(error) else FAILED
     return Outcome(kind, reason, "".join(traceback.format_exception(error)))
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _is_of_full_disk(error: BaseException) -> bool:
-    return getattr(error, "errno", None) in FULL or any(sign in str(error) for sign in FULL_SIGNS)
 
 
 @contextlib.contextmanager
