@@ -8,14 +8,27 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 
 import fuxictr_llm
-from fuxictr_llm.commands import bars, doctor, encode, export, leaderboard, predict, prepare, program, run, verify, zoo
+from fuxictr_llm.commands import (
+    bars,
+    doctor,
+    encode,
+    export,
+    leaderboard,
+    predict,
+    prepare,
+    program,
+    run,
+    serve,
+    verify,
+    zoo,
+)
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import end_processes, first_to_fail, under_torchrun
 from fuxictr_llm.common.signals import Terminated, terminated_as_interrupted
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
-COMMANDS = (run, prepare, encode, leaderboard, verify, bars, export, predict, doctor, zoo)
+COMMANDS = (run, prepare, encode, leaderboard, verify, bars, export, predict, serve, doctor, zoo)
 SHARED = ("run", "encode")  # commands whose work the processes of torchrun share
 MOVED: dict[tuple[str, ...], str] = {
     ("leaderboard", "verify"): "verify",
