@@ -7,7 +7,7 @@ import importlib.util
 import socket
 
 from fuxictr_llm.commands import Commands, add_served_model, default_jobs, new_command, served_model_of
-from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.errors import UserError, reason_of
 
 NEEDED = ("starlette", "uvicorn")
 
@@ -53,6 +53,8 @@ def listening(host: str, port: int) -> socket.socket:
     """
     if not 0 <= port < 2**16:
         raise UserError(f"--port {port} is not between 0 (any that is free) and {2**16 - 1}")
+    if not host:  # which would be all addresses
+        raise UserError("--host is empty; give 127.0.0.1 for this machine alone, 0.0.0.0 for all of its addresses")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family)
@@ -62,3 +64,5 @@ def listening(host: str, port: int) -> socket.socket:
         if error.errno == errno.EACCES:
             raise UserError(f"--port {port} is not for this user; choose one above 1023") from error
         raise UserError(f"--host {host!r} is no address of this machine ({error.strerror})") from error
+    except UnicodeError as error:
+        raise UserError(f"--host {host!r} is no name of a machine ({reason_of(error)})") from error

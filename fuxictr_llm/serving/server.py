@@ -62,8 +62,7 @@ class Answers:
     def __init__(self, served: ServedModel, max_rows: int, threads: int):
         self._served, self._raw, self._max_rows = served, served.raw, max_rows
         self._most_bytes = max(max_rows * BYTES_A_ROW, LEAST_BYTES)
-        self._threads = threads
-        self._limiter: CapacityLimiter | None = None  # belongs to the event loop, which is not there yet
+        self._threads = CapacityLimiter(threads)
         version = fuxictr_llm.__version__
         self._model = {"model": served.config["model"], "version": version, "sha256": served.sha256}
 
@@ -79,10 +78,8 @@ class Answers:
             body += part
             if len(body) > self._most_bytes:
                 raise HTTPException(413, f"the body has more than {self._most_bytes:,} bytes; send fewer rows")
-        if self._limiter is None:
-            self._limiter = CapacityLimiter(self._threads)
         try:
-            return JSONResponse(await to_thread.run_sync(self._answer, bytes(body), limiter=self._limiter))
+            return JSONResponse(await to_thread.run_sync(self._answer, bytes(body), limiter=self._threads))
         except UserError as error:
             raise HTTPException(400, str(error)) from error
 

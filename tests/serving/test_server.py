@@ -232,6 +232,8 @@ def without_preprocessing():
 BAD_STARTS = {
     "port": (["--port", "70000"], None, "--port 70000 is not between 0 (any that is free) and 65535"),
     "host": (["--host", "192.0.2.1"], None, "--host '192.0.2.1' is no address of this machine"),
+    "name": (["--host", "a" * 70], None, f"--host '{'a' * 70}' is no name of a machine"),
+    "no host": (["--host", ""], None, "--host is empty"),
     "rows": (["--max-rows", "0"], None, "--max-rows 0 is less than 1"),
     "threads": (["--threads", "0"], None, "--threads 0 is less than 1"),
     "weights": ([], lambda: flip_a_byte("served/model.safetensors"), "is not the file that was exported"),
