@@ -217,8 +217,8 @@ def test_bad_input_is_one_line_and_writes_nothing(capsys, monkeypatch):
 
 
 def test_the_table_of_a_zoo_tries_each_method(monkeypatch, capsys):
-    findings = graph_checks.graphs_of(tiny_case(find_backbone("FM")), ["LLMEmb"])
-    assert findings == dict.fromkeys(["plain", "LLMEmb"], Finding("passed", "works"))
+    findings = graph_checks.graphs_of(tiny_case(find_backbone("FM")), ["LLMEmb", "KAR"])  # KAR adds columns
+    assert findings == dict.fromkeys(["plain", "LLMEmb", "KAR"], Finding("passed", "works"))
     failed = Finding("failed", "FM cannot be exported")
     assert graph_checks.cell_of(findings) == "works"
     assert graph_checks.cell_of({**findings, "LLMEmb": failed}) == "works without LLMEmb: FM cannot be exported"
