@@ -9,6 +9,7 @@ import os
 import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ import polars as pl
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from measuring import criteo_like, in_turn, seconds
+from measuring import criteo_like, in_turn
 from raw_tables import column, settings
 
 from fuxictr_llm.serving.export import export_run
@@ -70,6 +71,13 @@ def ways_of(folder: Path, model: Any) -> dict[str, Way]:
     }
 
 
+def cpu_seconds(call: Callable[[], Any]) -> float:
+    """Of all threads: what others do on the machine hardly changes it."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
 def repeated(call: Callable[[], Any], calls: int) -> Callable[[], Any]:
     return lambda: [call() for _ in range(calls)]
 
@@ -93,7 +101,7 @@ def main() -> None:
             return way(ids_of(part))
 
         model = criteo_like("DeepFM", values=VALUES + 2).eval()  # and the ids of padding and of unseen values
-        shape = {"embedding_dim": 16, "hidden_units": [400, 400, 400], "batch_norm": False}
+        shape = {"embedding_dim": 16, "hidden_units": [400, 400, 400], "batch_norm": False, "net_dropout": 0.0}
         save_run(model, {"model": "DeepFM", **params("DeepFM", **shape)})
         ways = ways_of(export_run("runs/a", Path(folder) / "served", ["onnx", "pt2"]), model)
         baseline = ways.pop("FuxiCTR")
@@ -107,8 +115,8 @@ def main() -> None:
                     goal = "at most 1" if start == "ids" else "-"
                     report(f"{name}, {size:,} rows from {start} / FuxiCTR's predict from ids", ratio, "", goal)
         many = pl.concat([rows] * (PREPROCESSED // VALUES))
-        took = statistics.median(seconds(lambda: raw(many, row_in_words)) for _ in range(max(args.rounds // 3, 1)))
-        report("raw rows x 39 columns to ids, on one core", PREPROCESSED / took / 1000, "k/s", "at least 200")
+        took = statistics.median(cpu_seconds(lambda: raw(many, row_in_words)) for _ in range(max(args.rounds // 3, 1)))
+        report("raw rows x 39 columns to ids, in a second of a core", PREPROCESSED / took / 1000, "k", "at least 200")
 
 
 if __name__ == "__main__":

@@ -114,7 +114,7 @@ def test_large_weights_lie_beside_the_graph(monkeypatch):
     batch, arrays = inputs_of(served)
     assert np.abs(session_of("moved").run(None, arrays)[0] - served.predict(batch)).max() <= 1e-6
     export_run("runs/a", "moved")
-    assert files_in("moved").keys() == {"config.json", "model.safetensors"}
+    assert files_in("moved").keys() == {"DNN.model", "config.json", "model.safetensors"}
 
 
 def test_names_of_columns_may_be_those_of_operators():
