@@ -54,6 +54,7 @@ setup(
         "tune": ["optuna>=5"],
         "tensorboard": ["tensorboard"],
         "onnx": ["onnx", "onnxscript", "onnxruntime"],
+        "serve": ["starlette", "uvicorn"],
         "test": [
             "pytest",
             "pytest-xdist",
@@ -67,6 +68,8 @@ setup(
             "onnx",
             "onnxscript",
             "onnxruntime",
+            "starlette",
+            "uvicorn",
             "playwright",  # drives a Chromium, where there is one
         ],
     },

@@ -18,6 +18,7 @@ from fuxictr_llm.commands import (
     prepare,
     program,
     run,
+    serve,
     verify,
     zoo,
 )
@@ -29,7 +30,7 @@ from fuxictr_llm.common.signals import Terminated, terminated_as_interrupted
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
-COMMANDS = (run, prepare, encode, leaderboard, verify, bars, export, predict, doctor, zoo, ls, clean)
+COMMANDS = (run, prepare, encode, leaderboard, verify, bars, export, predict, serve, doctor, zoo, ls, clean)
 DESCRIPTION = """\
 Language models for click-through-rate prediction, as a plugin of FuxiCTR.
 

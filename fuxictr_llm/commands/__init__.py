@@ -7,16 +7,19 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import process_state, under_torchrun
+from fuxictr_llm.common.run_files import find_run
 from fuxictr_llm.host.checkout import use_checkout
 
 if TYPE_CHECKING:  # importing it takes a second, which --help need not wait for
     from fuxictr_llm.config.resolve import Experiment
+    from fuxictr_llm.serving.load import ServedModel
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
@@ -73,6 +76,40 @@ def add_zoo(parser: Options) -> None:
     """The option `--zoo`; a command calls `use_checkout(args.zoo)` before it asks for a backbone."""
     text = "a FuxiCTR checkout or its model_zoo: its models win over ours (default: the variable FUXICTR_ZOO)"
     parser.add_argument("--zoo", metavar="DIR", help=text)
+
+
+def add_served_model(parser: Options) -> None:
+    """The options that choose a trained model for raw rows; see `served_model_of`."""
+    text = "an exported folder, or a run: <model_root>/<dataset_id>/<model_id>"
+    parser.add_argument("--model", required=True, metavar="DIR|RUN", help=text)
+    parser.add_argument("--gpu", type=int, default=-1, help="index of the GPU, -1 for the CPU")
+    text = "the class that preprocessed the data set, where it is not FuxiCTR's own"
+    parser.add_argument("--processor", metavar="FILE.py:CLASS", help=text)
+    add_zoo(parser)
+
+
+@contextmanager
+def served_model_of(args: argparse.Namespace) -> Iterator["ServedModel"]:
+    """The model that the options choose, for the block; it predicts with as many threads as the run did."""
+    use_checkout(args.zoo)
+    if not (Path(args.model) / "config.json").is_file():  # no export
+        find_run(args.model)  # what is misspelt is said before torch is imported
+    gpu = chosen_gpu(args.gpu)
+    import torch
+
+    from fuxictr_llm.registry import import_class
+    from fuxictr_llm.serving.predict import served_model
+
+    processor = None
+    if args.processor:
+        from fuxictr_llm.host.preprocess import FeatureProcessor
+
+        processor = import_class(args.processor, "--processor", FeatureProcessor)
+    with served_model(args.model, gpu, feature_processor=processor) as served:
+        threads = (served.config.get("evaluation") or {}).get("num_threads")
+        if threads:  # the last digits may depend on it
+            torch.set_num_threads(threads)
+        yield served
 
 
 def add_methods(parser: argparse.ArgumentParser) -> None:

@@ -225,11 +225,19 @@ def wrong_part(problem: Mapping[str, Any]) -> str:
     return f"has {key!r}: {shown}; {problem['msg'][:1].lower()}{problem['msg'][1:]}"
 
 
+def parse_json(text: str) -> Any:
+    """What the text says; Python's own parser also takes keys that are there twice, and NaN.
+
+    Raises:
+        ValueError: it is no JSON.
+        RecursionError: it is nested too deep.
+    """
+    return json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+
+
 def _parsed(path: Path) -> Any:
     try:
-        return json.loads(
-            path.read_text(encoding="utf-8"), object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant
-        )
+        return parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{str(path)!r} is damaged ({reason_of(error)}); {AGAIN}") from error
 

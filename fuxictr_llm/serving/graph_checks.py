@@ -16,7 +16,7 @@ from fuxictr_llm.diagnosis.doctor import Finding, look_at, quiet, run_check
 from fuxictr_llm.diagnosis.tiny import TinyCase, tiny_case
 from fuxictr_llm.diagnosis.zoo_table import GRAPH, ZooRow
 from fuxictr_llm.enhancement.base import NotTried
-from fuxictr_llm.enhancement.model import enhance
+from fuxictr_llm.enhancement.model import added_columns_of, enhance
 from fuxictr_llm.host.columns import describe_feature_map
 from fuxictr_llm.registry import find_backbone, find_method
 from fuxictr_llm.serving.export import export_run
@@ -96,8 +96,15 @@ def _exported(case: TinyCase, model: BaseModel, method: str | None) -> str:
     config = getattr(getattr(model, "enhancement", None), "config", None)
     origin = origin_of(case.cls)
     settings = {**case.settings, **(asdict(config) if config else {}), "model": origin.name, "method": method}
-    described = describe_feature_map(model.feature_map)
-    record = {"config": settings, "config_sha256": "", "feature_map": described, "backbone": origin.record()}
+    described, added = describe_feature_map(model.feature_map), added_columns_of(model)
+    described["features"] = {name: spec for name, spec in described["features"].items() if name not in added}
+    record = {
+        "config": settings,
+        "config_sha256": "",
+        "feature_map": described,
+        "backbone": origin.record(),
+        "added_columns": added,
+    }
     with tempfile.TemporaryDirectory() as folder:
         model.save_weights(Path(folder) / "tiny.model")
         write_json(Path(folder) / f"tiny{RECORD}", record)

@@ -85,6 +85,7 @@ class ServedModel:
         config: the content of the folder's config.json.
         cold_ids: column -> value outside train's vocabulary that has an embedding of its own -> id. The ids of train
             values are in the data set's feature_vocab.json.
+        sha256: of config.json, which has those of all other files; None without a folder.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class ServedModel:
     ):
         self.model, self.config = model.eval().requires_grad_(False), config
         self._folder, self._feature_processor = folder, feature_processor
+        self.sha256 = digest_of_file(folder / CONFIG) if folder else None
         own, features = own_columns(model), model.feature_map.features
         self._specs = {name: spec for name, spec in features.items() if spec["type"] != "meta" and name not in own}
         self.fields = tuple(self._specs)

@@ -1,6 +1,6 @@
 """The metrics of predictions for rows that have labels: those of the run, computed as it computed them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -46,8 +46,8 @@ class Measuring:
             return False
         return self._served.raw.form({}).steps([name]).reads <= self._columns
 
-    def add(self, rows: pl.DataFrame, probabilities: np.ndarray, where: Where) -> None:
-        """Add raw rows, and what the model says of them, `[N]` or `[N, T]`."""
+    def add(self, rows: pl.DataFrame, batch: Mapping[str, np.ndarray], probabilities: np.ndarray, where: Where) -> None:
+        """Add raw rows, the batch that they became, and what the model says of them, `[N]` or `[N, T]`."""
         if self.unmeasured is not None:
             return
         try:
@@ -56,7 +56,7 @@ class Measuring:
             self.unmeasured = str(error)
             self._parts.clear()
             return
-        groups = self._groups(rows, where) if self._needs_groups else None
+        groups = self._groups(rows, batch, where) if self._needs_groups else None
         self._parts.append((labels, probabilities.reshape(len(rows), -1), groups))
 
     def _labels(self, rows: pl.DataFrame, where: Where) -> np.ndarray:
@@ -71,8 +71,13 @@ class Measuring:
                 raise UserError(f"label {name!r} must be 0 or 1 (got {made[name][row]} in {where(row)})")
         return np.stack([made[name].cast(pl.Float32).to_numpy() for name in names], axis=1)
 
-    def _groups(self, rows: pl.DataFrame, where: Where) -> np.ndarray:
-        """A number for each value of the group's column: what numbers they are does not matter."""
+    def _groups(self, rows: pl.DataFrame, batch: Mapping[str, np.ndarray], where: Where) -> np.ndarray:
+        """A number for each group: what numbers they are does not matter.
+
+        Where the model reads the column, all values that training did not see are one group, as in the run.
+        """
+        if self._group in batch:
+            return batch[self._group]
         made = self._served.raw.made(rows, [self._group], where)[self._group]
         return np.array([self._ids.setdefault(value, len(self._ids)) for value in made.to_list()])
 

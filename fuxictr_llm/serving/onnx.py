@@ -19,6 +19,7 @@ AFFECTS_RESULTS = False  # see common/code_digest.py
 FILE = "model.onnx"
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 ERRORS_ALONE = 3  # onnxruntime's number for it
+MOST_BYTES = 2**30  # of weights in model.onnx itself; ONNX allows 2 GiB for the whole file
 
 
 def check_onnx() -> None:
@@ -33,7 +34,7 @@ def check_onnx() -> None:
 
 
 def write_onnx(program: ExportedProgram, served: ServedModel, folder: Path) -> dict[str, Any]:
-    """Write `model.onnx`; its weights lie in files beside it where they have more than 2 GiB.
+    """Write `model.onnx`; its weights lie in `model.onnx.data` beside it where they have more than 1 GiB.
 
     Inputs have the names of the columns, outputs those of the labels.
 
@@ -50,7 +51,7 @@ def write_onnx(program: ExportedProgram, served: ServedModel, folder: Path) -> d
     try:
         with quiet():
             graph = _translated(program, served)
-            graph.save(folder / FILE)
+            graph.save(folder / FILE, external_data=_bytes_of_weights(served) > MOST_BYTES)
             options = onnxruntime.SessionOptions()
             options.log_severity_level = ERRORS_ALONE
             session = onnxruntime.InferenceSession(folder / FILE, options, providers=["CPUExecutionProvider"])
@@ -66,6 +67,10 @@ def write_onnx(program: ExportedProgram, served: ServedModel, folder: Path) -> d
         "checked_with": f"onnxruntime {onnxruntime.__version__}",
         "largest_difference": difference,
     }
+
+
+def _bytes_of_weights(served: ServedModel) -> int:
+    return sum(tensor.nbytes for tensor in served.model.state_dict().values())
 
 
 def _translated(program: ExportedProgram, served: ServedModel) -> torch.onnx.ONNXProgram:

@@ -102,7 +102,7 @@ def predict_file(served: ServedModel, data: Path, to: Path | None = None, sep: s
 
             batch, unusual = raw(rows, where)
             probabilities = served.predict(batch, batch_rows)
-            measuring.add(rows, probabilities, where)
+            measuring.add(rows, batch, probabilities, where)
             counts.add(unusual)
             if write is not None:
                 columns = probabilities.reshape(len(rows), -1).T

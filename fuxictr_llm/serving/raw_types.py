@@ -30,8 +30,8 @@ def typed(
         if schema[name].is_float() and (wanted.is_integer() or wanted == pl.String):
             _check_exact(rows[name], fitted, where)
     made = rows.select(_cast(name, schema[name], wanted, fitted) for name, wanted in types.items())
-    texts = [name for name in types if schema[name] == pl.String]
-    empty = rows.select((pl.col(name) == "").sum() for name in texts).row(0, named=True) if texts else {}
+    checks = {name: check for name in types if (check := _is_empty(name, schema[name])) is not None}
+    empty = rows.select(check.sum() for check in checks.values()).row(0, named=True) if checks else {}
     blank = {name: rows[name].null_count() + empty.get(name, 0) for name in types}
     for name, wanted in types.items():
         has = schema[name]
@@ -40,11 +40,20 @@ def typed(
     return made, {name: count for name, count in blank.items() if count}
 
 
+def _is_empty(name: str, has: pl.DataType) -> pl.Expr | None:
+    """Whether a cell holds nothing, though it is not null; None for types of which none can."""
+    if has == pl.String:
+        return pl.col(name) == ""
+    return (pl.col(name).list.len() == 0).alias(name) if isinstance(has, pl.List) else None
+
+
 def _cast(name: str, has: pl.DataType, wanted: pl.DataType, fitted: Fitted) -> pl.Expr:
     value = pl.col(name)
     if has == wanted or is_list(has):
         if is_list(has) and not is_list(wanted):
             raise UserError(f"column {name!r} holds lists, and is of single values; give one value a row")
+        if is_list(has) and has.inner.is_nested():
+            raise UserError(f"column {name!r} holds lists of {has.inner}; give lists of texts or numbers")
         return value
     if has.is_nested() or has in (pl.Object, pl.Binary):
         raise UserError(f"column {name!r} holds values of type {has}; give texts or numbers")

@@ -68,7 +68,11 @@ def _series(name: str, values: Any, of_pandas: bool = False) -> pl.Series:
         cells = [*values]
         if any(isinstance(cell, Mapping | list | tuple | np.ndarray) for cell in cells):
             raise UserError(f"column {name!r} holds values of several types ({reason_of(error)})") from error
-        return pl.Series(name, [None if _is_missing(cell) else str(cell) for cell in cells], dtype=pl.String)
+        texts = [None if _is_missing(cell) else str(cell) for cell in cells]
+        try:
+            return pl.Series(name, texts, dtype=pl.String)
+        except UnicodeEncodeError as error:  # of half a sign, as JSON can write it
+            raise UserError(f"column {name!r} holds a text that is not Unicode ({reason_of(error)})") from error
 
 
 def _is_missing(cell: Any) -> bool:

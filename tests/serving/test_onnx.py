@@ -101,6 +101,22 @@ def test_a_folded_model_is_written_as_onnx_and_pt2_and_predicts_the_same(capsys)
     assert files_in("served").keys() == {"config.json", "model.safetensors"}
 
 
+def test_large_weights_lie_beside_the_graph(monkeypatch):
+    monkeypatch.setattr("fuxictr_llm.serving.onnx.MOST_BYTES", 1000)
+    trained("DNN", hidden_units=[64])
+    for _ in range(2):  # the second export replaces both files
+        served = load_model(export_run("runs/a", "served", ["onnx"]))
+        noted = served.config["graphs"]["onnx"]["files"]
+        assert noted == {name: digest_of_file(f"served/{name}") for name in ("model.onnx", "model.onnx.data")}
+    largest = max(tensor.nbytes for tensor in served.model.state_dict().values())
+    assert Path("served/model.onnx.data").stat().st_size >= largest > 1000
+    Path("served").rename("moved")
+    batch, arrays = inputs_of(served)
+    assert np.abs(session_of("moved").run(None, arrays)[0] - served.predict(batch)).max() <= 1e-6
+    export_run("runs/a", "moved")
+    assert files_in("moved").keys() == {"DNN.model", "config.json", "model.safetensors"}
+
+
 def test_names_of_columns_may_be_those_of_operators():
     feature_map = small_feature_map("FM")
     new = {"user": "embedding", "item": "sigmoid", "price": "linear", "tags": "Größe (cm)", "group": "group"}
@@ -201,8 +217,8 @@ def test_bad_input_is_one_line_and_writes_nothing(capsys, monkeypatch):
 
 
 def test_the_table_of_a_zoo_tries_each_method(monkeypatch, capsys):
-    findings = graph_checks.graphs_of(tiny_case(find_backbone("FM")), ["LLMEmb"])
-    assert findings == dict.fromkeys(["plain", "LLMEmb"], Finding("passed", "works"))
+    findings = graph_checks.graphs_of(tiny_case(find_backbone("FM")), ["LLMEmb", "KAR"])  # KAR adds columns
+    assert findings == dict.fromkeys(["plain", "LLMEmb", "KAR"], Finding("passed", "works"))
     failed = Finding("failed", "FM cannot be exported")
     assert graph_checks.cell_of(findings) == "works"
     assert graph_checks.cell_of({**findings, "LLMEmb": failed}) == "works without LLMEmb: FM cannot be exported"

@@ -54,27 +54,6 @@ def load_test_data(result):
     return result.record["config"]["test_data"]
 
 
-@pytest.fixture(scope="module")
-def trained_shop(tmp_path_factory):
-    """A run on `shop`, its config and its export, made once."""
-    from conftest import write_configs
-
-    folder = tmp_path_factory.mktemp("shop")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        result, run = run_of("DeepFM_shop", write_configs(folder), data_root="data")
-        export_run(run, "served")
-    return folder, result, run
-
-
-@pytest.fixture
-def shop(trained_shop):
-    """A copy of it in the test's folder."""
-    folder, result, run = trained_shop
-    shutil.copytree(folder, ".", dirs_exist_ok=True)
-    return result, run
-
-
 def test_rows_that_nobody_trained_on(shop, capsys):
     served = load_model("served")
     rows = pl.DataFrame(
