@@ -23,6 +23,7 @@ from fuxictr_llm.common.runs import Run, versions
 from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
 from fuxictr_llm.data.build import check_there
+from fuxictr_llm.data.held import check_build, holding
 from fuxictr_llm.data.loader import describe_data, make_loaders
 from fuxictr_llm.data.loader_choice import check_shared_before
 from fuxictr_llm.data.slices import FrequencySlices, predict
@@ -99,9 +100,11 @@ def _run(experiment: Experiment, fresh: bool, listener: Listener) -> Result:
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
     started, sources = datetime.now(), source_digests(experiment.params)
     if not is_main():
-        return _take_part(experiment, model_id, folder, sources)
+        with holding(experiment.params):
+            return _take_part(experiment, model_id, folder, sources)
     # `own` is there for the whole run, and is removed even where the process is killed (by a later run).
-    with logging_to(folder / f"{model_id}.log"), own_folder(folder / f"{model_id}.model") as own:
+    log, beside = folder / f"{model_id}.log", folder / f"{model_id}.model"
+    with logging_to(log), holding(experiment.params), own_folder(beside) as own:
         logging.info("Params: %s", print_to_json(experiment.params))
         run = prepare_run(experiment, model_id)
         unfinished = own / "weights.model"
@@ -187,7 +190,6 @@ def _train(
     with stages("train") as facts:
         train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
         warn_of_few_batches(train_rows.num_samples, params)
-        # Opened now: another run may build the data set anew while this one trains.
         test_rows = make_loaders(run.feature_map, params, "test") if params.get("test_data") else None
         slices = FrequencySlices.from_run(run) if test_rows is not None else None
         trained = fit(model, train_rows, valid_rows, params, checkpoints, listener=listener)
@@ -214,6 +216,7 @@ def _train(
         if is_main():
             path = checkpoint.with_name(PREDICTIONS)
             kept = {"predictions_sha256": write_predictions(path, predicted.y_true, predicted.y_pred)}
+    check_build(run.feature_map)
     record = {
         "model_id": params["model_id"],
         "seed": params["seed"],
