@@ -24,6 +24,7 @@ from fuxictr_llm.common.files import (
     write_json,
 )
 from fuxictr_llm.common.runs import versions
+from fuxictr_llm.common.sealed import is_as_sealed
 from fuxictr_llm.config.keys import ModelKeys
 from fuxictr_llm.config.origins import find_trained, origin_of
 from fuxictr_llm.config.resolve import constructor_hints
@@ -135,6 +136,10 @@ def _read(record_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     record = read_json(record_file)
     if not isinstance(record, dict) or not {"config", "feature_map", "config_sha256"} <= record.keys():
         raise UserError(f"{str(record_file)!r} is damaged or of an earlier version; run the experiment again")
+    if not is_as_sealed(record):
+        raise UserError(
+            f"{str(record_file)!r} is damaged (it has another sha256 than it says); run the experiment again"
+        )
     weights = record_file.with_name(record_file.name.removesuffix(RECORD) + ".model")
     if not weights.is_file():
         raise UserError(f"{str(weights)!r} is missing; run the experiment again")
