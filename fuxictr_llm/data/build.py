@@ -40,7 +40,7 @@ from fuxictr_llm.data.fills import fills_of_made
 from fuxictr_llm.data.first_pass import first_pass
 from fuxictr_llm.data.fitted import FILE as PREPROCESSING
 from fuxictr_llm.data.fitted import describe_fitted
-from fuxictr_llm.data.held import MANIFEST, holding
+from fuxictr_llm.data.held import MANIFEST, lock_of
 from fuxictr_llm.data.id_files import write_splits
 from fuxictr_llm.data.prepare import check_published_there
 from fuxictr_llm.data.processors import code_of, find_processor, settings_of
@@ -86,7 +86,7 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
     _check_places(data_dir, params, [file for paths in files.values() for file in paths])
     processor_cls = collecting(find_processor(params))
     made_from = _made_from(params, files)
-    with holding(params) as lock:
+    with lock_of(params) as lock:
         while (reason := _why_outdated(data_dir, made_from, params)) is not None:
             if not lock.alone():
                 lock.wait()

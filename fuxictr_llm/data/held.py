@@ -1,7 +1,7 @@
 """A run uses one build of its data set: no other process replaces it meanwhile, and where one does, the run ends."""
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from fuxictr.features import FeatureMap
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of, digest_of_file, sizes_of
+from fuxictr_llm.common.processes import is_main
 from fuxictr_llm.common.readers import Readers, reading
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
@@ -16,10 +17,18 @@ MANIFEST = "build.json"
 BUILD = "build_sha256"  # an attribute of a feature map
 
 
-def holding(params: Mapping[str, Any]) -> AbstractContextManager[Readers]:
-    """In the block, no other process replaces the built data set of these settings.
+def holding(params: Mapping[str, Any]) -> AbstractContextManager[Readers | None]:
+    """In the block, no other run replaces the built data set of these settings.
 
-    The lock lies beside its folder: processes on other machines and in containers, which share the folder, see it too.
+    Of torchrun's processes the main one alone sees to that: it may have to build the data set while the others wait.
+    """
+    return lock_of(params) if is_main() else nullcontext()
+
+
+def lock_of(params: Mapping[str, Any]) -> AbstractContextManager[Readers]:
+    """The lock of a data set's folder, which who reads it shares, and who builds it has alone.
+
+    It lies beside the folder: processes on other machines and in containers, which share the folder, see it too.
     """
     root, name = Path(params["data_root"]), params["dataset_id"]
     what = f"the built data {str(root / name)!r} (data that is built in another way needs a data_root of its own)"
@@ -50,4 +59,7 @@ def _build_of(data_dir: Path) -> str:
     manifest, columns = data_dir / MANIFEST, data_dir / "feature_map.json"
     if manifest.is_file():
         return digest_of_file(manifest)
-    return digest_of([digest_of_file(columns), sizes_of(data_dir)]) if columns.is_file() else ""
+    if not columns.is_file():
+        return ""
+    sizes = {name: size for name, size in sizes_of(data_dir).items() if name.endswith((".parquet", ".npz"))}
+    return digest_of([digest_of_file(columns), sizes])

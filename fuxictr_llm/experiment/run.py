@@ -100,8 +100,7 @@ def _run(experiment: Experiment, fresh: bool, listener: Listener) -> Result:
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
     started, sources = datetime.now(), source_digests(experiment.params)
     if not is_main():
-        with holding(experiment.params):
-            return _take_part(experiment, model_id, folder, sources)
+        return _take_part(experiment, model_id, folder, sources)
     # `own` is there for the whole run, and is removed even where the process is killed (by a later run).
     log, beside = folder / f"{model_id}.log", folder / f"{model_id}.model"
     with logging_to(log), holding(experiment.params), own_folder(beside) as own:

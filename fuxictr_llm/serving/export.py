@@ -137,9 +137,7 @@ def _read(record_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(record, dict) or not {"config", "feature_map", "config_sha256"} <= record.keys():
         raise UserError(f"{str(record_file)!r} is damaged or of an earlier version; run the experiment again")
     if not is_as_sealed(record):
-        raise UserError(
-            f"{str(record_file)!r} is damaged (it has another sha256 than it says); run the experiment again"
-        )
+        raise UserError(f"{str(record_file)!r} is damaged (its record_sha256 is another); run the experiment again")
     weights = record_file.with_name(record_file.name.removesuffix(RECORD) + ".model")
     if not weights.is_file():
         raise UserError(f"{str(weights)!r} is missing; run the experiment again")

@@ -346,7 +346,7 @@ def test_paths_with_odd_characters_and_linked_folders_work(params, tmp_path):
     edit(odd / "valid.csv", color="red")
     built_data(params)
     assert (tmp_path / "elsewhere" / "train.parquet").is_file() and data_dir(params).is_symlink()
-    assert sorted(path.name for path in Path(params["data_root"]).iterdir()) == ["shop"]
+    assert sorted(path.name for path in Path(params["data_root"]).iterdir()) == [".shop.build.lock", "shop"]
 
 
 def test_a_path_that_fuxictr_would_take_for_a_pattern_is_refused(params):

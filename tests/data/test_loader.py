@@ -149,8 +149,8 @@ def test_a_damaged_part_of_parquet_is_named(shop, tmp_path, loader, place):
     path.write_bytes(source[:start] + b"\xff" * 200 + source[start + 200 :])
     for read in (
         lambda: list(loader(shop[0], str(path), batch_size=64)),
-        lambda: read_columns([path], [*shop[0].features]),
-        lambda: list(read_slices(str(path), [*shop[0].features], 100)),
+        lambda: read_columns([path], [*shop[0].features, "click"]),
+        lambda: list(read_slices(str(path), [*shop[0].features, "click"], 100)),
     ):
         with pytest.raises(UserError, match="train.parquet' is damaged .*; remove it and build or download it again"):
             read()
