@@ -3,9 +3,8 @@
 Shape symbols: `N` texts, `L` tokens, `D_llm` width of the language model.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -145,9 +144,8 @@ class LanguageModel:
         on_gpu = next(self.model.parameters()).is_cuda
         batches = length_batches([len(row) for row in rows], GPU_TOKENS if on_gpu else CPU_TOKENS)
         tokens = [[rows[i] for i in chosen] for chosen in batches]
-        make = partial(map if on_gpu else each_in_one_thread, self._vectors)
         vectors = torch.zeros(len(rows), self.nature.width)
-        for chosen, part in zip(batches, kept(tokens, make) if kept else make(tokens), strict=True):
+        for chosen, part in zip(batches, kept(tokens, self._each) if kept else self._each(tokens), strict=True):
             vectors[chosen] = part
         return vectors
 
@@ -159,6 +157,10 @@ class LanguageModel:
                 f"embeddings for {self.token_embeddings} tokens alone; take the tokenizer that belongs to it, or "
                 "resize its embeddings"
             )
+
+    def _each(self, batches: Sequence[Sequence[list[int]]]) -> Iterator[Tensor]:
+        on_gpu = next(self.model.parameters()).is_cuda
+        return map(self._vectors, batches) if on_gpu else each_in_one_thread(self._vectors, batches)
 
     @torch.no_grad()  # which holds for one thread alone
     def _vectors(self, tokens: Sequence[list[int]]) -> Tensor:
