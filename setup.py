@@ -45,6 +45,7 @@ setup(
         "matplotlib>=3.9",
         "scikit-learn",
         "scipy",
+        "threadpoolctl",
         "psutil",
         "rich",
         "tqdm",

@@ -32,6 +32,9 @@ def test_a_changed_byte_in_a_runs_weights_is_found_at_export(configs, monkeypatc
     assert Path("again/model.safetensors").read_bytes() == Path("served/model.safetensors").read_bytes()
     # A record of an earlier version does not say what they were.
     record = read_json(f"{run}.run.json")
-    record.pop("weights_sha256")
+    write_json(f"{run}.run.json", {**record, "seed": 8})
+    with pytest.raises(UserError, match=r"run.json' is damaged \(its record_sha256 is another\); run the experiment"):
+        export_run(run, "again")
+    del record["weights_sha256"], record["record_sha256"]
     write_json(f"{run}.run.json", record)
     export_run(run, "again")

@@ -33,6 +33,7 @@ def execute(args: argparse.Namespace) -> None:
         raise UserError("--format goes with --values")
     experiment = experiment_of(args)
     from fuxictr_llm.config.language_models import asks_for_vectors
+    from fuxictr_llm.data.held import holding
     from fuxictr_llm.experiment.preparation import prepare_run
     from fuxictr_llm.registry import find_method
 
@@ -48,7 +49,8 @@ def execute(args: argparse.Namespace) -> None:
     if args.dry_run:
         _print_needs(experiment)
         return
-    run = prepare_run(experiment, experiment.expid, encode_only=True)
+    with holding(experiment.params):
+        run = prepare_run(experiment, experiment.expid, encode_only=True)
     _print_files(run)
 
 
@@ -68,13 +70,15 @@ def _encode_values(args: argparse.Namespace) -> None:
         _print_needs(experiment)
         return
     from fuxictr_llm.config.language_models import value_config
+    from fuxictr_llm.data.held import holding
     from fuxictr_llm.experiment.preparation import prepare_data
     from fuxictr_llm.llm.vectors.values import make_value_vectors
 
     # They only made the keys of value vectors known; make_value_vectors checks the columns under the option's name.
     experiment = replace(experiment, params={**experiment.params, "feature_specs": None})
-    run = prepare_data(experiment, experiment.expid)
-    make_value_vectors(value_config(run.params), run, args.values, args.format or "npz")
+    with holding(experiment.params):
+        run = prepare_data(experiment, experiment.expid)
+        make_value_vectors(value_config(run.params), run, args.values, args.format or "npz")
     _print_files(run)
 
 

@@ -48,7 +48,7 @@ def find(kind: str, made_from: Mapping[str, Any], file_name: str) -> tuple[Path,
     manifest, path = read_json(folder / "manifest.json"), folder / file_name
     if manifest is None and not folder.exists():
         return None
-    if manifest and path.is_file() and manifest.get("sha256") == digest_of_file(path):
+    if manifest and path.is_file() and manifest.get("sha256") == digest_of_file(path, read_all=True):
         return path, manifest
     logging.warning("%s is damaged: it is computed anew", path)
     return None

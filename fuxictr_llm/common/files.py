@@ -230,10 +230,10 @@ def digests_of(folder: Path) -> dict[str, str]:
     return {path.as_posix(): digest for path, digest in zip(visible, digests, strict=True)}
 
 
-def damaged_files(folder: Path, digests: dict[str, str]) -> list[str]:
-    """The files of a manifest that are missing or have another content now; see `digest_of_file` on large ones."""
+def damaged_files(folder: Path, digests: dict[str, str], *, read_all: bool = True) -> list[str]:
+    """The files of a manifest that are missing or have another content now; `read_all` as for `digest_of_file`."""
     there = [name for name in digests if (folder / name).is_file()]
-    now = dict(zip(there, digests_of_files(folder / name for name in there), strict=True))
+    now = dict(zip(there, digests_of_files((folder / name for name in there), read_all=read_all), strict=True))
     return [name for name, digest in digests.items() if now.get(name) != digest]
 
 
@@ -261,7 +261,7 @@ def digest_of_file(path: Path | str, algorithm: str = "sha256", *, read_all: boo
     """Digest of a file's content; for a large file it is cached, by the file's size and time of change.
 
     Args:
-        read_all: read the file, however large it is.
+        read_all: read the file, however large it is: a disk may change it and keep its time of change.
     """
     (digest,) = digests_of_files([path], algorithm, read_all=read_all)
     return digest
@@ -277,17 +277,17 @@ def digests_of_files(paths: Iterable[Path | str], algorithm: str = "sha256", *, 
 
 def _digest(path: Path, algorithm: str, read_all: bool, progress: Progress) -> str:
     stat = path.stat()
-    if read_all or stat.st_size <= REMEMBERED_ABOVE:
+    if stat.st_size <= REMEMBERED_ABOVE:
         return _hash(path, algorithm, progress)
     stamp = [str(path), stat.st_size, stat.st_mtime_ns]
     note = cache_dir() / "digests" / f"{digest_of(stamp)}.json"
     known = read_json(note)
     if known is None or known.get("stamp") != stamp:
         known = {"stamp": stamp}
-    if algorithm in known:
+    if algorithm in known and not read_all:
         progress.skip(stat.st_size)
-    else:
-        known[algorithm] = _hash(path, algorithm, progress)
+    elif known.get(algorithm) != (digest := _hash(path, algorithm, progress)):
+        known[algorithm] = digest
         with contextlib.suppress(OSError):  # a cache that cannot be written only costs time
             write_json(note, known)
     return known[algorithm]

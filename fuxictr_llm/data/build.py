@@ -42,6 +42,7 @@ from fuxictr_llm.data.fills import fills_of_made
 from fuxictr_llm.data.first_pass import first_pass
 from fuxictr_llm.data.fitted import FILE as PREPROCESSING
 from fuxictr_llm.data.fitted import describe_fitted
+from fuxictr_llm.data.held import MANIFEST, lock_of
 from fuxictr_llm.data.id_files import write_splits
 from fuxictr_llm.data.prepare import check_published_there
 from fuxictr_llm.data.processors import code_of, find_processor, settings_of
@@ -62,7 +63,6 @@ BUILD_KEYS = (
     "data_format",
     "data_block_size",
 )
-MANIFEST = "build.json"
 OTHER_DATA_ROOT = "name another folder with --set data_root=DIR"
 VERSION = 4
 
@@ -89,8 +89,16 @@ def built_data(params: Mapping[str, Any]) -> dict[str, Any]:
     _check_places(data_dir, params, [file for paths in files.values() for file in paths])
     processor_cls = collecting(find_processor(params))
     made_from = _made_from(params, files)
-    if not _is_current(data_dir, made_from, params):
-        _build(data_dir, made_from, params, raw, processor_cls)
+    with lock_of(params) as lock:
+        while (reason := _why_outdated(data_dir, made_from, params)) is not None:
+            if not lock.alone():
+                lock.wait()
+                continue
+            try:  # another process may have built it since it was looked at
+                if (reason := _why_outdated(data_dir, made_from, params)) is not None:
+                    _build(data_dir, made_from, params, raw, processor_cls, reason)
+            finally:
+                lock.share()
     suffix = "" if params.get("data_block_size") else ".parquet"
     built = {f"{split}_data": str(data_dir / f"{split}{suffix}") for split in raw}
     return {"valid_data": None, "test_data": None, **built}
@@ -155,31 +163,27 @@ def _made_from(params: Mapping[str, Any], files: Mapping[str, list[Path]]) -> di
     }
 
 
-def _is_current(data_dir: Path, made_from: Mapping[str, Any], params: Mapping[str, Any]) -> bool:
-    """Whether the built data set can be used; says why where it has to be built anew."""
+def _why_outdated(data_dir: Path, made_from: Mapping[str, Any], params: Mapping[str, Any]) -> str | None:
+    """Why the data set has to be built, empty where there is none yet; None: what is built can be used."""
     if not (data_dir / "feature_map.json").exists():
-        return False
+        return ""
     if not (data_dir / MANIFEST).exists():
-        return _is_of_fuxictr(data_dir, params)
+        _check_of_fuxictr(data_dir, params)
+        return None
     manifest = read_json(data_dir / MANIFEST)
     old = isinstance(manifest, dict) and (manifest.get("made_from") or {})
     if not isinstance(old, dict) or not isinstance(old.get("raw", {}), dict):
-        logging.warning("Rebuilding %s: its %s is damaged", data_dir, MANIFEST)
-        return False
+        return f"its {MANIFEST} is damaged"
     # It may have more splits than are asked for: a search trains on it without test data.
     old = {**old, "raw": {split: old.get("raw", {}).get(split) for split in made_from["raw"]}}
-    if old == made_from:
-        digests = manifest.get("sha256")  # not in those of earlier versions
-        damaged = damaged_files(data_dir, digests) if digests else not_as_noted(data_dir, manifest.get("sizes", {}))
-        if damaged:
-            logging.warning("Rebuilding %s: missing or damaged: %s", data_dir, ", ".join(damaged))
-        return not damaged
-    what = [key for key in made_from if old.get(key) != made_from[key]]
-    logging.warning("Rebuilding %s: changed since it was built: %s", data_dir, ", ".join(what))
-    return False
+    if what := [key for key in made_from if old.get(key) != made_from[key]]:
+        return f"changed since it was built: {', '.join(what)}"
+    digests = manifest.get("sha256")  # not in those of earlier versions
+    damaged = damaged_files(data_dir, digests) if digests else not_as_noted(data_dir, manifest.get("sizes", {}))
+    return f"missing or damaged: {', '.join(damaged)}" if damaged else None
 
 
-def _is_of_fuxictr(data_dir: Path, params: Mapping[str, Any]) -> bool:
+def _check_of_fuxictr(data_dir: Path, params: Mapping[str, Any]) -> None:
     """A data set without our manifest: FuxiCTR built it. It is used if its columns are the declared ones."""
     built = set(built_columns(data_dir))
     declared = {col["name"] for col in feature_columns(params) if col.get("active", True)}
@@ -189,7 +193,6 @@ def _is_of_fuxictr(data_dir: Path, params: Mapping[str, Any]) -> bool:
             f"({sorted(built ^ declared)[:5]} differ); remove it, or give the data set another dataset_id"
         )
     logging.warning("%s was built by FuxiCTR itself: whether its raw files changed cannot be checked", data_dir)
-    return True
 
 
 def _build(
@@ -198,7 +201,10 @@ def _build(
     params: Mapping[str, Any],
     raw: Mapping[str, str],
     processor_cls: type[FeatureProcessor],
+    reason: str,
 ) -> None:
+    if reason:
+        logging.warning("Rebuilding %s: %s", data_dir, reason)
     check_declared_vectors(params)
     params = {**params, "feature_cols": with_used_vectors(params["feature_cols"])}
     writable_dir(params["data_root"], OTHER_DATA_ROOT)

@@ -46,7 +46,7 @@ def downloaded(file: Download) -> Path:
     folder = writable_dir(cache_dir() / "downloads" / file.sha256[:12], OTHER_CACHE)
     path = folder / file.name
     hold(folder)
-    if path.is_file() and digest_of_file(path) == file.sha256:
+    if path.is_file() and digest_of_file(path, read_all=True) == file.sha256:
         return path
     with explain_write_errors(path, OTHER_CACHE), own_folder(path) as temporary:
         fetched = temporary / file.name

@@ -3,22 +3,19 @@
 Shape symbols: `B` rows of a batch.
 """
 
-import zipfile
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import torch
 from fuxictr.features import FeatureMap
 from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.progress import Progress
+from fuxictr_llm.data.file_parts import NpzPart, ParquetPart
 from fuxictr_llm.data.raw_checks import first_not_finite
 from fuxictr_llm.data.shares import share_of
 from fuxictr_llm.host.batches import LongBatch
@@ -216,79 +213,12 @@ def check_names(parts: list[Path], names: list[str]) -> None:
 
 
 def _readers(parts: list[Path], names: list[str]) -> list[Any]:
-    readers = [_NpzPart(part) if part.suffix == ".npz" else _ParquetPart(part) for part in parts]
+    readers = [NpzPart(part) if part.suffix == ".npz" else ParquetPart(part) for part in parts]
     for reader in readers:
         missing = [name for name in names if name not in reader.names]
         if missing:
             raise UserError(f"{str(reader.path)!r} lacks the columns {missing} that the feature map has")
     return readers
-
-
-class _ParquetPart:
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            self.names = pq.read_schema(path).names
-        except FileNotFoundError as error:
-            raise UserError(f"there is no file {str(path)!r}") from error
-        except pa.ArrowInvalid as error:
-            raise _damaged(path, error) from error
-
-    @property
-    def rows(self) -> int:
-        return pq.read_metadata(self.path).num_rows
-
-    def read(self, name: str) -> np.ndarray:
-        return as_array(name, pq.read_table(self.path, columns=[name]).column(name), self.path)
-
-    def slices(self, names: list[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
-        for part in pq.ParquetFile(self.path).iter_batches(rows, columns=names):
-            table = pa.Table.from_batches([part])
-            yield {name: np.array(as_array(name, table.column(name), self.path)) for name in names}
-
-
-class _NpzPart:
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            self.arrays = np.load(path)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise _damaged(path, error) from error
-        self.names = self.arrays.files
-
-    @property
-    def rows(self) -> int:
-        return len(self.read(self.names[0])) if self.names else 0
-
-    def read(self, name: str) -> np.ndarray:
-        try:
-            return self.arrays[name]
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:  # Python objects, too
-            raise _damaged(self.path, error) from error
-
-    def slices(self, names: list[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
-        columns = {name: self.read(name) for name in names}
-        for start in range(0, len(columns[names[0]]), rows):
-            yield {name: column[start : start + rows] for name, column in columns.items()}
-
-
-def as_array(name: str, column: pa.ChunkedArray, path: Path) -> np.ndarray:
-    """A column of a parquet file, `[rows]`, or `[rows, L]` of lists.
-
-    Raises:
-        UserError: its lists are of different lengths.
-    """
-    if not pa.types.is_nested(column.type):
-        return column.to_numpy()
-    lengths = pc.unique(pc.list_value_length(column))
-    if len(lengths) > 1 or lengths.null_count:
-        raise UserError(f"column {name!r} of {str(path)!r} holds lists of different lengths; pad them")
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(column), -1)
-
-
-def _damaged(path: Path, error: Exception) -> UserError:
-    return UserError(f"{str(path)!r} is damaged ({error}); remove it and build or download it again")
 
 
 def narrow(values: np.ndarray) -> np.ndarray:

@@ -27,6 +27,7 @@ from fuxictr_llm.common.files import digests_of_files, read_json
 from fuxictr_llm.config.keys import MAX_LEN
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.block_loader import BlockLoader
+from fuxictr_llm.data.held import check_build
 from fuxictr_llm.data.in_memory import (
     InMemoryLoader,
     check_finite,
@@ -45,7 +46,12 @@ LOADERS = {"memory": InMemoryLoader, "blocks": BlockLoader}
 
 
 def make_loaders(feature_map: FeatureMap, params: Mapping[str, Any], stage: str) -> Any:
-    """FuxiCTR's loaders for `stage` (train: train and valid; test: test), of the kind that `data_loader` says."""
+    """FuxiCTR's loaders for `stage` (train: train and valid; test: test), of the kind that `data_loader` says.
+
+    Raises:
+        UserError: the data cannot be read, or is no longer what the feature map is of.
+    """
+    check_build(feature_map)
     kwargs = {key: value for key, value in params.items() if key != "data_loader"}
     if params.get("user_info") or params.get("item_info"):
         kwargs["data_loader"] = long_loader(feature_map, params)

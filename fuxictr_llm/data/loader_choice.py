@@ -9,14 +9,13 @@ from typing import Any, Literal
 
 import polars as pl
 import psutil
-import pyarrow.parquet as pq
 from fuxictr.features import FeatureMap
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.processes import from_main, local_process_count, under_torchrun
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.build import files_of_splits
-from fuxictr_llm.data.in_memory import data_files
+from fuxictr_llm.data.in_memory import count_rows, data_files
 from fuxictr_llm.data.raw import RawSplit
 from fuxictr_llm.data.shares import RAY_UNSHARED
 from fuxictr_llm.host.columns import feature_columns, label_columns
@@ -37,7 +36,7 @@ def loader_kind(feature_map: FeatureMap, params: Mapping[str, Any]) -> Literal["
     files = [file for path in paths for file in data_files(path)]
     if any(file.suffix == ".npz" for file in files):
         return "memory"
-    rows = sum(pq.read_metadata(file).num_rows for file in files)
+    rows = sum(map(count_rows, map(str, files)))
     if _fits(rows, columns):
         return "memory"
     logging.info("%d rows x %d columns do not fit in memory: reading them in shuffled blocks", rows, columns)

@@ -55,18 +55,19 @@ def prepare_raw_data(params: Mapping[str, Any]) -> dict[str, Any]:
     remove_abandoned(paths["train"].parent)
     made_from = _made_from(name, params)
     manifest_file = paths["train"].parent / "prepared.json"
-    manifest = read_json(manifest_file) or {}
+    manifest = read_json(manifest_file)
+    manifest, damaged = (manifest, False) if isinstance(manifest, dict) else ({}, manifest_file.is_file())
     if manifest and _is_made(manifest, made_from, paths, params):
         for path in _changed(paths, manifest):
             logging.warning("%s was changed since it was prepared; it is used as it is", path)
         return _not_published(name, manifest["made_from"])
     in_the_way = _changed(paths, manifest)
-    if in_the_way and not (manifest and manifest.get("made_from") is None):
+    if in_the_way and not damaged and not (manifest and manifest.get("made_from") is None):
         raise UserError(
             f"'prepare: {name}' would overwrite {str(in_the_way[0])!r}, which it did not write; "
             "move it away, or set prepare: null to use it as it is"
         )
-    _write(params, paths, manifest_file, made_from, manifest.get("sha256", {}))
+    _write(params, paths, manifest_file, made_from, manifest.get("sha256", {}), damaged)
     return _not_published(name, made_from)
 
 
@@ -106,8 +107,17 @@ def _write(
     manifest_file: Path,
     made_from: Mapping[str, Any],
     before: Mapping[str, str],
+    damaged: bool,
 ) -> None:
-    """Write the files and their manifest, which still knows what was written `before` of splits not asked for now."""
+    """Write the files and their manifest.
+
+    Args:
+        before: digests of what was written before, also of splits that are not asked for now.
+        damaged: whether the manifest is, so that nobody knows what was written: a file that is there stays.
+
+    Raises:
+        UserError: a file that has to stay is another than the one that is made.
+    """
     name = params["prepare"]
     preparer = PREPARERS[name]
     files = {} if preparer.downloads else _originals(params)
@@ -115,10 +125,16 @@ def _write(
     tables = preparer.tables(params, files)
     rows = {}
     with explain_write_errors(manifest_file.parent, "name other files as train_data, valid_data and test_data"):
-        write_json(manifest_file, {"made_from": None})  # until all files are there, the folder counts as half done
+        if not damaged:
+            write_json(manifest_file, {"made_from": None})  # until all files are there, the folder counts as half done
         for part, path in paths.items():
             with replacing(path) as temporary:
                 rows[part] = _write_csv(tables[part], temporary)
+                if damaged and path.is_file() and digest_of_file(path) != digest_of_file(temporary):
+                    raise UserError(
+                        f"{str(manifest_file)!r} is damaged, and {str(path)!r} is not what 'prepare: {name}' makes; "
+                        "move it away to have it made, or set prepare: null to use it as it is"
+                    )
         sha256 = {**before, **dict(zip(paths, digests_of_files(paths.values()), strict=True))}
         write_json(manifest_file, {"made_from": made_from, "rows": rows, "sha256": sha256})
 

@@ -17,6 +17,7 @@ from fuxictr_llm.common.progress import quiet_if
 from fuxictr_llm.common.runs import Run, Stages
 from fuxictr_llm.config.resolve import Experiment
 from fuxictr_llm.data.build import built_columns, built_data
+from fuxictr_llm.data.held import check_build, note_build
 from fuxictr_llm.data.loader import check_labels
 from fuxictr_llm.data.loader_choice import check_shared
 from fuxictr_llm.data.prepare import prepare_raw_data
@@ -57,6 +58,7 @@ def prepare_run(experiment: Experiment, model_id: str, *, encode_only: bool = Fa
 def _change(run: Run, changes: dict[str, Any]) -> None:
     run.params |= changes
     if "feature_specs" in changes:
+        check_build(run.feature_map)
         run.feature_map = load_feature_map(run.params, run.data_dir)
 
 
@@ -142,6 +144,7 @@ def load_feature_map(params: dict[str, Any], data_dir: Path) -> FeatureMap:
     if not built:
         raise UserError(f"{str(path)!r} is missing or damaged; remove it, and what FuxiCTR built with it")
     feature_map = FeatureMap(params["dataset_id"], str(data_dir))
+    note_build(feature_map, data_dir)
     try:
         feature_map.load(str(path), params)
     except KeyError as error:

@@ -8,6 +8,7 @@ Record and weights take their place together. Where a run fails after its traini
 
 import contextlib
 import logging
+import os
 import platform
 import resource
 import shlex
@@ -37,6 +38,7 @@ from fuxictr_llm.common.files import (
 from fuxictr_llm.common.processes import local_process_count, process_count, under_torchrun
 from fuxictr_llm.common.run_files import RECORD
 from fuxictr_llm.common.runs import Stages
+from fuxictr_llm.common.sealed import sealed
 from fuxictr_llm.config.language_models import ValueVectorsConfig, asks_for_vectors
 from fuxictr_llm.data.field_words import read_field_config
 from fuxictr_llm.llm.model_files import digest_of_model
@@ -101,9 +103,20 @@ def typed_command() -> str:
     if under_torchrun():
         program = ["torchrun", "--nproc_per_node", str(local_process_count())]
     if Path(script).stem == "fuxictr-llm":
-        return shlex.join(["fuxictr-llm", *args])
+        return _joined(["fuxictr-llm", *args])
     is_ours = Path(script).parts[-2:] == ("fuxictr_llm", "__main__.py")  # python -m fuxictr_llm
-    return shlex.join([*program, *(["-m", "fuxictr_llm"] if is_ours else [script]), *args])
+    return _joined([*program, *(["-m", "fuxictr_llm"] if is_ours else [script]), *args])
+
+
+def _joined(words: list[str]) -> str:
+    """A command on one line: bash reads `$'a\\nb'` as a word with a line break."""
+    return " ".join(shlex.quote(word) if word.isprintable() else f"$'{''.join(map(_escaped, word))}'" for word in words)
+
+
+def _escaped(sign: str) -> str:
+    if sign in "\\'":
+        return f"\\{sign}"
+    return sign if sign.isprintable() else f"\\U{ord(sign):08x}" if ord(sign) > 127 else f"\\x{ord(sign):02x}"
 
 
 @contextmanager
@@ -135,7 +148,7 @@ def weights_kept(weights: Path, kept: Path, stages: Stages) -> Iterator[None]:
 def put_in_place(weights: Path, files: Path, record: dict[str, Any]) -> None:
     """Make weights and record `<files>.model` and `.run.json`; those of an older run go only when both are written.
 
-    The record gets the digest of the weights.
+    The record gets the digest of the weights, and of itself.
 
     Raises:
         OSError: they cannot be written.
@@ -143,6 +156,7 @@ def put_in_place(weights: Path, files: Path, record: dict[str, Any]) -> None:
     written = weights.with_name(f"{weights.name}.json")  # the weights lie in a folder of the run's own
     record["weights_sha256"] = digest_of_file(weights)
     try:
+        record |= sealed(record)
         write_json(written, record)
         weights.replace(f"{files}.model")
         written.replace(f"{files}.run.json")
@@ -161,8 +175,11 @@ def warn_of_other_code(files: Path, sources: Mapping[str, Any]) -> None:
 def append_result_line(path: Path, record: Mapping[str, Any]) -> None:
     """Add a run's line to a result file, in FuxiCTR's form."""
     line = ",".join(result_cells(record, datetime.now())) + "\n"
-    with explain_write_errors(path, "run in a folder that can be written to"), path.open("a", encoding="utf-8") as file:
-        file.write(line)
+    with explain_write_errors(path, "run in a folder that can be written to"), path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read() == b"\n" else "\n" + line  # a full disk has cut the line before
+        file.write(line.encode())
 
 
 def result_cells(record: Mapping[str, Any], time: datetime) -> list[str]:

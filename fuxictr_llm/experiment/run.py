@@ -21,6 +21,7 @@ from fuxictr_llm.common.runs import Run, versions
 from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
 from fuxictr_llm.data.build import check_there
+from fuxictr_llm.data.held import check_build, holding
 from fuxictr_llm.data.loader import describe_data, make_loaders
 from fuxictr_llm.data.loader_choice import check_shared_before
 from fuxictr_llm.data.slices import FrequencySlices, predict
@@ -102,7 +103,8 @@ def _run(experiment: Experiment, fresh: bool, listener: Listener) -> Result:
     if not is_main():
         return _take_part(experiment, model_id, folder, sources)
     # `own` is there for the whole run, and is removed even where the process is killed (by a later run).
-    with logging_to(folder / f"{model_id}.log"), own_folder(folder / f"{model_id}.model") as own:
+    log, beside = folder / f"{model_id}.log", folder / f"{model_id}.model"
+    with logging_to(log), holding(experiment.params), own_folder(beside) as own:
         logging.info("Params: %s", print_to_json(experiment.params))
         warn_of_other_code(folder / model_id, sources)
         run = prepare_run(experiment, model_id)
@@ -192,7 +194,6 @@ def _train(
     with stages("train") as facts:
         train_rows, valid_rows = make_loaders(run.feature_map, params, "train")
         warn_of_few_batches(train_rows.num_samples, params)
-        # Opened now: another run may build the data set anew while this one trains.
         test_rows = make_loaders(run.feature_map, params, "test") if params.get("test_data") else None
         slices = FrequencySlices.from_run(run) if test_rows is not None else None
         trained = fit(model, train_rows, valid_rows, params, checkpoints, listener=listener)
@@ -221,6 +222,7 @@ def _train(
             path = checkpoint.with_name(PREDICTIONS)
             with explain_write_errors(path, OTHER_MODEL_ROOT):
                 kept = {"predictions_sha256": write_predictions(path, predicted.y_true, predicted.y_pred)}
+    check_build(run.feature_map)
     record = {
         "model_id": params["model_id"],
         "seed": params["seed"],

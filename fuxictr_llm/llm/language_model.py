@@ -3,9 +3,8 @@
 Shape symbols: `N` texts, `L` tokens, `D_llm` width of the language model.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fuxictr_llm.common.errors import UserError, reason_of
-from fuxictr_llm.llm.model_files import PROBED_TOKENS, Nature, load_folder, probe
+from fuxictr_llm.llm.model_files import PROBED_TOKENS, Nature, check_unchanged, load_folder, probe
 from fuxictr_llm.llm.progress import UnfinishedShard
+from fuxictr_llm.llm.threads import each_in_one_thread
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -143,14 +143,10 @@ class LanguageModel:
         self._check_positions(max(map(len, rows), default=0))
         on_gpu = next(self.model.parameters()).is_cuda
         batches = length_batches([len(row) for row in rows], GPU_TOKENS if on_gpu else CPU_TOKENS)
-        parts = []
-        for chosen in batches:
-            tokens = [rows[i] for i in chosen]
-            make = partial(self._vectors, tokens)
-            parts.append(kept(tokens, make) if kept else make())
+        tokens = [[rows[i] for i in chosen] for chosen in batches]
         vectors = torch.zeros(len(rows), self.nature.width)
-        if parts:
-            vectors[[i for chosen in batches for i in chosen]] = torch.cat(parts)
+        for chosen, part in zip(batches, kept(tokens, self._each) if kept else self._each(tokens), strict=True):
+            vectors[chosen] = part
         return vectors
 
     def _check_tokens(self, largest: int) -> None:
@@ -162,6 +158,11 @@ class LanguageModel:
                 "resize its embeddings"
             )
 
+    def _each(self, batches: Sequence[Sequence[list[int]]]) -> Iterator[Tensor]:
+        on_gpu = next(self.model.parameters()).is_cuda
+        return map(self._vectors, batches) if on_gpu else each_in_one_thread(self._vectors, batches)
+
+    @torch.no_grad()  # which holds for one thread alone
     def _vectors(self, tokens: Sequence[list[int]]) -> Tensor:
         return self.embed(self.batch(tokens)).cpu()
 
@@ -196,17 +197,20 @@ def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-def load_language_model(folder: Path, dtype: str, pooling: str, gpu: int) -> LanguageModel:
+def load_language_model(folder: Path, dtype: str, pooling: str, gpu: int, sha256: str | None = None) -> LanguageModel:
     """Load a folder's model and tokenizer.
 
     Args:
         dtype: `bfloat16` or `float32`.
         pooling: `last`, `mean`, or `auto`: last for causal models, mean for encoders.
         gpu: index of the GPU, -1 for the CPU.
+        sha256: its digest in the key of what it will compute, with which the files are compared; None: they are not.
 
     Raises:
-        UserError: the folder cannot be loaded, or what is in it does not read texts or lacks tokens.
+        UserError: the folder cannot be loaded, or what is in it does not read texts or lacks tokens; or it was changed.
     """
+    if sha256 is not None:
+        check_unchanged(folder, sha256)
     loaded = load_folder(folder, dtype)
     network, tokenizer = loaded.network, loaded.tokenizer
     network.eval().requires_grad_(False)

@@ -79,12 +79,25 @@ def find_language_model(name: str) -> Path:
     return folder
 
 
-def digest_of_model(folder: Path) -> str:
-    """One digest over the files on which a model's vectors depend."""
+def digest_of_model(folder: Path, *, read_all: bool = False) -> str:
+    """One digest over the files on which a model's vectors depend; `read_all` as for `digest_of_file`."""
     files = sorted(
         path for path in folder.iterdir() if path.suffix in DIGESTED_SUFFIXES and path.name != "manifest.json"
     )
-    return digest_of(dict(zip([path.name for path in files], digests_of_files(files), strict=True)))
+    return digest_of(dict(zip([path.name for path in files], digests_of_files(files, read_all=read_all), strict=True)))
+
+
+def check_unchanged(folder: Path, sha256: str) -> None:
+    """Read all files of a model that is about to be loaded: they are still those of this `digest_of_model`.
+
+    Raises:
+        UserError: they are not, whatever their sizes and times of change say.
+    """
+    if digest_of_model(folder, read_all=True) != sha256:
+        raise UserError(
+            f"language model {str(folder)!r} is damaged or was changed: its files have another sha256 than before; run "
+            "the same again, and a model that is known by a name is made anew; copy a folder of your own again"
+        )
 
 
 def _from_hub(name: str) -> Path:
@@ -119,6 +132,8 @@ def _convert(name: str, folder: Path) -> None:
     from transformers import AutoTokenizer, LlamaForCausalLM
 
     source = asset_dir(name)
+    if not is_whole(source, read_all=True):
+        source = asset_dir(name)
     gguf = Path(ASSETS[name].members[0]).name
     logging.info("Converting %s to safetensors (once)", gguf)
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=gguf, trust_remote_code=False)

@@ -15,7 +15,7 @@ import logging
 import shutil
 import struct
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ MEASURED = "measured"
 BEST, BEST_DIGESTS = "best.safetensors", "best.sha256.json"
 DIGESTS = "sha256.json"
 RECORD_HEAD = struct.Struct("<16sII")
+Batch = Sequence[list[int]]  # tokens of each text
 
 
 class TuningProgress(TrainerCallback):
@@ -183,7 +184,11 @@ def last_checkpoint(folder: Path, patience: int | None, name: str) -> str | None
         checkpoint = Path(last)
         # The Trainer writes its state last, and we the digests behind it.
         state, digests = read_json(checkpoint / "trainer_state.json"), read_json(checkpoint / DIGESTS)
-        whole = state and digests and len([*checkpoint.glob("rng_state*.pth")]) >= process_state().num_processes
+        whole = (
+            state
+            and isinstance(digests, dict)
+            and len([*checkpoint.glob("rng_state*.pth")]) >= process_state().num_processes
+        )
         if whole and (damaged := damaged_files(checkpoint, digests)):
             logging.warning("%s is damaged: %s goes on from one before it", checkpoint / damaged[0], name)
         elif whole and measurements(state["log_history"]) and not _best_is_whole(folder):
@@ -217,20 +222,25 @@ class UnfinishedShard:
         self.path, self.show, self.cut = path, show, 0
         self._place, self._is_known = 0, path.is_file()
 
-    def __call__(self, tokens: Sequence[list[int]], make: Callable[[], Tensor]) -> Tensor:
-        """The vectors `[n, D]` of a batch of texts, in float32 on the CPU: kept ones, or those that `make` gives.
+    def __call__(
+        self, batches: Sequence[Batch], make: Callable[[Sequence[Batch]], Iterable[Tensor]]
+    ) -> Iterator[Tensor]:
+        """The vectors `[n, D]` of each batch, in float32 on the CPU: kept ones, then what `make` gives for the others.
 
         Raises:
             UserError: the file cannot be written.
         """
-        vectors = self._known(tokens) if self._is_known else None
-        if vectors is None:
-            vectors = make()
+        known = 0
+        while self._is_known and known < len(batches) and (vectors := self._known(batches[known])) is not None:
+            self.show(len(batches[known]))
+            known += 1
+            yield vectors
+        for tokens, vectors in zip(batches[known:], make(batches[known:]), strict=True):
             self._keep(tokens, vectors.numpy())
-        self.show(len(tokens))
-        return vectors
+            self.show(len(tokens))
+            yield vectors
 
-    def _known(self, tokens: Sequence[list[int]]) -> Tensor | None:
+    def _known(self, tokens: Batch) -> Tensor | None:
         with self.path.open("rb") as file:
             file.seek(self._place)
             head = file.read(RECORD_HEAD.size)
@@ -242,7 +252,7 @@ class UnfinishedShard:
         self._place += RECORD_HEAD.size + len(content)
         return torch.from_numpy(np.frombuffer(content, "<f4").reshape(count, width).copy())
 
-    def _keep(self, tokens: Sequence[list[int]], vectors: np.ndarray) -> None:
+    def _keep(self, tokens: Batch, vectors: np.ndarray) -> None:
         content = np.ascontiguousarray(vectors, dtype="<f4").tobytes()
         record = RECORD_HEAD.pack(_digest(tokens, content), *vectors.shape) + content
         with explain_write_errors(self.path, OTHER_CACHE), self.path.open("r+b" if self._place else "wb") as file:
@@ -252,5 +262,5 @@ class UnfinishedShard:
         self._place += len(record)
 
 
-def _digest(tokens: Sequence[list[int]], content: bytes) -> bytes:
+def _digest(tokens: Batch, content: bytes) -> bytes:
     return hashlib.blake2b(json.dumps([*tokens]).encode() + content, digest_size=16).digest()

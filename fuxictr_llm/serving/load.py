@@ -190,7 +190,7 @@ def load_model(
     weights = folder / WEIGHTS
     if not weights.is_file():
         raise UserError(f"{str(weights)!r} is missing; {AGAIN}")
-    if digest_of_file(weights) != config["weights_sha256"]:
+    if digest_of_file(weights, read_all=True) != config["weights_sha256"]:
         raise UserError(f"{str(weights)!r} is not the file that was exported (its sha256 differs); {AGAIN}")
     check_files(folder, config)
     cls = find_exported(config["model"], config.get("backbone") or {}, where, backbone)

@@ -9,6 +9,7 @@ from torch import Tensor
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file, read_json
 from fuxictr_llm.common.run_files import RECORD
+from fuxictr_llm.common.sealed import is_as_sealed
 from fuxictr_llm.serving.config import Trained, check_content
 
 
@@ -21,6 +22,8 @@ def read_run(record_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     record = read_json(record_file)
     if not isinstance(record, dict) or not {"config", "feature_map", "config_sha256"} <= record.keys():
         raise UserError(f"{str(record_file)!r} is damaged or of an earlier version; run the experiment again")
+    if not is_as_sealed(record):
+        raise UserError(f"{str(record_file)!r} is damaged (its record_sha256 is another); run the experiment again")
     weights = record_file.with_name(record_file.name.removesuffix(RECORD) + ".model")
     if not weights.is_file():
         raise UserError(f"{str(weights)!r} is missing; run the experiment again")

@@ -21,6 +21,7 @@ from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.common.processes import under_torchrun
 from fuxictr_llm.llm import lora as adapter
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
+from fuxictr_llm.llm.threads import of_threads
 
 from .click_model import DrawnRows
 from .config import ELECConfig
@@ -133,6 +134,7 @@ def _made_from(config: ELECConfig, gpu: int, model_digest: str, train: DrawnRows
         "valid_sha256": valid.sha256,
         "code": store.code_of(__name__),
         "version": VERSION,
+        **of_threads(gpu),
     }
 
 
@@ -157,7 +159,9 @@ def _tune(
     from .click_model import learn_clicks
 
     started = time.perf_counter()
-    model = load_language_model(folder, config.dtype_on(gpu), pooling_of(config), gpu)
+    model = load_language_model(
+        folder, config.dtype_on(gpu), pooling_of(config), gpu, made_from["language_model"]["sha256"]
+    )
     checkpoints = store.entry_dir(CHECKPOINTS, made_from)
     facts = learn_clicks(model, train, valid, config, checkpoints)
     facts["seconds"] = round(time.perf_counter() - started, 3)

@@ -19,6 +19,7 @@ from fuxictr_llm.common.files import merged
 from fuxictr_llm.host.batches import Batch, columns_of, with_columns
 from fuxictr_llm.llm.texts.folds import mixed_fold
 from fuxictr_llm.llm.texts.row_texts import RowIndex
+from fuxictr_llm.llm.threads import in_one_thread
 from fuxictr_llm.llm.vectors.standardized import Standardized, some_of
 from fuxictr_llm.llm.vectors.store import VectorStore, find_or_write, random_like
 
@@ -171,7 +172,8 @@ def stored(made_from: dict[str, Any], rows: int, fit: Callable[[], Callable[[Ten
     fitted = functools.cache(fit)
 
     def make(start: int, stop: int) -> np.ndarray:
-        return fitted()(torch.arange(start, stop)).numpy()
+        with in_one_thread():
+            return fitted()(torch.arange(start, stop)).numpy()
 
     made_from = merged(made_from, {"version": VERSION, "code": digest_of_code([__name__])})
     return find_or_write(KIND, made_from, rows, make)

@@ -16,6 +16,7 @@ from fuxictr_llm.common.processes import from_main, of_processes
 from fuxictr_llm.common.runs import Run
 from fuxictr_llm.llm.catalog import FieldCatalog, load_catalog
 from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
+from fuxictr_llm.llm.threads import of_threads
 from fuxictr_llm.llm.vectors import store as controls
 
 from . import vector_file
@@ -103,7 +104,7 @@ def _of_language_model(config: FieldVectorsConfig, run: Run, catalog: FieldCatal
         logging.warning("One field alone cannot be told from others: the language model is left untuned")
         config = replace(config, ssft_epochs=0)
     prompts = sample_prompts(catalog, cast(int, config.ssft_values_per_field), config.ssft_held_out, config.ssft_seed)
-    made_from = _made_from(config, digest, catalog, prompts, on_gpu=run.params["gpu"] >= 0)
+    made_from = _made_from(config, digest, catalog, prompts, run.params["gpu"])
 
     made_here = []
 
@@ -126,16 +127,16 @@ def _made_from(
     model_digest: str,
     catalog: FieldCatalog,
     prompts: tuple[list[Prompt], list[Prompt]],
-    on_gpu: bool,
+    gpu: int,
 ) -> dict[str, Any]:
     prefixes = ("llm_", "ssft_", "lora_") if config.ssft_epochs else ("llm_",)
     settings = {key: value for key, value in asdict(config).items() if key.startswith(prefixes)}
     tuned_on = [[[prompt.value, prompt.field] for prompt in part] for part in prompts] if config.ssft_epochs else None
     # Processes have dropout masks of their own.
-    processes = of_processes() if config.ssft_epochs else {}
+    tuned_by = merged(of_processes(), of_threads(gpu)) if config.ssft_epochs else {}
     keys = {
         "language_model": {"name": config.language_model, "sha256": model_digest},
-        "device": "gpu" if on_gpu else "cpu",  # they round differently
+        "device": "gpu" if gpu >= 0 else "cpu",  # they round differently
         "settings": settings,
         "fields": {field.name: field.text for field in catalog.fields},
         "prompt": common_prefix(catalog),
@@ -143,7 +144,7 @@ def _made_from(
         "code": store.code_of(__name__),
         "version": VERSION,
     }
-    return merged(keys, processes)
+    return merged(keys, tuned_by)
 
 
 def _compute(
@@ -160,7 +161,8 @@ def _compute(
     from .ssft import tune
 
     with run.stages("load language model"):
-        model = load_language_model(folder, config.llm_dtype, config.llm_pooling, run.params["gpu"])
+        sha256 = made_from["language_model"]["sha256"]
+        model = load_language_model(folder, config.llm_dtype, config.llm_pooling, run.params["gpu"], sha256)
     facts: dict[str, Any] = {"pooling": model.pooling}
     checkpoints, untuned = store.entry_dir("ssft", made_from), None
     if config.ssft_epochs:

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fuxictr_llm.common import files as common_files
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data import build, counting, id_files
@@ -99,7 +100,7 @@ def test_a_build_that_fails_leaves_the_old_data_set(params, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         built_data(params)
     assert Path(files["train_data"]).read_bytes() == before
-    assert [path.name for path in Path(params["data_root"]).iterdir()] == ["shop"]
+    assert {path.name for path in Path(params["data_root"]).iterdir()} == {"shop", ".shop.build.lock"}
 
 
 def test_a_data_set_that_fuxictr_built_is_used_with_a_warning(params, caplog):
@@ -306,7 +307,8 @@ def test_a_data_set_with_a_damaged_manifest_is_built_anew(params, caplog, text):
     assert (data_dir(params) / "feature_vocab.json").read_text() != vocabulary
 
 
-def test_a_changed_byte_in_a_built_file_is_noticed(params, caplog):
+def test_a_changed_byte_in_a_built_file_is_noticed(params, caplog, monkeypatch):
+    monkeypatch.setattr(common_files, "REMEMBERED_ABOVE", 1)  # as if it were large
     train = Path(built_data(params)["train_data"])
     before = train.read_bytes()
     flip_a_byte(train)
@@ -344,7 +346,7 @@ def test_paths_with_odd_characters_and_linked_folders_work(params, tmp_path):
     edit(odd / "valid.csv", color="red")
     built_data(params)
     assert (tmp_path / "elsewhere" / "train.parquet").is_file() and data_dir(params).is_symlink()
-    assert sorted(path.name for path in Path(params["data_root"]).iterdir()) == ["shop"]
+    assert sorted(path.name for path in Path(params["data_root"]).iterdir()) == [".shop.build.lock", "shop"]
 
 
 def test_a_path_that_fuxictr_would_take_for_a_pattern_is_refused(params):

@@ -1,5 +1,7 @@
 """The in-memory loader: every row once an epoch, the same batches for the same seed, FuxiCTR's types."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,8 +11,9 @@ from fuxictr.features import FeatureMap
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.resolve import load_experiment
+from fuxictr_llm.data.block_loader import BlockLoader
 from fuxictr_llm.data.build import built_data
-from fuxictr_llm.data.in_memory import InMemoryLoader
+from fuxictr_llm.data.in_memory import InMemoryLoader, read_columns, read_slices
 from fuxictr_llm.data.loader import check_labels, make_loaders
 
 
@@ -136,3 +139,18 @@ def test_a_damaged_file_is_named(shop, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"{name}' is damaged .*; remove it and build or download it again"):
         InMemoryLoader(shop[0], str(tmp_path / name))
+
+
+@pytest.mark.parametrize("loader", [InMemoryLoader, BlockLoader])
+@pytest.mark.parametrize("place", ["page", "footer"])
+def test_a_damaged_part_of_parquet_is_named(shop, tmp_path, loader, place):
+    path, source = tmp_path / "train.parquet", Path(shop[1]["train_data"]).read_bytes()
+    start = 4 if place == "page" else len(source) - 400
+    path.write_bytes(source[:start] + b"\xff" * 200 + source[start + 200 :])
+    for read in (
+        lambda: list(loader(shop[0], str(path), batch_size=64)),
+        lambda: read_columns([path], [*shop[0].features, "click"]),
+        lambda: list(read_slices(str(path), [*shop[0].features, "click"], 100)),
+    ):
+        with pytest.raises(UserError, match="train.parquet' is damaged .*; remove it and build or download it again"):
+            read()

@@ -167,3 +167,24 @@ def test_files_that_it_did_not_write_are_never_overwritten(tmp_path, original):
     with pytest.raises(UserError, match="would overwrite .*valid.csv'"):
         prepare_raw_data(settings(tmp_path, original, prepare_split="time"))
     assert (tmp_path / "raw" / "valid.csv").read_text() == "changed by hand"
+
+
+@pytest.mark.parametrize("text", ['{"made_from": {"na', "[1]", ""])
+def test_a_damaged_manifest_beside_whole_files_is_made_anew_and_beside_changed_ones_named(tmp_path, original, text):
+    params, manifest = settings(tmp_path, original), tmp_path / "raw" / "prepared.json"
+    prepare_raw_data(params)
+    before = manifest.read_text()
+    manifest.write_text(text)
+    prepare_raw_data(params)
+    assert manifest.read_text() == before
+    manifest.write_text(text)
+    (tmp_path / "raw" / "valid.csv").write_text("changed by hand")
+    for _ in range(2):
+        with pytest.raises(
+            UserError, match="prepared.json' is damaged, and '.*valid.csv' is not what .*; move it away"
+        ):
+            prepare_raw_data(params)
+        assert (tmp_path / "raw" / "valid.csv").read_text() == "changed by hand"
+    (tmp_path / "raw" / "valid.csv").unlink()
+    prepare_raw_data(params)
+    assert manifest.read_text() == before

@@ -10,7 +10,9 @@ import pytest
 from rich.console import Console
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.files import write_json
 from fuxictr_llm.common.runs import seconds_by_kind
+from fuxictr_llm.common.sealed import sealed
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
 from fuxictr_llm.leaderboard.plan.queue import Queue
 from fuxictr_llm.leaderboard.run import progress
@@ -79,6 +81,14 @@ def _other_seed(path):
     edit(path, '"seed": 1,\n    "num', '"seed": 2,\n    "num')
 
 
+def _other_digit(path):
+    """What makes .8 of .5 and leaves all forms as they are."""
+    write_json(path, sealed(json.loads(path.read_text())))
+    content = path.read_bytes()
+    place = content.index(b'"AUC": 0.', content.index(b'"test": {')) + len(b'"AUC": 0.')
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -99,6 +109,7 @@ def _other_seed(path):
         (_part("data", "rows", value=3), "is damaged"),
         (_part("data", "sha256", "train"), "is damaged"),
         (_other_seed, "is damaged"),
+        (_other_digit, "is damaged (its record_sha256 is not that of its content)"),
     ],
 )
 def test_a_damaged_or_old_record_is_named_and_its_run_is_to_do(board, change, message):

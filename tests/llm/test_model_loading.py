@@ -12,11 +12,13 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from fuxictr_llm.common import files
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.config.language_models import LoraKeys
 from fuxictr_llm.llm.language_model import load_language_model
 from fuxictr_llm.llm.lora import lora_config, with_adapter, with_lora
-from fuxictr_llm.llm.model_files import find_language_model
+from fuxictr_llm.llm.model_files import digest_of_model, find_language_model
+from support import flip_a_byte
 
 TEXTS = ["red", "city of the shop in Malmö", "grey"]
 SIZES = {
@@ -306,3 +308,15 @@ def test_tuning_says_nothing_of_old_names(model):
     with warnings.catch_warnings():
         warnings.simplefilter("error", FutureWarning)
         with_adapter(model.model, lora_config(LoraKeys()))
+
+
+def test_a_byte_that_changed_without_a_trace_is_found_when_the_model_is_loaded(tiny_llm, tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "REMEMBERED_ABOVE", 1)  # as if its files were large
+    folder = shutil.copytree(tiny_llm, tmp_path / "model")
+    digest = digest_of_model(folder)
+    flip_a_byte(folder / "model.safetensors")
+    assert digest_of_model(folder) == digest
+    with pytest.raises(UserError, match=r"model' is damaged or was changed: .*; run the same again"):
+        load_language_model(folder, "float32", "auto", -1, digest)
+    assert digest_of_model(folder) != digest  # what is made with it now has another key
+    load_language_model(folder, "float32", "auto", -1, digest_of_model(folder))

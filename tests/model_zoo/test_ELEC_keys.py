@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from fuxictr_llm.common.files import digest_of
 from fuxictr_llm.config.resolve import load_experiment
@@ -44,6 +45,14 @@ OF_CLICKS = {field.name for field in fields(ClickTuningConfig)}
 @pytest.mark.parametrize("name", [*CLICKS])
 def test_click_adapters(name):
     assert {*CLICKS} >= OF_CLICKS and click_key(**{name: CLICKS[name]}) != click_key()
+
+
+def test_click_adapters_that_other_threads_tuned():
+    keys = set()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        keys |= {click_key(), click_key(gpu=0)}
+    assert len(keys) == 3
 
 
 def test_click_adapters_of_other_rows():

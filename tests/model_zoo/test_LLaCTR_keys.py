@@ -5,6 +5,8 @@ A setting that is not named here fails: say what it changes, or why it changes n
 
 from dataclasses import replace
 
+import torch
+
 from fuxictr_llm.common import cache as store
 from fuxictr_llm.common.files import digest_of
 from fuxictr_llm.model_zoo.LLaCTR import field_vectors
@@ -32,10 +34,10 @@ FIELD_VECTORS = {
 }
 
 
-def field_key(config, digest="x", catalog=CATALOG, prompts=None, on_gpu=False):
+def field_key(config, digest="x", catalog=CATALOG, prompts=None, gpu=-1):
     config = config.filled()
     drawn = sample_prompts(catalog, config.ssft_values_per_field, config.ssft_held_out, config.ssft_seed)
-    return digest_of(field_vectors._made_from(config, digest, catalog, prompts or drawn, on_gpu))
+    return digest_of(field_vectors._made_from(config, digest, catalog, prompts or drawn, gpu))
 
 
 # `ssft_preset` fills others in; the seed of placebos and their source are looked at below.
@@ -50,7 +52,7 @@ def test_field_vectors_of_other_words_values_or_models():
     color, city = CATALOG.fields
     others = [
         {"digest": "y"},
-        {"on_gpu": True},
+        {"gpu": 0},
         {"prompts": ([Prompt("red", 0)], [])},
         {"catalog": replace(CATALOG, about="other clicks")},
         {"catalog": replace(CATALOG, fields=(replace(color, text="hue"), city))},
@@ -59,6 +61,15 @@ def test_field_vectors_of_other_words_values_or_models():
     keys = {field_key(config, **other) for other in [{}, *others]}
     assert len(keys) == 1 + len(others) and common_prefix(CATALOG)
     assert field_key(replace(config, ssft_epochs=0)) not in keys
+
+
+def test_field_vectors_that_were_tuned_by_other_threads():
+    config = FieldVectorsConfig(language_model="a", llm_dtype="float32")
+    untuned, keys = replace(config, ssft_epochs=0), set()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        keys |= {field_key(config), field_key(untuned), field_key(config, gpu=0)}
+    assert len(keys) == 4  # what is only encoded, or made on a GPU, does not depend on them
 
 
 def test_placebos_of_field_vectors(monkeypatch):

@@ -15,6 +15,7 @@ from typing import Any
 import fuxictr_llm
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import cache_dir, explain_write_errors, read_json, replacing, write_json
+from fuxictr_llm.common.sealed import sealed
 from fuxictr_llm.leaderboard.plan.arms import Arm, Repeated
 from fuxictr_llm.leaderboard.run.forms import FAILURE_FORM, RECORD_FORM, has_form
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, PLAN_FILE, USERS_FILE, Failure, Results, RunResult, result_of
@@ -97,7 +98,9 @@ def _lines(results: Results, facts: Mapping[str, str]) -> Iterator[dict[str, Any
     for run in plan.runs():
         line = {"arm": plan.arms.index(run.arm), "split": run.split, "seed": run.seed, "key": run.key}
         if record := results.record_of(run):
-            line["record"] = {key: value for key, value in record.items() if key not in OF_THE_DATA}
+            line["record"] = sealed(
+                _without_places({key: value for key, value in record.items() if key not in OF_THE_DATA})
+            )
         elif failure := results.failure_of(run):
             line["failure"] = failure
         yield line

@@ -7,6 +7,7 @@ from typing_extensions import TypedDict
 
 from fuxictr_llm.common.files import digest_of
 from fuxictr_llm.common.runs import versions
+from fuxictr_llm.common.sealed import is_as_sealed
 from fuxictr_llm.config.keys import Count
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY
 
@@ -99,7 +100,8 @@ def record_problem(record: Any) -> str:
     settings = {key: value for key, value in record["config"].items() if key not in NOT_IN_IDENTITY}
     if digest_of(settings) != record["config_sha256"] or "train" not in record["stages"]:
         return "is damaged"
-    return _other_version(record["versions"].get(PACKAGE))
+    changed = "" if is_as_sealed(record) else "is damaged (its record_sha256 is not that of its content)"
+    return _other_version(record["versions"].get(PACKAGE)) or changed
 
 
 def failure_problem(failure: Any) -> str:

@@ -13,6 +13,7 @@ from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import explain_write_errors, replacing, write_json
 from fuxictr_llm.common.full_disk import is_of_full_disk
 from fuxictr_llm.common.processes import Lost
+from fuxictr_llm.common.sealed import sealed
 from fuxictr_llm.config.resolve import Experiment
 from fuxictr_llm.experiment.record import typed_command
 from fuxictr_llm.leaderboard.run.pruning import Curve, Pruned, Watcher
@@ -153,7 +154,7 @@ def write_files(job: Job, files: Mapping[str, bytes]) -> None:
                 record = json.loads(files[end])
                 record["config"]["model_root"], record["command"] = params["model_root"], typed_command()
                 record["config_sha256"] = job.experiment.sha256  # which has `model_root`
-                write_json(path, record)
+                write_json(path, sealed(record))
                 continue
             with replacing(path) as temporary:
                 temporary.write_bytes(files[end])

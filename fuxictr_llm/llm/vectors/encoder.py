@@ -199,8 +199,13 @@ class TextEncoder:
             # Heavy libraries are imported only where something has to be asked of a language model.
             from fuxictr_llm.llm.language_model import load_language_model
 
+            settings = self.settings
             self._model = load_language_model(
-                self.folder, self.settings["llm_dtype"], self.settings["llm_pooling"], self.gpu
+                self.folder,
+                settings["llm_dtype"],
+                settings["llm_pooling"],
+                self.gpu,
+                settings["language_model"]["sha256"],
             )
             if self.adapter:
                 from fuxictr_llm.llm.lora import load_adapted

@@ -21,6 +21,7 @@ from fuxictr_llm.common.runs import Run, total
 from fuxictr_llm.config.language_models import LLM, ValueVectorsConfig, value_config
 from fuxictr_llm.llm.catalog import load_catalog
 from fuxictr_llm.llm.texts.sentences import owner_of, vocabulary_of, words_of
+from fuxictr_llm.llm.threads import in_one_thread
 from fuxictr_llm.llm.vectors import store as controls
 from fuxictr_llm.llm.vectors.encoder import TextEncoder
 from fuxictr_llm.llm.vectors.given import note_matches
@@ -255,7 +256,8 @@ def shaped(vectors: np.ndarray, width: int | None, scale: float | None) -> tuple
         if components:
             # Exact, so no seed; fast for many rows; scikit-learn fixes the signs.
             pca = PCA(components, svd_solver="covariance_eigh")
-            reduced[:, :components] = pca.fit_transform(vectors)
+            with in_one_thread():
+                reduced[:, :components] = pca.fit_transform(vectors)
             if pca.explained_variance_.sum() > 0:  # equal rows have none
                 facts["explained_variance"] = round(float(pca.explained_variance_ratio_.sum()), 4)
         vectors = reduced
