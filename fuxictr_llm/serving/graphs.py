@@ -35,7 +35,7 @@ def write_graphs(served: ServedModel, folder: Path, kinds: Collection[str]) -> d
     """
     if not kinds:
         return {}
-    # Here, for every run imports this module and few write graphs: torch.onnx takes half a second.
+    # Here, for every run imports this module, and few write graphs.
     from fuxictr_llm.serving.onnx import write_onnx
     from fuxictr_llm.serving.pt2 import write_pt2
     from fuxictr_llm.serving.traced import traced
