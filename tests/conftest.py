@@ -70,7 +70,11 @@ _modules_at_freeze = [0]
 
 @pytest.fixture(scope="session", autouse=True)
 def _one_fork_server():
-    """The server of worker processes starts once; it has what any test needs, whichever test starts it."""
+    """The server of worker processes starts once; it has what any test needs, whoever starts it.
+
+    Its modules are named before anybody does: one that starts it by other ways, as `ProcessPoolExecutor`, names none,
+    and each process that is forked of it afterwards would import torch and all the rest anew.
+    """
     from multiprocessing import forkserver
 
     from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
@@ -79,16 +83,21 @@ def _one_fork_server():
     forkserver.set_forkserver_preload = lambda modules: set_preload(
         [*PRELOADED_FOR_RUNS, "fuxictr_llm.diagnosis.doctor"]
     )
+    forkserver.set_forkserver_preload([])
     yield
     forkserver.set_forkserver_preload = set_preload
 
 
 @pytest.fixture(scope="session")
 def _one_ray():
-    """Ray starts once for all tests that are marked `ray`, without its dashboard."""
+    """Ray starts once for all tests that are marked `ray`, without its dashboard.
+
+    By itself Ray has its workers step back (nice 15) behind all else, which here is the tests of other processes.
+    """
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    settings = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init(num_cpus=2, _system_config={"worker_niceness": 0}, **settings)
     ray.data.DataContext.get_current().enable_progress_bars = False
     yield
     ray.shutdown()

@@ -120,25 +120,47 @@ def test_two_first_runs_at_once_share_the_tuning(configs, tiny_settings):
     assert ("are cached" in one.stderr) + ("are cached" in other.stderr) == 1
 
 
-@pytest.mark.parametrize(
-    ("sent", "code", "how"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
-)
-def test_ctrl_c_and_kill_leave_no_half_weights(configs, sent, code, how):
-    command = [sys.executable, ROOT / "run_expid.py", "--config", configs, "--expid", "DeepFM_shop"]
-    command += ["--set", "epochs=100000", "--set", "early_stop_patience=100000"]
+ENDLESS = ("--expid", "DeepFM_shop", "--set", "epochs=100000", "--set", "early_stop_patience=100000")
+
+
+def assert_tidied_up(errors, how):
+    assert f"{how}; what was finished is kept" in errors and "Traceback" not in errors
+    assert [path.suffix for path in Path("checkpoints/shop").iterdir()] == [".log"]
+
+
+def test_ctrl_c_leaves_no_half_weights(configs):
+    command = [sys.executable, ROOT / "run_expid.py", "--config", configs, *ENDLESS]
     # A shell that runs the tests in its background has them ignore Ctrl-C, and what they start would do so as well.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     signal.signal(signal.SIGINT, before)
     try:
         next(line for line in running.stderr if "Save best model" in line)
-        running.send_signal(sent)
+        running.send_signal(signal.SIGINT)
         _, rest = running.communicate(timeout=300)
     finally:
         running.kill()
-    assert running.returncode == code
-    assert f"{how}; what was finished is kept" in rest and "Traceback" not in rest
-    assert [path.suffix for path in Path("checkpoints/shop").iterdir()] == [".log"]
+    assert running.returncode == 130
+    assert_tidied_up(rest, "interrupted")
+
+
+def test_kill_leaves_no_half_weights(configs):
+    code = f"""
+        import os, signal, sys, threading, time
+        from pathlib import Path
+        from fuxictr_llm.__main__ import main
+
+        def kill():
+            while not any("Save best model" in path.read_text() for path in Path("checkpoints/shop").glob("*.log")):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=kill, daemon=True).start()
+        sys.exit(main(["run", "--config", {str(configs)!r}, *{ENDLESS!r}]))
+    """
+    ended = run_code(textwrap.dedent(code))
+    assert ended.returncode == 143, ended.stderr
+    assert_tidied_up(ended.stderr, "terminated")
 
 
 def test_a_run_with_cached_vectors_imports_no_language_library(configs, tiny_settings):

@@ -5,13 +5,14 @@ No GPU is needed: see fake_gpu.py.
 
 import os
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import placement_cells
 import pytest
 
+from fuxictr_llm.common.processes import start_server
 from fuxictr_llm.registry import own_backbone_names
 from matrix_cells import PATHS
+from support_process import run_code
 
 pytestmark = pytest.mark.xdist_group("fake GPU")  # one process has it
 # FuxiCTR's `get_inputs` and `get_labels` copy column by column, and wait. Training gives them columns that are on the
@@ -30,7 +31,7 @@ OF_SERVING = (*COPIES_OF_COLUMNS, "serving/load.py")  # the predictions are what
 @pytest.fixture(scope="module")
 def process():
     """A process with the device: torch does not forget it, and might choose it elsewhere."""
-    with ProcessPoolExecutor(1, get_context("forkserver"), placement_cells.register) as pool:
+    with ProcessPoolExecutor(1, start_server([]), placement_cells.register) as pool:
         yield lambda function, *args: pool.submit(function, *args).result(timeout=300)
 
 
@@ -45,6 +46,10 @@ def test_all_tensors_are_on_the_device_and_no_step_of_training_waits(process, ba
 
 def test_a_step_with_regularizers_and_adam_does_not_wait(process):
     assert process(placement_cells.waits_of_a_whole_step) == {}
+
+
+def test_the_process_comes_from_the_server_that_has_imported_everything(process):
+    assert run_code("import sys; print('fuxictr_llm.experiment.run' in sys.modules)").stdout == "True\n"
 
 
 @pytest.mark.parametrize("ask", placement_cells.ASKING)

@@ -64,19 +64,22 @@ for _kind in ("bool", "int", "float", "timestamp"):
     _TextLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _TextLoader.construct_yaml_str)
 
 
-def read_yaml(path: Path | str, as_text: bool = False) -> dict[str, Any]:
+def read_yaml(path: Path | str, as_text: bool = False, shared: bool = False) -> dict[str, Any]:
     """The mapping in a YAML file; with `as_text`, all keys and values are texts, as written in the file.
+
+    Args:
+        shared: whoever reads the file gets the same mapping, which must not be changed; else a copy, which takes long.
 
     Raises:
         UserError: the file is missing, is not YAML, or holds something else than a mapping.
     """
     try:
-        value = copy.deepcopy(_parsed(str(path), Path(path).read_text(encoding="utf-8"), as_text))
+        value = _parsed(str(path), Path(path).read_text(encoding="utf-8"), as_text)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {str(path)!r}: {error}") from error
     if not isinstance(value or {}, dict):
         raise UserError(f"{str(path)!r} must hold a mapping of names to settings (got {type(value).__name__})")
-    return value or {}
+    return (value if shared else copy.deepcopy(value)) or {}
 
 
 @functools.lru_cache(maxsize=256)  # a leaderboard reads the same configs for every arm

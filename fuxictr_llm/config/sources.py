@@ -3,6 +3,7 @@
 Files and entries that no expid reads are warned of: a misspelt entry would leave the defaults without a word.
 """
 
+import copy
 import functools
 import logging
 from collections.abc import Collection, Iterable, Mapping
@@ -92,6 +93,7 @@ def _from_ours(expid: str, folder: Path) -> Source:
     params = {key: value for layer in layers for key, value in (layer or {}).items()}
     params |= {"model": _named(models, backbone, "model"), "method": method and _named(methods, method, "method")}
     params |= {"dataset_id": dataset_id, **dataset}
+    params = copy.deepcopy(params)  # the entries are those of all that read the files
     return Source(expid, params, frozenset(dataset), strict=True, where=f"expid {expid!r}")
 
 
@@ -176,7 +178,7 @@ def entries_of_ours(folder: Path, kind: str) -> dict[str, Any]:
 def _entries(folder: Path, kind: str) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     for path in config_files(folder, kind):
-        for name, entry in read_yaml(path).items():
+        for name, entry in read_yaml(path, shared=True).items():
             if name in entries:
                 raise UserError(f"{name!r} stands twice in {str(folder / kind)!r}, the second time in {path.name}")
             if not isinstance(name, str):

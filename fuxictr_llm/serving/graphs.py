@@ -1,23 +1,15 @@
 """The graphs that can lie beside an exported model, for programs without this package: ONNX and torch.export."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.export import ExportedProgram
-
 from fuxictr_llm.common.errors import unknown
 from fuxictr_llm.serving.load import ServedModel
-from fuxictr_llm.serving.onnx import check_onnx, write_onnx
-from fuxictr_llm.serving.pt2 import write_pt2
-from fuxictr_llm.serving.traced import traced
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 
-WRITERS: dict[str, Callable[[ExportedProgram, ServedModel, Path], dict[str, Any]]] = {
-    "onnx": write_onnx,
-    "pt2": write_pt2,
-}
+KINDS = ("onnx", "pt2")
 
 
 def check_graphs(kinds: Collection[str]) -> None:
@@ -27,9 +19,11 @@ def check_graphs(kinds: Collection[str]) -> None:
         UserError: there is no such kind, or its packages are not installed.
     """
     for kind in kinds:
-        if kind not in WRITERS:
-            raise unknown("kind of graph", kind, WRITERS)
+        if kind not in KINDS:
+            raise unknown("kind of graph", kind, KINDS)
     if "onnx" in kinds:
+        from fuxictr_llm.serving.onnx import check_onnx
+
         check_onnx()
 
 
@@ -39,8 +33,15 @@ def write_graphs(served: ServedModel, folder: Path, kinds: Collection[str]) -> d
     Raises:
         UserError: the model has no such graph.
     """
-    program = traced(served) if kinds else None
-    return {kind: WRITERS[kind](program, served, folder) for kind in WRITERS if program and kind in kinds}
+    if not kinds:
+        return {}
+    # Here, for every run imports this module, and few write graphs.
+    from fuxictr_llm.serving.onnx import write_onnx
+    from fuxictr_llm.serving.pt2 import write_pt2
+    from fuxictr_llm.serving.traced import traced
+
+    program, writers = traced(served), {"onnx": write_onnx, "pt2": write_pt2}
+    return {kind: writers[kind](program, served, folder) for kind in KINDS if kind in kinds}
 
 
 def files_of_graphs(config: Mapping[str, Any]) -> set[str]:

@@ -1,11 +1,14 @@
 """Resolution order, strictness, identity, and FuxiCTR's own forms of configs."""
 
+import copy
+
 import pytest
 from fuxictr.utils import load_config
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.formats import parse_yaml
 from fuxictr_llm.config.resolve import load_experiment, parse_overrides
+from fuxictr_llm.config.sources import read_source
 from support import edit
 
 
@@ -31,6 +34,16 @@ def test_later_layers_win(configs):
     assert found["max_gradient_norm"] == 7.0  # --set wins over all
     assert (found["model"], found["method"], found["dataset_id"]) == ("DeepFM", "LLaCTR", "shop")
     assert found["debug_mode"] is False
+
+
+def test_what_is_done_to_the_settings_of_one_experiment_no_other_sees(configs):
+    for config, expid in ((configs, "DeepFM_shop"), (None, "DeepFM_movielens100k")):
+        expected = copy.deepcopy(read_source(expid, config).params)
+        params = read_source(expid, config).params
+        params["hidden_units"].append(1)
+        params["feature_cols"][0]["name"] = "changed"
+        params["label_col"]["name"] = "changed"
+        assert read_source(expid, config).params == expected != params
 
 
 def test_any_combination_runs_without_being_written_down(configs):

@@ -1,5 +1,7 @@
 """Sources of field vectors: placebos, centring, given matrices."""
 
+import resource
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +18,6 @@ from fuxictr_llm.experiment.preparation import prepare_run
 from fuxictr_llm.llm.vectors import store as controls
 from fuxictr_llm.model_zoo.LLaCTR.vector_file import read_field_vectors
 from support import as_arguments
-from support_process import run_code
 
 FIELDS = ["color", "city", "user", "tags"]
 
@@ -121,12 +122,15 @@ def test_one_field_alone_is_not_tuned(configs, tiny_settings):
     assert read_field_vectors(run.params["field_vectors"], ["color"]).shape == (1, 16)
 
 
-FULL_DISK = """
-import resource, sys
-from fuxictr_llm.__main__ import main
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))  # writing more than that fails as on a full disk
-sys.exit(main(["encode", *{args}]))
-"""
+@contextmanager
+def full_disk(limit):
+    """In the block, a file that gets longer than that fails as on a full disk; the hard limit is left alone."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(("limit", "ssft_epochs"), [(3000, 20), (200, 0)], ids=["checkpoint", "vectors"])
@@ -134,12 +138,13 @@ def test_a_full_disk_is_one_line_and_loses_nothing(configs, tiny_settings, capsy
     settings = as_arguments({**tiny_settings, "ssft_epochs": ssft_epochs, "ssft_patience": 20})
     args = ["--config", str(configs), "--expid", "FM_LLaCTR_shop", *settings]
     assert main(["prepare", *args]) == 0
-    ended = run_code(FULL_DISK.format(limit=limit, args=args))
-    last = ended.stderr.strip().splitlines()[-1]
-    assert ended.returncode == 2, ended.stderr
+    with full_disk(limit):
+        code = main(["encode", *args])
+    errors = capsys.readouterr().err
+    last = errors.strip().splitlines()[-1]
+    assert code == 2, errors
     assert last.startswith("error: cannot write to")
     assert "FUXICTR_LLM_CACHE" in last
     assert not list(Path("cache").rglob("field_vectors.safetensors"))
-    capsys.readouterr()
     assert main(["encode", *args]) == 0
     assert Path(capsys.readouterr().out.strip()).is_file()

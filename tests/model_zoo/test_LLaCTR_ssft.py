@@ -1,7 +1,6 @@
 """SSFT: both losses against the literal equations, tuning, resuming, early stopping, and what goes wrong."""
 
 import math
-import shutil
 from pathlib import Path
 
 import pytest
@@ -146,27 +145,36 @@ def test_a_killed_tuning_ends_with_the_weights_of_an_uninterrupted_one(tiny_llm,
         assert torch.equal(value, again.model.state_dict()[name]), name
 
 
+def tuned_vectors(tiny_llm):
+    """Vectors of a language model whose tuning takes 24 steps, with checkpoints at 10 and 20 in the folder `ssft`."""
+    config = FieldVectorsConfig(ssft_epochs=8, ssft_batch_size=4, ssft_patience=None).filled()
+    tuning, held_out = sample_prompts(CATALOG, 6, 0, 0)[0][:12], sample_prompts(CATALOG, 6, 0.5, 1)[1]
+    model = load_language_model(tiny_llm, "float32", "auto", gpu=-1)
+    tune(model, CATALOG, tuning, held_out, config, Path("ssft"))
+    return model.encode(["color", "city"])
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tiny_llm, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("uninterrupted"))
+        return tuned_vectors(tiny_llm)
+
+
 @pytest.mark.parametrize(("damaged", "steps_again"), [
     ("checkpoint-20/adapter_model.safetensors", 14), ("checkpoint-20/optimizer.pt", 14), ("best.safetensors", 24), (None, 4),
 ])  # fmt: skip
-def test_a_changed_byte_in_a_checkpoint_is_not_gone_on_from(tiny_llm, monkeypatch, caplog, damaged, steps_again):
-    config = FieldVectorsConfig(ssft_epochs=8, ssft_batch_size=4, ssft_patience=None).filled()
-    tuning, held_out = sample_prompts(CATALOG, 6, 0, 0)[0][:12], sample_prompts(CATALOG, 6, 0.5, 1)[1]
-
-    def tuned():
-        model = load_language_model(tiny_llm, "float32", "auto", gpu=-1)
-        tune(model, CATALOG, tuning, held_out, config, Path("ssft"))
-        return model.encode(["color", "city"])
-
+def test_a_changed_byte_in_a_checkpoint_is_not_gone_on_from(
+    tiny_llm, uninterrupted, monkeypatch, caplog, damaged, steps_again
+):
     steps = killed_at(monkeypatch, 21)
     with pytest.raises(KeyboardInterrupt):
-        tuned()
+        tuned_vectors(tiny_llm)
     if damaged:
         flip_a_byte(Path("ssft", damaged))
-    vectors = tuned()
+    vectors = tuned_vectors(tiny_llm)
     assert len(steps) == 21 + steps_again and (not damaged or f"{damaged} is damaged: SSFT " in caplog.text)
-    shutil.rmtree("ssft")
-    assert torch.equal(vectors, tuned())
+    assert torch.equal(vectors, uninterrupted)
 
 
 def test_an_encoder_can_be_tuned(tiny_encoder):

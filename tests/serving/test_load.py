@@ -1,9 +1,6 @@
 """Served models: batches of any kind, and bad folders and batches are one line."""
 
 import json
-import subprocess
-import sys
-import textwrap
 import threading
 import warnings
 from pathlib import Path
@@ -17,43 +14,10 @@ from safetensors.torch import save_file
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file
 from fuxictr_llm.serving import load as serving
-from fuxictr_llm.serving.export import export_run
 from fuxictr_llm.serving.load import load_model
 from support import (
     batches,
-    expected_of,
-    trained,
 )
-
-SERVE = """
-import json, sys
-
-class Blocked:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("transformers", "peft", "gguf", "accelerate", "matplotlib"):
-            raise ImportError(f"{name} is not installed here")
-
-sys.meta_path.insert(0, Blocked())
-import fuxictr_llm
-served = fuxictr_llm.load_model("served")
-batch = json.load(open("batch.json"))
-print(json.dumps(served.predict(batch).tolist()))
-own = ("fuxictr_llm.llm", "fuxictr_llm.model_zoo.LLaCTR", "fuxictr_llm.data", "fuxictr_llm.experiment")
-assert not [name for name in sys.modules if name.startswith(own)]
-import fuxictr_llm.config.resolve
-"""
-
-
-def test_serving_needs_no_language_library():
-    model = trained("DeepFM", "LLaCTR")
-    export_run("runs/a", "served")
-    batch = batches("DeepFM", 1)[0]
-    Path("batch.json").write_text(json.dumps({name: column.tolist() for name, column in batch.items()}))
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(SERVE)], capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert np.abs(np.array(json.loads(done.stdout.splitlines()[-1])) - expected_of(model, batch)).max() <= 1e-6
 
 
 def one_batch():

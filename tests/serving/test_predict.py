@@ -18,7 +18,7 @@ from fuxictr_llm.serving import predict as predicting
 from fuxictr_llm.serving.export import export_run
 from fuxictr_llm.serving.load import load_model
 from fuxictr_llm.serving.predict import predict_file, served_model
-from support import edit, flip_a_byte
+from support import batches, edit, expected_of, flip_a_byte, trained
 from support_serving import run_of
 
 SAVED = Path(__file__).parents[1] / "saved"
@@ -264,22 +264,34 @@ def test_many_threads_get_their_own_answers(shop):
 
 
 SERVE = """
-import sys
+import json, sys
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in ("transformers", "peft", "gguf", "accelerate", "matplotlib", "ray"):
             raise ImportError(f"{name} is not installed here")
 
+def loaded(*own):
+    return [name for name in sys.modules if name.startswith(own)]
+
 sys.meta_path.insert(0, Blocked())
 import fuxictr_llm
-print(fuxictr_llm.load_model("served").predict_raw({"color": "red", "city": "", "user": "7", "tags": "new"})[0])
-assert not [name for name in sys.modules if name.startswith(("fuxictr_llm.llm", "fuxictr_llm.experiment"))]
+answers = fuxictr_llm.load_model("of_ids").predict(json.load(open("batch.json")))
+assert not loaded("fuxictr_llm.llm", "fuxictr_llm.model_zoo.LLaCTR", "fuxictr_llm.data", "fuxictr_llm.experiment")
+import fuxictr_llm.config.resolve
+raw = fuxictr_llm.load_model("served").predict_raw({"color": "red", "city": "", "user": "7", "tags": "new"})
+assert not loaded("fuxictr_llm.llm", "fuxictr_llm.experiment")
+print(json.dumps([answers.tolist(), raw.tolist()]))
 """
 
 
-def test_serving_raw_rows_needs_no_language_library_and_no_ray(shop):
+def test_serving_ids_and_raw_rows_needs_no_language_library_and_no_ray(shop):
+    model, batch = trained("DeepFM", "LLaCTR"), batches("DeepFM", 1)[0]
+    export_run("runs/a", "of_ids")
+    Path("batch.json").write_text(json.dumps({name: column.tolist() for name, column in batch.items()}))
     done = subprocess.run([sys.executable, "-c", SERVE], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
+    answers, (raw,) = json.loads(done.stdout.splitlines()[-1])
+    assert np.abs(np.array(answers) - expected_of(model, batch)).max() <= 1e-6
     row = {"color": "red", "city": "", "user": "7", "tags": "new"}
-    assert float(done.stdout) == pytest.approx(load_model("served").predict_raw(row)[0], abs=1e-6)
+    assert raw == pytest.approx(load_model("served").predict_raw(row)[0], abs=1e-6)
