@@ -63,6 +63,7 @@ def listening(host: str, port: int) -> socket.socket:
             raise UserError(f"--port {port} of {host} is in use; choose another (0: any that is free)") from error
         if error.errno == errno.EACCES:
             raise UserError(f"--port {port} is not for this user; choose one above 1023") from error
-        raise UserError(f"--host {host!r} is no address of this machine ({error.strerror})") from error
-    except UnicodeError as error:
+        why = (error.strerror or reason_of(error)).partition(" (while attempting")[0]
+        raise UserError(f"--host {host!r} is no address of this machine ({why})") from error
+    except (UnicodeError, TypeError) as error:  # of letters that no name has
         raise UserError(f"--host {host!r} is no name of a machine ({reason_of(error)})") from error

@@ -231,8 +231,12 @@ def without_preprocessing():
 
 BAD_STARTS = {
     "port": (["--port", "70000"], None, "--port 70000 is not between 0 (any that is free) and 65535"),
-    "host": (["--host", "192.0.2.1"], None, "--host '192.0.2.1' is no address of this machine"),
-    "name": (["--host", "a" * 70], None, f"--host '{'a' * 70}' is no name of a machine"),
+    "host": (
+        ["--host", "192.0.2.1"],
+        None,
+        "--host '192.0.2.1' is no address of this machine (Cannot assign requested address)\n",
+    ),
+    "name": (["--host", "ä" * 70], None, f"--host '{'ä' * 70}' is no name of a machine"),
     "no host": (["--host", ""], None, "--host is empty"),
     "rows": (["--max-rows", "0"], None, "--max-rows 0 is less than 1"),
     "threads": (["--threads", "0"], None, "--threads 0 is less than 1"),
