@@ -59,7 +59,8 @@ def check_sample(served: ServedModel, record: Mapping[str, Any], where: str) -> 
     if predicted.size != expected.size:
         raise UserError(f"the record of {where} is damaged: its sample has other rows than predictions; train again")
     predicted = predicted.reshape(expected.shape)
-    tolerance = OF_GPUS if (settings.get("gpu") or -1) >= 0 else TOLERANCE
+    gpu = settings.get("gpu")
+    tolerance = OF_GPUS if gpu is not None and gpu >= 0 else TOLERANCE
     apart = ~np.isclose(predicted, expected, rtol=0, atol=tolerance, equal_nan=True)
     if not apart.any():
         return

@@ -1,7 +1,9 @@
 """An export predicts what its run predicted, or is refused."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 from fuxictr_llm import export_run, load_experiment, load_model, run_experiment
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.sealed import sealed
 from fuxictr_llm.registry import find_method
 from fuxictr_llm.serving import sample
 
@@ -24,7 +27,7 @@ def edit_record(files, change):
     path = files.with_name(f"{files.name}.run.json")
     record = json.loads(path.read_text())
     change(record)
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps(sealed(record)))
 
 
 def test_an_export_whose_formula_was_edited_is_refused_and_replaces_nothing(ran, monkeypatch):
@@ -53,6 +56,14 @@ def test_an_export_whose_formula_was_edited_is_refused_and_replaces_nothing(ran,
         export_run(files, "served")
     edit_record(files, lambda record: record.pop("sample"))  # of an earlier version
     export_run(files, "served")
+
+
+@pytest.mark.parametrize(("gpu", "refused"), [(None, True), (-1, True), (0, False), (1, False)])
+def test_a_run_on_a_gpu_may_be_further_from_its_export(gpu, refused):
+    served = SimpleNamespace(fields=["color"], predict=lambda columns: np.array([0.3005]))
+    record = {"config": {"gpu": gpu}, "sample": {"columns": {"color": [1]}, "y_pred": [[0.3]]}}
+    with pytest.raises(UserError, match="the export predicts 0.300500 for a row") if refused else nullcontext():
+        sample.check_sample(served, record, "the export")
 
 
 @pytest.mark.parametrize(
