@@ -37,7 +37,8 @@ def add(commands: Commands) -> None:
     plan.add_argument("--splits", type=int, metavar="K", help=text)
     text = "time: rolling splits (default for data in the order of time)"
     plan.add_argument("--split-by", choices=("random", "time"), help=text)
-    plan.add_argument("--controls", action="store_true", help="each method's placebos as well")
+    text = "each method's placebos as well; with names, of each method the first of these that it has: shuffled noise"
+    plan.add_argument("--controls", nargs="*", metavar="NAME", help=text)
     plan.add_argument(
         "--set",
         action="append",
@@ -83,6 +84,7 @@ def execute(args: argparse.Namespace) -> None:
     from fuxictr_llm.common.processes import start_server
     from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
 
+    args.controls = args.controls is not None and (args.controls or True)
     place = place_of(args)
     from_archive = bool(args.plan_file) and args.plan_file.endswith(".jsonl.xz")
     if not (args.dry_run or from_archive or args.power is not None or place.ray is not None):
@@ -120,7 +122,7 @@ def execute(args: argparse.Namespace) -> None:
             console.print(line, markup=False, soft_wrap=True)
         display = LivePage(Display(results, executor.slots(), console))
         with display.shown():
-            kept = {"keep_weights": args.keep_weights, "keep_predictions": True}
+            kept = {"keep_weights": args.keep_weights, "keep_predictions": True, "measure_serving": True}
             run_plan(results, executor=executor, retry_failed=args.retry_failed, listener=display, **kept)
     failures = results.failures()
     console.print(*write_tables(results), sep="\n", markup=False, soft_wrap=True)

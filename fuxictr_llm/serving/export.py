@@ -66,7 +66,7 @@ def export_run(run: Path | str, to: Path | str, graphs: Collection[str] = (), *,
     record_file = find_run(run)
     _check_target(Path(to))
     record, state = _read(record_file)
-    config, tensors, network = _exported(record, state, record_file)
+    config, tensors, network = exported_content(record, state, record_file)
     writable_dir(Path(to).resolve().parent, "name another folder with --to")
     with explain_write_errors(Path(to), "name another folder with --to"), replacing_dir(to) as folder:
         save_file(tensors, folder / WEIGHTS)
@@ -154,7 +154,7 @@ def _read(record_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return record, state
 
 
-def _exported(
+def exported_content(
     record: Mapping[str, Any], state: Mapping[str, Tensor], record_file: Path
 ) -> tuple[dict[str, Any], dict[str, Tensor], BaseModel]:
     """The content of config.json, without the digests, and of model.safetensors; the trained backbone."""
