@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.llm.model_files import PROBED_TOKENS, Nature, load_folder, probe
@@ -177,6 +178,24 @@ class LanguageModel:
                 f"a text of {longest} tokens does not fit into the {positions} positions of the language model; "
                 "lower llm_max_value_tokens (of whole texts llm_max_text_tokens), or take another language_model"
             )
+
+
+class TokensRead(TrainerCallback):
+    """Keeps with each checkpoint how many tokens the tuning has read, and counts on from there.
+
+    Args:
+        language_model: counts them as `tokens_read`.
+    """
+
+    def __init__(self, language_model: LanguageModel):
+        self.language_model, self._before = language_model, language_model.tokens_read
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._before = self.language_model.tokens_read
+        self.language_model.tokens_read += state.num_input_tokens_seen
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.num_input_tokens_seen = self.language_model.tokens_read - self._before
 
 
 def length_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:

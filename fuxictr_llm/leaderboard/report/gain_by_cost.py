@@ -22,8 +22,8 @@ from fuxictr_llm.leaderboard.report.plots import (
     markers_of,
 )
 
-WIDTH, HEIGHT, LEGEND = 5.6, 3.7, 0.8  # inches, of a panel, and of the legend
-APART = 0.075  # of the axis: the least distance of two methods
+WIDTH, HEIGHT, LEGEND = 6.2, 3.7, 0.8  # inches, of a panel, and of the legend
+APART = 0.06  # of the methods' range: the least distance of two
 TICKS = (1, 2, 5)
 FREE = "none"  # where no language model is asked
 
@@ -42,7 +42,7 @@ def gain_by_cost(rows: Sequence[ArmRow], overall: Iterable[Overall], colours: Ma
     """Gains over plain against the language model's seconds; None where no method has both.
 
     A big point is the gain averaged over the backbones with its 95 % interval, a dot that on one of them, a hollow
-    marker a control's. Points of nearly the same cost are moved apart.
+    marker a control's. Points of nearly the same cost are moved apart; marks on the axis are at the exact costs.
 
     Args:
         rows: from `summarize`.
@@ -94,7 +94,12 @@ def _draw(axis: Axes, points: Sequence[_Point], colours: Mapping[str, str], cont
     axis.grid(axis="y", color="#E5E5E5")
     axis.axhline(0, color="black", linewidth=1)
     limits = limits_of([point.gain for point in points])
-    places, gap = _places(axis, [point for point in points if not point.row.control])
+    methods = [point for point in points if not point.row.control]
+    places, gap = _places(axis, methods)
+    for point in methods:
+        if point.seconds > 0:
+            look = {"color": colours[str(point.row.method)], "transform": axis.get_xaxis_transform(), "clip_on": False}
+            axis.plot(np.log10(point.seconds), 0, marker="|", markersize=10, markeredgewidth=1.6, **look)
     nth: dict[str, int] = {}
     for point in points:
         method = str(point.row.method)
@@ -103,10 +108,9 @@ def _draw(axis: Axes, points: Sequence[_Point], colours: Mapping[str, str], cont
         place, colour = places[method], colours[method]
         if point.row.control:
             nth[method] = nth.get(method, 0) + 1
-            place += 0.3 * gap * nth[method]
+            place += 0.4 * gap * nth[method]
         elif len(point.each) > 1:
-            spots = place - 0.3 * gap + np.linspace(-0.08, 0.08, len(point.each)) * gap
-            axis.plot(spots, point.each, "o", color=colour, markersize=3.5, alpha=0.5, clip_on=True)
+            axis.plot([place - 0.35 * gap] * len(point.each), point.each, "o", color=colour, markersize=3.5, alpha=0.5)
         width = 1.0 if point.row.control else 2.0
         draw_interval(axis, point.gain, place, limits, upright=True, color=colour, linewidth=width)
         look = marker_look(point.row, point.gain, colour, controls)
@@ -123,20 +127,20 @@ def _places(axis: Axes, methods: Sequence[_Point]) -> tuple[dict[str, float], fl
     asked = sorted((point for point in methods if point.seconds > 0), key=lambda point: point.seconds)
     exact = np.log10([point.seconds for point in asked]) if asked else np.zeros(1)
     span = max(float(exact[-1] - exact[0]), 0.6)
-    gap = APART * span * 1.5
+    gap = APART * span
     order = gap * np.arange(len(exact))
     moved = isotonic_regression(exact - order).x + order  # as near as they can be, so far apart
     places = {str(point.row.method): float(place) for point, place in zip(asked, moved, strict=False)}
-    left, right = min(float(moved[0]), float(exact[0])) - gap, max(float(moved[-1]), float(exact[-1])) + gap
+    left, right = min(float(moved[0]), float(exact[0])) - 2 * gap, max(float(moved[-1]), float(exact[-1])) + 2 * gap
     free = [str(point.row.method) for point in methods if point.seconds == 0]
-    origin = left - 1.5 * gap - gap * len(free)
+    origin = left - 2 * gap - gap * len(free)
     axis.plot(origin, 0, "o", color=GREY, markeredgecolor="white", markersize=7, zorder=3)
     places |= {method: origin + gap * number for number, method in enumerate(free, start=1)}
-    axis.axvline(left - 0.5 * gap, color=GREY, linewidth=0.8, linestyle=":")
+    axis.axvline(left, color=GREY, linewidth=0.8, linestyle=":")
     decades = range(int(np.floor(left)), int(np.ceil(right)) + 1)
     ticks = [np.log10(part * 10.0**power) for power in decades for part in TICKS]
     ticks = [tick for tick in ticks if left <= tick <= right]
     labels = [f"{10**tick:,.6g}" for tick in ticks]
     axis.set_xticks([origin + gap * len(free) / 2, *ticks], [FREE, *labels])
-    axis.set_xlim(origin - gap, right + 0.5 * gap)
+    axis.set_xlim(origin - 2 * gap, right)
     return places, gap
