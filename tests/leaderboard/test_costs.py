@@ -97,7 +97,8 @@ def test_gains_stand_at_their_costs_and_what_asks_nothing_at_the_left():
     hollow = [line for line in lines_of(axis, "s") if line.get_markerfacecolor() == "white"]
     assert [float(line.get_ydata()[0]) for line in hollow] == pytest.approx([0.001] * 4, abs=1e-5)
     dots = [line for line in lines_of(axis, "o") if line.get_markersize() == 3.5]
-    assert [sorted(line.get_ydata()) for line in dots] == pytest.approx([[0.004, 0.006]] * 4, abs=1e-5)
+    each = [gain for line in dots for gain in sorted(line.get_ydata())]
+    assert each == pytest.approx([0.004, 0.006] * 4, abs=1e-5)
 
 
 def test_each_data_set_has_a_panel_and_what_is_not_known_is_left_out():
