@@ -98,8 +98,8 @@ def _draw(axis: Axes, points: Sequence[_Point], colours: Mapping[str, str], cont
     places, gap = _places(axis, methods)
     for point in methods:
         if point.seconds > 0:
-            look = {"color": colours[str(point.row.method)], "transform": axis.get_xaxis_transform(), "clip_on": False}
-            axis.plot(np.log10(point.seconds), 0, marker="|", markersize=10, markeredgewidth=1.6, **look)
+            (mark,) = axis.plot(np.log10(point.seconds), 0, "|", color=colours[str(point.row.method)], clip_on=False)
+            mark.set(transform=axis.get_xaxis_transform(), markersize=10, markeredgewidth=1.6)
     nth: dict[str, int] = {}
     for point in points:
         method = str(point.row.method)
