@@ -61,7 +61,7 @@ def test_a_line_has_what_a_method_gains_and_what_it_takes():
 
 
 def test_records_of_earlier_versions_have_columns_less():
-    table, _ = costs_of([*runs(None, None, BASE), *runs("ELEC", None, BASE)])
+    table, _ = costs_of([*runs(None, None, BASE, tokens={"read": 0, "written": 0}), *runs("ELEC", None, BASE)])
     assert "language model s" in table.heads
     assert not {"tokens read", "latency ms", "parameters served", "gain over placebo [95 %]"} & {*table.heads}
     assert not any("cost" in table.title for table in make_report(summarize(runs(None, None, BASE))).tables)
@@ -82,7 +82,7 @@ def lines_of(axis, marker):
 def test_gains_stand_at_their_costs_and_what_asks_nothing_at_the_left():
     results = made_up()
     rows = summarize(results)
-    (axis,) = figures(rows, results)["gain_by_cost"].axes
+    (axis,) = figures(rows, results)["gain_by_cost_shop"].axes
     plain, *methods = [line for line in lines_of(axis, "o") if line.get_markersize() == 7]
     means = sorted(float(line.get_ydata()[0]) for line in methods)
     assert means == pytest.approx([0.005] * 4, abs=1e-5) and float(plain.get_ydata()[0]) == 0
@@ -99,24 +99,25 @@ def test_gains_stand_at_their_costs_and_what_asks_nothing_at_the_left():
     dots = [line for line in lines_of(axis, "o") if line.get_markersize() == 3.5]
     each = [gain for line in dots for gain in sorted(line.get_ydata())]
     assert each == pytest.approx([0.004, 0.006] * 4, abs=1e-5)
+    assert axis.get_ylim()[0] < 0 and axis.get_ylim()[1] > 0.006
 
 
 def test_each_data_set_has_a_panel_and_what_is_not_known_is_left_out():
     datasets = ["shop", STRANGE, "other"]
     results = made_up(datasets, ["FM"]) + runs("CTRL", None, BASE, "FM", seconds={"train": 1.0})
     results += runs("CTRL", "noise", BASE, "FM")  # whose method has no point
-    figure = figures(summarize(results), results)["gain_by_cost"]
+    figure = figures(summarize(results), results)[f"gain_by_cost_shop-{STRANGE}-other"]
     figure.draw_without_rendering()
     assert [axis.get_title() for axis in figure.axes] == [*datasets, ""]
     legend = {text.get_text() for text in figure.legends[0].get_texts()}
     assert {"plain", "KAR", "control: noise"} <= legend and "one backbone" not in legend
-    assert "gain_by_cost" not in figures(summarize(runs(None, None, BASE)), runs(None, None, BASE))
+    assert "gain_by_cost_shop" not in figures(summarize(runs(None, None, BASE)), runs(None, None, BASE))
 
 
 def test_methods_that_ask_no_language_model_stand_beside_plain():
     free = {"train": 10.0, "language_model": 0.0}
     results = [*runs(None, None, BASE, seconds=free), *runs("ELEC", None, shifted(BASE, 0.01), seconds=free)]
-    (axis,) = figures(summarize(results), results)["gain_by_cost"].axes
+    (axis,) = figures(summarize(results), results)["gain_by_cost_shop"].axes
     plain, elec = (line for line in lines_of(axis, "o") if line.get_markersize() == 7)
     (edge,) = [line for line in axis.lines if line.get_linestyle() == ":"]
     assert float(plain.get_xdata()[0]) < float(elec.get_xdata()[0]) < edge.get_xdata()[0]

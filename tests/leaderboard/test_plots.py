@@ -116,7 +116,7 @@ def test_twelve_backbones_and_two_data_sets_are_drawn_without_a_warning():
         drawn = figures(rows, results)
         drawn["gain_other"].draw_without_rendering()
         assert png_of(drawn["cost_other"]).startswith(b"\x89PNG")
-    assert list(drawn) == ["gain_by_cost"] + [
+    assert list(drawn) == ["gain_by_cost_shop-other"] + [
         f"{name}_{data}" for data in ("shop", "other") for name in ("gain", "cost", "frequency")
     ]
     names = [label.get_text() for label in drawn["gain_shop"].axes[0].get_yticklabels()]

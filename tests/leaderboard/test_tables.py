@@ -188,10 +188,11 @@ NO_TEST = {"metrics": {"valid": {"AUC": 0.7, "logloss": 0.6}, "test": {}}, "slic
         (runs(None, None, [0.7]), [], {"cost"}),
         (runs("LLaCTR", None, [0.7, 0.8]), [], {"cost"}),
         (runs(None, None, [0.7], **NO_TEST) + runs("ELEC", None, [0.8], **NO_TEST), [], set()),
+        (runs(None, None, [0.7]) + runs("ELEC", None, [0.7]), [], {"cost", "gain", "frequency", "gain_by_cost"}),
         (runs(None, None, [0.7]) + runs("ELEC", None, [0.7], seconds={}, rows={}, parameters={}, record={}), [],
          {"cost", "gain", "frequency"}),
     ],
-    ids=["nothing", "all failed", "one run", "no plain arm", "no test data", "bare"],
+    ids=["nothing", "all failed", "one run", "no plain arm", "no test data", "one seed", "bare"],
 )  # fmt: skip
 def test_there_is_always_something_to_write(results, failures, pictures, tmp_path):
     paths = write_all(tmp_path, summarize(results, failures), results, failures, FACTS)

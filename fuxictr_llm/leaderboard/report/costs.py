@@ -11,7 +11,7 @@ NEEDED = ("backbone", "arm", "AUC")
 def cells_of_costs(rows: Sequence[ArmRow]) -> tuple[list[str], dict[tuple[str, str], list[str]]]:
     """The heads of a table of plain and methods, and the cells of each, by backbone and arm.
 
-    Columns in which all cells would be empty are left out.
+    Columns in which all cells of methods would be empty are left out.
 
     Args:
         rows: of one data set.
@@ -32,10 +32,11 @@ def cells_of_costs(rows: Sequence[ArmRow]) -> tuple[list[str], dict[tuple[str, s
         "latency ms": lambda row: _milliseconds_cell(row.served.get("milliseconds")),
     }
     rows = [row for row in rows if not row.control]
-    cells = {head: [cell(row) for row in rows] for head, cell in columns.items()}
-    shown = {head: each for head, each in cells.items() if head in NEEDED or {*each} != {NOTHING}}
-    lines = [list(line) for line in zip(*shown.values(), strict=True)]
-    return list(shown), {(row.backbone, row.arm): line for row, line in zip(rows, lines, strict=True)}
+    methods = [row for row in rows if row.is_method]
+    shown = {
+        head: cell for head, cell in columns.items() if head in NEEDED or any(cell(row) != NOTHING for row in methods)
+    }
+    return list(shown), {(row.backbone, row.arm): [cell(row) for cell in shown.values()] for row in rows}
 
 
 def hardest_control(row: ArmRow) -> str | None:

@@ -18,7 +18,7 @@ from fuxictr_llm.leaderboard.run.results import RunResult
 
 
 def figures(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> dict[str, Figure]:
-    """`gain_by_cost` of all data sets, and `gain_`, `cost_` and `frequency_<data set>`, as far as there are any.
+    """`gain_by_cost_<all data sets>`, and `gain_`, `cost_` and `frequency_<data set>`, as far as there are any.
 
     Args:
         rows: from `summarize`.
@@ -26,8 +26,9 @@ def figures(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> dict[str, F
     """
     results = list(results)
     runs, colours, overall = runs_by_row(results), colours_of(rows), over_backbones(rows, results)
-    drawn: dict[str, Figure | None] = {"gain_by_cost": gain_by_cost(rows, overall, colours)}
-    for dataset in dict.fromkeys(row.dataset for row in rows):
+    datasets = dict.fromkeys(row.dataset for row in rows)
+    drawn: dict[str, Figure | None] = {f"gain_by_cost_{'-'.join(datasets)}": gain_by_cost(rows, overall, colours)}
+    for dataset in datasets:
         on_data = [row for row in rows if row.dataset == dataset]
         lines = together(line for line in overall if line.dataset == dataset)
         drawn[f"gain_{dataset}"] = gain_by_backbone(dataset, [*on_data, *lines], colours)

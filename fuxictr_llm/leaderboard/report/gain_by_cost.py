@@ -1,7 +1,7 @@
 """The plot of gains against what the language model took: a panel a data set, a point a method over all backbones."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
@@ -93,8 +93,9 @@ def _draw(axis: Axes, points: Sequence[_Point], colours: Mapping[str, str], cont
     axis.set_axisbelow(True)
     axis.grid(axis="y", color="#E5E5E5")
     axis.axhline(0, color="black", linewidth=1)
-    limits = limits_of([point.gain for point in points])
     methods = [point for point in points if not point.row.control]
+    dots = [replace(point.gain, mean=mean, low=None, high=None) for point in methods for mean in point.each]
+    limits = limits_of([*(point.gain for point in points), *dots])
     places, gap = _places(axis, methods)
     for point in methods:
         if point.seconds > 0:
