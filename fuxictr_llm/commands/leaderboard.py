@@ -45,7 +45,8 @@ def add(commands: Commands) -> None:
     plan.add_argument("--splits", type=int, metavar="K", help=text)
     text = "time: rolling splits (default for data in the order of time)"
     plan.add_argument("--split-by", choices=("random", "time"), help=text)
-    plan.add_argument("--controls", action="store_true", help="each method's placebos as well")
+    text = "each method's placebos as well; with names, of each method the first of these that it has: shuffled noise"
+    plan.add_argument("--controls", nargs="*", metavar="NAME", help=text)
     plan.add_argument(
         "--set",
         action="append",
@@ -90,6 +91,7 @@ def execute(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: with code 1, where a run failed.
     """
+    args.controls = args.controls is not None and (args.controls or True)
     check_names_of(args)
     place = place_of(args)
     from_archive = bool(args.plan_file) and args.plan_file.endswith(".jsonl.xz")
@@ -157,7 +159,7 @@ def _run(
             console.print(line, markup=False, soft_wrap=True)
         display = LivePage(Display(results, executor.slots(), console))
         with display.shown():
-            kept = {"keep_weights": args.keep_weights, "keep_predictions": True}
+            kept = {"keep_weights": args.keep_weights, "keep_predictions": True, "measure_serving": True}
             run_plan(results, executor=executor, retry_failed=args.retry_failed, listener=display, **kept)
     console.print(*write_tables(results, args.paper_columns), sep="\n", markup=False, soft_wrap=True)
     _end(results, console)

@@ -35,7 +35,8 @@ class Stages:
         """Time the block as the stage `name`; yields its facts.
 
         Facts that the block may set: `rows`, to get rows per second; `cached: True` where nothing had to be computed;
-        `made_in`, the seconds that the work took in all, earlier runs included (None: not known).
+        `made_in`, the seconds that the work took in all, earlier runs included (None: not known); `tokens_read` and
+        `tokens_written`, what a language model read and wrote for it, likewise.
         """
         start = time.perf_counter()
         yield facts
@@ -118,6 +119,22 @@ def seconds_by_kind(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, float]
         del kinds["test"]
     totals = {kind: total(each) for kind, each in kinds.items()}
     return {kind: seconds for kind, seconds in totals.items() if seconds is not None}
+
+
+def tokens_of(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """Tokens that a language model read (`read`) and wrote (`written`), in earlier runs too; without unknown counts.
+
+    Stages that ask a language model note `tokens_read`. Records of earlier versions have none: nothing is known there,
+    but where no stage has to do with a language model.
+    """
+    asking = [facts for facts in stages.values() if "tokens_read" in facts]
+    if not asking and any(name not in DATA_STAGES and _kind(name) == "language_model" for name in stages):
+        return {}
+    counts = {
+        "read": total(facts["tokens_read"] for facts in asking),
+        "written": total(facts.get("tokens_written", 0) for facts in asking),
+    }
+    return {kind: int(count) for kind, count in counts.items() if count is not None}
 
 
 def _kind(stage: str) -> str:

@@ -84,6 +84,7 @@ class ModelKeys(TypedDict, total=False):
     checkpoint_minutes: Annotated[float, Field(ge=0)] | None  # between two checkpoints of training; null: none
     trackers: list[str]  # names that accelerate knows (tensorboard, wandb, ...); they get the curves of training
     pictures: bool  # whether a run draws the course of its training, and what its method learnt
+    measure_serving: bool  # whether the record has the size and latency of what is served; a leaderboard's have
     keep_predictions: bool  # whether those of the test rows are kept beside the record; a leaderboard keeps them
 
     # Of a multi-task model: one for all labels, or a list with one for each.

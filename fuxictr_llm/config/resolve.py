@@ -34,7 +34,7 @@ from fuxictr_llm.host.evaluated import check_settings
 
 # Keys that do not change what a run computes: its device and name, how much it reports, who publishes its data.
 OF_THE_CALL = ("gpu", "model_id")
-OF_THE_REPORT = ("verbose", "pictures", "keep_predictions", "cluster_by", "slice_by")
+OF_THE_REPORT = ("verbose", "pictures", "keep_predictions", "measure_serving", "cluster_by", "slice_by")
 NOT_IN_IDENTITY = (*OF_THE_CALL, *OF_THE_REPORT, "checkpoint_minutes", "trackers", "download", "md5")
 # A constructor with the key `regularizer` passes it on as these two, and takes neither of them itself.
 OF_REGULARIZER = frozenset({"embedding_regularizer", "net_regularizer"})

@@ -25,7 +25,7 @@ from fuxictr.utils import print_to_list
 
 from fuxictr_llm import llm, registry
 from fuxictr_llm.common.code_digest import digest_of_code, modules_of, sources_below
-from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import (
     digest_of,
     digest_of_file,
@@ -43,6 +43,7 @@ from fuxictr_llm.config.language_models import ValueVectorsConfig, asks_for_vect
 from fuxictr_llm.data.field_words import read_field_config
 from fuxictr_llm.llm.model_files import digest_of_model
 from fuxictr_llm.registry import method_modules
+from fuxictr_llm.serving.cost import cost_of_serving
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 DigestOfFolder = Callable[[Path], str]
@@ -117,6 +118,19 @@ def _escaped(sign: str) -> str:
     if sign in "\\'":
         return f"\\{sign}"
     return sign if sign.isprintable() else f"\\U{ord(sign):08x}" if ord(sign) > 127 else f"\\x{ord(sign):02x}"
+
+
+def measured_serving(record: Mapping[str, Any], weights: Path) -> dict[str, Any] | None:
+    """What serving the run takes (`cost_of_serving`); None, with a line in the log, where that cannot be measured.
+
+    Args:
+        weights: the file that was trained.
+    """
+    try:
+        return cost_of_serving(record, torch.load(weights, map_location="cpu", weights_only=True))
+    except Exception as error:  # a model that cannot be served is a result all the same
+        logging.warning("what serving %s takes is not measured: %s", record["model_id"], reason_of(error))
+        return None
 
 
 @contextmanager

@@ -35,6 +35,7 @@ from fuxictr_llm.experiment.record import (
     code_digests,
     count_parameters,
     hardware,
+    measured_serving,
     peak_memory,
     put_in_place,
     source_digests,
@@ -125,6 +126,8 @@ def _run(experiment: Experiment, fresh: bool, listener: Listener) -> Result:
                 sources["code"] = CHANGED
             record |= {"expid": experiment.expid, "config": experiment.params}
             record |= {"config_sha256": experiment.sha256, "sources": sources}
+            if run.params.get("measure_serving"):
+                record["served"] = measured_serving(record, unfinished)
             with explain_write_errors(folder, OTHER_MODEL_ROOT):
                 if "predictions_sha256" in record:
                     unfinished.with_name(PREDICTIONS).replace(folder / f"{model_id}{PREDICTIONS}")

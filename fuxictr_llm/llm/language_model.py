@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.llm.model_files import PROBED_TOKENS, Nature, check_unchanged, load_folder, probe
@@ -36,6 +37,7 @@ class LanguageModel:
         before, after: the tokens that the tokenizer puts around every text.
         nature: what it does with texts.
         token_embeddings: how many tokens it has embeddings for; None where it does not say.
+        tokens_read: how many it was given so far in this process, without padding.
     """
 
     model: "PreTrainedModel"
@@ -46,6 +48,7 @@ class LanguageModel:
     after: list[int]
     nature: Nature
     token_embeddings: int | None
+    tokens_read: int = 0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -97,6 +100,7 @@ class LanguageModel:
         """Last hidden states `[N, L, D_llm]`, on the model's device; `model` stands in for a wrapped one."""
         model = self.model if model is None else model
         device = next(model.parameters()).device
+        self.tokens_read += int(batch["attention_mask"].sum())
         inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
         try:
             if self.nature.ignores_padding:
@@ -129,7 +133,7 @@ class LanguageModel:
         """Vectors of texts, each cut at `limit` tokens, `[N, D_llm]`, in float32 on the CPU.
 
         Texts of one length share a batch, so that there is little padding. A text of no token at all has zeros. `kept`
-        has batches that were encoded before, and gets the others; its `cut` is set.
+        has batches that were encoded before, and gets the others; its `cut` and `tokens` are set.
 
         Raises:
             UserError: a text is longer than the language model can read.
@@ -140,6 +144,8 @@ class LanguageModel:
         if kept and limit:
             kept.cut = sum(len(row) > limit for row in whole)
         rows = [self.framed(row[:limit]) for row in whole]
+        if kept:
+            kept.tokens = sum(map(len, rows))
         self._check_positions(max(map(len, rows), default=0))
         on_gpu = next(self.model.parameters()).is_cuda
         batches = length_batches([len(row) for row in rows], GPU_TOKENS if on_gpu else CPU_TOKENS)
@@ -173,6 +179,24 @@ class LanguageModel:
                 f"a text of {longest} tokens does not fit into the {positions} positions of the language model; "
                 "lower llm_max_value_tokens (of whole texts llm_max_text_tokens), or take another language_model"
             )
+
+
+class TokensRead(TrainerCallback):
+    """Keeps with each checkpoint how many tokens the tuning has read, and counts on from there.
+
+    Args:
+        language_model: counts them as `tokens_read`.
+    """
+
+    def __init__(self, language_model: LanguageModel):
+        self.language_model, self._before = language_model, language_model.tokens_read
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self._before = self.language_model.tokens_read
+        self.language_model.tokens_read += state.num_input_tokens_seen
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        state.num_input_tokens_seen = self.language_model.tokens_read - self._before
 
 
 def length_batches(lengths: Sequence[int], tokens: int) -> list[list[int]]:

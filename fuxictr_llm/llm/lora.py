@@ -20,6 +20,7 @@ from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import OTHER_CACHE, explain_write_errors
 from fuxictr_llm.common.processes import from_main, process_state
 from fuxictr_llm.config.language_models import LoraKeys
+from fuxictr_llm.llm.language_model import LanguageModel, TokensRead
 from fuxictr_llm.llm.progress import (
     BestEpoch,
     FiniteGradients,
@@ -33,7 +34,6 @@ from fuxictr_llm.llm.progress import (
 if TYPE_CHECKING:
     from peft import PeftModel
 
-    from fuxictr_llm.llm.language_model import LanguageModel
 
 # peft's own names.
 WEIGHTS = "adapter_model.safetensors"
@@ -76,7 +76,7 @@ def save_adapter(tuned: "PeftModel", weights: Path, base: str) -> None:
     config.save_pretrained(weights.parent)
 
 
-def load_adapted(language_model: "LanguageModel", adapter: Path) -> None:
+def load_adapted(language_model: LanguageModel, adapter: Path) -> None:
     """Merge an adapter's weights into the language model's own, for good.
 
     Args:
@@ -194,7 +194,7 @@ def with_lora(model: nn.Module, config: LoraKeys, also_trained: list[str] | None
 
 
 def train(
-    model: nn.Module,
+    language_model: LanguageModel,
     rows: Sequence[Any],
     collate: Callable[[list[Any]], dict[str, Any]],
     loss: Callable[[nn.Module, dict[str, Any]], Tensor],
@@ -202,7 +202,7 @@ def train(
     checkpoints: Path,
     measure: Callable[[], float] | None = None,
 ) -> Tuned:
-    """Train what `with_lora` made trainable; the model ends with the weights of the best epoch.
+    """Train what `with_lora` made trainable in the language model; it ends with the weights of the best epoch.
 
     Under torchrun all processes train together; the batch is shared among them.
 
@@ -210,13 +210,14 @@ def train(
         collate: rows -> batch.
         loss: model and batch -> loss.
         checkpoints: a folder for this tuning alone. One that was killed goes on from the last checkpoint in it
-            (weights, optimizer, schedule, random numbers, data position) and ends with the same weights as one
-            that was not. Whoever keeps the result removes it.
+            (weights, optimizer, schedule, random numbers, data position, tokens read) and ends as one that was not.
+            Whoever keeps the result removes it.
         measure: how good the model is now, the higher the better; None: the last epoch counts as the best.
 
     Raises:
         UserError: the loss or a gradient is no number, or the disk is full.
     """
+    model = language_model.model
     device = next(model.parameters()).device
     trainer = _Trainer(
         model=model,
@@ -240,6 +241,7 @@ def train(
             f"{schedule.name} epoch %d: {schedule.measured} %.4f",
         )
         trainer.add_callback(best)
+    trainer.add_callback(TokensRead(language_model))  # behind what measures
     last = from_main(lambda: last_checkpoint(checkpoints, schedule.patience, schedule.name))
     with explain_write_errors(checkpoints, OTHER_CACHE), progress.closed_at_the_end():
         trainer.train(resume_from_checkpoint=last)

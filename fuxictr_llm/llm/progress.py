@@ -216,10 +216,11 @@ class UnfinishedShard:
 
     Attributes:
         cut: how many texts of the shard are longer than they may be.
+        tokens: how many the language model reads of all of them.
     """
 
     def __init__(self, path: Path, show: Callable[[int], None]):
-        self.path, self.show, self.cut = path, show, 0
+        self.path, self.show, self.cut, self.tokens = path, show, 0, 0
         self._place, self._is_known = 0, path.is_file()
 
     def __call__(

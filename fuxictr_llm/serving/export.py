@@ -69,7 +69,7 @@ def export_run(run: Path | str, to: Path | str, graphs: Collection[str] = (), *,
     record_file = find_run(run)
     _check_target(Path(to))
     record, state = read_run(record_file)
-    config, tensors, network = _exported(record, state, record_file)
+    config, tensors, network = exported_content(record, state, record_file)
     writable_dir(Path(to).resolve().parent, "name another folder with --to")
     with explain_write_errors(Path(to), "name another folder with --to"), replacing_dir(to) as folder:
         save_file(tensors, folder / WEIGHTS)
@@ -112,7 +112,7 @@ def _fuxictr_checkpoint(network: BaseModel, folder: Path) -> dict[str, str]:
     return {"file": file.name, "sha256": digest_of_file(file)}
 
 
-def _exported(
+def exported_content(
     record: Mapping[str, Any], state: Mapping[str, Tensor], record_file: Path
 ) -> tuple[dict[str, Any], dict[str, Tensor], BaseModel]:
     """The content of config.json, without the digests, and of model.safetensors; the trained backbone."""

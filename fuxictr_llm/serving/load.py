@@ -196,7 +196,7 @@ def load_model(
     cls = find_exported(config["model"], config.get("backbone") or {}, where, backbone)
     check_columns(config["feature_map"]["features"], where)
     try:
-        model = _build(cls, config, load_file(weights), where, gpu)
+        model = build_exported(cls, config, load_file(weights), where, gpu)
         served = ServedModel(model, config, folder.absolute(), feature_processor)
         served.predict(synthetic_batch(served.model.feature_map))  # columns that can be built may still not fit
         return served
@@ -215,9 +215,10 @@ def build_backbone(
         return model
 
 
-def _build(
+def build_exported(
     cls: type[BaseModel], config: Mapping[str, Any], state: Mapping[str, Tensor], where: str, gpu: int
 ) -> BaseModel:
+    """The model of an export's config.json, with the weights of its file."""
     feature_map = make_feature_map(config["feature_map"], where)
     folded = config.get("folded")
     if folded:

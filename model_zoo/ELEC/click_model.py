@@ -137,9 +137,7 @@ def learn_clicks(
     def measure() -> float:
         return auc(language_model, valid, config.llm_max_text_tokens)
 
-    tuned = train(
-        language_model.model, range(len(learnt)), batches.collate, loss, _schedule(config), checkpoints, measure
-    )
+    tuned = train(language_model, range(len(learnt)), batches.collate, loss, _schedule(config), checkpoints, measure)
     return {
         "rows": len(learnt),
         "valid_rows": len(valid),

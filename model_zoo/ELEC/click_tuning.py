@@ -164,7 +164,7 @@ def _tune(
     )
     checkpoints = store.entry_dir(CHECKPOINTS, made_from)
     facts = learn_clicks(model, train, valid, config, checkpoints)
-    facts["seconds"] = round(time.perf_counter() - started, 3)
+    facts |= {"seconds": round(time.perf_counter() - started, 3), "tokens_read": model.tokens_read}
 
     def write(path: Path) -> None:
         adapter.save_adapter(model.model, path, config.language_model)

@@ -280,7 +280,7 @@ def _tuned(config: ELECConfig, run: Run, index: RowIndex) -> Path:
     train, valid = (_clicks(run, index, rows) for rows in make_loaders(run.feature_map, run.params, "train"))
     with run.stages("tune") as stage:
         adapter, facts = tune_on_clicks(config, run.params["gpu"], index.units, train, valid)
-        stage |= {"rows": facts["rows"], "made_in": facts.get("seconds")}
+        stage |= {"rows": facts["rows"], "made_in": facts.get("seconds"), "tokens_read": facts.get("tokens_read")}
     run.notes["click_tuning"] = facts
     return adapter
 

@@ -116,8 +116,9 @@ def _of_language_model(config: FieldVectorsConfig, run: Run, catalog: FieldCatal
     if made_here:
         return entry
     logging.info("Field vectors of %s are cached: %s", config.language_model, entry[0])
+    tokens = entry[1].get("tokens_read") or {}
     for stage, seconds in (entry[1].get("seconds") or {"encode": None}).items():
-        with run.stages(stage, cached=True, made_in=seconds):
+        with run.stages(stage, cached=True, made_in=seconds, tokens_read=tokens.get(stage)):
             pass
     return entry
 
@@ -164,16 +165,22 @@ def _compute(
         sha256 = made_from["language_model"]["sha256"]
         model = load_language_model(folder, config.llm_dtype, config.llm_pooling, run.params["gpu"], sha256)
     facts: dict[str, Any] = {"pooling": model.pooling}
+    run.stages.done["load language model"]["tokens_read"] = 0
     checkpoints, untuned = store.entry_dir("ssft", made_from), None
     if config.ssft_epochs:
         untuned = _field_vectors(model, catalog, config)
         with run.stages("tune") as stage:
             facts["ssft"] = tune(model, catalog, *prompts, config, checkpoints)
             stage["rows"] = facts["ssft"]["prompts"] * facts["ssft"]["epochs"]
-    with run.stages("encode", rows=len(catalog.fields)):
+            stage["tokens_read"] = model.tokens_read
+    before = run.stages.done.get("tune", {}).get("tokens_read", 0)
+    with run.stages("encode", rows=len(catalog.fields)) as stage:
         vectors = _field_vectors(model, catalog, config)
-    asked = ("load language model", "tune", "encode")
-    facts["seconds"] = {name: run.stages.done[name]["seconds"] for name in asked if name in run.stages.done}
+        stage["tokens_read"] = model.tokens_read - before
+    done = {
+        name: run.stages.done[name] for name in ("load language model", "tune", "encode") if name in run.stages.done
+    }
+    facts |= {key: {name: stage[key] for name, stage in done.items()} for key in ("seconds", "tokens_read")}
 
     def save() -> tuple[Path, dict[str, Any]]:
         return store.save(

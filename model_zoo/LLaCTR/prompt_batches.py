@@ -110,6 +110,7 @@ class PromptBatches:
             return Encoded(prompts, language_model.embed(language_model.batch(self.field_rows), model), hidden)
         model = language_model.model if model is None else model
         weight = next(model.parameters())
+        language_model.tokens_read += int((batch["segments"] != PADDING).sum())
         batch = {name: tensor.to(weight.device) for name, tensor in batch.items()}
         mask = attention_mask(batch["segments"], batch["sees_shared"], language_model.dtype)
         hidden = model(

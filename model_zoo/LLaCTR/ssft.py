@@ -94,9 +94,9 @@ def tune(
             "set ssft_epochs: 0 to leave it untuned"
         )
     before = accuracy(language_model, batches, held_out)
-    wrapped = language_model.model = with_lora(language_model.model, config)
+    language_model.model = with_lora(language_model.model, config)
     tuned = train(
-        wrapped,
+        language_model,
         list(tuning),
         partial(batches.collate, with_answers=config.ssft_generative > 0),
         lambda model, batch: _loss(model, batch, batches, config),

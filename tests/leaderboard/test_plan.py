@@ -44,6 +44,15 @@ def test_controls_follow_their_method_and_are_drawn_anew_for_each_seed(plan):
     assert all(of["num_threads"] == 1 and of["epochs"] == 1 for of in params.values())
 
 
+def test_one_control_a_method_is_the_first_of_those_that_are_named(plan):
+    made = plan(["FM"], ["plain", "LLMEmb", "LLaCTR", "ELEC"], controls=["shuffled", "noise"])
+    assert [arm.label for arm in made.arms if arm.control] == ["LLMEmb shuffled", "LLaCTR shuffled", "ELEC noise"]
+    with pytest.raises(UserError, match=r"unknown control 'shuffled' in method 'ELEC'; known: noise, self"):
+        plan(["FM"], ["LLaCTR", "ELEC"], controls=["shuffled"])
+    with pytest.raises(UserError, match=r"unknown control 'nose' in the methods of the plan; did you mean 'noise'\?"):
+        plan(["FM"], ["LLaCTR", "ELEC"], controls=["shuffled", "self", "nose"])
+
+
 def test_controls_of_unseen_values_run_where_these_get_embeddings(plan, configs):
     made = plan(["FM"], ["plain", "LLMEmb"], controls=True, cold_values="words")
     labels = ["plain", "LLMEmb", "LLMEmb shuffled", "LLMEmb cold_mean", "LLMEmb cold_shuffled"]

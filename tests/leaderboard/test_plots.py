@@ -8,7 +8,8 @@ import pytest
 from fuxictr_llm.common.pictures import png_of
 from fuxictr_llm.leaderboard.report import PairedGain
 from fuxictr_llm.leaderboard.report.evidence import summarize
-from fuxictr_llm.leaderboard.report.plots import COLOURS, PALE, TOGETHER, colours_of, figures, limits_of
+from fuxictr_llm.leaderboard.report.figures import figures
+from fuxictr_llm.leaderboard.report.plots import COLOURS, PALE, TOGETHER, colours_of, limits_of
 from fuxictr_llm.registry import method_names
 from support_tables import STRANGE, runs, shifted, slices
 
@@ -116,7 +117,9 @@ def test_twelve_backbones_and_two_data_sets_are_drawn_without_a_warning():
         drawn = figures(rows, results)
         drawn["gain_other"].draw_without_rendering()
         assert png_of(drawn["cost_other"]).startswith(b"\x89PNG")
-    assert list(drawn) == [f"{name}_{data}" for data in ("shop", "other") for name in ("gain", "cost", "frequency")]
+    assert list(drawn) == ["gain_by_cost_shop-other"] + [
+        f"{name}_{data}" for data in ("shop", "other") for name in ("gain", "cost", "frequency")
+    ]
     names = [label.get_text() for label in drawn["gain_shop"].axes[0].get_yticklabels()]
     assert names == [*NAMES, TOGETHER]
     assert sorted(text.get_text() for text in drawn["cost_shop"].axes[0].texts) == sorted(NAMES)

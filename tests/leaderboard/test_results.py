@@ -11,7 +11,7 @@ from rich.console import Console
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import write_json
-from fuxictr_llm.common.runs import seconds_by_kind
+from fuxictr_llm.common.runs import seconds_by_kind, tokens_of
 from fuxictr_llm.common.sealed import sealed
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
 from fuxictr_llm.leaderboard.plan.queue import Queue
@@ -215,6 +215,13 @@ def test_seconds_are_by_kind_of_work_and_those_of_the_work_whenever_it_was_done(
     partly = {"encode": {"seconds": 2.0, "rows": 10, "made_in": 9.0}, "train": {"seconds": 2.0}}
     assert seconds_by_kind(partly) == {"train": 2.0, "language_model": 9.0}
     assert seconds_by_kind({"train": {"seconds": 2.0}}) == {"train": 2.0, "language_model": 0.0}
+    assert tokens_of(stages) == {}  # of a record of an earlier version
+    stages["encode"] |= {"tokens_read": 900}
+    stages["ask"] = {"seconds": 3.0, "tokens_read": 50, "tokens_written": 20}
+    assert tokens_of(stages) == {"read": 950, "written": 20}
+    assert tokens_of({**stages, "tune": {"seconds": 3.0, "tokens_read": None}}) == {"written": 20}
+    assert tokens_of({"train": {"seconds": 2.0}}) == {"read": 0, "written": 0}
+    del stages["ask"]
     stages["train gain"].pop("made_in")
     stages["encode"]["made_in"] = None
     assert seconds_by_kind(stages) == {"test": 0.5}

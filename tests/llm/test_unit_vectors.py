@@ -52,7 +52,7 @@ def test_a_rows_vectors_are_the_means_of_its_texts_hidden_states(shop, llm):
             assert torch.allclose(vector, online, atol=1e-5)
 
 
-def test_stages_and_notes_say_what_was_done(shop):
+def test_stages_and_notes_say_what_was_done(shop, llm):
     run, index, stores = shop()
     assert run.stages.done["encode"]["rows"] == sum(map(len, index.units))
     notes = run.notes["text_vectors"]
@@ -60,7 +60,11 @@ def test_stages_and_notes_say_what_was_done(shop):
     assert notes["user"] == {"path": str(stores[0].folder), "texts": 6, "dim": 16, "sha256": stores[0].sha256}
     again, _, _ = shop()
     assert again.stages.done["encode"]["cached"] and again.notes == run.notes
-    assert again.stages.done["encode"]["made_in"] == run.stages.done["encode"]["made_in"] > 0
+    for fact in ("made_in", "tokens_read"):
+        assert again.stages.done["encode"][fact] == run.stages.done["encode"][fact] > 0
+    read = TextEncoder(RowTextsConfig(**llm), gpu=-1).model.tokenizer
+    texts = [unit[number] for unit in index.units for number in range(len(unit))]
+    assert run.stages.done["encode"]["tokens_read"] == sum(len(read(text)["input_ids"]) for text in texts)
     other, _, _ = shop(llm_max_text_tokens=3)
     assert other.stages.done["encode"]["rows"] and other.notes != run.notes
 

@@ -44,6 +44,9 @@ def test_placebos_are_made_of_the_tuned_vectors_and_repeatable(vectors_of):
     assert random.stages["tune"]["cached"] and all(
         seconds_of(random.stages[stage]) == tuned.stages[stage]["seconds"] > 0 for stage in ("tune", "encode")
     )
+    assert all(
+        random.stages[stage]["tokens_read"] == tuned.stages[stage]["tokens_read"] > 0 for stage in ("tune", "encode")
+    )
     assert shuffled.notes["source"] == "shuffled"
     for source, first in (("random", random), ("shuffled", shuffled)):
         assert torch.equal(vectors_of(field_vectors=source).matrix, first.matrix)

@@ -159,31 +159,48 @@ def cross(
     backbones: Sequence[str],
     datasets: Sequence[str],
     methods: Sequence[str] = (PLAIN,),
-    controls: bool = False,
+    controls: bool | Sequence[str] = False,
     config: str | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> list[Arm]:
     """The arms of every backbone with every method (and its controls) on every data set.
 
     Args:
+        controls: whether all that a method declares; names: the first of these that it declares.
         overrides: settings of the plan, for all arms that know them.
 
     Raises:
-        UserError: a method is unknown, or a name is given twice or not at all.
+        UserError: a method is unknown or declares none of the controls, or a name is given twice or not at all.
     """
     for kind, names in (("backbone", backbones), ("method", methods), ("data set", datasets)):
         refuse_twice(kind, names)
         if not names:
             raise UserError(f"the plan names no {kind}")
-    arms = []
+    arms: list[Arm] = []
+    declared: set[str] = set()
     for dataset, backbone, method in product(datasets, backbones, methods):
         arm = Arm(backbone, dataset, None if method == PLAIN else method)
         placebos = controls_of(arm.method, arm.expid, config)
         if placebos and controls:
             params = load_experiment(arm.expid, config, threads=1).params
             placebos = controls_in_use(params["method"], {**params, **(overrides or {})})
+            declared |= placebos.keys()
+            if placebos and not isinstance(controls, bool):
+                placebos = _first_of(controls, placebos, f"method {arm.method!r}")
         arms += [arm, *(replace(arm, control=name, settings=keys) for name, keys in placebos.items() if controls)]
+    for name in () if isinstance(controls, bool) else controls:
+        _first_of([name], {control: {} for control in declared}, "the methods of the plan")
     return arms
+
+
+def _first_of(
+    names: Sequence[str], placebos: Mapping[str, Mapping[str, Any]], where: str
+) -> Mapping[str, Mapping[str, Any]]:
+    """The placebo that is named first."""
+    for name in names:
+        if name in placebos:
+            return {name: placebos[name]}
+    raise unknown("control", " ".join(names), placebos, where)
 
 
 def controls_of(method: str | None, expid: str = "", config: str | None = None) -> Mapping[str, Mapping[str, Any]]:

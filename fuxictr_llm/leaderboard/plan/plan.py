@@ -56,7 +56,7 @@ PLAN_KEYS = {
     "backbones": Names,
     "methods": Names,
     "datasets": Names,
-    "controls": StrictBool,
+    "controls": StrictBool | Names,
     "arms": list[dict[str, Any]],
     "config": str | None,
     "zoo": str | None,
@@ -165,14 +165,14 @@ class Plan:
         datasets: Sequence[str],
         methods: Sequence[str] = (PLAIN,),
         *,
-        controls: bool = False,
+        controls: bool | Sequence[str] = False,
         **others: Any,
     ) -> "Plan":
         """Every backbone with every method on every data set.
 
         Args:
             methods: names of methods; `plain` is the backbone without one.
-            controls: whether each method's placebos run as well.
+            controls: whether each method's placebos run as well; names: of each method the first that it declares.
             others: of the plan itself.
 
         Raises:

@@ -36,6 +36,8 @@ class ArmRow:
         seconds: `train`, `test` and `language_model`, medians over the seeds of which they are known. Stages that ran
             beside others took longer.
         parameters: trainable ones of `backbone` and `method`.
+        tokens: that a language model has `read` and `written`, likewise.
+        served: what serving takes, as `cost_of_serving` has it, likewise.
         inference_ratio: seconds a test row, as a multiple of the plain backbone's; medians over seeds.
         verdict: one of VERDICTS; empty in rows of plain backbones and of controls.
         why: what the verdict rests on.
@@ -56,6 +58,8 @@ class ArmRow:
     over_controls: Mapping[str, PairedGain | None] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     parameters: Mapping[str, int] = field(default_factory=dict)
+    tokens: Mapping[str, float] = field(default_factory=dict)
+    served: Mapping[str, float] = field(default_factory=dict)
     inference_ratio: float | None = None
     verdict: str = ""
     why: str = ""
@@ -153,10 +157,6 @@ def _spreads(runs: BySeed, split: str) -> dict[str, Spread]:
 def _measured(row: ArmRow, runs: BySeed, plain: BySeed, controls: Mapping[str, BySeed], overlap: float) -> ArmRow:
     """The row with all that does not depend on the other rows: not the verdict."""
     aucs = aucs_of(runs)
-    stages = {
-        stage: [run.seconds[stage] for run in runs.values() if stage in run.seconds]
-        for stage in ("train", "test", "language_model")
-    }
     own, others = _seconds_a_row(runs), _seconds_a_row(plain)
     return replace(
         row,
@@ -164,10 +164,21 @@ def _measured(row: ArmRow, runs: BySeed, plain: BySeed, controls: Mapping[str, B
         valid=_spreads(runs, "valid"),
         over_plain=compare(aucs, aucs_of(plain), overlap) if row.method else None,
         over_controls={name: compare(aucs, aucs_of(by_seed), overlap) for name, by_seed in controls.items()},
-        seconds={stage: median(seconds) for stage, seconds in stages.items() if seconds},
+        seconds=_medians(run.seconds for run in runs.values()),
+        tokens=_medians(run.tokens for run in runs.values()),
+        served=_medians(run.served for run in runs.values()),
         parameters=next((run.parameters for run in runs.values()), {}),
         inference_ratio=own / others if own and others else None,
     )
+
+
+def _medians(facts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Name -> median of its values, of those that have one."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for of_run in facts:
+        for name, value in of_run.items():
+            values[name].append(value)
+    return {name: median(each) for name, each in values.items()}
 
 
 def _seconds_a_row(runs: BySeed) -> float | None:

@@ -11,8 +11,8 @@ from fuxictr_llm.common.files import replacing
 from fuxictr_llm.common.pictures import png_of
 from fuxictr_llm.leaderboard.plan.plan import PlannedRun
 from fuxictr_llm.leaderboard.report.evidence import summarize
+from fuxictr_llm.leaderboard.report.figures import figures
 from fuxictr_llm.leaderboard.report.page import State, to_html
-from fuxictr_llm.leaderboard.report.plots import figures
 from fuxictr_llm.leaderboard.report.report import make_report
 from fuxictr_llm.leaderboard.report.run_list import Runs, list_runs
 from fuxictr_llm.leaderboard.run.engine import Listener

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from fuxictr_llm.leaderboard.report import LEVEL
+from fuxictr_llm.leaderboard.report.costs import how_served
 from fuxictr_llm.leaderboard.report.evidence import ArmRow
 from fuxictr_llm.leaderboard.report.overall import Overall
 from fuxictr_llm.leaderboard.report.power import POWER, could_show, pilot_of, pilots_of_rows
@@ -63,6 +64,8 @@ def notes_on(
         "Seconds are medians over the seeds. Those of the language model were spent once, for all seeds and backbones, "
         "and so were those of a gain network, for the arms that share it. Inference "
         "is the time of a test row as a multiple of plain's. Runs side by side slow each other down: times are rough.",
+        *([_OF_COSTS] if any(row.is_method for row in rows) else []),
+        *([_OF_SERVING.format(way=way)] if (way := how_served(rows)) else []),
     ]
 
 
@@ -77,6 +80,14 @@ _OF_RECOVERY = (
 _OF_USERS = (
     "by test users: the 95 % interval of a bootstrap over test users (all rows of a user together), with the runs as "
     "they are: in a method's line of its gain over plain, in a control's of the method over the control."
+)
+_OF_COSTS = (
+    "gain over placebo: over the control that ran and leaves the method the least gain. Tokens are those that the "
+    "language model read (in tuning: in every epoch, measurements included) and wrote, spent once like its seconds."
+)
+_OF_SERVING = (
+    "What is served is the exported network, with the vectors that it looks up by id and without a language model; "
+    "latency is that of the fastest of some such batches: {way}, from ids to probabilities."
 )
 _OF_POWER = (
     "could show: the smallest gain over plain and over each control that these {unit}s would have proven with "

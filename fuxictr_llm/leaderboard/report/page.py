@@ -9,8 +9,9 @@ from html import escape
 from typing import NamedTuple
 from urllib.parse import quote
 
+from fuxictr_llm.leaderboard.report.cells import NOTHING, seconds_cell
 from fuxictr_llm.leaderboard.report.page_assets import SCRIPT, STYLE
-from fuxictr_llm.leaderboard.report.report import NOTHING, WORD_COLUMNS, Line, Report, Table, seconds_cell
+from fuxictr_llm.leaderboard.report.report import WORD_COLUMNS, Line, Report, Table
 from fuxictr_llm.leaderboard.report.run_list import RunLine
 from fuxictr_llm.leaderboard.report.verdicts import VERDICTS
 from fuxictr_llm.leaderboard.run.progress import Snapshot, Standing, duration_text

@@ -1,4 +1,4 @@
-"""Plots of a leaderboard: gains by backbone, AUC against cost, gains by item frequency; one of each a data set.
+"""Plots of a data set: gains by backbone, AUC against cost, gains by item frequency; and what all plots share.
 
 A method has one colour in all of them, its controls the same, hollow. Colours are safe for colour-blind readers.
 """
@@ -18,7 +18,7 @@ from fuxictr_llm.common.pictures import DPI, GREY, name_points
 from fuxictr_llm.common.runs import total
 from fuxictr_llm.leaderboard.report import PairedGain, Repeat
 from fuxictr_llm.leaderboard.report.evidence import ArmRow
-from fuxictr_llm.leaderboard.report.overall import Runs, mean_gain, over_backbones, runs_by_row
+from fuxictr_llm.leaderboard.report.overall import Overall, Runs, mean_gain
 from fuxictr_llm.leaderboard.report.verdicts import PROVEN
 from fuxictr_llm.leaderboard.run.results import RunResult
 
@@ -32,24 +32,6 @@ COLOURS = ("#332288", "#882255", "#999933", "#44AA99")  # of methods without one
 MARKERS_OF_CONTROLS = "sD^v<>"
 PALE = 0.35
 GAINS = FuncFormatter(lambda value, _: f"{value:+.6f}".rstrip("0") if abs(value) > 1e-9 else "0")
-
-
-def figures(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> dict[str, Figure]:
-    """`gain_`, `cost_` and `frequency_<data set>`, each where there is something to draw.
-
-    Args:
-        rows: from `summarize`.
-        results: the finished runs that the rows are of.
-    """
-    results = list(results)
-    runs, colours = runs_by_row(results), colours_of(rows)
-    drawn: dict[str, Figure | None] = {}
-    for dataset in dict.fromkeys(row.dataset for row in rows):
-        on_data = [row for row in rows if row.dataset == dataset]
-        drawn[f"gain_{dataset}"] = gain_by_backbone(dataset, [*on_data, *_together(on_data, results)], colours)
-        drawn[f"cost_{dataset}"] = auc_by_cost(dataset, on_data, colours)
-        drawn[f"frequency_{dataset}"] = gain_by_frequency(dataset, on_data, runs, colours)
-    return {name: figure for name, figure in drawn.items() if figure is not None}
 
 
 def gain_by_backbone(dataset: str, rows: Sequence[ArmRow], colours: Mapping[str, str]) -> Figure | None:
@@ -175,14 +157,14 @@ def _gains_on_slice(rows: Sequence[ArmRow], runs: Runs, by: str, name: str) -> d
     return gains
 
 
-def _together(rows: Sequence[ArmRow], results: Iterable[RunResult]) -> list[ArmRow]:
+def together(lines: Iterable[Overall]) -> list[ArmRow]:
     """Rows of a further backbone that stands for all, where there are several."""
     return [
         replace(
             ArmRow(line.dataset, TOGETHER, line.arm, line.method, line.control, line.gain.seeds, over_plain=line.gain),
             verdict=line.verdict.kind if line.verdict else "",
         )
-        for line in over_backbones(rows, results)
+        for line in lines
         if line.gain and len(line.backbones) > 1
     ]
 

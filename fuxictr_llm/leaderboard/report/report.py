@@ -6,20 +6,31 @@ from datetime import datetime
 from typing import NamedTuple
 
 from fuxictr_llm.leaderboard.plan.arms import text_of_repeat
-from fuxictr_llm.leaderboard.plan.plan import PLAIN
-from fuxictr_llm.leaderboard.report import LEVEL, PairedGain, Spread
+from fuxictr_llm.leaderboard.report import LEVEL, PairedGain
+from fuxictr_llm.leaderboard.report.cells import (
+    NOTHING,
+    gain_cell,
+    kind_of,
+    p_cell,
+    parameters_cell,
+    seconds_cell,
+    seeds_cell,
+    share_cell,
+    smallest_cell,
+    spread_cell,
+    users_cell,
+)
+from fuxictr_llm.leaderboard.report.costs import cells_of_costs
 from fuxictr_llm.leaderboard.report.evidence import ArmRow
 from fuxictr_llm.leaderboard.report.notes import notes_on
 from fuxictr_llm.leaderboard.report.overall import Overall, over_backbones
-from fuxictr_llm.leaderboard.report.power import Pilot, pilot_of, pilots_of_rows
+from fuxictr_llm.leaderboard.report.power import pilot_of, pilots_of_rows
 from fuxictr_llm.leaderboard.report.teachers import HEADS, lines_of_teachers
 from fuxictr_llm.leaderboard.report.users import NO_USERS, Interval, OverUsers
-from fuxictr_llm.leaderboard.report.verdicts import FEWEST_SEEDS
 from fuxictr_llm.leaderboard.run.results import Failure, RunResult
 
-NOTHING = "-"
 BY_USERS, COULD_SHOW = "by test users [95 %]", "could show"
-WORD_COLUMNS = ("backbone", "arm", "seeds", "verdict", "rows")  # columns of words; the others hold numbers
+WORD_COLUMNS = ("backbone", "arm", "seeds", "verdict", "rows", "placebo")  # columns of words; the others hold numbers
 
 
 class Line(NamedTuple):
@@ -83,6 +94,8 @@ def make_report(
         if several:
             tables.append(_table_over_backbones(dataset, lines, intervals))
         tables.append(_table_of_rows(dataset, own, {} if several else intervals))
+        if any(row.is_method for row in own):
+            tables.append(_table_of_costs(dataset, own))
         if lines_of_nets := lines_of_teachers(dataset, results):
             tables.append(Table(f"{dataset}, gain networks", [*HEADS], [Line(cells) for cells in lines_of_nets]))
     return Report(tables, _troubles(rows, failures), notes, _facts(results, facts or {}))
@@ -92,6 +105,12 @@ def _table_of_rows(dataset: str, rows: Sequence[ArmRow], intervals: Mapping[tupl
     columns = _columns(rows, intervals)
     lines = [Line([cell(row) for cell in columns.values()], row.verdict, kind_of(row), row.backbone) for row in rows]
     return Table(dataset, list(columns), lines)
+
+
+def _table_of_costs(dataset: str, rows: Sequence[ArmRow]) -> Table:
+    heads, cells = cells_of_costs(rows)
+    lines = [Line(cells[row.backbone, row.arm], "", kind_of(row), row.backbone) for row in rows if not row.control]
+    return Table(f"{dataset}: gains and what they cost", heads, lines)
 
 
 def _columns(
@@ -159,61 +178,6 @@ def _table_over_backbones(
         cells = [arm.arm, shown, *gains, by_users, p_cell(tested.p) if tested else NOTHING, smallest, *counts, verdicts]
         lines.append(Line(cells, kind, "control" if arm.control else "method", arm.method))
     return Table(f"{dataset}: the methods, over all backbones", heads, lines)
-
-
-def kind_of(row: ArmRow) -> str:
-    """plain, method or control."""
-    return "control" if row.control else "method" if row.method else "plain"
-
-
-def seeds_cell(row: ArmRow) -> str:
-    planned = len(row.seeds) + len(row.failed) + len(row.missing)
-    if planned == len(row.seeds):
-        return str(planned)
-    not_done = [f"{len(seeds)} {what}" for what, seeds in (("failed", row.failed), ("not run", row.missing)) if seeds]
-    return f"{len(row.seeds)} of {planned} ({', '.join(not_done)})"
-
-
-def spread_cell(spread: Spread | None) -> str:
-    if spread is None:
-        return NOTHING
-    return f"{spread.mean:.5f}" + ("" if spread.sd is None else f" ± {spread.sd:.5f}")
-
-
-def gain_cell(gain: PairedGain | None) -> str:
-    if gain is None:
-        return NOTHING
-    return f"{gain.mean:+.5f}" + (" [{:+.5f}, {:+.5f}]".format(*gain.interval) if gain.interval else "")
-
-
-def users_cell(intervals: Mapping[tuple[str, str], Interval], arm: str, method: str | None, control: str | None) -> str:
-    """The interval over test users: of a method over plain, or of the method over its control."""
-    interval = intervals.get((str(method), arm) if control else (arm, PLAIN))
-    return NOTHING if interval is None else "[{:+.5f}, {:+.5f}]".format(*interval)
-
-
-def smallest_cell(pilot: Pilot | None) -> str:
-    """The smallest gain that could have been shown."""
-    return NOTHING if pilot is None or pilot.n < FEWEST_SEEDS else f"{pilot.smallest_gain():+.5f}"
-
-
-def p_cell(p: float | None) -> str:
-    return NOTHING if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def share_cell(share: float | None) -> str:
-    return NOTHING if share is None else f"{100 * share:+.2f} %"
-
-
-def seconds_cell(seconds: float | None) -> str:
-    return NOTHING if seconds is None else f"{seconds:,.0f}" if seconds >= 9.95 or seconds == 0 else f"{seconds:.1f}"
-
-
-def parameters_cell(parameters: Mapping[str, int]) -> str:
-    if not parameters:
-        return NOTHING
-    method = parameters.get("method", 0)
-    return f"{parameters.get('backbone', 0):,}" + (f" + {method:,}" if method else "")
 
 
 def _troubles(rows: Iterable[ArmRow], failures: Iterable[Failure]) -> list[str]:

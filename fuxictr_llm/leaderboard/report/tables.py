@@ -13,11 +13,11 @@ from fuxictr_llm.common.pictures import png_of
 from fuxictr_llm.leaderboard.plan.arms import Repeated
 from fuxictr_llm.leaderboard.report import PairedGain
 from fuxictr_llm.leaderboard.report.evidence import METRICS, ArmRow, summarize
+from fuxictr_llm.leaderboard.report.figures import figures
 from fuxictr_llm.leaderboard.report.latex import latex
 from fuxictr_llm.leaderboard.report.overall import over_backbones
 from fuxictr_llm.leaderboard.report.page import to_html
 from fuxictr_llm.leaderboard.report.paper import DEFAULT, to_paper
-from fuxictr_llm.leaderboard.report.plots import figures
 from fuxictr_llm.leaderboard.report.report import WORD_COLUMNS, Report, Table, make_report
 from fuxictr_llm.leaderboard.report.run_list import Runs, list_runs
 from fuxictr_llm.leaderboard.report.users import OverUsers, over_users
@@ -126,7 +126,11 @@ def to_csv(rows: Iterable[ArmRow]) -> str:
         over_control = method.over_controls.get(row.control) if method and row.control else None
         line |= _gain_in_csv("method_over_control", over_control)
         line |= {f"{stage}_seconds": row.seconds.get(stage) for stage in ("train", "language_model", "test")}
+        line |= {f"tokens_{kind}": row.tokens.get(kind) for kind in ("read", "written")}
         line |= {f"parameters_{part}": row.parameters.get(part) for part in ("backbone", "method")}
+        line |= {
+            f"served_{fact}": row.served.get(fact) for fact in ("parameters", "milliseconds", "batch_rows", "threads")
+        }
         line |= {"p_holm": row.p, "inference_ratio": row.inference_ratio, "verdict": row.verdict, "why": row.why}
         lines.append(line)
     text = io.StringIO()

@@ -89,6 +89,7 @@ def run_plan(
     retry_failed: bool = False,
     keep_weights: bool = False,
     keep_predictions: bool = False,
+    measure_serving: bool = False,
     save_plan: bool = True,
     listener: Listener | None = None,
     work: Callable[[Job], None] = work,
@@ -102,6 +103,7 @@ def run_plan(
         retry_failed: whether those of the plan that failed, with the same settings, data and version, are tried again.
         keep_weights: whether the trained weights are left beside the records.
         keep_predictions: whether those of the test rows are, unless an arm's `keep_predictions` says no.
+        measure_serving: whether records say what serving takes, unless an arm's `measure_serving` says no.
         save_plan: whether the plan becomes the folder's own, in place of the one before.
         listener: hears of what happens.
         work: what a process does.
@@ -113,7 +115,7 @@ def run_plan(
         if save_plan:
             results.write_plan()
         results.read()
-        kept = keep_weights, keep_predictions
+        kept = keep_weights, keep_predictions, measure_serving
         agenda, listener = agenda or WholePlan(retry_failed), listener or Listener()
         with LocalExecutor(jobs) if executor is None else nullcontext(executor) as place:
             _Engine(results, agenda, kept, listener, place, work).run()
@@ -124,13 +126,13 @@ class _Engine:
         self,
         results: Results,
         agenda: Agenda,
-        kept: tuple[bool, bool],
+        kept: tuple[bool, bool, bool],
         listener: Listener,
         executor: Executor,
         work: Callable[[Job], None],
     ):
         self.results, self.agenda, self.listener, self.executor, self.work = results, agenda, listener, executor, work
-        self.keep_weights, self.keep_predictions = kept
+        self.keep_weights, self.keep_predictions, self.measure_serving = kept
         self.prepared: set[str] = set()
         left = agenda.to_do(results)
         done = [run for run in results.plan.runs() if results.record_of(run)]
@@ -166,6 +168,7 @@ class _Engine:
         # A run has a name, a folder and a result file of its own; pictures of 100 runs help nobody.
         params = {**run.experiment.params, "model_root": str(self.results.folder / "runs"), "pictures": False}
         params["keep_predictions"] = self.keep_predictions and params.get("keep_predictions", True)
+        params["measure_serving"] = self.measure_serving and params.get("measure_serving", True)
         experiment = replace(
             run.experiment, expid=run.name, params={**params, "verbose": 0}, changed=False, config_name=str(files)
         )

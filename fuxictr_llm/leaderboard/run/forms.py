@@ -19,6 +19,8 @@ class Stage(TypedDict, total=False):
     seconds: Required[Seconds]
     made_in: Seconds | None
     rows: Count
+    tokens_read: Count | None
+    tokens_written: Count | None
 
 
 class Metrics(TypedDict):
@@ -42,6 +44,13 @@ class Parameters(TypedDict):
     method: Count
 
 
+class Served(TypedDict):
+    parameters: Count
+    milliseconds: Seconds
+    batch_rows: Count
+    threads: Count
+
+
 class Data(TypedDict, total=False):
     sha256: Required[dict[str, list[str]]]
     rows: dict[str, Count | None] | None
@@ -62,6 +71,7 @@ class Record(TypedDict):
 
     metrics: Metrics
     slices: NotRequired[Slices | None]
+    served: NotRequired[Served | None]
     evaluations: NotRequired[list[Evaluated]]
     config: Config
     config_sha256: str

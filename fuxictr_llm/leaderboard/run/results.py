@@ -14,7 +14,7 @@ where it has its form.
 import glob
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from fuxictr_llm.common.files import (
     replacing,
     write_json,
 )
-from fuxictr_llm.common.runs import seconds_by_kind, versions
+from fuxictr_llm.common.runs import seconds_by_kind, tokens_of, versions
 from fuxictr_llm.experiment.predictions import PREDICTIONS
 from fuxictr_llm.experiment.record import source_digests
 from fuxictr_llm.leaderboard.plan.arms import Repeated, data_digests, digest_of_data_keys
@@ -51,6 +51,8 @@ class RunResult(Repeated):
         seconds: as `seconds_by_kind` counts them.
         rows: of each split, as far as they are known.
         parameters: trainable ones of `backbone` and `method`.
+        tokens: `read` and `written` by a language model, as far as they are known.
+        served: as `cost_of_serving` gives it; empty where it was not measured.
         record: the whole run record.
     """
 
@@ -64,6 +66,8 @@ class RunResult(Repeated):
     parameters: Mapping[str, int]
     record: Mapping[str, Any]
     split: int = 0
+    tokens: Mapping[str, int] = field(default_factory=dict)
+    served: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -288,4 +292,6 @@ def result_of(run: Repeated, record: dict[str, Any]) -> RunResult:
         parameters=record["parameters"],
         record=record,
         split=run.split,
+        tokens=tokens_of(stages),
+        served=record.get("served") or {},
     )

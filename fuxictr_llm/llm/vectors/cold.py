@@ -127,7 +127,7 @@ def prepare_cold_values(run: Run, params: Mapping[str, Any]) -> ColdValues | Non
         made = [_column(run, raw, texts, catalogs, encoder, *embedding) for embedding in embeddings.items()]
         columns = tuple(column for column in made if column is not None)
         stage |= {"rows": encoder.encoded} if encoder.encoded else {"cached": True}
-        stage["made_in"] = total(encoder.seconds)
+        stage |= {"made_in": total(encoder.seconds), "tokens_read": total(encoder.tokens)}
         if not columns:
             logging.info("cold_values changes nothing: no value that train lacks has words")
             return None

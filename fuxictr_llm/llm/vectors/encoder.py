@@ -108,6 +108,7 @@ class TextEncoder:
         settings: all that a text's vector depends on, besides the text.
         encoded: how many texts were not in the store.
         seconds: of each store that was asked for, how long its making took; None: not known.
+        tokens: of each, how many the language model read for it; None: not known.
 
     Raises:
         UserError: there is no such language model.
@@ -125,6 +126,7 @@ class TextEncoder:
             self.settings["adapter_sha256"] = digest_of({path.name: digest_of_file(path) for path in adapter.iterdir()})
         self.encoded = 0
         self.seconds: list[float | None] = []
+        self.tokens: list[int | None] = []
         self._model: Any = None
         self._show: Callable[[int], Any] = _nothing
 
@@ -165,6 +167,7 @@ class TextEncoder:
             seconds = time.perf_counter() - started
             logging.info("Encoded %d texts in %.1f s (%.1f texts/s)", count, seconds, count / seconds)
         self.seconds.append(vectors.seconds)
+        self.tokens.append(vectors.tokens)
         _warn_of_cut(vectors, self.config)
         return vectors
 
@@ -182,7 +185,9 @@ class TextEncoder:
                     progress.update(shard.rows)
                 yield shard
 
-    def _make(self, texts: Sequence[str], head: str, folder: Path, start: int, stop: int) -> tuple[np.ndarray, int]:
+    def _make(
+        self, texts: Sequence[str], head: str, folder: Path, start: int, stop: int
+    ) -> tuple[np.ndarray, int, int]:
         from fuxictr_llm.llm.progress import UnfinishedShard  # heavy, as what loads the model
 
         model = self.model
@@ -190,7 +195,7 @@ class TextEncoder:
         logging.info("Encoding texts %d to %d of %d with %s", start + 1, stop, len(texts), self.config.language_model)
         limit = len(model.tokens(head)) + self.settings[_limit_key(self.config)]
         kept = UnfinishedShard(part_of(folder, start), self._show)
-        return model.encode(wholes, limit=limit, kept=kept).numpy(), kept.cut
+        return model.encode(wholes, limit=limit, kept=kept).numpy(), kept.cut, kept.tokens
 
     @property
     def model(self) -> Any:
@@ -246,6 +251,7 @@ def unit_vectors(
             stores = [encoder.store_of(unit, unit=unit.name, data_set=dataset_id) for unit in index.units]
             stage |= {"rows": encoder.encoded} if encoder.encoded else {"cached": True}
         stage["made_in"] = total(vectors.seconds for vectors in stores)
+        stage["tokens_read"] = total(vectors.tokens for vectors in stores)
     run.notes["text_vectors"] = {
         unit.name: {
             "path": str(vectors.folder),

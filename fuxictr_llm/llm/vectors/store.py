@@ -47,7 +47,7 @@ MANIFEST = "manifest.json"
 SHARD = 10_000
 # Each is a file that stays open; looking rows up visits all of them.
 MOST_SHARDS = 256
-Made = np.ndarray | tuple[np.ndarray, int]
+Made = np.ndarray | tuple[np.ndarray, int, int]
 
 
 def random_like(vectors: Tensor, seed: int) -> Tensor:
@@ -72,13 +72,17 @@ def identity(num_fields: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Shard:
-    """A shard that was written: its file's name and digest, its rows, their width, and how many are of a cut text."""
+    """A shard that was written: its file's name and digest, its rows, their width, how many are of a cut text.
+
+    `tokens` is what a language model read for it.
+    """
 
     name: str
     sha256: str
     rows: int
     dim: int
     cut: int = 0
+    tokens: int = 0
 
 
 # Asks a writer for the shards of these numbers.
@@ -126,6 +130,12 @@ class VectorStore:
         return sum(self.manifest.get("cut", {}).values())
 
     @property
+    def tokens(self) -> int | None:
+        """How many tokens a language model read for the vectors; None: not known."""
+        noted = self.manifest.get("tokens", {})
+        return sum(noted.values()) if noted.keys() >= {*self._names} else None
+
+    @property
     def sha256(self) -> str:
         """Digest of the content, over the shards' digests."""
         return digest_of([self.manifest["shards"][name] for name in self._names])
@@ -171,7 +181,8 @@ def find_or_write(
 
     Args:
         rows: N.
-        make: start and stop -> float32 `[stop - start, D]`, and, where texts were cut, how many.
+        make: start and stop -> float32 `[stop - start, D]`, or these, how many are of texts that were cut, and how many
+            tokens were read for them.
         facts: what the manifest should say besides.
         over: asks the writer for the shards of these numbers, in any order; None: one after the other.
 
@@ -203,14 +214,18 @@ def _write(writer: "ShardWriter", plan: Mapping[str, Any], missing: list[int], o
     known = read_json(writer.folder / MANIFEST) or {}
     names = {_name(number) for number in missing}
     whole = {name: digest for name, digest in (known.get("shards") or {}).items() if name not in names}
-    cut = {name: count for name, count in (known.get("cut") or {}).items() if name in whole}
-    manifest = {**plan, "dim": known.get("dim", 0) if whole else 0, "shards": whole, "cut": cut}
+    noted = {
+        key: {name: count for name, count in (known.get(key) or {}).items() if name in whole}
+        for key in ("cut", "tokens")
+    }
+    manifest = {**plan, "dim": known.get("dim", 0) if whole else 0, "shards": whole, **noted}
     write_json(writer.folder / MANIFEST, manifest)
     before, started = known.get("seconds") if whole else 0.0, time.perf_counter()
     for shard in over(writer, missing):
         manifest["dim"], manifest["shards"][shard.name] = shard.dim, shard.sha256
         if shard.cut:
             manifest["cut"][shard.name] = shard.cut
+        manifest["tokens"][shard.name] = shard.tokens
         if before is not None:
             manifest["seconds"] = round(before + time.perf_counter() - started, 3)
         write_json(writer.folder / MANIFEST, manifest)
@@ -249,7 +264,7 @@ class ShardWriter:
         start = number * self.shard_rows
         stop = start + self.rows_of(number)
         made = self.make(start, stop)
-        made, cut = made if isinstance(made, tuple) else (made, 0)
+        made, cut, tokens = made if isinstance(made, tuple) else (made, 0, 0)
         vectors = np.ascontiguousarray(made, dtype=np.float32)
         if not np.isfinite(vectors).all():
             raise UserError(f"vectors {start} to {stop - 1} for {str(self.folder)!r} are not all finite numbers")
@@ -260,7 +275,7 @@ class ShardWriter:
             temporary.write_bytes(content.getbuffer())  # numpy does not say why it could not write to a file
         part_of(self.folder, start).unlink(missing_ok=True)
         rows, dim = vectors.shape
-        return Shard(path.name, digest_of_file(path), rows, dim, cut)
+        return Shard(path.name, digest_of_file(path), rows, dim, cut, tokens)
 
     def rows_of(self, number: int) -> int:
         """How many rows the shard of a number has."""

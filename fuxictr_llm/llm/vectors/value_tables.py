@@ -87,12 +87,12 @@ def make_value_tables(
         def make() -> tuple[Path, dict[str, Any]]:
             tables = {column.name: _table(column, encoder, config) for column in told}
             ids = {column.name: [column.size, column.oov_id] for column in told}
-            facts = {"seconds": total(encoder.seconds)}
+            facts = {"seconds": total(encoder.seconds), "tokens_read": total(encoder.tokens)}
             return cache.save(KIND, made_from, FILE, lambda path: write_value_tables(path, tables, ids), facts)
 
         path, manifest = cache.find_or_make(KIND, made_from, FILE, make)
         stage |= {"rows": encoder.encoded} if encoder.encoded else {"cached": True}
-        stage["made_in"] = manifest.get("seconds")
+        stage |= {"made_in": manifest.get("seconds"), "tokens_read": manifest.get("tokens_read")}
     run.notes["value_tables"] = {
         "path": str(path),
         "sha256": manifest["sha256"],

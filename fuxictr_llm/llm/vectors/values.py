@@ -147,6 +147,7 @@ def make_value_vectors(
             logging.info("Vectors of %d of the %d train values of %r: %s", *count, name, path)
         stage |= {"rows": encoder.encoded} if encoder.encoded else {"cached": True}
         stage["made_in"] = total(file.get("seconds") for file in files.values())
+        stage["tokens_read"] = total(file.get("tokens_read") for file in files.values())
     run.notes["value_vectors"] = {
         "source": config.field_vectors,
         "texts": TEXTS,
@@ -227,7 +228,8 @@ def _file(
             placed = {"random": controls.random_like, "shuffled": controls.shuffled}[config.field_vectors]
             vectors = placed(torch.from_numpy(vectors), config.control_seed).numpy()
         keys = np.array(column.keys)[known]
-        facts = {"values": len(keys), "dim": vectors.shape[1], "seconds": encoder.seconds[-1], **facts}
+        work = {"seconds": encoder.seconds[-1], "tokens_read": encoder.tokens[-1]}
+        facts = {"values": len(keys), "dim": vectors.shape[1], **work, **facts}
         write = {"npz": _write_npz, "h5": _write_h5}[file_format]
         return store.save(KIND, made_from, file_name, lambda path: write(path, keys, vectors), facts)
 
