@@ -6,6 +6,7 @@ Shape symbols: `N` texts, `L` tokens, `D_llm` width of the language model.
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 POSITIONS = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
 # Tokens a batch: enough to keep all units busy, and on a CPU few enough for its cache.
 CPU_TOKENS, GPU_TOKENS = 512, 16_384
+COUNTING = Lock()  # several threads read batches
 
 
 @dataclass
@@ -100,7 +102,9 @@ class LanguageModel:
         """Last hidden states `[N, L, D_llm]`, on the model's device; `model` stands in for a wrapped one."""
         model = self.model if model is None else model
         device = next(model.parameters()).device
-        self.tokens_read += int(batch["attention_mask"].sum())
+        count = int(batch["attention_mask"].sum())
+        with COUNTING:
+            self.tokens_read += count
         inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask")}
         try:
             if self.nature.ignores_padding:
