@@ -22,6 +22,7 @@ LEFT_OUT = {
     r"^(pip|git|cd) |-m pytest|tests/bench": "are for a checkout",
     r"^torchrun |^tensorboard ": "have tests of their own",
     r"--zoo ~/FuxiCTR": "needs a checkout of FuxiCTR",
+    r"^fuxictr-llm serve ": "ends with Ctrl-C; tests/serving/test_server.py asks what curl does",
     r" verify | criteo_x1 ": "need published data",
 }
 ADDED = {r" leaderboard ": "--dry-run"}

@@ -50,11 +50,12 @@ class Origin:
 
 def origin_of(cls: type) -> Origin:
     """The origin of a backbone's class."""
-    file = None
-    with contextlib.suppress(OSError, TypeError):  # a class made at a prompt has no file
+    file = digest = None
+    with contextlib.suppress(OSError, TypeError):  # a class made at a prompt has no file, and one may be gone since
         file = inspect.getsourcefile(cls)
+        digest = file and digest_of_file(file)
     kind, name = _kind_and_name(cls, file)
-    return Origin(kind, name, file, file and digest_of_file(file))
+    return Origin(kind, name, file, digest)
 
 
 def _kind_and_name(cls: type, file: str | None) -> tuple[Kind, str]:

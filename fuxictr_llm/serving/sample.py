@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from fuxictr.pytorch.models import BaseModel
+from torch import Tensor
 
 from fuxictr_llm.common.code_digest import digest_of_code
 from fuxictr_llm.common.errors import UserError
@@ -24,9 +25,10 @@ TOLERANCE, OF_GPUS = 1e-5, 1e-3  # of probabilities; a GPU computes convolutions
 
 
 def sample_of(model: BaseModel, rows: Iterable[Batch]) -> dict[str, Any] | None:
-    """The first rows of a loader, column -> `[B]` or `[B, L]`, and their probabilities `[B, T]`, as lists.
+    """The first rows of a loader that an export can answer, and their probabilities `[B, T]`, as lists.
 
-    None where there are no rows, or where batches are tuples, as those of models that cannot be exported.
+    The rows are column -> `[B]` or `[B, L]`. None where there are none, or where batches are tuples, as those of models
+    that cannot be exported.
     """
     batch = next(iter(rows), None)
     if not isinstance(batch, Mapping):
@@ -34,12 +36,24 @@ def sample_of(model: BaseModel, rows: Iterable[Batch]) -> dict[str, Any] | None:
     features = model.feature_map.features
     read = [name for name in features if features[name]["type"] != "meta" and name not in own_columns(model)]
     width = sum(batch[name][:1].numel() for name in read if name in batch)
-    batch = some_rows(batch, slice(0, max(1, min(ROWS, rows_of(batch), MOST_NUMBERS // max(1, width)))))
+    batch = {name: column[_known(batch, read, features)] for name, column in batch.items()}
+    batch = some_rows(batch, slice(0, max(1, min(ROWS, MOST_NUMBERS // max(1, width)))))
+    if not rows_of(batch):
+        return None
     model.eval()
     with torch.inference_mode():
         predicted = predictions_of(model, model.forward(batch)).float().cpu()
     columns = columns_of(batch)
     return {"columns": {name: columns[name].tolist() for name in read if name in columns}, "y_pred": predicted.tolist()}
+
+
+def _known(batch: Mapping[str, Tensor], read: Iterable[str], features: Mapping[str, Any]) -> Tensor:
+    """Rows without values that train lacks and a method knows by ids of their own, which an export does not: `[B]`."""
+    known = torch.ones(rows_of(batch), dtype=torch.bool)
+    for name in read:
+        if name in batch and (size := features[name].get("vocab_size")):
+            known &= (batch[name].reshape(len(known), -1) < size).all(dim=1).cpu()
+    return known
 
 
 def check_sample(served: ServedModel, record: Mapping[str, Any], where: str) -> None:

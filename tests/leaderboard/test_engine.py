@@ -287,9 +287,12 @@ def test_the_command_runs_lists_and_writes_tables(configs, plan, capsys):
     ("args", "message"),
     [
         (["--from", "p.yaml", "--seeds", "3"], "--seeds is part of the plan that --from names"),
-        (["--backbones", "FM", "--datasets", "shop", "--seeds", "3", "--seed", "1"], "--seeds and --seed are two ways"),
+        (
+            ["--backbones", "FM", "--datasets", "movielens100k", "--seeds", "3", "--seed", "1"],
+            "--seeds and --seed are two ways",
+        ),
         (["--backbones", "FM"], "the plan names no data set"),
-        (["--backbones", "FM", "--datasets", "shop", "--seeds", "0"], "--seeds 0 is no number of seeds"),
+        (["--backbones", "FM", "--datasets", "movielens100k", "--seeds", "0"], "--seeds 0 is no number of seeds"),
         (["--from", "absent.yaml"], "cannot read 'absent.yaml'"),
         (["--jobs", "0"], "--jobs 0 is less than 1"),
     ],

@@ -209,7 +209,7 @@ def test_bad_input_is_one_line_and_writes_nothing(capsys, monkeypatch):
         export_run(run, "new", ["onxx"])
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
-    assert main(["export", "--run", "absent", "--to", "new", "--onnx"]) == 2
+    assert main(["export", "--run", run, "--to", "new", "--onnx"]) == 2
     assert capsys.readouterr().err == "error: --onnx needs onnxruntime: pip install 'fuxictr-llm[onnx]'\n"
     assert main(["zoo", "--onnx"]) == 2
     assert not Path("new").exists()

@@ -72,8 +72,10 @@ def test_a_tracked_run_is_the_same_run_with_curves(configs):
 
 
 @pytest.mark.parametrize("eval_steps", [None, 2])
-def test_a_killed_run_goes_on_in_its_curves(eval_steps, tmp_path):
-    pytest.importorskip("tensorboard")
+def test_a_killed_run_goes_on_in_its_curves(eval_steps, tmp_path, monkeypatch):
+    files = pytest.importorskip("tensorboard.summary.writer.event_file_writer")
+    # Files of one second are read in the order of their names, which end with this count.
+    monkeypatch.setattr(files, "_global_uid", files.AtomicCounter(1000))
 
     def train(name, survived=10**6):
         model, rows, params = make("DIN", None, tmp_path / name, eval_steps=eval_steps)
