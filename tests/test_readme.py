@@ -21,6 +21,7 @@ import yaml
 
 import fuxictr_llm
 from fuxictr_llm.__main__ import main
+from fuxictr_llm.commands.plans import controls_of
 from fuxictr_llm.config.resolve import load_experiment, parse_overrides
 from fuxictr_llm.config.sources import dataset_names
 from fuxictr_llm.experiment.preparation import prepare_run
@@ -250,7 +251,7 @@ def test_every_command_names_what_there_is(monkeypatch):
         if settings.get("expid") and not args.config and not args.zoo:
             assert load_experiment(args.expid, overrides=parse_overrides(args.set)).params["model"]
         if settings.get("backbones"):
-            assert Plan.crossed(args.backbones, args.datasets, args.methods, controls=args.controls).arms
+            assert Plan.crossed(args.backbones, args.datasets, args.methods, controls=controls_of(args)).arms
         if settings.get("board"):
             assert read_board(args.board)
         if settings.get("name"):

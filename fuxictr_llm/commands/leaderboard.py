@@ -91,7 +91,6 @@ def execute(args: argparse.Namespace) -> None:
     Raises:
         SystemExit: with code 1, where a run failed.
     """
-    args.controls = args.controls is not None and (args.controls or True)
     check_names_of(args)
     place = place_of(args)
     from_archive = bool(args.plan_file) and args.plan_file.endswith(".jsonl.xz")

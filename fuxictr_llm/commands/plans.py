@@ -54,7 +54,7 @@ def plan_of(args: argparse.Namespace, gpu: int) -> "Plan":
         args.backbones or [],
         args.datasets or [],
         args.methods or [PLAIN],
-        controls=args.controls,
+        controls=controls_of(args),
         seeds=seeds_of(seeds[0]) if args.seeds and len(seeds) == 1 else seeds,
         config=args.config,
         zoo=args.zoo,
@@ -63,6 +63,11 @@ def plan_of(args: argparse.Namespace, gpu: int) -> "Plan":
         splits=0 if args.splits is None else args.splits,
         split_by=args.split_by,
     )
+
+
+def controls_of(args: argparse.Namespace) -> bool | list[str]:
+    """`--controls` alone: all there are; with names: these; not given: none."""
+    return args.controls is not None and (args.controls or True)
 
 
 def too_few_seeds(plan: "Plan") -> str:
@@ -81,7 +86,7 @@ def refuse_options(args: argparse.Namespace) -> None:
     Raises:
         UserError: one is given.
     """
-    values = {name: getattr(args, name) for name in PLAN_OPTIONS}
+    values = {**{name: getattr(args, name) for name in PLAN_OPTIONS}, "controls": controls_of(args)}
     if given := [name for name, value in values.items() if value not in (None, []) and value is not False]:
         raise UserError(f"--{given[0].replace('_', '-')} is part of the plan that --from names; change it there")
 

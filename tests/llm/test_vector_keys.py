@@ -24,7 +24,7 @@ from support_keys import settings_of
 def text_key(folder, monkeypatch, texts=("a", "b"), head="", adapter=None, gpu=-1, **changes):
     settings = {"language_model": str(folder), "llm_dtype": "float32", **changes}
     keys = []
-    answer = SimpleNamespace(seconds=None, cut=0)
+    answer = SimpleNamespace(seconds=None, cut=0, tokens=0)
     monkeypatch.setattr(text_vectors, "find_or_write", lambda kind, made, *_, **__: keys.append(made) or answer)
     text_vectors.TextEncoder(RowTextsConfig(**settings), gpu, adapter).store_of(texts, head)
     return digest_of(keys)
