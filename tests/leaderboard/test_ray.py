@@ -76,12 +76,24 @@ def test_an_address_where_something_else_answers_is_a_line(said, monkeypatch):
     ],
 )
 def test_a_node_with_another_package_is_a_line(changes, message):
-    same = {"versions": versions(), "code": CODE, "sees_cache": True}
+    same = {"versions": versions(), "code": CODE, "uses_cache": True}
     check_facts("10.0.0.2", same)
     with pytest.raises(UserError) as error:
         check_facts("10.0.0.2", {**same, **changes})
     assert str(error.value).startswith(f"the Ray node 10.0.0.2 {message}") and "\n" not in str(error.value)
     assert cluster._probe().__qualname__ != cluster._probe().__name__  # sent as it is, for a node without the package
+
+
+def test_a_node_with_a_cache_of_its_own_is_told_from_one_that_uses_this_machines(tmp_path, monkeypatch):
+    here, there = tmp_path / "here", tmp_path / "there"
+    (here / "locks").mkdir(parents=True)
+    (here / "locks" / "ray-1").touch()
+    monkeypatch.setenv("FUXICTR_LLM_CACHE", str(there))  # of the node
+    facts = cluster._probe()
+    assert not facts("ray-1", None, ())["uses_cache"]  # though it could see the file
+    assert facts("ray-1", str(here), ())["uses_cache"]  # its jobs get the variable of this machine
+    monkeypatch.setenv("FUXICTR_LLM_CACHE", str(here))
+    assert facts("ray-1", None, ())["uses_cache"]
 
 
 def order_of(plan, **changes):

@@ -13,6 +13,7 @@ from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import OTHER_CACHE, cache_dir, writable_dir
 from fuxictr_llm.common.runs import versions
 from fuxictr_llm.leaderboard.run.jobs import CODE
+from fuxictr_llm.leaderboard.run.node import CACHE_VARIABLE, variables
 
 SECONDS_TO_ANSWER = 10.0  # of a cluster's head
 # What begins a connection of gRPC, which Ray's head speaks: the preface of HTTP/2 and a frame of no settings. The
@@ -78,7 +79,7 @@ def name_of(node: Mapping[str, Any]) -> str:
 
 
 def check_nodes() -> bool:
-    """Check that each node has what this machine has; whether all see this machine's cache.
+    """Check that each node has what this machine has; whether all use this machine's cache.
 
     Raises:
         UserError: a node does not answer, or has no or another fuxictr-llm, fuxictr or torch.
@@ -90,7 +91,7 @@ def check_nodes() -> bool:
         probe, nodes = ray.remote(_probe()), live_nodes()
         asked = [
             probe.options(num_cpus=0, scheduling_strategy=strategy(node["NodeID"], soft=False)).remote(
-                str(Path(mark.name).absolute()), PACKAGES
+                Path(mark.name).name, variables().get(CACHE_VARIABLE), PACKAGES
             )
             for node in nodes
         ]
@@ -100,7 +101,7 @@ def check_nodes() -> bool:
             raise UserError(f"a node of the Ray cluster does not answer: {reason_of(error)}") from error
     for node, facts in zip(nodes, answers, strict=True):
         check_facts(name_of(node), facts)
-    return all(facts["sees_cache"] for facts in answers)
+    return all(facts["uses_cache"] for facts in answers)
 
 
 def check_facts(node: str, facts: Mapping[str, Any]) -> None:
@@ -123,15 +124,17 @@ def check_facts(node: str, facts: Mapping[str, Any]) -> None:
 def _probe() -> Callable[..., dict[str, Any]]:
     """A function that Ray sends as it is, for a node without the package to say so."""
 
-    def facts_of_node(mark: str, packages: tuple[str, ...]) -> dict[str, Any]:
+    def facts_of_node(mark: str, given_cache: str | None, packages: tuple[str, ...]) -> dict[str, Any]:
         from pathlib import Path
 
         try:
+            from fuxictr_llm.common.files import cache_dir
             from fuxictr_llm.common.runs import versions
             from fuxictr_llm.leaderboard.run.jobs import CODE
         except ImportError as error:
             return {"error": str(error)}
         found = {name: version for name, version in versions().items() if name in packages}
-        return {"versions": found, "code": CODE, "sees_cache": Path(mark).exists()}
+        cache = Path(given_cache) if given_cache else cache_dir()
+        return {"versions": found, "code": CODE, "uses_cache": (cache / "locks" / mark).exists()}
 
     return facts_of_node
