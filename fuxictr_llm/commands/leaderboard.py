@@ -214,9 +214,10 @@ def _rebuild(args: argparse.Namespace, console: "Console") -> None:
     Raises:
         UserError: the archive cannot be read, or its runs cannot be put into the folder.
     """
+    from fuxictr_llm.leaderboard.plan.names import default_folder
     from fuxictr_llm.leaderboard.report.tables import Runs, write_tables_of
     from fuxictr_llm.leaderboard.run.archive import ARCHIVE, holds, read_archive, unpack
-    from fuxictr_llm.leaderboard.run.folders import beside, default_folder
+    from fuxictr_llm.leaderboard.run.folders import beside
 
     others = {"--dry-run": args.dry_run, **tuning_options(args)}
     others |= {"--retry-failed": args.retry_failed, "--keep-weights": args.keep_weights}

@@ -125,7 +125,8 @@ def folder_for(args: argparse.Namespace, plan: "Plan", tried: Tried | None) -> P
     Raises:
         UserError: `--out` is another leaderboard's.
     """
-    from fuxictr_llm.leaderboard.run.folders import check_folder, default_folder, folder_of
+    from fuxictr_llm.leaderboard.plan.names import default_folder
+    from fuxictr_llm.leaderboard.run.folders import check_folder, folder_of
     from fuxictr_llm.leaderboard.run.tuning import search_of
 
     search = search_of(plan, tried.space, tried.tuning) if tried else None
@@ -151,8 +152,10 @@ def _own_folder(args: argparse.Namespace) -> Path | None:
 
 def may_be_made(args: argparse.Namespace) -> bool:
     """Whether there are tables where the plan's would be."""
+    from fuxictr_llm.leaderboard.plan.names import default_folder
+
     folder = args.out or _own_folder(args)
     if folder is None:
         names = [Path(args.plan_file).stem] if args.plan_file else args.datasets or []
-        folder = Path("leaderboards", "-".join(dict.fromkeys(names)))
+        folder = default_folder(names)
     return any(folder.parent.glob(f"{folder.name}*/table.md"))

@@ -1,13 +1,20 @@
-"""Checks the names that a leaderboard is to cross, before torch is imported: a misspelt one is told at once."""
+"""The names that a leaderboard is to cross, before torch is imported: a misspelt one is told at once; its folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import product
+from pathlib import Path
 
 from fuxictr_llm import registry
 from fuxictr_llm.common.errors import unknown
 from fuxictr_llm.config.names import Names, names_in
 
 PLAIN = "plain"
+ROOT = Path("leaderboards")
+
+
+def default_folder(names: Iterable[str]) -> Path:
+    """The folder of the first plan on these data sets."""
+    return ROOT / "-".join(dict.fromkeys(names)).replace("/", "-")
 
 
 def check_names(backbones: Sequence[str], methods: Sequence[str], datasets: Sequence[str], config: str | None) -> None:

@@ -13,20 +13,15 @@ from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of, explain_write_errors, replacing
 from fuxictr_llm.common.formats import read_yaml
 from fuxictr_llm.experiment.predictions import PREDICTIONS
+from fuxictr_llm.leaderboard.plan.names import default_folder
 from fuxictr_llm.leaderboard.plan.plan import Plan
 from fuxictr_llm.leaderboard.run.lock import locked_folder
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT, PLAN_FILE, Results
 from fuxictr_llm.leaderboard.run.tuning import TUNING_FOLDER, search_in
 
-ROOT = Path("leaderboards")
 TABLES = ("table.md", "table.csv", "table.tex", "table.html", "paper.tex", "runs.jsonl.xz")
 KINDS = (".log", ".csv", PREDICTIONS, ".run.json")  # files of a finished run, its record last
 Search = Mapping[str, Any]
-
-
-def default_folder(names: Iterable[str]) -> Path:
-    """Of the first plan on these data sets."""
-    return ROOT / "-".join(dict.fromkeys(names)).replace("/", "-")
 
 
 def folder_of(plan: Plan, names: Iterable[str], search: Search | None = None) -> Path:
