@@ -77,6 +77,13 @@ def test_the_loss_is_that_of_a_double_loop(sides, masked):
         assert permuted.item() == pytest.approx(loss.item())
 
 
+def test_the_gradient_of_similarities_is_that_of_the_maximum():
+    table, text = (torch.randn(N, M, D, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(similarities, (table, text))
+    assert torch.autograd.gradcheck(lambda some, others: similarities(some, others)[0], (table, text))
+    assert torch.autograd.gradcheck(lambda some, others: similarities(some, others)[1], (table, text))
+
+
 def test_one_row_has_no_loss_and_equal_similarities_that_of_guessing(sides):
     table, text = sides
     assert contrastive_loss(*similarities(table[:1], text[:1]), tau=0.7).item() == 0
