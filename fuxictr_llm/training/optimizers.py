@@ -19,6 +19,7 @@ FUSED = {
     torch.optim.SGD: ("cpu", "cuda"),
     torch.optim.Adagrad: ("cpu",),
 }
+CLIP_EPSILON = 1e-6  # torch's
 
 
 def configure_optimizer(model: BaseModel, params: Mapping[str, Any]) -> None:
@@ -87,4 +88,7 @@ def clip_gradients(model: BaseModel, max_norm: float) -> None:
     parameters = [*model.parameters()]
     if isinstance(model.optimizer, RowUpdates):
         parameters += model.optimizer.finish_gradients()
-    nn.utils.clip_grad_norm_(parameters, max_norm)
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    # On the CPU a norm is known at once, and to scale by 1 would read and write all gradients.
+    if norm.device.type != "cpu" or not max_norm / (norm + CLIP_EPSILON) >= 1:
+        nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)

@@ -17,7 +17,7 @@ from fuxictr_llm.training import build as building
 from fuxictr_llm.training import row_updates, table_blocks
 from fuxictr_llm.training.checkpoints import _packed, _unpacked
 from fuxictr_llm.training.loop import fit
-from fuxictr_llm.training.optimizers import configure_optimizer
+from fuxictr_llm.training.optimizers import clip_gradients, configure_optimizer
 from fuxictr_llm.training.step import TrainingStep
 from matrix_cells import case_of, cell
 from support import params, small_feature_map
@@ -330,6 +330,24 @@ def test_fuxictrs_own_step_of_a_copy_trains_the_copy(copied):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert any(not torch.equal(value, before[name]) for name, value in other.state_dict().items())
     assert other.train_step.model is other
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-3, 0.5, 0.9999, 1.0, 1.0001, 7.0, float("inf"), float("nan")])
+def test_gradients_are_clipped_as_torch_clips_them_also_where_that_changes_nothing(scale):
+    model, _ = one_table()
+    for parameter in model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    of_all = torch.cat([parameter.grad.flatten() for parameter in model.parameters()]).norm()
+    for parameter in model.parameters():
+        parameter.grad *= scale / of_all
+    other = copy.deepcopy(model)
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        theirs.grad = ours.grad.clone()
+    clip_gradients(model, 1.0)
+    torch.nn.utils.clip_grad_norm_(other.parameters(), 1.0)
+    for ours, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours.grad.nan_to_num(), theirs.grad.nan_to_num())
+        assert torch.equal(ours.grad.isnan(), theirs.grad.isnan())
 
 
 def test_a_scaled_loss_gives_the_same_rows():
