@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fuxictr_llm.commands.places import Place
 from fuxictr_llm.common.files import cache_dir, read_json
 from fuxictr_llm.common.processes import process_count
+from fuxictr_llm.common.stored import size_text
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,11 +72,11 @@ def _data_lines(each: Iterable[Mapping[str, Any]]) -> list[str]:
     for params in each:
         name, built = params["dataset_id"], Path(params["data_root"]) / params["dataset_id"]
         if (built / "feature_map.json").is_file():
-            lines[name] = f"data set {name}: built, {_gigabytes(_size(built))} on the disk"
+            lines[name] = f"data set {name}: built, {size_text(_size(built))} on the disk"
             continue
         raw = [Path(params[f"{split}_data"]) for split in ("train", "valid", "test") if params.get(f"{split}_data")]
         size = sum(map(_size, raw))
-        of = f"from {_gigabytes(size)} of raw files" if size else "from raw files that are not here yet"
+        of = f"from {size_text(size)} of raw files" if size else "from raw files that are not here yet"
         lines[name] = f"data set {name}: to be built, {of}"
     return list(lines.values())
 
@@ -83,14 +84,14 @@ def _data_lines(each: Iterable[Mapping[str, Any]]) -> list[str]:
 def _memory_line(records: Iterable[Mapping[str, Any]], jobs: int) -> str:
     import psutil
 
-    free = f"{_gigabytes(psutil.virtual_memory().available)} are free here"
+    free = f"{size_text(psutil.virtual_memory().available)} are free here"
     peaks = [record.get("peak_memory") or {} for record in records]
     mebibytes = max((peak.get("process_mib", 0.0) for peak in peaks), default=0.0)
     if not mebibytes:
         return f"memory: no estimate, as no such run is done; {free}"
     on_gpu = max((peak.get("gpu_mib", 0.0) for peak in peaks), default=0.0)
-    gpu = f", and {_gigabytes(on_gpu * 2**20)} of a GPU" if on_gpu else ""
-    return f"memory: {jobs} x {_gigabytes(mebibytes * 2**20)}{gpu}, the most that such a run took; {free}"
+    gpu = f", and {size_text(on_gpu * 2**20)} of a GPU" if on_gpu else ""
+    return f"memory: {jobs} x {size_text(mebibytes * 2**20)}{gpu}, the most that such a run took; {free}"
 
 
 def _language_model_lines(each: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -104,7 +105,3 @@ def _size(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum((Path(top) / name).lstat().st_size for top, _, names in os.walk(path) for name in names)
-
-
-def _gigabytes(size: float) -> str:
-    return f"{size / 1e9:.2g} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"

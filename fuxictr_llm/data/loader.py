@@ -27,7 +27,7 @@ from fuxictr_llm.common.files import digests_of_files, read_json
 from fuxictr_llm.config.keys import MAX_LEN
 from fuxictr_llm.data import SPLITS
 from fuxictr_llm.data.block_loader import BlockLoader
-from fuxictr_llm.data.held import check_build
+from fuxictr_llm.data.held import MANIFEST, check_build
 from fuxictr_llm.data.in_memory import (
     InMemoryLoader,
     check_finite,
@@ -86,7 +86,7 @@ def check_labels(labels: Sequence[str], params: Mapping[str, Any]) -> None:
 
 def describe_data(params: Mapping[str, Any], data_dir: Path) -> dict[str, Any]:
     """Digests and row counts of the data a run used."""
-    manifest = read_json(data_dir / "build.json")
+    manifest = read_json(data_dir / MANIFEST)
     if manifest and manifest["made_from"]:
         used = [split for split in SPLITS if params.get(f"{split}_data")]  # it may have been built with more
         rows, sha256 = manifest["rows"], manifest["made_from"]["raw"]

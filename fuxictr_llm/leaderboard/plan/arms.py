@@ -13,6 +13,7 @@ from fuxictr_llm.common.files import digest_of, digests_of_files
 from fuxictr_llm.config.language_models import asks_for_vectors
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, load_experiment
 from fuxictr_llm.data import SPLITS
+from fuxictr_llm.data.held import MANIFEST
 from fuxictr_llm.data.loader import describe_data
 from fuxictr_llm.data.raw import raw_files
 from fuxictr_llm.data.splits import is_outdated, split_files
@@ -289,7 +290,7 @@ def data_digests(params: Mapping[str, Any]) -> dict[str, Any] | None:
     try:
         if not is_raw:
             return describe_data(params, data_dir)["sha256"]
-        if (data_dir / "feature_map.json").exists() and not (data_dir / "build.json").exists():  # FuxiCTR built it
+        if (data_dir / "feature_map.json").exists() and not (data_dir / MANIFEST).exists():  # FuxiCTR built it
             built = {f"{split}_data": str(data_dir / f"{split}.parquet") for split in raw}
             return describe_data({"dataset_id": params["dataset_id"], **built}, data_dir)["sha256"]
         files = {split: raw_files(path, params["data_format"]) for split, path in raw.items()}
