@@ -16,6 +16,7 @@ from fuxictr_llm.diagnosis.doctor import CHECKS, AllTaps, method_check, run_chec
 from fuxictr_llm.diagnosis.tiny import tiny_case
 from fuxictr_llm.distillation import Distilled
 from fuxictr_llm.enhancement.base import Enhancement
+from fuxictr_llm.enhancement.columns import added_name
 from fuxictr_llm.registry import find_backbone, find_method, method_names
 
 OURS, ELEC, LLMEMB, LLACTR = method_names(), "ELEC", "LLMEmb", "LLaCTR"
@@ -42,11 +43,29 @@ class Net(BaseModel):
         return {"y_pred": self.output_activation(logit)}
 
 
+class Squared(Net):
+    """The sign of an embedding does not count, as in SAM2E."""
+
+    def forward(self, inputs):
+        embedded = self.embedding_layer(self.get_inputs(inputs), flatten_emb=True)
+        return {"y_pred": self.output_activation(self.mlp(embedded.square()))}
+
+
 @pytest.mark.parametrize("check", [*(name for name in CHECKS if name != COMPILES), *OURS])
-@pytest.mark.parametrize("cls", [Net, find_backbone("DCNv2")])
+@pytest.mark.parametrize("cls", [Net, Squared, find_backbone("DCNv2")])
 def test_a_good_class_passes(check, cls):
     finding = finding_of(check, cls)
     assert finding.outcome == "passed", finding.text
+
+
+class Blind(Net):
+    """Takes zeros for the columns of vectors that a method adds."""
+
+    def forward(self, inputs):
+        columns = self.get_inputs(inputs).items()
+        read = {name: torch.zeros_like(column) if name == added_name("user_id") else column for name, column in columns}
+        logit = self.mlp(self.embedding_layer(read, flatten_emb=True))
+        return {"y_pred": self.output_activation(logit)}
 
 
 class Restless(Net):
@@ -88,6 +107,8 @@ class Diverging(Net):
         (MOVES, Diverging, "training of Diverging_AllTaps diverges"),
         (LLACTR, find_backbone("LR"), "LLaCTR needs field embeddings"),
         (LLMEMB, find_backbone("LR"), "LR reads no vectors of values"),
+        ("KAR", Blind, "^Blind does not read the column of vectors that it was given$"),
+        ("LLMFeature", Blind, "^Blind does not read the column of vectors that it was given$"),
     ],
 )
 def test_a_class_that_does_not_hold_to_it_fails_with_the_reason(check, cls, reason):
