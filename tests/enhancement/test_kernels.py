@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fuxictr_llm.enhancement import kernels
-from fuxictr_llm.enhancement.kernels import SAFE_EXPONENT, mean_log_softmax, pair_matrix, pair_sum
+from fuxictr_llm.enhancement.kernels import NARROW, SAFE_EXPONENT, mean_log_softmax, pair_matrix, pair_sum
 
 
 def literal(weights, embeddings):
@@ -26,19 +26,21 @@ def test_the_matrix_is_symmetric_with_pairs_in_order():
     assert pair_matrix(torch.zeros(0), 1).tolist() == [[0]]
 
 
-def test_the_sum_equals_the_literal_one_with_and_without_gradients(slices):
+@pytest.mark.parametrize("width", [1, 5, NARROW, NARROW + 1])
+def test_the_sum_equals_the_literal_one_with_and_without_gradients(slices, width):
     torch.manual_seed(0)
-    weights, embeddings = torch.randn(6), torch.randn(7, 4, 5)
+    weights, embeddings = torch.randn(6), torch.randn(7, 4, width)
     expected = literal(weights, embeddings).unsqueeze(-1)
     assert torch.allclose(pair_sum(pair_matrix(weights, 4), embeddings), expected, atol=1e-5)
     with_gradient = pair_sum(pair_matrix(weights.requires_grad_(), 4), embeddings.requires_grad_())
     assert torch.allclose(with_gradient, expected, atol=1e-5)
 
 
-def test_gradients_are_right(slices):
+@pytest.mark.parametrize("width", [3, NARROW])
+def test_gradients_are_right(slices, width):
     torch.manual_seed(0)
     weights = torch.randn(6, dtype=torch.double, requires_grad=True)
-    embeddings = torch.randn(5, 4, 3, dtype=torch.double, requires_grad=True)
+    embeddings = torch.randn(5, 4, width, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(lambda w, e: pair_sum(pair_matrix(w, 4), e), (weights, embeddings))
     constant = weights.detach()
     assert torch.autograd.gradcheck(lambda e: pair_sum(pair_matrix(constant, 4), e), (embeddings,))
