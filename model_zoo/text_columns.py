@@ -91,7 +91,7 @@ class TextColumns(Enhancement):
 
     @classmethod
     def self_check(cls, trial: Trial) -> Sequence[str]:
-        """A backbone reads random vectors of a column, and trains with them."""
+        """A backbone with random vectors for a column trains, and reads them."""
         features = trial.feature_map.features
         names = [name for name, spec in features.items() if spec["type"] == "categorical" and spec["vocab_size"] > 2]
         if not names:
@@ -99,13 +99,12 @@ class TextColumns(Enhancement):
         with tempfile.TemporaryDirectory() as folder:
             file = str(Path(folder) / "tables.safetensors")
             write_random_tables(file, {name: features[name]["vocab_size"] for name in names[:1]})
-            model = trial.enhanced(cls, value_tables=file)
+            model = trial.trained(trial.enhanced(cls, value_tables=file))
         before = trial.predictions(model)
         for table in model.enhancement.vectors.buffers():
-            table.mul_(-2)
+            table.mul_(-2)  # not -1: a backbone may read squares alone
         if torch.equal(trial.predictions(model), before):
             raise UserError(f"{trial.cls.__name__} does not read the column of vectors that it was given")
-        trial.trained(model)
         return ()
 
     def on_train_begin(self, run: Run) -> None:

@@ -122,7 +122,8 @@ class TinyCase:
         self.losses(model, batches)
         unmoved = [name for name, value in parameters.items() if torch.equal(value, before[name])]
         if unmoved:
-            raise UserError(f"{', '.join(unmoved)} of {type(model).__name__} did not move")
+            more = f" and {len(unmoved) - 3} more parameters" if len(unmoved) > 3 else ""
+            raise UserError(f"{', '.join(unmoved[:3])}{more} of {type(model).__name__} did not move")
         return model
 
     def predictions(self, model: BaseModel) -> Tensor:

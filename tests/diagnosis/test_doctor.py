@@ -107,7 +107,7 @@ class Diverging(Net):
         (MOVES, Diverging, "training of Diverging_AllTaps diverges"),
         (LLACTR, find_backbone("LR"), "LLaCTR needs field embeddings"),
         (LLMEMB, find_backbone("LR"), "LR reads no vectors of values"),
-        ("KAR", Blind, "^Blind does not read the column of vectors that it was given$"),
+        ("KAR", Blind, r"^adaptor\.\S+, adaptor\.\S+, adaptor\.\S+ and \d+ more parameters of Blind_KAR did not move$"),
         ("LLMFeature", Blind, "^Blind does not read the column of vectors that it was given$"),
     ],
 )
