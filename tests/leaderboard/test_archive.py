@@ -119,7 +119,7 @@ def test_a_file_that_cannot_be_used_is_named_and_nothing_is_lost(board, capsys):
     assert not list(Path().rglob("outside*"))
 
 
-@pytest.mark.parametrize("archive", sorted(TABLES.glob("*.jsonl.xz")), ids=lambda path: path.name)
+@pytest.mark.parametrize("archive", sorted(TABLES.rglob("*.jsonl.xz")), ids=lambda path: path.name)
 def test_a_committed_table_comes_out_of_its_runs(archive):
     assert archive.stat().st_size < 1_000_000
     assert main(["leaderboard", "--from", str(archive), "--out", "again"]) == 0
