@@ -1,5 +1,6 @@
 """Vectors on disk: what is asked for comes back, whatever became of the process or of a file."""
 
+import contextlib
 import errno
 import json
 import os
@@ -54,6 +55,22 @@ def test_rows_come_back_in_any_order_and_as_often_as_asked(written):
             store.gather(torch.tensor([0, wrong]))
     single = written(MATRIX[:4], of="single")
     assert torch.equal(single.gather(torch.tensor([3, 1])), torch.from_numpy(MATRIX)[[3, 1]])
+
+
+def test_who_waited_while_another_made_all_loses_nothing_of_it(written, monkeypatch):
+    first = written()
+    (first.folder / vector_store.MANIFEST).rename(first.folder / "aside")  # as it was when the other began to wait
+    locked = vector_store.store.entry_locked
+
+    @contextlib.contextmanager
+    def after_the_other(*args):
+        with locked(*args):
+            (first.folder / "aside").rename(first.folder / vector_store.MANIFEST)
+            yield
+
+    monkeypatch.setattr(vector_store.store, "entry_locked", after_the_other)
+    second = written()
+    assert written.asked == [] and second.manifest == first.manifest and second.seconds > 0
 
 
 def test_the_digest_is_of_the_content(written):

@@ -219,8 +219,10 @@ def _write(writer: "ShardWriter", plan: Mapping[str, Any], missing: list[int], o
         for key in ("cut", "tokens")
     }
     manifest = {**plan, "dim": known.get("dim", 0) if whole else 0, "shards": whole, **noted}
-    write_json(writer.folder / MANIFEST, manifest)
     before, started = known.get("seconds") if whole else 0.0, time.perf_counter()
+    if before is not None:
+        manifest["seconds"] = before
+    write_json(writer.folder / MANIFEST, manifest)
     for shard in over(writer, missing):
         manifest["dim"], manifest["shards"][shard.name] = shard.dim, shard.sha256
         if shard.cut:
