@@ -37,7 +37,7 @@ class CTRLConfig(RowTextsConfig, LoraKeys):
     align_learning_rate: Annotated[float, Field(gt=0)] = 5e-4
     align_warmup: Annotated[float, Field(ge=0, le=1)] = 0.1
     align_width: Annotated[int, Field(ge=1)] = 128
-    sub_spaces: Annotated[int, Field(ge=1)] = 3
+    sub_spaces: Annotated[int, Field(ge=1, le=256)] = 3  # their numbers are kept in a byte
     align_normalize: bool = False
     align_tau: Annotated[float, Field(gt=0)] = 0.7
     mask_equal: bool = False

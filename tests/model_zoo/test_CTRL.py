@@ -324,6 +324,7 @@ def test_the_key_of_an_aligned_backbone_has_all_that_changes_it(run, configs, ll
         ({"expid": "LR_CTRL_shop"}, "CTRL needs a representation, and LR shows none"),
         ({"texts": "words"}, "config key 'texts' is 'words'"),
         ({"sub_spaces": 0}, "config key 'sub_spaces' is 0"),
+        ({"sub_spaces": 257}, "config key 'sub_spaces' is 257"),
         ({"align_batch_size": 1}, "config key 'align_batch_size' is 1"),
         ({"tuning": "lora", "text_vectors": "folder"}, "text_vectors are frozen, and tuning: lora trains the language"),
         ({"tuning": "lora", "texts": "noise"}, "texts: noise asks no language model, so there is nothing to tune"),
