@@ -76,7 +76,7 @@ def _product(matrix: Tensor, rows: Tensor, out: Tensor) -> Tensor:
 
     On a CPU, small products a row take twice the time of one large product where D is narrow.
     """
-    if not _in_slices(rows) or rows.shape[2] >= NARROW:
+    if not _is_eager_cpu(rows) or rows.shape[2] >= NARROW:
         return torch.matmul(matrix, rows, out=out)
     fields = rows.transpose(0, 1).flatten(1)
     product = torch.mm(matrix, fields, out=torch.empty_like(fields))  # with `out`, autocast leaves it alone
@@ -98,7 +98,7 @@ def _by_matrix(embeddings: Tensor, weights: Tensor) -> Tensor:
 def mean_log_softmax(embeddings: Tensor) -> Tensor:
     """`(1/B) sum_b log softmax(e_b)` over the last dimension, `[B, K, D] -> [K, D]`."""
     # To ask a GPU for the range of its numbers would wait for it.
-    if embeddings.device.type == "cpu" and not torch.compiler.is_compiling() and len(embeddings):
+    if _is_eager_cpu(embeddings) and len(embeddings):
         lowest, highest = embeddings.detach().aminmax()
         if lowest > -SAFE_EXPONENT and highest < SAFE_EXPONENT:
             return _MeanLogSoftmax.apply(embeddings)
@@ -135,8 +135,8 @@ class _MeanLogSoftmax(torch.autograd.Function):
         return by_embeddings
 
 
-def _in_slices(tensor: Tensor) -> bool:
-    """A GPU and a compiler take all rows at once."""
+def _is_eager_cpu(tensor: Tensor) -> bool:
+    """Whether rows are taken slice by slice: a GPU and a compiler take all at once."""
     return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
@@ -145,4 +145,4 @@ def _slices(tensor: Tensor) -> tuple[Tensor, ...]:
 
 
 def _slice_rows(tensor: Tensor) -> int:
-    return max(SLICE_FLOATS // max(tensor[:1].numel(), 1), 1) if _in_slices(tensor) else max(tensor.shape[0], 1)
+    return max(SLICE_FLOATS // max(tensor[:1].numel(), 1), 1) if _is_eager_cpu(tensor) else max(tensor.shape[0], 1)
