@@ -120,15 +120,14 @@ def test_two_first_runs_at_once_share_the_tuning(configs, tiny_settings):
     assert ("are cached" in one.stderr) + ("are cached" in other.stderr) == 1
 
 
-ENDLESS = ("--expid", "DeepFM_shop", "--set", "epochs=100000", "--set", "early_stop_patience=100000")
+# Without checkpoints: whether an epoch ends, and leaves one, before the signal comes would be chance.
+KEYS = {"epochs": 100000, "early_stop_patience": 100000, "checkpoint_minutes": "null"}
+ENDLESS = ("--expid", "DeepFM_shop", *as_arguments(KEYS))
 
 
 def assert_tidied_up(errors, how):
     assert f"{how}; what was finished is kept" in errors and "Traceback" not in errors
-    left = {path.suffix: path for path in Path("checkpoints/shop").iterdir()}
-    # The signal may come behind the end of an epoch, from which the same command goes on.
-    steps = [*left.pop(".checkpoint").iterdir()] if ".checkpoint" in left else []
-    assert [*left] == [".log"] and all((step / "checkpoint.json").is_file() for step in steps)
+    assert [path.suffix for path in Path("checkpoints/shop").iterdir()] == [".log"]
 
 
 def test_ctrl_c_leaves_no_half_weights(configs):
