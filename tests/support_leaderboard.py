@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from fuxictr_llm.common.files import digest_of_file, write_json
+from fuxictr_llm.common.files import digest_of_file, own_folder, write_json
+from fuxictr_llm.common.run_files import RECORD, run_files
 from fuxictr_llm.common.runs import versions
 from fuxictr_llm.experiment.record import source_digests
 from fuxictr_llm.leaderboard.plan.arms import run_key
@@ -54,9 +55,9 @@ def made_up_record(experiment, **changes):
 def write_record(experiment, **changes):
     """The file that a run leaves."""
     params = experiment.params
-    folder = Path(params["model_root"]) / params["dataset_id"]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / f"{experiment.expid}.run.json", made_up_record(experiment, **changes))
+    files = run_files(Path(params["model_root"]) / params["dataset_id"], experiment.expid)
+    files.parent.mkdir(parents=True, exist_ok=True)
+    write_json(f"{files}{RECORD}", made_up_record(experiment, **changes))
 
 
 def quick(job):
@@ -114,9 +115,9 @@ def troubled(job):
         seed = job.experiment.params["seed"]
         if seed == 1:
             raise ValueError("too wide\nand more")
-        job.output.with_name(f".{job.experiment.expid}.{os.getpid()}.training").touch()
-        print("loading 40 GB", flush=True)
-        os.kill(os.getpid(), signal.SIGKILL) if seed == 2 else os._exit(3)
+        with own_folder(job.output):
+            print("loading 40 GB", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL) if seed == 2 else os._exit(3)
     quick(job)
 
 

@@ -16,7 +16,7 @@ from support import flip_a_byte
 def test_a_changed_byte_in_a_runs_weights_is_found_at_export(configs, monkeypatch):
     monkeypatch.setattr(files, "REMEMBERED_ABOVE", 1)  # as if they were large: an export reads them all the same
     result = run_experiment(load_experiment("DeepFM_shop", configs, overrides={"epochs": 1}))
-    run = f"checkpoints/shop/{result.record['model_id']}"
+    run = result.model.checkpoint.removesuffix(".model")
     before = Path(f"{run}.model").read_bytes()
     export_run(run, "served")
     flip_a_byte(f"{run}.model")

@@ -167,6 +167,8 @@ def test_a_run_whose_line_finds_no_room_is_complete(configs, monkeypatch):
         raise UserError("cannot write to 'my_configs.csv'")
 
     monkeypatch.setattr(runs, "append_result_line", cannot)
-    with pytest.raises(UserError, match=r"my_configs.csv'; the run is complete but for this line, see DeepFM_shop.run"):
+    with pytest.raises(
+        UserError, match=r"my_configs.csv'; the run is complete but for this line, see checkpoints/shop/DeepFM_shop/"
+    ):
         runs.run_experiment(load_experiment("DeepFM_shop", configs))
-    assert {path.suffix for path in Path("checkpoints/shop").iterdir()} == {".json", ".log", ".model"}
+    assert {path.suffix for path in Path("checkpoints/shop").glob("*/*")} == {".json", ".log", ".model"}

@@ -54,7 +54,7 @@ def check(case: Case, capfd: pytest.CaptureFixture, extra: list[str]) -> None:
 
 def check_results(case: Case, folder: Path) -> None:
     assert "misspelt" not in case.hazards
-    (record,) = (folder / "runs" / "fuzz").glob("*.run.json")
+    (record,) = (folder / "runs" / "fuzz").glob("*/*.run.json")
     metrics = read_json(record)["metrics"]
     for split in ("valid", "test"):
         assert metrics[split] and all(math.isfinite(value) for value in metrics[split].values()), metrics

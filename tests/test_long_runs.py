@@ -36,7 +36,7 @@ def run(expid, *settings):
 
 def test_a_model_of_tuple_batches_trains_and_is_not_served(data):
     assert run("LongCTR/DIN_views") == 0
-    record = read_json("runs/views/LongCTR-DIN_views.run.json")
+    record = read_json("runs/views/LongCTR-DIN_views/LongCTR-DIN_views.run.json")
     assert record["backbone"]["name"] == "LongCTR/DIN" and record["stages"]["train"]["rows"] == 80
     assert record["data"]["sha256"]["item_info"] == [digest_of_file(data["item_info"])]
     assert run("LongCTR/DIN_views", "short_seq_len=5") == 2
@@ -48,7 +48,7 @@ def test_a_model_of_the_fuxictr_wheel_trains_without_a_checkout(data):
     settings = ["short_seq_len=2", "topk=2", "dnn_hidden_units=[8]"]
     options = [option for setting in settings for option in ("--set", setting)]
     assert main(["run", "--config", "long_configs", "--expid", "SIM_views", *options]) == 0
-    (path,) = Path("runs/views").glob("SIM_views*.run.json")
+    (path,) = Path("runs/views").glob("*/SIM_views*.run.json")
     record = read_json(path)
     assert (record["backbone"]["kind"], record["backbone"]["name"]) == ("fuxictr", "LongCTR/SIM")
 
@@ -65,7 +65,7 @@ def test_elec_tells_the_rows_with_their_target_items(data, tiny_settings, caplog
     write_json("data/views/feature_vocab.json", {"item_id": words, "gender": {"f": 1, "m": 2, "__OOV__": 3}})
     llm = [f"{key}={tiny_settings[key]}" for key in ("language_model", "llm_dtype")]
     assert run("LongCTR/DIN_ELEC_views", "text_fields=[item_id, gender]", "h_dim=4", *llm) == 0
-    (path,) = Path("runs/views").glob("*.run.json")
+    (path,) = Path("runs/views").glob("*/*.run.json")
     record = read_json(path)
     pairs = {
         (item, gender)

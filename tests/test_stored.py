@@ -12,14 +12,19 @@ from fuxictr_llm.__main__ import main
 from fuxictr_llm.common import cache
 from fuxictr_llm.common.files import cache_dir, digest_of
 from fuxictr_llm.common.in_use import MOST, held_alone, hold
+from fuxictr_llm.common.run_files import run_files
 from support_process import run_code
 
 DAY = 24 * 3600
 
 
-def run_files(model_id, auc=0.7, folder="checkpoints/shop"):
+SHOP = Path("checkpoints/shop")
+LAYOUTS = pytest.mark.parametrize("files_of", [run_files, Path], ids=["own folder", "earlier version"])
+
+
+def made_run(model_id, auc=0.7, files_of=run_files):
     """Files of a run, as it leaves them."""
-    files = Path(folder, model_id)
+    files = files_of(SHOP, model_id)
     files.parent.mkdir(parents=True, exist_ok=True)
     for end in (".model", ".log", ".weights.png"):
         Path(f"{files}{end}").write_bytes(b"x" * 500)
@@ -52,15 +57,16 @@ def in_another_process(code):
 CLEAN = "from fuxictr_llm.__main__ import main; raise SystemExit(main({words!r}))"
 
 
-def test_ls_shows_runs_with_their_size_and_auc_and_the_kinds_of_the_cache(capsys):
-    run_files("A_shop", 0.75)
-    run_files("A_shop.old", 0.65)  # begins as the other one does
-    Path("checkpoints/shop/notes.txt").write_text("mine")
+@LAYOUTS
+def test_ls_shows_runs_with_their_size_and_auc_and_the_kinds_of_the_cache(files_of, capsys):
+    files = made_run("A_shop", 0.75, files_of)
+    made_run("A_shop.old", 0.65, files_of)  # begins as the other one does
+    files.with_name("notes.txt").write_text("mine")
     entry(number=1), entry(number=2)
     assert main(["ls"]) == 0
     lines = capsys.readouterr().out.splitlines()
     rows = {line.split()[1]: line.split() for line in lines[1:3]}
-    size = 1500 + Path("checkpoints/shop/A_shop.run.json").stat().st_size
+    size = 1500 + Path(f"{files}.run.json").stat().st_size
     expected = ["A_shop", "checkpoints/shop/A_shop", "2026-01-02", "03:04", "0.750000", "-", f"{size / 1e3:.1f}", "kB"]
     assert rows["checkpoints/shop/A_shop"] == expected
     assert rows["checkpoints/shop/A_shop.old"][4] == "0.650000"
@@ -153,22 +159,27 @@ def test_links_and_what_is_not_ours_stay(tmp_path):
     strangers = [kind / "mine", kind / "00000000000000ff", cache_dir() / "models" / "mine", cache_dir() / "notes"]
     for folder in strangers:
         folder.mkdir(parents=True)
-    run_files("A_shop")
+    files = made_run("A_shop")
+    files.with_name("A_shop.png").symlink_to(outside / "precious")
+    files.with_name("tensorboard").symlink_to(outside, target_is_directory=True)
     Path("checkpoints/shop/B_shop.model").symlink_to(outside / "precious")
     Path("checkpoints/A_shop_01234567.checkpoint").symlink_to(outside, target_is_directory=True)
     assert main(["clean", "--yes"]) == main(["clean", "--yes", "--kind", "runs", "unfinished"]) == 0
-    assert not inner.exists() and not Path("checkpoints/shop/A_shop.model").exists()
+    assert not inner.exists() and sorted(path.name for path in files.parent.iterdir()) == ["A_shop.png", "tensorboard"]
     assert sorted(path.name for path in outside.rglob("*")) == ["0123456789abcdef", "manifest.json", "precious"]
     assert all(folder.is_dir() for folder in strangers)
     assert Path("checkpoints/shop/B_shop.model").is_symlink()
 
 
-def test_runs_go_when_they_are_named_and_what_unfinished_ones_left_before():
-    files, other = run_files("A_shop"), run_files("A_shop.old")
-    left = [Path("checkpoints/shop/A_shop_01234567.checkpoint"), Path("checkpoints/shop/C_89abcdef.unfinished.model")]
+@LAYOUTS
+def test_runs_go_when_they_are_named_and_what_unfinished_ones_left_before(files_of):
+    files, other = made_run("A_shop", files_of=files_of), made_run("A_shop.old", files_of=files_of)
+    left = [files.with_name("A_shop_01234567.checkpoint"), files.with_name("C_89abcdef.unfinished.model")]
     left[0].mkdir()
     left[1].write_text("x")
-    Path("checkpoints/shop/A_shop.txt").write_text("mine")
+    Path(f"{files}.txt").write_text("mine")
+    if files_of is run_files:
+        files.with_name("tensorboard").mkdir()
     age(Path("checkpoints"), 40)
     lock = f"training-{digest_of(str(left[0].absolute()))[:16]}"
     (cache_dir() / "locks").mkdir(parents=True)
@@ -180,7 +191,8 @@ def test_runs_go_when_they_are_named_and_what_unfinished_ones_left_before():
     assert main(["clean", "--yes", "--kind", "runs", "--older-than", "50d"]) == 0
     assert Path(f"{files}.model").exists()
     assert main(["clean", "--yes", "--kind", "runs"]) == 0
-    assert sorted(path.name for path in Path("checkpoints/shop").iterdir()) == ["A_shop.txt", left[0].name]
+    assert sorted(path.name for path in files.parent.iterdir()) == ["A_shop.txt", left[0].name]
+    assert [*SHOP.iterdir()] == [files.parent] or files_of is Path
 
 
 @pytest.mark.parametrize(

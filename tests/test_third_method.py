@@ -53,7 +53,7 @@ def test_it_is_run_and_served(config):
 def test_a_leaderboard_runs_it_and_its_placebo(config):
     args = ["--backbones", "FM", "--methods", "WordOverlap", "--datasets", "shop", "--controls", "--seeds", "1"]
     assert main(["leaderboard", *args, "--set", "epochs=1", "--config", config, "--out", "board", "--jobs", "2"]) == 0
-    records = [read_json(path) for path in Path("board/runs/shop").glob("*.json")]
+    records = [read_json(path) for path in Path("board/runs/shop").glob("*/*.json")]
     losses = {record["config"].get("overlap_of"): record["metrics"]["test"]["logloss"] for record in records}
     assert losses.keys() == {None, "neighbours"}
     assert losses[None] != losses["neighbours"]

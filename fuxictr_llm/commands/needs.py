@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fuxictr_llm.commands.places import Place
 from fuxictr_llm.common.files import cache_dir, read_json
 from fuxictr_llm.common.processes import process_count
+from fuxictr_llm.common.run_files import records_in
 from fuxictr_llm.common.stored import size_text
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def needs_of(experiment: "Experiment", encode_only: bool = False) -> list[str]:
 
 def _records_like(params: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The records of runs of the same backbone and method on the same data set."""
-    for path in sorted((Path(params["model_root"]) / params["dataset_id"]).glob("*.run.json")):
+    for path in records_in(Path(params["model_root"]) / params["dataset_id"]):
         record = read_json(path)
         config = record.get("config") if isinstance(record, dict) else None
         if isinstance(config, dict) and all(config.get(key) == params.get(key) for key in ("model", "method")):

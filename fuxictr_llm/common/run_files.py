@@ -8,7 +8,36 @@ from fuxictr_llm.common.typed import command_for
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
 RECORD = ".run.json"  # the end of the name of a run's record
+TENSORBOARD = "tensorboard"  # in the folder of a run: TensorBoard's events
 CHANGED_SETTINGS = re.compile(r"_[0-9a-f]{8}$")  # the end of a model_id whose run had --set or --seed
+
+
+def run_files(folder: Path, model_id: str) -> Path:
+    """The path of a run's files without their endings: a run has a folder of its own.
+
+    Args:
+        folder: of the runs on a data set, `<model_root>/<dataset_id>`.
+    """
+    return folder / model_id / model_id
+
+
+def records_in(folder: Path) -> list[Path]:
+    """The records of the runs on a data set, also of those that earlier versions left without folders of their own."""
+    return sorted([*folder.glob(f"*{RECORD}"), *folder.glob(f"*/*{RECORD}")])
+
+
+def name_of_run(record: Path) -> str:
+    """What names the run of a record, in commands and to people: its folder, where it has one of its own."""
+    files = Path(str(record).removesuffix(RECORD))
+    return str(files.parent if files.parent.name == files.name else files)
+
+
+def record_of_run(run: Path | str) -> Path | None:
+    """The record of a run that is named by its folder, its record, its weights, or its files without their endings."""
+    path = Path(run)
+    name = path.name.removesuffix(RECORD).removesuffix(".model")
+    there = (Path(f"{files}{RECORD}") for files in (path / name, path.parent / name))
+    return next((record for record in there if record.is_file()), None)
 
 
 def find_run(run: Path | str) -> Path:
@@ -17,20 +46,24 @@ def find_run(run: Path | str) -> Path:
     Raises:
         UserError: there is none, or several.
     """
-    path = Path(run)
-    name = path.name.removesuffix(RECORD).removesuffix(".model")
-    record = path.with_name(name + RECORD)
-    if name and record.is_file():
-        return record
+    try:
+        return record_of_run(run) or _only_run_in(Path(run))
+    except OSError as error:  # a name that is too long, a folder of another user's
+        raise UserError(f"cannot look for the run {str(run)!r}: {error.strerror}") from error
+
+
+def _only_run_in(path: Path) -> Path:
+    """The record of the only run in a folder."""
     if path.is_dir():
-        records = sorted(path.glob("*" + RECORD))
+        records = records_in(path)
         if len(records) == 1:
             return records[0]
-        names = ", ".join(str(record).removesuffix(RECORD) for record in records)
+        names = ", ".join(map(name_of_run, records))
         form = "<model_root>/<dataset_id>/<model_id>, as its summary prints it"
         raise UserError(f"{str(path)!r} holds {len(records)} runs; name one: {names or form}")
-    there = [str(record).removesuffix(RECORD) for record in path.parent.glob("*" + RECORD)]
-    raise UserError(f"{unknown('run', str(run), there)}; {_training_of(name)} trains it")
+    there = [name_of_run(record) for record in records_in(path.parent)]
+    name = path.name.removesuffix(RECORD).removesuffix(".model")
+    raise UserError(f"{unknown('run', str(path), there)}; {_training_of(name)} trains it")
 
 
 def _training_of(model_id: str) -> str:

@@ -71,6 +71,11 @@ class Experiment:
         """The label with a digest of the settings: unique to them."""
         return f"{self.expid}_{self.sha256[:8]}"
 
+    @property
+    def run_id(self) -> str:
+        """What its run is called, as long as no run with other settings is called so."""
+        return self.full_id if self.changed else self.expid
+
     def to_yaml(self) -> str:
         """The resolved settings as YAML; in a file, they are a valid `--config`."""
         return dump_yaml({self.expid: self._settings()})

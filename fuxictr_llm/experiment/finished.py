@@ -1,8 +1,10 @@
 """The runs below a folder, as `ls` lists them and `clean` removes them; torch is not needed for it.
 
-FuxiCTR's layout stays, `<model_root>/<dataset_id>/<model_id>.*`: the files of a run are those with its model_id.
+A run has a folder of its own, `<model_root>/<dataset_id>/<model_id>`. Earlier versions left its files beside those of
+other runs: there they are those with its model_id.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fuxictr_llm.common.files import digest_of, read_json
-from fuxictr_llm.common.run_files import RECORD
+from fuxictr_llm.common.run_files import RECORD, TENSORBOARD, name_of_run
 from fuxictr_llm.common.stored import CHECKPOINT, Entry, entry_of, not_locked, remove_together
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
@@ -26,7 +28,7 @@ class FinishedRun:
     """A run that has a record.
 
     Attributes:
-        files: all that it left, without links.
+        files: all that it left, its record first; a folder is one of them, links are not.
         size: theirs, in bytes.
     """
 
@@ -37,7 +39,7 @@ class FinishedRun:
     @property
     def name(self) -> str:
         """What `export --run` takes."""
-        return str(self.files[0]).removesuffix(RECORD)
+        return name_of_run(self.files[0])
 
     @property
     def time(self) -> str:
@@ -50,10 +52,15 @@ class FinishedRun:
 
     def remove(self) -> bool:
         """Remove its files where no process trains with its settings; whether that was so."""
-        expid, sha256 = self.record.get("expid"), str(self.record.get("config_sha256"))
-        with not_locked([_lock_of(self.files[0].parent, f"{expid}_{sha256[:8]}")]) as free:
+        folder, expid = self.files[0].parent, str(self.record.get("expid"))
+        full_id = f"{expid}_{str(self.record.get('config_sha256'))[:8]}"
+        # It may have been trained in the folder of its expid, which was another run's when it ended.
+        homes = {folder, folder.parent / expid}
+        with not_locked([_lock_of(home, full_id) for home in homes]) as free:
             if free:
                 remove_together(self.files)
+                with contextlib.suppress(OSError):  # something else is in it
+                    folder.rmdir()
         return free
 
 
@@ -64,7 +71,7 @@ def runs_below(folders: Iterable[Path]) -> list[FinishedRun]:
 
 
 def _runs_below(top: Path) -> Iterator[FinishedRun]:
-    for folder, names in _files_below(top):
+    for folder, inner, names in _below(top):
         ids = {name.removesuffix(RECORD) for name in names if name.endswith(RECORD)}
         files: dict[str, list[Path]] = {model_id: [folder / f"{model_id}{RECORD}"] for model_id in ids}
         for name in names:
@@ -72,25 +79,27 @@ def _runs_below(top: Path) -> Iterator[FinishedRun]:
             owner = max((one for one in ids if name.startswith(f"{one}.")), key=len, default=None)
             if owner is not None and name.endswith(ENDS) and name != f"{owner}{RECORD}":
                 files[owner].append(folder / name)
+        if folder.name in ids and TENSORBOARD in inner:
+            files[folder.name].append(folder / TENSORBOARD)
         for paths in files.values():
             record = read_json(paths[0])
             if isinstance(record, dict) and {"model_id", "config"} <= record.keys():
                 yield FinishedRun(record, tuple(paths), sum(entry_of(RUNS, path).size for path in paths))
 
 
-def _files_below(top: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Each folder, with the names of its files; links are neither followed nor named."""
-    for folder, _, names in os.walk(top):
-        yield Path(folder), [name for name in sorted(names) if not Path(folder, name).is_symlink()]
+def _below(top: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Each folder, with the names of its folders and files; links are neither followed nor named."""
+    for folder, *both in os.walk(top):
+        inner, names = ([name for name in sorted(each) if not Path(folder, name).is_symlink()] for each in both)
+        yield Path(folder), inner, names
 
 
 def unfinished_below(folders: Iterable[Path]) -> list[Entry]:
     """Checkpoints and weights that runs left which ended before their time."""
     found = []
     for top in folders:
-        for folder, inner, names in os.walk(top):
-            paths = [Path(folder, name) for name in sorted([*inner, *names]) if LEFT.fullmatch(name)]
-            found += [entry_of(UNFINISHED, path) for path in paths if not path.is_symlink()]
+        for folder, inner, names in _below(top):
+            found += [entry_of(UNFINISHED, folder / name) for name in sorted([*inner, *names]) if LEFT.fullmatch(name)]
     return found
 
 

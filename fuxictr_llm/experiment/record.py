@@ -36,7 +36,7 @@ from fuxictr_llm.common.files import (
     write_json,
 )
 from fuxictr_llm.common.processes import local_process_count, process_count, under_torchrun
-from fuxictr_llm.common.run_files import RECORD
+from fuxictr_llm.common.run_files import RECORD, record_of_run
 from fuxictr_llm.common.runs import Stages
 from fuxictr_llm.common.sealed import sealed
 from fuxictr_llm.config.language_models import ValueVectorsConfig, asks_for_vectors
@@ -173,7 +173,7 @@ def put_in_place(weights: Path, files: Path, record: dict[str, Any]) -> None:
         record |= sealed(record)
         write_json(written, record)
         weights.replace(f"{files}.model")
-        written.replace(f"{files}.run.json")
+        written.replace(f"{files}{RECORD}")
     finally:
         written.unlink(missing_ok=True)
 
@@ -272,9 +272,9 @@ def _digest(name: str, of_folder: DigestOfFolder | None) -> str | None:
     """Digest of the file, trained run or folder that a value names; None where there is none."""
     # A text may be too long for a name, `~` may name no user, a file may be unreadable: the run itself says so.
     with contextlib.suppress(OSError, RuntimeError):
-        run = name.removesuffix(RECORD).removesuffix(".model")  # as `export_run` takes it
-        if Path(f"{run}{RECORD}").is_file():
-            parts = [path for path in (Path(f"{run}{RECORD}"), Path(f"{run}.model")) if path.is_file()]
+        if record := record_of_run(name):  # as `export_run` takes it
+            weights = Path(f"{str(record).removesuffix(RECORD)}.model")
+            parts = [path for path in (record, weights) if path.is_file()]
             return digest_of(dict(zip([path.name for path in parts], digests_of_files(parts), strict=True)))
         if Path(name).is_file():
             return digest_of_file(name)

@@ -14,9 +14,17 @@ from fuxictr.utils import print_to_json
 from fuxictr_llm import registry
 from fuxictr_llm.common.checks import check_gpu
 from fuxictr_llm.common.errors import UserError, reason_of
-from fuxictr_llm.common.files import explain_write_errors, merged, own_folder, read_json, writable_dir
+from fuxictr_llm.common.files import (
+    explain_write_errors,
+    merged,
+    own_folder,
+    read_json,
+    remove_abandoned,
+    writable_dir,
+)
 from fuxictr_llm.common.processes import from_main, is_main, of_processes, process_state, under_torchrun
 from fuxictr_llm.common.progress import quiet_if
+from fuxictr_llm.common.run_files import RECORD, run_files
 from fuxictr_llm.common.runs import Run, versions
 from fuxictr_llm.config.origins import origin_of
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
@@ -70,10 +78,10 @@ class Result:
 def run_experiment(experiment: Experiment, *, fresh: bool = False, listener: Listener | None = None) -> Result:
     """Prepare, build, train on train, stop early on valid, evaluate on test, and write it all down.
 
-    Files: `<model_root>/<dataset_id>/<model_id>.model`, `.log`, `.run.json`, pictures of the training and of
-    the method, with `keep_predictions` the test rows' predictions as `.predictions.safetensors`, and a line in
-    `<config name>.csv`, in FuxiCTR's form. The weights take their place only when all is done. Until then, checkpoints
-    are in `<expid>_<digest of the settings>.checkpoint`, from which an interrupted run goes on.
+    Files, in the folder `<model_root>/<dataset_id>/<model_id>`: `<model_id>.model`, `.log`, `.run.json`, pictures of
+    the training and of the method, with `keep_predictions` the test rows' predictions as `.predictions.safetensors`;
+    and a line in `<config name>.csv`, in FuxiCTR's form. The weights take their place only when all is done. Until
+    then, checkpoints are in `<expid>_<digest of the settings>.checkpoint`, from which an interrupted run goes on.
 
     Args:
         fresh: train anew, whatever checkpoints there are.
@@ -97,29 +105,35 @@ def _run(experiment: Experiment, fresh: bool, listener: Listener) -> Result:
         raise UserError(f"data set {experiment.params['dataset_id']!r} names no valid_data; training stops early on it")
     check_there(experiment.params)
     check_shared_before(experiment.params)
-    folder = writable_dir(Path(experiment.params["model_root"]) / experiment.params["dataset_id"], OTHER_MODEL_ROOT)
+    folder = Path(experiment.params["model_root"]) / experiment.params["dataset_id"]
+    # An interrupted run is looked for here, whatever other runs have ended since.
+    home = writable_dir(run_files(folder, experiment.run_id).parent, OTHER_MODEL_ROOT)
     model_id = from_main(lambda: choose_model_id(experiment, folder))
+    files = run_files(folder, model_id)
+    writable_dir(files.parent, OTHER_MODEL_ROOT)
     writable_dir(Path(), "run in a folder that can be written to: the result line goes there")
     started, sources = datetime.now(), source_digests(experiment.params)
     if not is_main():
-        return _take_part(experiment, model_id, folder, sources)
+        return _take_part(experiment, files, home, sources)
+    for other in folder.iterdir():
+        remove_abandoned(other)
     # `own` is there for the whole run, and is removed even where the process is killed (by a later run).
-    log, beside = folder / f"{model_id}.log", folder / f"{model_id}.model"
-    with logging_to(log), holding(experiment.params), own_folder(beside) as own:
+    with logging_to(Path(f"{files}.log")), holding(experiment.params), own_folder(Path(f"{files}.model")) as own:
         logging.info("Params: %s", print_to_json(experiment.params))
-        warn_of_other_code(folder / model_id, sources)
+        warn_of_other_code(files, sources)
         run = prepare_run(experiment, model_id)
         unfinished = own / "weights.model"
         # Kept under a name with the digest of the settings, which no run with other settings takes.
-        kept = folder / f"{experiment.full_id}.unfinished.model"
-        checkpoints = checkpoints_of(run, folder, experiment, sources)
+        kept = home / f"{experiment.full_id}.unfinished.model"
+        checkpoints = checkpoints_of(run, home, experiment, sources)
         if fresh:
             checkpoints.remove()
-        trackers = Trackers(run.params.get("trackers") or (), folder, experiment.full_id, run.params["gpu"])
+        trackers = Trackers(run.params.get("trackers") or (), home, experiment.full_id, run.params["gpu"])
         with checkpoints, weights_kept(unfinished, kept, run.stages), trackers:
             model, record = _train(run, unfinished, checkpoints, Several(trackers, listener))
             trackers.tested(record["metrics"]["test"])
-            record["model_id"] = model_id = choose_model_id(experiment, folder)  # another may have ended meanwhile
+            record["model_id"] = choose_model_id(experiment, folder)  # another may have ended meanwhile
+            files = run_files(folder, record["model_id"])
             record |= {"time": started.isoformat(timespec="seconds"), "command": typed_command()}
             if code_digests(experiment.params) != sources["code"]:
                 logging.warning("the code of this run was changed while it ran: its record says so")
@@ -128,27 +142,28 @@ def _run(experiment: Experiment, fresh: bool, listener: Listener) -> Result:
             record |= {"config_sha256": experiment.sha256, "sources": sources}
             if run.params.get("measure_serving"):
                 record["served"] = measured_serving(record, unfinished)
-            with explain_write_errors(folder, OTHER_MODEL_ROOT):
+            with explain_write_errors(files, OTHER_MODEL_ROOT):
+                files.parent.mkdir(exist_ok=True)
                 if "predictions_sha256" in record:
-                    unfinished.with_name(PREDICTIONS).replace(folder / f"{model_id}{PREDICTIONS}")
-                put_in_place(unfinished, folder / model_id, record)
+                    unfinished.with_name(PREDICTIONS).replace(f"{files}{PREDICTIONS}")
+                put_in_place(unfinished, files, record)
             checkpoints.remove()
-        model.checkpoint = str((folder / f"{model_id}.model").absolute())
+        model.checkpoint = str(Path(f"{files}.model").absolute())
         try:
             append_result_line(Path(f"{experiment.config_name}.csv"), record)
         except UserError as error:
-            raise UserError(f"{error}; the run is complete but for this line, see {model_id}.run.json") from error
-        pictures = [*draw_pictures(model, run, folder / model_id), *draw_training(record, folder / model_id)]
-        log_summary(record, run.stages, folder / model_id, pictures)
+            raise UserError(f"{error}; the run is complete but for this line, see {files}{RECORD}") from error
+        pictures = [*draw_pictures(model, run, files), *draw_training(record, files)]
+        log_summary(record, run.stages, files, pictures)
     return Result(model, run, record)
 
 
-def _take_part(experiment: Experiment, model_id: str, folder: Path, sources: Mapping[str, Any]) -> Result:
+def _take_part(experiment: Experiment, files: Path, home: Path, sources: Mapping[str, Any]) -> Result:
     """What the other processes of torchrun do: all of the main one's work, of which that one alone writes and logs."""
     with quiet():
-        run = prepare_run(experiment, model_id)
-        with checkpoints_of(run, folder, experiment, sources) as checkpoints:
-            model, record = _train(run, folder / f"{model_id}.model", checkpoints)
+        run = prepare_run(experiment, files.name)
+        with checkpoints_of(run, home, experiment, sources) as checkpoints:
+            model, record = _train(run, Path(f"{files}.model"), checkpoints)
     return Result(model, run, record)
 
 
@@ -161,15 +176,15 @@ def build_model(run: Run) -> BaseModel:
     return build(cls, run.feature_map, params)
 
 
-def checkpoints_of(run: Run, folder: Path, experiment: Experiment, sources: Mapping[str, Any]) -> Checkpoints:
+def checkpoints_of(run: Run, home: Path, experiment: Experiment, sources: Mapping[str, Any]) -> Checkpoints:
     """The checkpoints of a run's training.
 
     Args:
-        folder: of the run's files.
+        home: the folder of the run's files.
         sources: digests of code and files that the run depends on.
     """
-    place = folder / f"{experiment.full_id}.checkpoint"
-    for other in sorted(folder.glob(f"{experiment.expid}_????????.checkpoint")):
+    place = home / f"{experiment.full_id}.checkpoint"
+    for other in sorted(home.parent.glob(f"*/{experiment.expid}_????????.checkpoint")):
         if other != place:
             logging.info("%s is of this expid with other settings: it is not used, and stays", other)
     settings = {key: value for key, value in run.params.items() if key not in NOT_IN_IDENTITY}
@@ -284,11 +299,10 @@ def draw_training(record: Mapping[str, Any], files: Path) -> list[Path]:
 
 
 def choose_model_id(experiment: Experiment, folder: Path) -> str:
-    """The expid, or a name with the config's digest where the expid's files belong to other settings."""
-    if experiment.changed:
-        return experiment.full_id
-    weights, record = folder / f"{experiment.expid}.model", read_json(folder / f"{experiment.expid}.run.json")
-    if weights.exists() and (record or {}).get("config_sha256") != experiment.sha256:
+    """The run's id, or a name with the config's digest where the expid's files belong to other settings."""
+    files = run_files(folder, experiment.run_id)
+    weights, record = Path(f"{files}.model"), read_json(f"{files}{RECORD}")
+    if not experiment.changed and weights.exists() and (record or {}).get("config_sha256") != experiment.sha256:
         logging.warning("%s is of a run with other settings and is kept; this run is %s", weights, experiment.full_id)
         return experiment.full_id
-    return experiment.expid
+    return experiment.run_id

@@ -10,6 +10,7 @@ from fuxictr.utils import print_to_list
 from fuxictr_llm import registry
 from fuxictr_llm.common.checks import field_names
 from fuxictr_llm.common.files import read_json
+from fuxictr_llm.common.run_files import RECORD, records_in
 from fuxictr_llm.common.runs import Stages
 from fuxictr_llm.common.typed import command_for
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, constructor_hints
@@ -38,12 +39,12 @@ def log_summary(record: Mapping[str, Any], stages: Stages, files: Path, pictures
         *(f"    {line}" for line in valid_by_task),
         f"  parameters  backbone {counts['backbone']:,}, method {counts['method']:,}",
         f"  time        {stages}",
-        f"  files       {files}" + ", ".join([".model", ".log", ".run.json", *names]),
+        f"  files       {files.parent} ({', '.join(['.model', '.log', RECORD, *names])})",
     ]
     if record.get("cold_values"):  # not in records of earlier versions
         lines += [f"  {line}" for line in unseen_table(record["cold_values"])]
     if record["networks"]:
-        lines += networks_table(record, files.parent)
+        lines += networks_table(record, files.parent.parent)
     logging.info("Summary\n%s", "\n".join(lines))
 
 
@@ -94,7 +95,7 @@ def _command_of_plain(record: Mapping[str, Any]) -> str:
 
 def find_plain(record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The record of the plain backbone's run with the same settings, data and code; empty where there is none."""
-    for path in sorted(folder.glob("*.run.json")):
+    for path in records_in(folder):
         other = read_json(path) or {}
         config = other.get("config") or {"method": ""}
         compared = config.keys() - {*NOT_IN_IDENTITY, "method"}

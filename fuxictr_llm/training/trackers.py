@@ -12,6 +12,7 @@ from typing import Any
 
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.processes import process_state
+from fuxictr_llm.common.run_files import TENSORBOARD
 from fuxictr_llm.training.listener import Evaluation, Listener
 
 AFFECTS_RESULTS = False  # see common/code_digest.py
@@ -21,7 +22,7 @@ PROJECT = "fuxictr-llm"
 ARGUMENTS: dict[str, Callable[[Path, str, int], dict[str, Any]]] = {
     "tensorboard": lambda folder, name, done: {
         "run_name": name,
-        "logging_dir": str(folder / "tensorboard"),
+        "logging_dir": str(folder / TENSORBOARD),
         "purge_step": done + 1,
     },
     "aim": lambda folder, name, done: {"run_name": name, "logging_dir": str(folder)},

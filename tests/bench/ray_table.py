@@ -33,7 +33,7 @@ def leaderboard(folder, *options) -> subprocess.Popen:
 
 def records(folder) -> dict[str, dict]:
     """Of the runs that are done, by the names of their files."""
-    return {path.name: json.loads(path.read_text()) for path in Path(folder, "runs").glob("*/*.run.json")}
+    return {path.name: json.loads(path.read_text()) for path in Path(folder, "runs").glob("*/*/*.run.json")}
 
 
 def wait_for(count, process) -> None:

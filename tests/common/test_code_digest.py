@@ -157,16 +157,9 @@ def test_code_that_changes_while_a_run_runs_is_said(configs, tmp_path, monkeypat
     digests = iter([{"backbone": "a"}, {"backbone": "b"}])
     monkeypatch.setattr(experiment, "source_digests", lambda params: {"code": next(digests)})
     monkeypatch.setattr(experiment, "code_digests", lambda params: next(digests))
-    record = experiment.run_experiment(load_experiment("FM_shop", configs, overrides={"epochs": 1})).record
-    assert (
-        record["sources"]["code"] == experiment.CHANGED
-        and "was changed while it ran"
-        in Path(
-            "checkpoints/shop/FM_shop_"
-            + load_experiment("FM_shop", configs, overrides={"epochs": 1}).sha256[:8]
-            + ".log"
-        ).read_text()
-    )
+    result = experiment.run_experiment(load_experiment("FM_shop", configs, overrides={"epochs": 1}))
+    assert result.record["sources"]["code"] == experiment.CHANGED
+    assert "was changed while it ran" in Path(result.model.checkpoint).with_suffix(".log").read_text()
 
 
 def test_digests_of_names_that_are_nothing_are_no_error():

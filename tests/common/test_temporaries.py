@@ -193,7 +193,7 @@ def _umask():
 def test_a_killed_run_leaves_nothing_that_the_next_one_does_not_remove(configs):
     """Killed as soon as a temporary appears in a place where a run writes; then the same command goes on."""
     command = [sys.executable, "-m", "fuxictr_llm", "run", "--config", str(configs), "--expid", "FM_shop"]
-    for place in ("data", "checkpoints/shop"):
+    for place in ("data", "checkpoints/shop/FM_shop"):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while process.poll() is None and not list(Path(place).glob(".*.tmp/*")):
             time.sleep(0.01)

@@ -20,7 +20,7 @@ def run(configs, tmp_path):
 
     def run(expid, *options):
         assert main(["run", "--config", str(configs), "--expid", expid, *options]) == 0
-        (record,) = Path("checkpoints/shop").glob("*.run.json")
+        (record,) = Path("checkpoints/shop").glob("*/*.run.json")
         return read_json(record)
 
     return run

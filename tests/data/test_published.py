@@ -67,7 +67,7 @@ def test_published_files_are_checked_and_linked_once(download, capsys):
     assert noted["files"][0] == {"file": "train.csv", "rows": 240, "md5": digest_of_file(download / "train.csv", "md5")}
     assert prepare("--raw", download) == 0 and prepare("--raw", raw) == 0
     assert main(["run", "--config", "conf", "--expid", "FM_frappe_x1", "--set", "epochs=1"]) == 0
-    record = json.loads(next(Path("checkpoints/frappe_x1").glob("*.run.json")).read_text())
+    record = json.loads(next(Path("checkpoints/frappe_x1").glob("*/*.run.json")).read_text())
     assert "not_published" not in record["stages"]["prepare data"]
 
 
@@ -87,7 +87,7 @@ def test_files_of_the_users_own_are_used_with_one_warning_and_noted(download, ca
     download.rename(raw)
     assert main(["run", "--expid", "FM_frappe", "--set", "epochs=1"]) == 0
     assert capsys.readouterr().err.count("not the published file (another name or md5)") == 1
-    record = json.loads(next(Path("checkpoints/frappe_x1").glob("*.run.json")).read_text())
+    record = json.loads(next(Path("checkpoints/frappe_x1").glob("*/*.run.json")).read_text())
     assert record["stages"]["prepare data"]["not_published"] == list(NAMES)
 
 

@@ -164,7 +164,7 @@ def test_saved_loaded_and_exported_models_answer_alike(run, films, tmp_path):
     asked = {name: values[:1].repeat_interleave(2, dim=0) for name, values in batch.items()}
     liked, not_liked = served.predict({**asked, "item": torch.tensor([ids["x1"], ids["x2"]])})
     assert liked > not_liked + 0.1
-    loaded = torch.load(f"checkpoints/films/{record['model_id']}.model", weights_only=True)
+    loaded = torch.load(f"checkpoints/films/{record['model_id']}/{record['model_id']}.model", weights_only=True)
     assert all(torch.equal(value, result.model.state_dict()[name]) for name, value in loaded.items())
     # A teacher with more ids teaches a student without.
     student = prepare_run(load_experiment("DeepFM_films", films), "unused")

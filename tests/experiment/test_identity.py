@@ -21,6 +21,8 @@ def write(path, content="old"):
     ("expid", "settings", "files"),
     [
         ("FM_ELEC_shop", {"teacher": "ck/shop/T"}, ["ck/shop/T.run.json", "ck/shop/T.model"]),
+        ("FM_ELEC_shop", {"teacher": "ck/shop/T"}, ["ck/shop/T/T.run.json", "ck/shop/T/T.model"]),
+        ("FM_ELEC_shop", {"teacher": "ck/shop/T/T.model"}, ["ck/shop/T/T.run.json", "ck/shop/T/T.model"]),
         ("FM_ELEC_shop", {"teacher": "ck/shop/T.model"}, ["ck/shop/T.run.json", "ck/shop/T.model"]),
         ("FM_ELEC_shop", {"teacher": "export"}, ["export/config.json", "export/model.safetensors"]),
         ("FM_ELEC_shop", {"text_vectors": "vectors"}, ["vectors/user/manifest.json", "vectors/item/0.safetensors"]),

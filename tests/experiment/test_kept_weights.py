@@ -12,7 +12,7 @@ from fuxictr_llm.experiment import record as kept_weights
 from fuxictr_llm.experiment import run as experiment_module
 from fuxictr_llm.experiment.run import run_experiment
 
-RUNS = Path("checkpoints/shop")
+OWN = Path("checkpoints/shop/DeepFM_shop")
 
 
 def run(configs, **changes):
@@ -20,7 +20,8 @@ def run(configs, **changes):
 
 
 def files():
-    return {path.name: path.read_bytes() for path in RUNS.iterdir() if path.suffix not in (".log", ".checkpoint")}
+    paths = [path for path in OWN.parent.glob("*/*") if path.suffix not in (".log", ".checkpoint")]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def failing(error):
@@ -50,8 +51,8 @@ def test_weights_are_kept_and_named_where_the_rest_fails(configs, trained, monke
         run(configs)
     left = files()
     assert left.pop(kept) == before["DeepFM_shop.model"] and left == before
-    log = (RUNS / "DeepFM_shop.log").read_text()
-    where = f"the weights, trained to the end, are kept in 'checkpoints/shop/{kept}'"
+    log = (OWN / "DeepFM_shop.log").read_text()
+    where = f"the weights, trained to the end, are kept in 'checkpoints/shop/DeepFM_shop/{kept}'"
     assert where in (str(raised.value) if isinstance(raised.value, UserError) else log)
 
 

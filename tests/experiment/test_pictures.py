@@ -12,6 +12,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from fuxictr_llm.common.pictures import Panel, heat_maps, save_figures, tuning_curves
+from fuxictr_llm.common.run_files import run_files
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.enhancement.model import enhance
 from fuxictr_llm.experiment.curves import training_curves
@@ -179,13 +180,13 @@ def test_a_run_leaves_its_pictures_and_the_key_switches_them_off(configs, tiny_s
     off = load_experiment("DeepFM_LLaCTR_shop", configs, overrides={**tiny_settings, "pictures": False})
     assert on.sha256 == off.sha256
     run_experiment(off)
-    assert not list(Path().glob("checkpoints/shop/*.png"))
+    assert not list(Path().glob("checkpoints/shop/*/*.png"))
     model_id = run_experiment(on).record["model_id"]
-    names = {path.name.removeprefix(model_id) for path in Path().glob("checkpoints/shop/*.png")}
+    names = {path.name.removeprefix(model_id) for path in Path().glob("checkpoints/shop/*/*.png")}
     assert {".field_similarities.png", ".pair_weights.png"} <= names
-    log = Path(f"checkpoints/shop/{model_id}.log").read_text()
+    log = Path(f"checkpoints/shop/{model_id}/{model_id}.log").read_text()
     assert ".run.json, .field_similarities.png" in log
-    done = json.loads(Path(f"checkpoints/shop/{model_id}.run.json").read_text())
+    done = json.loads(Path(f"checkpoints/shop/{model_id}/{model_id}.run.json").read_text())
     assert ".training.png" in names and len(done["evaluated_at"]) == len(done["evaluations"]) == 2
     assert done["evaluated_at"] == sorted(done["evaluated_at"])
     assert all(0 < one["method_loss"] < one["train_loss"] for one in done["evaluations"])
@@ -198,7 +199,7 @@ def test_a_picture_that_fails_is_a_warning(configs, tiny_settings, monkeypatch):
     monkeypatch.setattr(find_method("LLaCTR").model_cls, "pictures", broken)
     experiment = load_experiment("DeepFM_LLaCTR_shop", configs, overrides={**tiny_settings, "pictures": True})
     record = run_experiment(experiment).record
-    run = Path("checkpoints/shop") / record["model_id"]
+    run = run_files(Path("checkpoints/shop"), record["model_id"])
     assert json.loads(Path(f"{run}.run.json").read_text())["metrics"] == record["metrics"]
     assert f"no pictures of {run.name}: ValueError: no ink" in Path(f"{run}.log").read_text()
 

@@ -7,6 +7,7 @@ import logging
 import pickle
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,15 @@ import torch
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file
+from fuxictr_llm.common.run_files import run_files
 from fuxictr_llm.config.resolve import load_experiment
 from fuxictr_llm.data.loader import make_loaders
 from fuxictr_llm.experiment import run as experiment_module
 from fuxictr_llm.experiment.preparation import prepare_data, warn_of_logloss
 from fuxictr_llm.experiment.run import run_experiment
+from fuxictr_llm.training.listener import Listener
 
-RUNS = Path("checkpoints/shop")
+OWN = Path("checkpoints/shop/DeepFM_shop")  # the folder of a run without --seed and --set
 
 
 def run(configs, expid="DeepFM_shop", **changes):
@@ -35,13 +38,13 @@ test_predictions.__test__ = False
 
 
 def record_of(name):
-    return json.loads((RUNS / f"{name}.run.json").read_text())
+    return json.loads(Path(f"{run_files(OWN.parent, name)}.run.json").read_text())
 
 
 def test_a_plain_run_leaves_weights_log_record_and_result_line(configs):
     result = run(configs)
     record = record_of("DeepFM_shop")
-    assert {path.name for path in RUNS.iterdir()} == {f"DeepFM_shop.{kind}" for kind in ("model", "log", "run.json")}
+    assert {path.name for path in OWN.iterdir()} == {f"DeepFM_shop.{kind}" for kind in ("model", "log", "run.json")}
     assert record["config"]["model"] == "DeepFM" and record["config_sha256"]
     assert record["data"]["rows"] == {"train": 900, "valid": 150, "test": 150}
     assert record["data"]["sha256"]["test"] == [digest_of_file(result.record["config"]["test_data"])]
@@ -51,28 +54,28 @@ def test_a_plain_run_leaves_weights_log_record_and_result_line(configs):
     assert record["peak_memory"]["process_mib"] > 0
     assert "torch" in record["versions"]
     assert record["seed"] == 7
-    log = (RUNS / "DeepFM_shop.log").read_text()
+    log = (OWN / "DeepFM_shop.log").read_text()
     last = re.findall(r"\[Metrics\] (.*)", log)[-1]
     assert last == " - ".join(f"{name}: {value:.6f}" for name, value in record["metrics"]["test"].items())
     (line,) = csv.reader(Path("my_configs.csv").read_text().splitlines())
     assert line[0].startswith(" 2") and line[2:5] == ["[exp_id] DeepFM_shop", "[dataset_id] shop", "[train] N.A."]
     assert line[6] == f"[test] {last}"
-    state = torch.load(RUNS / "DeepFM_shop.model", weights_only=True)
+    state = torch.load(OWN / "DeepFM_shop.model", weights_only=True)
     assert all(torch.equal(value, state[name]) for name, value in result.model.state_dict().items())
 
 
 def test_the_same_run_again_gives_identical_metrics_and_appends_to_the_log(configs):
     first = run(configs).record["metrics"]
-    size = (RUNS / "DeepFM_shop.log").stat().st_size
+    size = (OWN / "DeepFM_shop.log").stat().st_size
     assert run(configs).record["metrics"] == first
-    assert (RUNS / "DeepFM_shop.log").stat().st_size > 1.5 * size
+    assert (OWN / "DeepFM_shop.log").stat().st_size > 1.5 * size
     assert len(Path("my_configs.csv").read_text().splitlines()) == 2
 
 
 def test_the_log_keeps_where_an_error_came_from(configs):
     with pytest.raises(UserError):
         run(configs, overrides={"use_features": ["colour"]})
-    (log,) = RUNS.glob("*.log")
+    (log,) = OWN.parent.glob("*/*.log")
     assert "KeyError: 'colour'" in log.read_text() and "UserError" in log.read_text()
 
 
@@ -85,11 +88,11 @@ def test_another_seed_is_another_run(configs):
 
 def test_files_of_other_settings_are_kept(configs):
     run(configs)
-    before = (RUNS / "DeepFM_shop.model").read_bytes()
+    before = (OWN / "DeepFM_shop.model").read_bytes()
     path = configs / "model_config.yaml"
     path.write_text(path.read_text().replace("hidden_units: [8]", "hidden_units: [5]"))
     again = run(configs)
-    assert (RUNS / "DeepFM_shop.model").read_bytes() == before
+    assert (OWN / "DeepFM_shop.model").read_bytes() == before
     assert again.record["model_id"].startswith("DeepFM_shop_")
 
 
@@ -113,7 +116,7 @@ def test_damaged_vectors_are_noticed_and_computed_anew(configs, tiny_settings, c
     path = Path(first.record["notes"]["field_vectors"]["path"])
     path.write_bytes(path.read_bytes()[:-4] + b"spam")
     again = run(configs, "DeepFM_LLaCTR_shop", overrides=tiny_settings)
-    assert "is damaged: it is computed anew" in (RUNS / f"{again.record['model_id']}.log").read_text()
+    assert "is damaged: it is computed anew" in Path(again.model.checkpoint).with_suffix(".log").read_text()
     assert again.record["notes"]["field_vectors"]["sha256"] == first.record["notes"]["field_vectors"]["sha256"]
     assert again.record["metrics"] == first.record["metrics"]
 
@@ -136,7 +139,7 @@ def test_both_lambdas_zero_predict_bit_identically_to_the_plain_run(configs, tin
     off = run(configs, "DeepFM_LLaCTR_shop", overrides={**tiny_settings, "lambda_fre": 0, "lambda_fie": 0})
     assert (test_predictions(plain) == test_predictions(off)).all()
     assert "tune" not in off.record["stages"]
-    assert "LLaCTR is off" in (RUNS / f"{off.record['model_id']}.log").read_text()
+    assert "LLaCTR is off" in Path(off.model.checkpoint).with_suffix(".log").read_text()
 
 
 def test_what_a_language_model_did_before_does_not_show_in_the_weights(configs, tiny_settings):
@@ -156,7 +159,7 @@ def test_saved_weights_load_into_a_new_model(configs, tiny_settings):
 
 def test_an_interrupted_run_leaves_the_earlier_one_whole(configs, monkeypatch):
     run(configs)
-    before = {path.name: path.read_bytes() for path in RUNS.iterdir() if path.suffix != ".log"}
+    before = {path.name: path.read_bytes() for path in OWN.iterdir() if path.suffix != ".log"}
     assert not [name for name in before if name.endswith(".checkpoint")]
 
     def interrupt(*_, **__):
@@ -165,9 +168,25 @@ def test_an_interrupted_run_leaves_the_earlier_one_whole(configs, monkeypatch):
     monkeypatch.setattr(experiment_module, "count_parameters", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(configs)
-    assert len([*RUNS.glob("*.checkpoint")]) == 1  # the same command goes on from it
-    assert {path.name: path.read_bytes() for path in RUNS.iterdir() if path.name in before} == before
+    assert len([*OWN.glob("*.checkpoint")]) == 1  # the same command goes on from it
+    assert {path.name: path.read_bytes() for path in OWN.iterdir() if path.name in before} == before
     assert len(Path("my_configs.csv").read_text().splitlines()) == 1
+
+
+def test_an_interrupted_run_goes_on_though_another_has_taken_its_name(configs):
+    class Interrupt(Listener):
+        def evaluated(self, evaluation):
+            raise KeyboardInterrupt
+
+    experiment = load_experiment("DeepFM_shop", configs, overrides={"checkpoint_minutes": 0, "learning_rate": 0.02})
+    experiment = replace(experiment, changed=False)
+    with pytest.raises(KeyboardInterrupt):
+        run_experiment(experiment, listener=Interrupt())
+    run(configs)
+    assert len([*OWN.glob("*.checkpoint")]) == 1
+    result = run_experiment(experiment)
+    assert result.record["model_id"] == experiment.full_id and not [*OWN.glob("*.checkpoint")]
+    assert "Training goes on" in Path(result.model.checkpoint).with_suffix(".log").read_text()
 
 
 def test_logging_is_as_before_afterwards(configs):
@@ -182,14 +201,14 @@ def test_diverging_training_says_so(configs, monkeypatch):
             configs,
             overrides={"learning_rate": 1e30, "batch_norm": False, "optimizer": "SGD", "max_gradient_norm": 1e38},
         )
-    assert not (RUNS / "DeepFM_shop.model").exists()
+    assert not (OWN / "DeepFM_shop.model").exists()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"gpu": 99}, r"--gpu 99: this machine has .*; --gpu -1 takes the CPU"),
-        ({"overrides": {"model_root": "taken"}}, r"cannot write to 'taken/shop': .*name another folder with --set model_root"),
+        ({"overrides": {"model_root": "taken"}}, r"cannot write to 'taken/shop/DeepFM_shop_[0-9a-f]{8}': .*name another folder with --set model_root"),
         ({"overrides": {"data_root": "taken"}}, r"cannot write to 'taken'"),
         ({"overrides": {"hidden_activations": "reluu"}}, "cannot be built with these settings"),
         ({"overrides": {"optimizer": "adamm"}}, "config key 'optimizer' is 'adamm' .* did you mean 'Adam'"),
@@ -212,7 +231,7 @@ def test_bad_settings_are_one_line_and_leave_nothing(configs, changes, message):
     with pytest.raises(UserError, match=message):
         run(configs, **changes)
     assert Path("taken").read_text() == "a file where a folder should be"
-    assert not list(Path().glob("checkpoints/shop/*.model")) and not Path("my_configs.csv").exists()
+    assert not list(Path().glob("checkpoints/shop/*/*.model")) and not Path("my_configs.csv").exists()
 
 
 @pytest.mark.parametrize(("batch_size", "few"), [(256, True), (64, False)])
@@ -262,7 +281,7 @@ def test_two_runs_of_one_name_at_once_keep_their_own_weights(configs, tmp_path, 
     assert nested[0].record["model_id"] == "DeepFM_shop"
     assert first.record["model_id"] == load_experiment("DeepFM_shop", configs).full_id
     for result in (first, nested[0]):
-        saved = torch.load(RUNS / f"{result.record['model_id']}.model", weights_only=True)
+        saved = torch.load(result.model.checkpoint, weights_only=True)
         assert all(torch.equal(value, saved[name]) for name, value in result.model.state_dict().items())
 
 

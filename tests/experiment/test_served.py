@@ -39,5 +39,5 @@ def test_a_model_that_cannot_be_served_is_a_result_all_the_same(configs, monkeyp
 
     monkeypatch.setattr(records, "cost_of_serving", broken)
     record = run(configs)[1]
-    log = Path(f"checkpoints/shop/{record['model_id']}.log").read_text(encoding="utf-8")
+    log = Path(f"checkpoints/shop/{record['model_id']}/{record['model_id']}.log").read_text(encoding="utf-8")
     assert record["served"] is None and f"what serving {record['model_id']} takes is not measured: no fold" in log

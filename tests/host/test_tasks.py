@@ -62,7 +62,7 @@ def check_served(result, expected, labels):
 )
 def test_a_run_learns_measures_and_serves_both_tasks(two_labels, changes):
     result = run(two_labels, **changes)
-    record = read_json(Path("checkpoints/shop") / f"{result.record['model_id']}.run.json")
+    record = read_json(Path(result.model.checkpoint).with_suffix(".run.json"))
     test, slices = record["metrics"]["test"], record["slices"]["slices"]
     assert record["labels"] == BOTH and record["best_epoch"] >= 1
     for metric in ("AUC", "logloss"):
@@ -78,7 +78,7 @@ def test_a_run_learns_measures_and_serves_both_tasks(two_labels, changes):
     assert whole == pytest.approx(test["buy_logloss"])
     line = Path("my_configs.csv").read_text()
     assert f"[test] click_AUC: {test['click_AUC']:.6f} - click_logloss: " in line and "buy_AUC" in line
-    log = Path(f"checkpoints/shop/{result.record['model_id']}.log").read_text()
+    log = Path(result.model.checkpoint).with_suffix(".log").read_text()
     assert f"  test        AUC: {test['AUC']:.6f} - logloss: {test['logloss']:.6f}\n" in log
     assert f"    buy    AUC: {test['buy_AUC']:.6f} - logloss: {test['buy_logloss']:.6f}\n" in log
 
@@ -97,7 +97,7 @@ def test_both_tasks_are_served_as_a_method_left_them(two_labels, tiny_settings, 
 
 def test_a_model_with_one_task_learns_the_first_label_and_says_so(two_labels):
     result = run(two_labels, "DeepFM_shop")
-    log = Path(f"checkpoints/shop/{result.record['model_id']}.log").read_text()
+    log = Path(result.model.checkpoint).with_suffix(".log").read_text()
     assert "DeepFM has one task and learns label 'click', not 'buy'; MMoE, PLE and ShareBottom learn all" in log
     assert result.record["labels"] == ["click"] and list(result.record["metrics"]["test"]) == ["AUC", "logloss"]
     rows = make_loaders(result.run.feature_map, result.run.params, "test")

@@ -21,8 +21,7 @@ def runs(configs) -> list[str]:
     done = []
     for seed in (None, 8):
         experiment = load_experiment("FM_shop", configs, seed=seed, overrides={"epochs": 1})
-        model_id = run_experiment(experiment).record["model_id"]
-        done.append(f"checkpoints/shop/{model_id}")
+        done.append(run_experiment(experiment).model.checkpoint.removesuffix(".model"))
         edit(f"{done[-1]}.run.json", '"command": "', '"command": "python run.py --set hidden_units=[8,8] ')
     return done
 

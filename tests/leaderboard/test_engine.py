@@ -49,7 +49,7 @@ def run(plan, **options):
 
 
 def files():
-    return sorted(path.name.rsplit("_s", 1)[0] + path.suffix for path in Path("board/runs/shop").iterdir())
+    return sorted(path.name.rsplit("_s", 1)[0] + path.suffix for path in Path("board/runs/shop").glob("*/*"))
 
 
 def metrics_of(results):
@@ -91,7 +91,7 @@ def test_what_fails_is_noted_with_its_reason_and_the_others_go_on(plan):
     assert reasons[1] == "ValueError: too wide"
     assert reasons[2].startswith("its process was killed by SIGKILL, as the system does when memory runs out")
     assert reasons[3] == "its process ended with exit code 3; its last words: loading 40 GB"
-    assert not list(Path("board").rglob("*.training"))
+    assert not list(Path("board").rglob("*.tmp"))
     (note,) = Path("board").rglob("LR_shop_s1_*.failure.json")
     assert "in troubled" in json.loads(note.read_text())["traceback"]
     assert run(made, work=quick)[1] == []
@@ -312,6 +312,6 @@ def test_a_run_that_was_killed_in_its_training_goes_on(plan):
     assert failure.reason.startswith("its process was killed by SIGKILL")
     resumed, _ = run(made, work=killed_once, retry_failed=True)
     assert metrics_of(resumed) == metrics_of(whole)
-    (log,) = Path("board/runs/shop").glob("*.log")
+    (log,) = Path("board/runs/shop").glob("*/*.log")
     assert "Training goes on from epoch 1, batch 7 of 8" in log.read_text(encoding="utf-8")
-    assert not [*Path("board/runs/shop").glob("*.checkpoint")]
+    assert not [*Path("board/runs/shop").glob("*/*.checkpoint")]

@@ -60,8 +60,8 @@ def test_the_page_follows_the_runs_and_ends_without_refresh(page):
         ]
         assert "Left: about " in text and "Best so far" in text and "too &lt;wide&gt;" in text
         links = re.findall(r'href="([^"]*)"', text)
-        assert links == [f"runs/shop/{first.name}.{kind}" for kind in ("log", "run.json")] + [
-            f"runs/shop/{second.name}.failure.json"
+        assert links == [f"runs/shop/{first.name}/{first.name}.{kind}" for kind in ("log", "run.json")] + [
+            f"runs/shop/{second.name}/{second.name}.failure.json"
         ]
         assert all((path.parent / link).is_file() for link in links)
         path.unlink()

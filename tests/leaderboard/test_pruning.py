@@ -166,7 +166,7 @@ def test_notes_of_pruned_runs_are_found_again_but_only_where_the_search_prunes(p
         tune_arms(asked, SPACE, tuning, folder, run)
         return read_json(f"{folder}/tuning.json")["arms"]
 
-    first, notes = search("tuning", tuning), sorted(Path("tuning/runs/shop").glob("*.pruned.json"))
+    first, notes = search("tuning", tuning), sorted(Path("tuning/runs/shop").glob("*/*.pruned.json"))
     assert 0 < len(notes) == sum("pruned" in trial for trial in first[0]["trials"]) < 5
     assert len(heard.lines) == 8 + len(notes) and any("pruned in epoch 2" in line for line in heard.lines)
     note = read_json(notes[0])

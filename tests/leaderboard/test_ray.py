@@ -100,7 +100,7 @@ def order_of(plan, **changes):
     (run,) = plan(["FM"], seeds=[1]).runs()
     params = {**run.experiment.params, "model_root": "board/runs", "verbose": 0}
     experiment = replace(run.experiment, expid=run.name, params=params, changed=False, config_name=f"board/{run.name}")
-    job = Job(experiment, Path(f"board/runs/shop/{run.name}.out"), False, False)
+    job = Job(experiment, Path(f"board/runs/shop/{run.name}/{run.name}.out"), False, False)
     return replace(Order(job, quick, str(Path.cwd()), node.variables(), ships=True), **changes)
 
 
@@ -124,7 +124,7 @@ def test_a_nodes_files_come_back_and_the_record_is_as_if_the_run_had_been_here(p
     assert answer.outcome.kind == DONE and not Path("board").exists()
     assert answer.files.keys() == {".run.json"} and not [*(cache_dir() / "ray_runs").iterdir()]
     write_files(order.job, answer.files)
-    (record,) = Path("board/runs/shop").iterdir()
+    (record,) = Path("board/runs/shop").glob("*/*")
     record = json.loads(record.read_text())
     assert record["config"] == order.job.experiment.params and record["command"] == typed_command()
     assert not record_problem(record)
@@ -245,4 +245,4 @@ def test_a_cluster_that_loses_a_node_makes_the_local_engines_table_digit_for_dig
     local, far = run_here("local")(made).finished(), Results("board").finished()
     assert [(run.key, run.metrics) for run in far] == [(run.key, run.metrics) for run in local]
     assert all(run.record["config"]["model_root"] == "board/runs" for run in far)
-    assert sum(1 for _ in Path("board/runs/shop").glob("*.log")) == 4
+    assert sum(1 for _ in Path("board/runs/shop").glob("*/*.log")) == 4

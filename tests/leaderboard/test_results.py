@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.common.files import write_json
+from fuxictr_llm.common.files import own_folder, write_json
 from fuxictr_llm.common.runs import seconds_by_kind, tokens_of
 from fuxictr_llm.common.sealed import sealed
 from fuxictr_llm.leaderboard.plan.plan import Arm, Plan
@@ -323,12 +324,13 @@ def test_without_auc_no_auc_is_shown(board):
 def test_weights_of_a_killed_run_go_when_it_comes_again(board):
     run = board.plan.runs()[0]
     files = board.files_of(run)
-    left = [files.parent / f".{files.name}.{of}" for of in ("123.training", "run.json.123.tmp")]
-    left += [Path(f"{files}.csv"), Path(f"{files}.log")]
-    for path in left:
-        path.write_text("x")
-    board.make_way(run)
-    assert [path.exists() for path in left] == [False, False, False, True]
+    with own_folder(Path(f"{files}.model")) as used:
+        shutil.copytree(used, left_by_kill := files.with_name(f".{files.name}.model.01234567.tmp"))
+        left = [left_by_kill, Path(f"{files}.csv"), used, Path(f"{files}.log")]
+        for path in left[1::2]:
+            path.write_text("x")
+        board.make_way(run)
+        assert [path.exists() for path in left] == [False, False, True, True]
 
 
 def test_a_plan_of_other_seeds_keeps_what_is_done(board, plan):

@@ -196,7 +196,7 @@ def test_a_real_trial_tests_nothing_and_the_data_is_not_built_again(plan, caplog
     asked = plan(["FM"], seeds=(1,))
     (whole,) = run_here("board")(asked).finished()
     tuned = tune_arms(asked, Space({"learning_rate": (0.05,)}), Tuning(1), "board/tuning", trials_here("board/tuning"))
-    (record,) = map(json.loads, (path.read_text() for path in Path("board/tuning/runs").glob("*/*.run.json")))
+    (record,) = map(json.loads, (path.read_text() for path in Path("board/tuning/runs").glob("*/*/*.run.json")))
     assert record["metrics"]["test"] == {} and record["config"]["test_data"] is None
     assert set(record["data"]["sha256"]) == set(record["data"]["rows"]) == {"train", "valid"}
     assert set(whole.record["data"]["rows"]) == {"train", "valid", "test"} and "Rebuilding" not in caplog.text

@@ -54,7 +54,7 @@ def board(shift, seeds=3, rows=400, users=40):
         for seed in range(1, seeds + 1):
             name = f"{method}{control}{seed}"
             noise = np.random.default_rng(seed).normal(0, 1, users)[user]
-            path = Path("board/runs/shop") / f"{name}{PREDICTIONS}"
+            path = Path(f"board/runs/shop/{name}/{name}{PREDICTIONS}")
             path.parent.mkdir(parents=True, exist_ok=True)
             digest = write_predictions(path, y_true, (1 + by) * y_true + noise)
             auc = roc_auc_score(y_true, read_predictions(path)[1])
@@ -88,7 +88,7 @@ def test_the_interval_covers_the_gain_and_counts_users_not_rows():
 def test_intervals_are_kept_and_made_anew_for_other_runs():
     found = board(1.0)
     made = intervals_of(found)
-    for path in Path("board/runs/shop").iterdir():
+    for path in Path("board/runs/shop").glob("*/*"):
         path.unlink()
     assert intervals_of(found) == made
     assert (

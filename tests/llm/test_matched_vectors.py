@@ -200,7 +200,7 @@ def test_inactive_columns_and_models_that_read_no_vectors(configs, caplog):
     build_model(run)
     assert not any("no effect" in each.getMessage() for each in caplog.records)
     result = run_experiment(load_experiment("LR_shop", configs, overrides={"epochs": 1}))
-    log = next(Path("checkpoints/shop").glob("LR_shop*.log")).read_text()
+    log = next(Path("checkpoints/shop").glob("*/LR_shop*.log")).read_text()
     assert "LR reads no pretrained_emb: the given vectors of column 'city' have no effect" in log
     assert "6 of 6 train values of 'city' have a vector in v.npz" in log
     assert result.record["notes"]["given_vectors"]["city"]["with_vector"] == 6

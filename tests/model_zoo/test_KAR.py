@@ -83,7 +83,7 @@ def shop(configs, llm, tmp_path):
 
 def test_knowledge_is_adapted_in_training_and_looked_up_by_id_when_served(shop, monkeypatch, tmp_path):
     result = run_experiment(shop())
-    log = Path(f"checkpoints/shop/{result.record['model_id']}.log").read_text()
+    log = Path(result.model.checkpoint).with_suffix(".log").read_text()
     assert "value_texts of 'color' has knowledge of 1 values that the data does not have, as 'mauve'" in log
     assert "1 of 6 values of column 'color' have no text: their vectors are zeros" in log
     method, known = result.model.enhancement, vocabulary("color")

@@ -138,7 +138,8 @@ def test_a_run_is_exported_from_the_command_line_and_served_elsewhere(
     run = f"checkpoints/shop/{result.record['model_id']}"
     expected = result.model.predict(make_loaders(result.run.feature_map, result.run.params, "test"))
     rows = list(make_loaders(result.run.feature_map, result.run.params, "test"))
-    for number, name in enumerate((run, f"{run}.run.json", f"{run}.model", "checkpoints/shop")):
+    files = result.model.checkpoint.removesuffix(".model")
+    for number, name in enumerate((run, files, f"{files}.run.json", f"{files}.model", "checkpoints/shop")):
         assert main(["export", "--run", name, "--to", f"served{number}"]) == 0
         assert capsys.readouterr().out == f"served{number}\n"
     (tmp_path / "elsewhere").mkdir()

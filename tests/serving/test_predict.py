@@ -13,7 +13,7 @@ import pytest
 
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.experiment.predictions import read_predictions
+from fuxictr_llm.experiment.predictions import PREDICTIONS, read_predictions
 from fuxictr_llm.serving import predict as predicting
 from fuxictr_llm.serving.export import export_run
 from fuxictr_llm.serving.load import load_model
@@ -45,7 +45,7 @@ def test_metrics_and_probabilities_of_the_test_file_are_the_runs_own(expid, monk
     written = pl.read_csv("out/rows.csv", infer_schema=False)
     names = [f"{label}_probability" for label in labels]
     assert written.drop(names).equals(pl.read_csv(test, infer_schema=False))
-    _, expected = read_predictions(Path(f"{run}.predictions.safetensors"))
+    _, expected = read_predictions(Path(result.model.checkpoint).with_suffix(PREDICTIONS))
     assert np.array_equal(written.select(names).cast(pl.Float32).to_numpy(), expected.reshape(len(expected), -1))
     assert [path.name for path in Path("out").iterdir()] == ["rows.csv"] and params["batch_size"] == 64
 

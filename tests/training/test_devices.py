@@ -155,9 +155,9 @@ def test_whole_runs(folder, together, alone, monkeypatch):
     assert set(first["FM_ELEC_shop:joint"]["networks"]) == {"twin"}
     with (folder / "my_configs.csv").open() as file:
         assert len([*csv.reader(file)]) == len(first)
-    records = [read_json(path) for path in (folder / "checkpoints" / "shop").glob("*.run.json")]
+    records = [read_json(path) for path in (folder / "checkpoints" / "shop").glob("*/*.run.json")]
     assert len(records) == len(first)
-    assert not [*(folder / "checkpoints" / "shop").glob("*.checkpoint")]
+    assert not [*(folder / "checkpoints" / "shop").glob("*/*.checkpoint")]
     (folder / "alone").mkdir(exist_ok=True)
     for name in ("my_configs", "language_model"):
         if not (folder / "alone" / name).exists():

@@ -97,7 +97,7 @@ def test_killed_at_random_moments_a_run_ends_as_if_it_were_not(case, configs, ll
 def assert_same_runs(folder):
     names = [sorted(path.name for path in (folder / part / "runs" / "shop").iterdir()) for part in ("whole", "parts")]
     assert names[0] == names[1]
-    whole, parts = (next((folder / part / "runs" / "shop").glob("*.run.json")) for part in ("whole", "parts"))
+    whole, parts = (next((folder / part / "runs" / "shop").glob("*/*.run.json")) for part in ("whole", "parts"))
     whole, parts = ({**read_json(path), "path": path} for path in (whole, parts))
     for key in ("metrics", "best_epoch", "evaluations"):
         assert parts[key] == whole[key], key

@@ -66,7 +66,7 @@ def test_a_mode_against_the_metric_is_a_warning(configs, caplog, settings, messa
 def test_logloss_keeps_the_epoch_with_the_least(configs):
     settings = {"monitor": "logloss", "epochs": 4, "learning_rate": 0.3, "reduce_lr_on_plateau": False}
     record = run_experiment(load_experiment("FM_shop", configs, overrides=settings)).record
-    (log,) = Path("checkpoints/shop").glob("*.log")
+    (log,) = Path("checkpoints/shop").glob("*/*.log")
     by_epoch = [float(number) for number in re.findall(r"\[Metrics\] logloss: ([\d.]+)", log.read_text())]
     assert len(by_epoch) >= 2
     assert record["best_epoch"] == 1 + by_epoch.index(min(by_epoch))
@@ -88,7 +88,7 @@ def test_a_group_metric_with_one_mixed_group_is_measured(configs, grouped, monke
     grouped(lambda name, table: table["color"].where(table["color"] == "red", table["click"]))
     record = run_experiment(load_experiment("FM_shop", configs, overrides=GROUPED)).record
     assert 0 < record["metrics"]["valid"]["gAUC"] < 1
-    (file,) = Path("checkpoints/shop").glob("*.run.json")
+    (file,) = Path("checkpoints/shop").glob("*/*.run.json")
     assert read_json(file)["metrics"] == record["metrics"]
 
 

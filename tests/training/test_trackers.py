@@ -53,7 +53,7 @@ def test_a_tracked_run_is_the_same_run_with_curves(configs):
     assert first.record["metrics"] == second.record["metrics"]
     for name, value in second.model.state_dict().items():
         assert torch.equal(value, first.model.state_dict()[name])
-    (folder,) = Path("checkpoints/shop/tensorboard").iterdir()
+    (folder,) = Path("checkpoints/shop").glob("*/tensorboard/*")
     assert folder.name == tracked.full_id
     found, epochs = curves(folder), first.record["stages"]["train"]["epochs"]
     assert {tag: len(points) for tag, points in found.items()} == {

@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from fuxictr_llm.common.run_files import RECORD, run_files
 from fuxictr_llm.leaderboard.plan.arms import Repeated
 from fuxictr_llm.leaderboard.plan.plan import PlannedRun
 from fuxictr_llm.leaderboard.run.progress import auc_of
 from fuxictr_llm.leaderboard.run.results import Failure, RunResult
 
 DONE, FAILED, RUNNING, TO_DO = "done", "failed", "running", "to do"
-FILES = {"log": ".log", "record": ".run.json", "output": ".out", "failure": ".failure.json"}
+FILES = {"log": ".log", "record": RECORD, "output": ".out", "failure": ".failure.json"}
 
 
 class Runs(NamedTuple):
@@ -67,13 +68,15 @@ def list_runs(folder: Path, runs: Runs, running: Mapping[str, float] | None = No
 
 def _files_of(run: Repeated) -> str:
     """The path of a run's files in `runs/`, without their endings; empty where it is not known."""
-    return f"{run.experiment.params['dataset_id']}/{run.name}" if isinstance(run, PlannedRun) else ""
+    if not isinstance(run, PlannedRun):
+        return ""
+    return run_files(Path(run.experiment.params["dataset_id"]), run.name).as_posix()
 
 
 def _files_of_record(result: RunResult) -> str:
     """As `_files_of`, of the run that left the record: an experiment that two arms name ran once."""
     name, dataset = result.record.get("model_id"), result.record.get("config", {}).get("dataset_id")
-    return f"{dataset}/{name}" if name and dataset else ""
+    return run_files(Path(dataset), name).as_posix() if name and dataset else ""
 
 
 def _seconds_of(result: RunResult) -> float:

@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of, digest_of_file, read_json, write_json
+from fuxictr_llm.common.run_files import run_files
 from fuxictr_llm.data.field_words import read_field_config
 from fuxictr_llm.data.raw import raw_files
 from fuxictr_llm.experiment.predictions import PREDICTIONS, read_predictions
@@ -170,9 +171,10 @@ def _intervals(
 
 def _predictions_of(folder: Path, run: RunResult) -> Path | None:
     """The file of a run's predictions of the test rows; None: it is not there, or is that of another run."""
-    name, noted = f"{run.record.get('model_id')}{PREDICTIONS}", run.record.get("predictions_sha256")
-    path = folder / "runs" / run.record["config"]["dataset_id"] / name if noted else None
-    return path if path and path.is_file() and digest_of_file(path) == noted else None
+    noted = run.record.get("predictions_sha256")
+    files = run_files(folder / "runs" / run.record["config"]["dataset_id"], str(run.record.get("model_id")))
+    path = Path(f"{files}{PREDICTIONS}")
+    return path if noted and path.is_file() and digest_of_file(path) == noted else None
 
 
 def users_of_test(config: Mapping[str, Any], digests: Sequence[str] | None, rows: int) -> UsersOfRows:

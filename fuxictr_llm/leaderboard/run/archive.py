@@ -15,6 +15,7 @@ from typing import Any
 import fuxictr_llm
 from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import cache_dir, explain_write_errors, read_json, replacing, write_json
+from fuxictr_llm.common.run_files import RECORD, run_files
 from fuxictr_llm.common.sealed import sealed
 from fuxictr_llm.leaderboard.plan.arms import Arm, Repeated
 from fuxictr_llm.leaderboard.run.forms import FAILURE_FORM, RECORD_FORM, has_form
@@ -163,8 +164,8 @@ def unpack(archive: Archive, path: Path, folder: Path) -> None:
     with explain_write_errors(folder, OTHER_OUT):
         for index, record in archive.records.items():
             name = record.get("model_id", archive.planned[index].key)
-            place = folder / "runs" / record["config"]["dataset_id"] / f"{name}.run.json"
-            if place.resolve().parent.parent != (folder / "runs").resolve():
+            place = Path(f"{run_files(folder / 'runs' / record['config']['dataset_id'], name)}{RECORD}")
+            if place.resolve().parents[2] != (folder / "runs").resolve():
                 raise UserError(f"{str(path)!r} is damaged: run {index} has the name {name!r}")
             if not place.exists():
                 write_json(place, record)

@@ -12,6 +12,7 @@ from typing import Any
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of, explain_write_errors, replacing
 from fuxictr_llm.common.formats import read_yaml
+from fuxictr_llm.common.run_files import RECORD
 from fuxictr_llm.experiment.predictions import PREDICTIONS
 from fuxictr_llm.leaderboard.plan.names import default_folder
 from fuxictr_llm.leaderboard.plan.plan import Plan
@@ -20,7 +21,7 @@ from fuxictr_llm.leaderboard.run.results import OTHER_OUT, PLAN_FILE, Results
 from fuxictr_llm.leaderboard.run.tuning import TUNING_FOLDER, search_in
 
 TABLES = ("table.md", "table.csv", "table.tex", "table.html", "paper.tex", "runs.jsonl.xz")
-KINDS = (".log", ".csv", PREDICTIONS, ".run.json")  # files of a finished run, its record last
+KINDS = (".log", ".csv", PREDICTIONS, RECORD)  # files of a finished run, its record last
 Search = Mapping[str, Any]
 
 
@@ -99,8 +100,8 @@ def take_finished(results: Results, others: Iterable[Path]) -> None:
     for run in results.plan.runs():
         own = results.files_of(run)
         theirs = [other / own.relative_to(results.folder) for other in others]
-        with_record = [files for files in theirs if Path(f"{files}{KINDS[-1]}").is_file()]
-        if with_record and not Path(f"{own}{KINDS[-1]}").exists():
+        with_record = [files for files in theirs if Path(f"{files}{RECORD}").is_file()]
+        if with_record and not Path(f"{own}{RECORD}").exists():
             found.append((with_record[0], own))
     if not found:
         return
@@ -123,5 +124,5 @@ def is_made(results: Results) -> bool:
     if any(results.data_of(run) is None for run in results.plan.runs()):  # made again, it may be other data
         return False
     made = min(file.stat().st_mtime for file in files)
-    notes = (results.folder / "runs").glob("*/*.json")
+    notes = (results.folder / "runs").glob("*/*/*.json")
     return all(file.stat().st_mtime <= made for file in [results.plan_file, *notes])

@@ -13,13 +13,13 @@ from fuxictr_llm.common.errors import UserError, reason_of
 from fuxictr_llm.common.files import explain_write_errors, replacing, write_json
 from fuxictr_llm.common.full_disk import is_of_full_disk
 from fuxictr_llm.common.processes import Lost
+from fuxictr_llm.common.run_files import RECORD, run_files
 from fuxictr_llm.common.sealed import sealed
 from fuxictr_llm.config.resolve import Experiment
 from fuxictr_llm.experiment.record import typed_command
 from fuxictr_llm.leaderboard.run.pruning import Curve, Pruned, Watcher
 from fuxictr_llm.leaderboard.run.results import OTHER_OUT
 
-RECORD = ".run.json"
 DONE, PRUNED, FAILED, DISK_FULL = "done", "pruned", "failed", "disk full"
 
 
@@ -145,10 +145,10 @@ def write_files(job: Job, files: Mapping[str, bytes]) -> None:
     Raises:
         UserError: they cannot be written.
     """
-    params, name = job.experiment.params, job.experiment.expid
-    folder = Path(params["model_root"]) / params["dataset_id"]
+    params = job.experiment.params
+    own = run_files(Path(params["model_root"]) / params["dataset_id"], job.experiment.expid)
     for end in sorted(files, key=lambda end: end == RECORD):
-        path = folder / f"{name}{end}"
+        path = Path(f"{own}{end}")
         with explain_write_errors(path, OTHER_OUT):
             if end == RECORD:
                 record = json.loads(files[end])

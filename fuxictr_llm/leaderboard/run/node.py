@@ -16,6 +16,7 @@ from filelock import FileLock
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import cache_dir, digest_of, replacing_dir
 from fuxictr_llm.common.processes import Lost, Pool
+from fuxictr_llm.common.run_files import run_files
 from fuxictr_llm.leaderboard.run import PRELOADED_FOR_RUNS
 from fuxictr_llm.leaderboard.run.jobs import DONE, PRUNED, Job, Outcome, outcome_of, outcome_of_lost, run_job
 
@@ -108,7 +109,7 @@ def _do(job: Job, work: Callable[[Job], None]) -> Answer:
     place = (
         cache_dir() / "ray_runs" / digest_of([str(Path(params["model_root"]).absolute()), job.experiment.expid])[:16]
     )
-    files = place / "runs" / params["dataset_id"] / job.experiment.expid
+    files = run_files(place / "runs" / params["dataset_id"], job.experiment.expid)
     own = {**params, "model_root": str(place / "runs")}
     experiment = replace(job.experiment, params=own, config_name=str(files))
     here = replace(job, experiment=experiment, output=Path(f"{files}{_end_of(job)}"))

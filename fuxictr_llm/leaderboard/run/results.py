@@ -1,17 +1,17 @@
 """What a leaderboard's folder holds: the plan, a record of each finished run, and why the others failed.
 
     plan.yaml                                what was asked for
-    runs/<data set>/<run>.run.json, .log     of a finished run; `.csv`: FuxiCTR's result line; `.model`: if it is kept
-    runs/<data set>/<run>.failure.json       of one that failed, with `.out`: what it said last
-    runs/<data set>/<run>.pruned.json        of a search's trial that was ended before its time
-    users.json                               intervals over test users, of the runs' `.predictions.safetensors`
-    table.*, *.png, runs.jsonl.xz            made of these
+    runs/<data set>/<run>/       the folder of a run, whose files are called `<run>` with
+        .run.json, .log          of a finished run; `.csv`: FuxiCTR's result line; `.model`: if it is kept
+        .failure.json            of one that failed, with `.out`: what it said last
+        .pruned.json             of a search's trial that was ended before its time
+    users.json                   intervals over test users, of the runs' `.predictions.safetensors`
+    table.*, *.png, runs.jsonl.xz    made of these
 
 There is no other list of what is done, so that no run is lost or counted twice. A record or a note on a failure counts
 where it has its form.
 """
 
-import glob
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ from fuxictr_llm.common.files import (
     replacing,
     write_json,
 )
+from fuxictr_llm.common.run_files import RECORD, run_files
 from fuxictr_llm.common.runs import seconds_by_kind, tokens_of, versions
 from fuxictr_llm.experiment.predictions import PREDICTIONS
 from fuxictr_llm.experiment.record import source_digests
@@ -118,11 +119,11 @@ class Results:
         self._records: Contents = {}
         self._failures: Contents = {}
         self._pruned: Contents = {}
-        for path in sorted((self.folder / "runs").glob("*/*.run.json")):
+        for path in sorted((self.folder / "runs").glob(f"*/*/*{RECORD}")):
             self._keep(path, self._records, record_problem)
-        for path in sorted((self.folder / "runs").glob("*/*.failure.json")):
+        for path in sorted((self.folder / "runs").glob("*/*/*.failure.json")):
             self._keep(path, self._failures, failure_problem)
-        for path in sorted((self.folder / "runs").glob("*/*.pruned.json")):
+        for path in sorted((self.folder / "runs").glob("*/*/*.pruned.json")):
             self._keep(path, self._pruned, pruned_problem)
         records = [record for by_file in self._records.values() for record in by_file.values()]
         if without_code := sum("code" not in (record.get("sources") or {}) for record in records):
@@ -133,7 +134,7 @@ class Results:
 
     def read_run(self, run: PlannedRun) -> str:
         """Read a run's record again, and return what is wrong with it; empty: nothing."""
-        return self._keep(Path(f"{self.files_of(run)}.run.json"), self._records, record_problem)
+        return self._keep(Path(f"{self.files_of(run)}{RECORD}"), self._records, record_problem)
 
     def finished(self) -> list[RunResult]:
         """The runs that are done, in the plan's order; one experiment counts for every arm that names it."""
@@ -152,7 +153,7 @@ class Results:
 
     def record_of(self, run: PlannedRun) -> dict[str, Any] | None:
         """The record of a finished run."""
-        records = _own_first(self._records, run, Path(f"{self.files_of(run)}.run.json"))
+        records = _own_first(self._records, run, Path(f"{self.files_of(run)}{RECORD}"))
         return next((record for record in records if self._is_current(record, run)), None)
 
     def failure_of(self, run: PlannedRun) -> dict[str, Any] | None:
@@ -190,7 +191,7 @@ class Results:
 
     def files_of(self, run: PlannedRun) -> Path:
         """The path of a run's files without their endings."""
-        return self.folder / "runs" / run.experiment.params["dataset_id"] / run.name
+        return run_files(self.folder / "runs" / run.experiment.params["dataset_id"], run.name)
 
     def _failure_file(self, run: PlannedRun) -> Path:
         return Path(f"{self.files_of(run)}.failure.json")
@@ -210,7 +211,7 @@ class Results:
     def make_way(self, run: PlannedRun) -> None:
         """Before a run: put its old record aside, and remove what else an earlier try left."""
         files = self.files_of(run)
-        record = Path(f"{files}.run.json")
+        record = Path(f"{files}{RECORD}")
         if record.exists():
             record.replace(f"{record}.old")
         for path in (Path(f"{files}.{kind}") for kind in ("model", "out", "csv", PREDICTIONS.lstrip("."))):
@@ -219,11 +220,7 @@ class Results:
 
     def clear_unfinished(self, run: PlannedRun) -> None:
         """Remove the weights and half-written files of a killed run, which may be large."""
-        files = self.files_of(run)
-        remove_abandoned(files.parent, again=True)
-        for path in files.parent.glob(f".{glob.escape(files.name)}.*"):  # as earlier versions left them
-            if path.is_file():
-                path.unlink(missing_ok=True)
+        remove_abandoned(self.files_of(run).parent, again=True)
 
     def note_failure(self, run: PlannedRun, reason: str, traceback: str = "") -> None:
         """Record that a run failed.
