@@ -30,6 +30,7 @@ from fuxictr_llm.host.embeddings import complete
 from fuxictr_llm.host.evaluated import INITIALIZER, check_columns
 from fuxictr_llm.serving.config import AGAIN, CONFIG, read_config
 from fuxictr_llm.serving.preprocessing import check_files, raw_rows
+from fuxictr_llm.serving.tables import JoinedTables
 
 if TYPE_CHECKING:
     from fuxictr_llm.serving.raw import RawRows
@@ -106,6 +107,7 @@ class ServedModel:
             name: {value: index for index, value in enumerate(values, start=self._specs[name]["first_cold_id"])}
             for name, values in (config.get("cold_values") or {}).items()
         }
+        self._tables = JoinedTables(self.model)
         self._lock = threading.Lock()  # a model's taps follow one forward pass at a time
         self._raw: RawRows | None = None
 
@@ -165,7 +167,7 @@ class ServedModel:
         return probabilities if len(self.labels) > 1 else probabilities[:, 0]
 
     def _forward(self, batch: dict[str, Tensor]) -> np.ndarray:
-        with self._lock, torch.inference_mode():
+        with self._lock, self._tables.in_use(), torch.inference_mode():
             return predictions_of(self.model, self.model.forward(batch)).float().cpu().numpy()
 
 

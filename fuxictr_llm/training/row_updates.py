@@ -9,7 +9,9 @@ tensor with the looked-up ids (repeated as in the batch) and a gradient for each
 divided by their number, they give each of them the same step; DDP over gloo does that for modules that say `sparse`.
 """
 
-from collections.abc import Iterable
+import contextlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ from torch.nn import functional
 from torch.optim import SGD, Adagrad, Adam, AdamW
 
 from fuxictr_llm.common.errors import UserError
+from fuxictr_llm.host.lookups import Column, Found, look_up_at_once
+from fuxictr_llm.training.lookups import Lookup
 from fuxictr_llm.training.table_blocks import Block, LookedUp, Penalty, Rows
 
 if TYPE_CHECKING:  # what follows RowUpdates in every class below
@@ -38,19 +42,24 @@ class RowUpdates(Optimizer):
 
     Attributes:
         tables: table -> its padding id or None, and its regularizer.
+        at_once: as `Lookups` says.
     """
 
     tables: dict[Tensor, tuple[int | None, Penalty]]
     _alone: set[Tensor]  # tables that had a dense gradient
     _blocks: list[Block]
     _rows: list[Rows]
+    _lookups: list[Lookup]
+    _at_once = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "tables": self.tables, "_alone": self._alone, "_blocks": [], "_rows": []}
+        made_anew: dict[str, Any] = {"_blocks": [], "_rows": [], "_lookups": []}
+        return {**super().__getstate__(), "tables": self.tables, "_alone": self._alone, **made_anew}
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, also those that `finish_gradients` took."""
         self._rows.clear()
+        self._lookups.clear()
         for table in self.tables:
             table.grad = None
         super().zero_grad(set_to_none)
@@ -63,31 +72,63 @@ class RowUpdates(Optimizer):
             Tensors whose `grad` has the gradients of rows; the tables themselves have none any more.
         """
         dense = {table for table in self.tables if table.grad is not None and not table.grad.is_sparse}
-        self._make_blocks(dense)
-        looked_up_in: dict[Any, LookedUp] = {}
-        done: list[Tensor] = []
+        self._take_lookups(dense)
+        if not self._rows:  # or the blocks are those of the lookups
+            self._make_blocks(dense)
         for block in self._blocks:
             starts = {table: start for table, start in block.starts.items() if table.grad is not None}
             if starts and not dense.intersection(starts):
                 gradients = [table.grad for table in starts if table.grad is not None]
-                columns = [gradient._indices().view(-1) for gradient in gradients]
-                # Those of a linear part are the embedding's.
-                key = tuple(
-                    (ids.data_ptr(), len(ids), start) for ids, start in zip(columns, starts.values(), strict=True)
-                )
-                if key not in looked_up_in:
-                    ids = torch.cat([ids + start for ids, start in zip(columns, starts.values(), strict=True)])
-                    looked_up_in[key] = LookedUp.of_ids(ids, len(block.weight))
-                rows = Rows(block, looked_up_in[key])
-                rows.take([gradient._values() for gradient in gradients])
-                self._rows.append(rows)
-                done += gradients  # their ids stay in their place as long as they are looked for
+                columns = zip(gradients, starts.values(), strict=True)
+                ids = torch.cat([gradient._indices().view(-1) + start for gradient, start in columns])
+                values = torch.cat([gradient._values() for gradient in gradients])
+                self._rows.append(Rows.with_gradient(block, LookedUp.of_ids(ids, len(block.weight)), values))
                 for table in starts:
                     table.grad = None
         for table in dense:
             assert table.grad is not None
             self.tables[table][1].add_to(table.grad, table.detach())
         return [rows.weight for rows in self._rows]
+
+    def _take_lookups(self, dense: set[Tensor]) -> None:
+        """Take the gradients of lookups at once: of rows where they are all of a block, or else give them to tables."""
+        lookups = [lookup for lookup in self._lookups if lookup.gradients]
+        self._lookups.clear()
+        in_blocks = Counter(id(lookup.block) for lookup in lookups)
+        for lookup in lookups:
+            block = lookup.block
+            alone = in_blocks[id(block)] == 1 and all(table.grad is None for table in block.starts)
+            gradient = lookup.gradient() if alone and dense <= self._alone else None
+            if gradient is None:
+                lookup.give_to_tables()
+            else:
+                gradients = gradient.reshape(-1, gradient.shape[-1])
+                self._rows.append(Rows.with_gradient(block, lookup.looked_up, gradients, lookup.weight))
+
+    @contextlib.contextmanager
+    def looking_up_at_once(self) -> Iterator[None]:
+        """In the block, layers look up their columns at once; the gradients are for `finish_gradients`."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    @property
+    def at_once(self) -> bool:
+        return self._at_once and torch.is_grad_enabled()
+
+    def look_up(self, columns: Mapping[str, Column]) -> Iterator[Found]:
+        """What is found of columns together, as `Lookups` says."""
+        if not self._lookups:
+            self._make_blocks(set())
+        for block in self._blocks:
+            names = [name for name, column in columns.items() if column.table in block.starts]
+            of_block = [columns[name] for name in names]
+            if len(names) > 1 and (lookup := Lookup.of_columns(block, of_block, self._lookups)):
+                self._lookups.append(lookup)
+                whole, *embeddings = lookup.embeddings()
+                yield Found(names, whole, embeddings)
 
     @torch.no_grad()
     def dissolve_blocks(self) -> None:
@@ -118,7 +159,7 @@ class RowUpdates(Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         """Update dense parameters and rows."""
-        if any(table.grad is not None and table.grad.is_sparse for table in self.tables):
+        if self._lookups or any(table.grad is not None and table.grad.is_sparse for table in self.tables):
             self.finish_gradients()
         group_of = {table: group for group in self.param_groups for table in group["params"] if table in self.tables}
         given = [group["params"] for group in self.param_groups]
@@ -175,10 +216,11 @@ def prepare_tables(model: BaseModel, optimizer: RowUpdates) -> None:
     modules = [module for module in model.modules() if _is_table(module) and module.weight in trained]
     penalties = _penalties_of(model, modules)
     optimizer.tables = {module.weight: (module.padding_idx, penalties[module.weight]) for module in modules}
-    optimizer._alone, optimizer._blocks, optimizer._rows = set(), [], []
+    optimizer._alone, optimizer._blocks, optimizer._rows, optimizer._lookups = set(), [], [], []
     for module in modules:
         module.sparse = True  # for DDP, too
         module.forward = partial(_look_up, module)
+    look_up_at_once(model, optimizer)
     model.regularization_loss = partial(_regularization_of_others, model)
 
 

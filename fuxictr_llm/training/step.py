@@ -1,17 +1,20 @@
 """One step of training: forward pass, loss, backward pass, clipping of gradients and the optimizer's step."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import Any
 
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_llm.common.processes import under_torchrun
 from fuxictr_llm.enhancement.model import EnhancedModel
 from fuxictr_llm.host.batches import on_device, rows_of
 from fuxictr_llm.training.devices import SharedModule, mean_over_processes, refuse
 from fuxictr_llm.training.optimizers import clip_gradients
 from fuxictr_llm.training.precision import Precision
+from fuxictr_llm.training.row_updates import RowUpdates
 
 MAX_GRADIENT_NORM = 10.0  # FuxiCTR's, where a config names none
 
@@ -72,7 +75,7 @@ class TrainingStep:
         if self.accumulated == 1:
             self.model.optimizer.zero_grad()
         applied = (index + 1) % self.accumulated == 0
-        with self.module.collecting(applied):
+        with self.module.collecting(applied), self._lookups():
             loss = self.module(batch, rows_of(batch))
             if self.accumulated > 1:
                 loss = loss / self.accumulated
@@ -80,6 +83,13 @@ class TrainingStep:
         if applied:
             self._apply_gradients()
         return loss.detach()
+
+    def _lookups(self) -> AbstractContextManager[None]:
+        """The context in which rows of tables are looked up: at once where no other process or scaler has a part."""
+        optimizer, alone = self.model.optimizer, not under_torchrun() and self.accumulated == 1
+        if isinstance(optimizer, RowUpdates) and alone and self.precision.scaler is None:
+            return optimizer.looking_up_at_once() if self.model.device.type == "cpu" else nullcontext()
+        return nullcontext()
 
     def _apply_gradients(self) -> None:
         optimizer = self.model.optimizer

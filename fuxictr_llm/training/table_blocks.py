@@ -6,8 +6,8 @@ the time of one for each. Each table's parameter and its state stay tensors of t
 Shape symbols: `S` rows of all tables of a block, `D` their width, `N` lookups of a batch, `U` rows looked up.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -187,14 +187,21 @@ class Rows:
 
     block: Block
     looked_up: LookedUp
-    weight: Tensor = field(init=False)
+    weight: Tensor
 
-    def take(self, gradients: Sequence[Tensor]) -> None:
-        """Take the rows' gradients `[N, D]`, and add those of the regularizer."""
-        block, (ids, first, _) = self.block, self.looked_up
-        gradient = self.looked_up.summed(torch.cat([*gradients]))
-        self.weight = _rows_of(block.weight, ids)
-        block.penalty.add_to(gradient, self.weight)
+    @classmethod
+    def with_gradient(
+        cls, block: Block, looked_up: LookedUp, gradients: Tensor, weight: Tensor | None = None
+    ) -> "Rows":
+        """Rows with their gradients, and those of the regularizer.
+
+        Args:
+            gradients: of the lookups, `[N, D]`.
+            weight: the rows, where they were read.
+        """
+        (ids, first, _), gradient = looked_up, looked_up.summed(gradients)
+        weight = rows_of(block.weight, ids) if weight is None else weight
+        block.penalty.add_to(gradient, weight)
         if first is not None:
             is_first = first == torch.arange(len(ids), device=ids.device)
             gradient.mul_(is_first.unsqueeze(1))  # or the norm would count a row's regularizer once for each lookup
@@ -204,13 +211,14 @@ class Rows:
                 gradient.numpy()[is_padding.numpy()] = 0  # a tenth of the other's time
             else:
                 gradient.masked_fill_(is_padding.unsqueeze(1), 0)
-        self.weight.grad = gradient
+        weight.grad = gradient
+        return cls(block, looked_up, weight)
 
     def state(self) -> dict[str, Any]:
         """The optimizer's state of the rows; what is no matrix of a table's shape is shared."""
         block, ids = self.block, self.looked_up.ids
         return {
-            key: _rows_of(value, ids) if is_like(value, block.weight) else value for key, value in block.state.items()
+            key: rows_of(value, ids) if is_like(value, block.weight) else value for key, value in block.state.items()
         }
 
     def write_back(self, of_rows: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]]) -> None:
@@ -228,7 +236,8 @@ class Rows:
             _write_rows(block.state[key], ids, value)
 
 
-def _rows_of(whole: Tensor, ids: Tensor) -> Tensor:
+def rows_of(whole: Tensor, ids: Tensor) -> Tensor:
+    """The rows `[U, D]` of a matrix."""
     if whole.shape[1] == 1:  # a tenth of the time on the CPU
         return whole.view(-1).index_select(0, ids).unsqueeze(1)
     return whole.index_select(0, ids)
@@ -238,6 +247,9 @@ def _write_rows(whole: Tensor, ids: Tensor, rows: Tensor) -> None:
     """Write rows in place; equal ids have equal rows."""
     if whole.device.type != "cpu":
         whole.index_copy_(0, ids, rows)
+        return
+    if whole.shape[1] == 1:
+        whole.view(-1).scatter_(0, ids, rows.view(-1))
         return
     # torch's index_copy_ takes three times as long, for it goes through a row number by number.
     row = np.dtype((np.void, whole.shape[1] * whole.element_size()))
