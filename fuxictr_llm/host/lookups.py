@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 AFFECTS_VECTORS = False  # see common/code_digest.py
 
+ALONE_FROM = 2**26  # bytes: a table as large is not moved together with others, which would take its memory twice
+
 
 class Column(NamedTuple):
     """What is looked up of a column: ids `[B]` in a table."""

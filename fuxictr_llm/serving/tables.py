@@ -9,9 +9,7 @@ from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
-from fuxictr_llm.host.lookups import Column, Found, look_up_at_once
-
-ALONE_FROM = 2**26  # bytes: a table as large is not joined with others, which would take its memory twice
+from fuxictr_llm.host.lookups import ALONE_FROM, Column, Found, look_up_at_once
 
 
 class JoinedTables:

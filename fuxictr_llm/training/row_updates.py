@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.optim import SGD, Adagrad, Adam, AdamW
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.host.lookups import Column, Found, look_up_at_once
+from fuxictr_llm.host.lookups import ALONE_FROM, Column, Found, look_up_at_once
 from fuxictr_llm.training.lookups import Lookup
 from fuxictr_llm.training.table_blocks import Block, LookedUp, Penalty, Rows
 
@@ -30,9 +30,6 @@ if TYPE_CHECKING:  # what follows RowUpdates in every class below
     from torch.optim import Optimizer
 else:
     Optimizer = object
-
-
-ALONE_FROM = 2**26  # bytes: a table as large is not moved together with others, which would take its memory twice
 
 
 class RowUpdates(Optimizer):
