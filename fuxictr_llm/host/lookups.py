@@ -3,11 +3,13 @@
 Shape symbols: `B` rows of a batch, `F` columns, `D` width.
 """
 
+import contextlib
 import operator
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from torch import Tensor, nn
@@ -32,16 +34,26 @@ class Found(NamedTuple):
     columns: Sequence[Tensor]
 
 
-class Lookups(Protocol):
-    """Looks up columns at once.
+class Lookups(ABC):
+    """Looks up columns at once, or leaves them to FuxiCTR's layers."""
 
-    Attributes:
-        at_once: whether it does so now.
-    """
+    _is_used = False
 
     @property
-    def at_once(self) -> bool: ...
+    def at_once(self) -> bool:
+        """Whether columns are looked up at once, now."""
+        return self._is_used
 
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """In the block, columns are looked up at once."""
+        self._is_used = True
+        try:
+            yield
+        finally:
+            self._is_used = False
+
+    @abstractmethod
     def look_up(self, columns: Mapping[str, Column]) -> Iterable[Found]:
         """What is found of columns together; of columns that are in none of it, each is looked up by itself."""
 

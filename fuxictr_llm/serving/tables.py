@@ -1,29 +1,24 @@
 """The embedding tables of a served model, whose columns are looked up at once: most of the time of a small batch."""
 
-import contextlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
-from fuxictr_llm.host.lookups import ALONE_FROM, Column, Found, look_up_at_once
+from fuxictr_llm.host.lookups import ALONE_FROM, Column, Found, Lookups, look_up_at_once
 
 
-class JoinedTables:
+class JoinedTables(Lookups):
     """Tables of the same width in one tensor; they stay the same parameters. Predictions stay the same, bit by bit.
 
     Args:
         model: is not trained any more, and is asked for ids that its tables have.
-
-    Attributes:
-        at_once: whether columns are looked up at once now.
     """
 
     def __init__(self, model: BaseModel):
-        self.at_once = False
         self._weights: list[Tensor] = []
         self._places: dict[Tensor, tuple[int, int]] = {}  # of a table: which of the weights, and its first row in it
         self._starts: dict[tuple[Tensor, ...], Tensor] = {}
@@ -44,17 +39,8 @@ class JoinedTables:
             start += len(table)
         self._weights.append(weight)
 
-    @contextlib.contextmanager
-    def in_use(self) -> Iterator[None]:
-        """In the block, columns are looked up at once."""
-        self.at_once = True
-        try:
-            yield
-        finally:
-            self.at_once = False
-
-    def look_up(self, columns: Mapping[str, Column]) -> Iterable[Found]:
-        """What is found of columns together, as `Lookups` says."""
+    def look_up(self, columns: Mapping[str, Column]) -> Iterator[Found]:
+        """What is found of the columns of each joined tensor."""
         of_weights = defaultdict(list)
         for name, column in columns.items():
             if column.table in self._places:

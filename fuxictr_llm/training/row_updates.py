@@ -9,7 +9,6 @@ tensor with the looked-up ids (repeated as in the batch) and a gradient for each
 divided by their number, they give each of them the same step; DDP over gloo does that for modules that say `sparse`.
 """
 
-import contextlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -22,7 +21,7 @@ from torch.nn import functional
 from torch.optim import SGD, Adagrad, Adam, AdamW
 
 from fuxictr_llm.common.errors import UserError
-from fuxictr_llm.host.lookups import ALONE_FROM, Column, Found, look_up_at_once
+from fuxictr_llm.host.lookups import ALONE_FROM, Column, Found, Lookups, look_up_at_once
 from fuxictr_llm.training.lookups import Lookup
 from fuxictr_llm.training.table_blocks import Block, LookedUp, Penalty, Rows
 
@@ -32,14 +31,13 @@ else:
     Optimizer = object
 
 
-class RowUpdates(Optimizer):
+class RowUpdates(Lookups, Optimizer):
     """Makes an optimizer of torch update tables by rows.
 
     A table whose weight was also read otherwise than by lookup has a dense gradient; it gets a dense update.
 
     Attributes:
         tables: table -> its padding id or None, and its regularizer.
-        at_once: as `Lookups` says.
     """
 
     tables: dict[Tensor, tuple[int | None, Penalty]]
@@ -47,7 +45,6 @@ class RowUpdates(Optimizer):
     _blocks: list[Block]
     _rows: list[Rows]
     _lookups: list[Lookup]
-    _at_once = False
 
     def __getstate__(self) -> dict[str, Any]:
         made_anew: dict[str, Any] = {"_blocks": [], "_rows": [], "_lookups": []}
@@ -102,21 +99,13 @@ class RowUpdates(Optimizer):
                 gradients = gradient.reshape(-1, gradient.shape[-1])
                 self._rows.append(Rows.with_gradient(block, lookup.looked_up, gradients, lookup.weight))
 
-    @contextlib.contextmanager
-    def looking_up_at_once(self) -> Iterator[None]:
-        """In the block, layers look up their columns at once; the gradients are for `finish_gradients`."""
-        self._at_once = True
-        try:
-            yield
-        finally:
-            self._at_once = False
-
     @property
     def at_once(self) -> bool:
-        return self._at_once and torch.is_grad_enabled()
+        """Gradients are for `finish_gradients`."""
+        return super().at_once and torch.is_grad_enabled()
 
     def look_up(self, columns: Mapping[str, Column]) -> Iterator[Found]:
-        """What is found of columns together, as `Lookups` says."""
+        """What is found of the columns of each block."""
         if not self._lookups:
             self._make_blocks(set())
         for block in self._blocks:

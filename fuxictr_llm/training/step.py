@@ -88,7 +88,7 @@ class TrainingStep:
         """The context in which rows of tables are looked up: at once where no other process or scaler has a part."""
         optimizer, alone = self.model.optimizer, not under_torchrun() and self.accumulated == 1
         if isinstance(optimizer, RowUpdates) and alone and self.precision.scaler is None:
-            return optimizer.looking_up_at_once() if self.model.device.type == "cpu" else nullcontext()
+            return optimizer.in_use() if self.model.device.type == "cpu" else nullcontext()
         return nullcontext()
 
     def _apply_gradients(self) -> None:
