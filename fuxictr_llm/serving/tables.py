@@ -8,6 +8,7 @@ from fuxictr.pytorch.layers import FeatureEmbeddingDict
 from fuxictr.pytorch.models import BaseModel
 from torch import Tensor, nn
 
+from fuxictr_llm.host.batches import moved_to
 from fuxictr_llm.host.lookups import ALONE_FROM, Column, Found, Lookups, look_up_at_once
 
 
@@ -56,7 +57,7 @@ class JoinedTables(Lookups):
     def _starts_of(self, tables: tuple[Tensor, ...]) -> Tensor:
         if tables not in self._starts:
             starts = [self._places[table][1] for table in tables]
-            self._starts[tables] = torch.tensor(starts, device=tables[0].device)
+            self._starts[tables] = moved_to(tables[0].device, torch.tensor(starts))
         return self._starts[tables]
 
 
