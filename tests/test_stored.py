@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from layouts import LAYOUTS
 
 from fuxictr_llm.__main__ import main
 from fuxictr_llm.common import cache
@@ -19,7 +20,6 @@ DAY = 24 * 3600
 
 
 SHOP = Path("checkpoints/shop")
-LAYOUTS = pytest.mark.parametrize("files_of", [run_files, Path], ids=["own folder", "earlier version"])
 
 
 def made_run(model_id, auc=0.7, files_of=run_files):

@@ -21,6 +21,11 @@ def run_files(folder: Path, model_id: str) -> Path:
     return folder / model_id / model_id
 
 
+def files_of(record: Path) -> Path:
+    """The path of a run's files without their endings, by its record."""
+    return record.with_name(record.name.removesuffix(RECORD))
+
+
 def records_in(folder: Path) -> list[Path]:
     """The records of the runs on a data set, also of those that earlier versions left without folders of their own."""
     return sorted([*folder.glob(f"*{RECORD}"), *folder.glob(f"*/*{RECORD}")])
@@ -28,14 +33,14 @@ def records_in(folder: Path) -> list[Path]:
 
 def name_of_run(record: Path) -> str:
     """What names the run of a record, in commands and to people: its folder, where it has one of its own."""
-    files = Path(str(record).removesuffix(RECORD))
+    files = files_of(record)
     return str(files.parent if files.parent.name == files.name else files)
 
 
 def record_of_run(run: Path | str) -> Path | None:
     """The record of a run that is named by its folder, its record, its weights, or its files without their endings."""
     path = Path(run)
-    name = path.name.removesuffix(RECORD).removesuffix(".model")
+    name = _model_id_of(path)
     there = (Path(f"{files}{RECORD}") for files in (path / name, path.parent / name))
     return next((record for record in there if record.is_file()), None)
 
@@ -62,8 +67,12 @@ def _only_run_in(path: Path) -> Path:
         form = "<model_root>/<dataset_id>/<model_id>, as its summary prints it"
         raise UserError(f"{str(path)!r} holds {len(records)} runs; name one: {names or form}")
     there = [name_of_run(record) for record in records_in(path.parent)]
-    name = path.name.removesuffix(RECORD).removesuffix(".model")
-    raise UserError(f"{unknown('run', str(path), there)}; {_training_of(name)} trains it")
+    raise UserError(f"{unknown('run', str(path), there)}; {_training_of(_model_id_of(path))} trains it")
+
+
+def _model_id_of(path: Path) -> str:
+    """The model_id in a path that may name a run."""
+    return path.name.removesuffix(RECORD).removesuffix(".model")
 
 
 def _training_of(model_id: str) -> str:

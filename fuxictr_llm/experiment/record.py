@@ -36,7 +36,7 @@ from fuxictr_llm.common.files import (
     write_json,
 )
 from fuxictr_llm.common.processes import local_process_count, process_count, under_torchrun
-from fuxictr_llm.common.run_files import RECORD, record_of_run
+from fuxictr_llm.common.run_files import RECORD, files_of, record_of_run
 from fuxictr_llm.common.runs import Stages
 from fuxictr_llm.common.sealed import sealed
 from fuxictr_llm.config.language_models import ValueVectorsConfig, asks_for_vectors
@@ -273,7 +273,7 @@ def _digest(name: str, of_folder: DigestOfFolder | None) -> str | None:
     # A text may be too long for a name, `~` may name no user, a file may be unreadable: the run itself says so.
     with contextlib.suppress(OSError, RuntimeError):
         if record := record_of_run(name):  # as `export_run` takes it
-            weights = Path(f"{str(record).removesuffix(RECORD)}.model")
+            weights = Path(f"{files_of(record)}.model")
             parts = [path for path in (record, weights) if path.is_file()]
             return digest_of(dict(zip([path.name for path in parts], digests_of_files(parts), strict=True)))
         if Path(name).is_file():

@@ -115,9 +115,9 @@ def _run(experiment: Experiment, fresh: bool, listener: Listener) -> Result:
     started, sources = datetime.now(), source_digests(experiment.params)
     if not is_main():
         return _take_part(experiment, files, home, sources)
+    # `own` is there for the whole run, and is removed even where the process is killed: here, by a later run.
     for other in folder.iterdir():
         remove_abandoned(other)
-    # `own` is there for the whole run, and is removed even where the process is killed (by a later run).
     with logging_to(Path(f"{files}.log")), holding(experiment.params), own_folder(Path(f"{files}.model")) as own:
         logging.info("Params: %s", print_to_json(experiment.params))
         warn_of_other_code(files, sources)
@@ -142,7 +142,7 @@ def _run(experiment: Experiment, fresh: bool, listener: Listener) -> Result:
             record |= {"config_sha256": experiment.sha256, "sources": sources}
             if run.params.get("measure_serving"):
                 record["served"] = measured_serving(record, unfinished)
-            with explain_write_errors(files, OTHER_MODEL_ROOT):
+            with explain_write_errors(files.parent, OTHER_MODEL_ROOT):
                 files.parent.mkdir(exist_ok=True)
                 if "predictions_sha256" in record:
                     unfinished.with_name(PREDICTIONS).replace(f"{files}{PREDICTIONS}")
@@ -300,9 +300,11 @@ def draw_training(record: Mapping[str, Any], files: Path) -> list[Path]:
 
 def choose_model_id(experiment: Experiment, folder: Path) -> str:
     """The run's id, or a name with the config's digest where the expid's files belong to other settings."""
+    if experiment.changed:
+        return experiment.run_id
     files = run_files(folder, experiment.run_id)
     weights, record = Path(f"{files}.model"), read_json(f"{files}{RECORD}")
-    if not experiment.changed and weights.exists() and (record or {}).get("config_sha256") != experiment.sha256:
+    if weights.exists() and (record or {}).get("config_sha256") != experiment.sha256:
         logging.warning("%s is of a run with other settings and is kept; this run is %s", weights, experiment.full_id)
         return experiment.full_id
     return experiment.run_id

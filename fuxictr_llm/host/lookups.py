@@ -89,21 +89,19 @@ def _embed(
     found = [*lookups.look_up(_columns_of(layer, inputs))]
     embeddings = {name: column for part in found for name, column in zip(part.names, part.columns, strict=True)}
     others = each({name: column for name, column in inputs.items() if name not in embeddings})
-    for name in layer.feature_encoders.keys() & embeddings.keys():
-        embeddings[name] = layer.feature_encoders[name](embeddings[name])
     embeddings |= others
     ordered = OrderedDict((name, embeddings[name]) for name in inputs if name in embeddings)
     return _Embeddings(ordered, found[0]) if len(found) == 1 else ordered
 
 
 def _columns_of(layer: FeatureEmbeddingDict, inputs: Mapping[str, Tensor]) -> dict[str, Column]:
-    """The columns of single ids, in the order of the features."""
-    columns = {}
+    """The columns of single ids that have no encoder behind the table, in the order of the features."""
+    columns, modules, encoders = {}, layer.embedding_layers, layer.feature_encoders
     for name, spec in layer._feature_map.features.items():
-        if spec["type"] == "categorical" and name in inputs and name in layer.embedding_layers:
-            module = layer.embedding_layers[name]
-            if isinstance(module, nn.Embedding) and inputs[name].dim() == 1:
-                columns[name] = Column(module.weight, inputs[name].long())
+        if spec["type"] == "categorical" and name in inputs and name in modules and name not in encoders:
+            module, ids = modules[name], inputs[name]
+            if isinstance(module, nn.Embedding) and ids.dim() == 1:
+                columns[name] = Column(module.weight, ids.long())
     return columns
 
 

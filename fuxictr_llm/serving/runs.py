@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import digest_of_file, read_json
-from fuxictr_llm.common.run_files import RECORD
+from fuxictr_llm.common.run_files import files_of
 from fuxictr_llm.common.sealed import is_as_sealed
 from fuxictr_llm.serving.config import Trained, check_content
 
@@ -24,7 +24,7 @@ def read_run(record_file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(f"{str(record_file)!r} is damaged or of an earlier version; run the experiment again")
     if not is_as_sealed(record):
         raise UserError(f"{str(record_file)!r} is damaged (its record_sha256 is another); run the experiment again")
-    weights = record_file.with_name(record_file.name.removesuffix(RECORD) + ".model")
+    weights = Path(f"{files_of(record_file)}.model")
     if not weights.is_file():
         raise UserError(f"{str(weights)!r} is missing; run the experiment again")
     check_content(record, Trained, repr(str(record_file)), "run the experiment again")

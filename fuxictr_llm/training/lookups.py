@@ -7,14 +7,14 @@ Shape symbols: `B` rows of a batch, `F` columns, `D` width, `U` different rows o
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fuxictr_llm.host.lookups import Column
-from fuxictr_llm.training.table_blocks import Block, LookedUp, rows_of
+from fuxictr_llm.training.table_blocks import Block, LookedUp, read_rows
 
 
 @dataclass
@@ -24,7 +24,6 @@ class Lookup:
     Attributes:
         tables: of each column.
         ids: of each column, `[B]`.
-        starts, sizes: of the tables, in the block.
         looked_up: for `B * F` lookups, row by row of the batch.
         weight: the different rows `[U, D]`.
         gradients: of each backward pass: that of `embeddings`, and those of its columns; None: it has none.
@@ -33,8 +32,6 @@ class Lookup:
     block: Block
     tables: Sequence[Tensor]
     ids: Sequence[Tensor]
-    starts: Sequence[int]
-    sizes: Sequence[int]
     looked_up: LookedUp
     weight: Tensor
     gradients: list[tuple[Tensor | None, Sequence[Tensor | None]]] = field(default_factory=list)
@@ -47,18 +44,25 @@ class Lookup:
             before: lookups of the same batch.
         """
         tables, ids = zip(*columns, strict=True)
-        starts, sizes = ([of_table(table) for table in tables] for of_table in (block.starts.__getitem__, len))
-        for other in before:  # a linear part looks up what the embeddings do
-            if other.starts == starts and other.sizes == sizes and all(map(operator.is_, other.ids, ids)):
-                return replace(
-                    other, block=block, tables=tables, weight=rows_of(block.weight, other.looked_up.ids), gradients=[]
-                )
-        places = torch.stack(ids, dim=1)
-        low, high = places.aminmax(dim=0)
-        if bool((low < 0).any()) or bool((high >= torch.tensor(sizes)).any()):
-            return None
-        looked_up = LookedUp.of_ids(places.add_(torch.tensor(starts)).view(-1), len(block.weight))
-        return cls(block, tables, ids, starts, sizes, looked_up, rows_of(block.weight, looked_up.ids))
+        # A linear part looks up what the embeddings do.
+        looked_up = next((other.looked_up for other in before if other.is_of(block, tables, ids)), None)
+        if looked_up is None:
+            places = torch.stack(ids, dim=1)
+            low, high = places.aminmax(dim=0)
+            if bool((low < 0).any()) or bool((high >= torch.tensor([*map(len, tables)])).any()):
+                return None
+            places += torch.tensor([block.starts[table] for table in tables])
+            looked_up = LookedUp.of_ids(places.view(-1), len(block.weight))
+        return cls(block, tables, ids, looked_up, read_rows(block.weight, looked_up.ids))
+
+    def is_of(self, block: Block, tables: Sequence[Tensor], ids: Sequence[Tensor]) -> bool:
+        """Whether these ids are the same, and look up rows of the same numbers in another block."""
+        return (
+            len(ids) == len(self.ids)
+            and all(map(operator.is_, ids, self.ids))
+            and [*map(len, tables)] == [*map(len, self.tables)]
+            and [*map(block.starts.get, tables)] == [*map(self.block.starts.get, self.tables)]
+        )
 
     def embeddings(self) -> tuple[Tensor, ...]:
         """The embeddings `[B, F, D]`, and each column's `[B, D]` in the same memory; gradients are kept here."""
@@ -93,7 +97,7 @@ class _Embeddings(torch.autograd.Function):
     def forward(ctx: Any, _: Tensor, lookup: Lookup) -> tuple[Tensor, ...]:
         ctx.lookup = lookup
         ctx.set_materialize_grads(False)
-        rows = rows_of(lookup.weight, lookup.looked_up.target)
+        rows = read_rows(lookup.weight, lookup.looked_up.target)
         whole = rows.view(-1, len(lookup.ids), rows.shape[1])
         return whole, *whole.unbind(1)
 

@@ -85,11 +85,10 @@ class TrainingStep:
         return loss.detach()
 
     def _lookups(self) -> AbstractContextManager[None]:
-        """The context in which rows of tables are looked up: at once where no other process or scaler has a part."""
-        optimizer, alone = self.model.optimizer, not under_torchrun() and self.accumulated == 1
-        if isinstance(optimizer, RowUpdates) and alone and self.precision.scaler is None:
-            return optimizer.in_use() if self.model.device.type == "cpu" else nullcontext()
-        return nullcontext()
+        """The context in which rows of tables are looked up: at once on a CPU where none but this step has a part."""
+        optimizer, on_cpu = self.model.optimizer, self.model.device.type == "cpu"
+        alone = not under_torchrun() and self.accumulated == 1 and self.precision.scaler is None
+        return optimizer.in_use() if isinstance(optimizer, RowUpdates) and on_cpu and alone else nullcontext()
 
     def _apply_gradients(self) -> None:
         optimizer = self.model.optimizer

@@ -200,7 +200,7 @@ class Rows:
             weight: the rows, where they were read.
         """
         (ids, first, _), gradient = looked_up, looked_up.summed(gradients)
-        weight = rows_of(block.weight, ids) if weight is None else weight
+        weight = read_rows(block.weight, ids) if weight is None else weight
         block.penalty.add_to(gradient, weight)
         if first is not None:
             is_first = first == torch.arange(len(ids), device=ids.device)
@@ -218,7 +218,7 @@ class Rows:
         """The optimizer's state of the rows; what is no matrix of a table's shape is shared."""
         block, ids = self.block, self.looked_up.ids
         return {
-            key: rows_of(value, ids) if is_like(value, block.weight) else value for key, value in block.state.items()
+            key: read_rows(value, ids) if is_like(value, block.weight) else value for key, value in block.state.items()
         }
 
     def write_back(self, of_rows: Mapping[str, Any], state: Mapping[Tensor, dict[str, Any]]) -> None:
@@ -236,7 +236,7 @@ class Rows:
             _write_rows(block.state[key], ids, value)
 
 
-def rows_of(whole: Tensor, ids: Tensor) -> Tensor:
+def read_rows(whole: Tensor, ids: Tensor) -> Tensor:
     """The rows `[U, D]` of a matrix."""
     if whole.shape[1] == 1:  # a tenth of the time on the CPU
         return whole.view(-1).index_select(0, ids).unsqueeze(1)

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import pytest
+from layouts import LAYOUTS
 
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import write_json
 from fuxictr_llm.common.run_files import RECORD, find_run, name_of_run, record_of_run, records_in, run_files
 
 SHOP = Path("checkpoints/shop")
-LAYOUTS = pytest.mark.parametrize("files_of", [run_files, Path], ids=["own folder", "earlier version"])
 
 
 def made(model_id, files_of=run_files):

@@ -16,7 +16,7 @@ from support import build, trained
 def assert_same(model, batches, joins=True):
     """Predictions of a model as it is, and served."""
     served = ServedModel(copy.deepcopy(model), {})
-    assert bool(served._tables._places) == joins
+    assert bool(served._tables._blocks) == joins
     model.eval()
     with torch.inference_mode():
         for batch in batches:
@@ -60,10 +60,15 @@ def test_large_tables_stay_where_they_are(monkeypatch):
     assert len(places) == len([*served.model.parameters()])
 
 
-def test_a_table_with_fewer_rows_than_a_column_that_shares_it_has_ids_is_left_alone():
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_table_with_fewer_rows_than_one_of_its_columns_has_ids_is_left_alone(shared):
     model = build("DeepFM")
     layer = model.embedding_layer.embedding_layer
-    name = next(name for name, module in layer.embedding_layers.items() if isinstance(module, torch.nn.Embedding))
-    layer._feature_map.features[name]["vocab_size"] += 1
-    places = ServedModel(model, {})._tables._places
-    assert places and layer.embedding_layers[name].weight not in places
+    modules, specs = layer.embedding_layers, layer._feature_map.features
+    first, second, *_ = (name for name, module in modules.items() if isinstance(module, torch.nn.Embedding))
+    if shared:
+        modules[second] = modules[first]
+    name = second if shared else first
+    specs[name]["vocab_size"] = modules[name].num_embeddings + 1
+    joined = [table for block in ServedModel(model, {})._tables._blocks for table in block.starts]
+    assert joined and not any(table is modules[first].weight for table in joined)

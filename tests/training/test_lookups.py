@@ -80,6 +80,18 @@ def test_a_linear_part_looks_up_what_the_embeddings_do(found):
     assert linear.looked_up is embeddings.looked_up and embeddings.weight.shape[1] > linear.weight.shape[1] == 1
 
 
+def test_encoders_draw_their_random_numbers_in_the_same_order():
+    model, batches = deep_fm()
+    layer, specs = model.embedding_layer.embedding_layer, model.feature_map.features
+    single, *_ = (name for name, spec in specs.items() if spec["type"] == "categorical")
+    *_, other = (name for name in layer.embedding_layers if specs[name]["type"] != "categorical")
+    assert [*specs].index(single) < [*specs].index(other)  # which no lookup at once has
+    for name in (single, other):
+        before = [layer.feature_encoders[name]] if name in layer.feature_encoders else []
+        layer.feature_encoders[name] = torch.nn.Sequential(*before, torch.nn.Dropout(0.5))
+    assert_alike(model, copy.deepcopy(model), batches)
+
+
 class Changed(type(build("DeepFM"))):
     """Does with its embeddings what FuxiCTR's models may do."""
 

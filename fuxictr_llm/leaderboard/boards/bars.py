@@ -21,7 +21,7 @@ from fuxictr_llm.common.checks import check_name
 from fuxictr_llm.common.errors import UserError
 from fuxictr_llm.common.files import explain_write_errors, read_json, replacing_dir, writable_dir
 from fuxictr_llm.common.formats import CENTRE, table_of
-from fuxictr_llm.common.run_files import RECORD, find_run
+from fuxictr_llm.common.run_files import files_of, find_run
 from fuxictr_llm.config.keys import DatasetKeys
 from fuxictr_llm.config.resolve import NOT_IN_IDENTITY, Experiment
 from fuxictr_llm.experiment.record import result_cells
@@ -261,7 +261,7 @@ def _check_alike(records: Sequence[Mapping[str, Any]], files: Sequence[Path]) ->
 
 def _log_of(file: Path) -> str:
     """The part of a log that is of its last run; a log file keeps those before."""
-    path = file.with_name(file.name.removesuffix(RECORD) + ".log")
+    path = Path(f"{files_of(file)}.log")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
